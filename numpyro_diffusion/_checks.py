@@ -1,0 +1,53 @@
+"""Argument checks that say which argument, what was expected and what came."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def is_concrete(x: Any) -> bool:
+    """Whether the values of `x` can be looked at (not a tracer)."""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def check_count(name: str, value: Any, minimum: int = 1) -> int:
+    """Return `value` as an `int` of at least `minimum`, or raise ``ValueError``."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
+        raise ValueError(f"{name}: expected a whole number of at least {minimum}, got {value!r}")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Return `value` if it is one of `choices`, or raise ``ValueError``."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def check_event(name: str, shape: Sequence[int], event_shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the leading (batch) part of `shape` once its end is `event_shape`, or raise ``ValueError``."""
+    shape, event_shape = tuple(shape), tuple(event_shape)
+    start = len(shape) - len(event_shape)
+    if start < 0 or shape[start:] != event_shape:
+        raise ValueError(f"{name}: expected a shape that ends in the event shape {event_shape}, got {shape}")
+    return shape[:start]
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Raise ``ValueError`` if a concrete `value` holds NaN or infinity."""
+    if is_concrete(value):
+        bad = ~np.isfinite(np.asarray(value, dtype=float))
+        if bad.any():
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(f"{name}: expected finite numbers, got {bad.sum()} NaN or infinite, first at {first}")
+
+
+def check_binary(name: str, value: Any) -> None:
+    """Raise ``ValueError`` if a concrete `value` holds anything but 0 and 1."""
+    if is_concrete(value):
+        array = np.asarray(value)
+        bad = (array != 0) & (array != 1)
+        if bad.any():
+            raise ValueError(f"{name}: expected only 0 and 1, got {array[bad].flat[0]!r} among others")

@@ -1,0 +1,34 @@
+"""What a denoiser answers: the law of clean data given noisy data."""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+
+from ..diffusions import AbstractDiffusion
+
+
+class AbstractDenoiser(eqx.Module):
+    """Inverts a diffusion. Written for one unbatched example; `ReverseProcess` batches and checks shapes."""
+
+    @abstractmethod
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+        """Factorised law of x_0 given x_t (`Normal` or `Bernoulli`), event shape that of `x_t`.
+
+        Its mean is the prediction E[x_0 | x_t]. Its variance may be 0 where only the mean is known.
+        """
+
+    def reverse(
+        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+    ) -> dist.Distribution:
+        """The kernel p(x_s | x_t), `s` = t − 1 unless given: the bridge averaged over the posterior."""
+        return diffusion.average_bridge(x_t, self.posterior(diffusion, x_t, t), t, s)
+
+
+def normal(mean: Array, variance: ArrayLike) -> dist.Distribution:
+    """Independent normals with the shape of `mean` as one event; `variance` broadcasts and may be 0."""
+    scale = jnp.broadcast_to(jnp.sqrt(variance), jnp.shape(mean))
+    return dist.Normal(mean, scale, validate_args=False).to_event(jnp.ndim(mean))

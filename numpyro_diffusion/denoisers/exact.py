@@ -1,0 +1,169 @@
+"""Denoisers that are exact for a known law of the data: oracles for tests, and priors in their own right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from jax.scipy.special import logsumexp
+from jax.typing import ArrayLike
+from numpyro.distributions.discrete import BernoulliLogits
+
+from .._checks import check_binary, check_finite, is_concrete
+from ..diffusions import AbstractDiffusion, BinomialDiffusion, GaussianDiffusion
+from .base import AbstractDenoiser, normal
+
+
+class Gaussian(AbstractDenoiser):
+    """Exact for data N(loc, scale²), element by element; its reverse kernels are exact too.
+
+    Args:
+        loc: mean, scalar or broadcastable to one example, in data units.
+        scale: standard deviation, likewise, positive.
+
+    Raises:
+        ValueError: `loc` not finite or `scale` not positive.
+    """
+
+    loc: Array
+    scale: Array
+
+    def __init__(self, loc: ArrayLike, scale: ArrayLike) -> None:
+        self.loc, self.scale = _location_scale(loc, scale)
+
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+        """N(E[x_0 | x_t], Var[x_0 | x_t]), exact."""
+        mean, variance, _ = _condition(diffusion, self.loc, self.scale, x_t, t)
+        return normal(jnp.broadcast_to(mean, jnp.shape(x_t)), variance)
+
+    def data(self, event_shape: tuple[int, ...]) -> dist.Distribution:
+        """The law of the data that this denoiser is exact for."""
+        return normal(jnp.broadcast_to(self.loc, event_shape), jnp.square(self.scale))
+
+
+class GaussianMixture(AbstractDenoiser):
+    """Exact posterior mean and variance for a mixture of k Gaussians with diagonal covariances.
+
+    The posterior of x_0 is a mixture; `posterior` is its element-wise Gaussian fit, so the mean and the variance are
+    exact and reverse steps are the best Gaussian ones, approached by the true ones as steps shrink.
+
+    Args:
+        locs: means, shape (k, *event).
+        scales: standard deviations, shape (k,) or (k, *event), positive.
+        weights: shape (k,), not negative, adding up to 1 (to 1e-4).
+
+    Raises:
+        ValueError: shapes that do not fit, `scales` not positive, `weights` that are no probabilities.
+    """
+
+    locs: Array
+    scales: Array
+    weights: Array
+
+    def __init__(self, locs: ArrayLike, scales: ArrayLike, weights: ArrayLike) -> None:
+        self.locs, scales = _location_scale(locs, scales, "locs", "scales")
+        self.weights = jnp.asarray(weights, dtype=float)
+        if self.locs.ndim < 1 or self.weights.shape != self.locs.shape[:1]:
+            raise ValueError(f"weights: expected shape {self.locs.shape[:1]} as locs has, got {self.weights.shape}")
+        if scales.shape == self.weights.shape:
+            scales = scales.reshape(scales.shape + (1,) * (self.locs.ndim - 1))
+        elif scales.shape != self.locs.shape:
+            raise ValueError(f"scales: expected shape {self.weights.shape} or {self.locs.shape}, got {scales.shape}")
+        self.scales = jnp.broadcast_to(scales, self.locs.shape)
+        _check_weights(self.weights)
+
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+        """Normal with the exact element-wise mean and variance of x_0 given x_t."""
+        means, variances, log_evidence = jax.vmap(
+            lambda loc, scale: _condition(diffusion, loc, scale, x_t, t)
+        )(self.locs, self.scales)
+        share = jax.nn.softmax(jnp.log(self.weights) + log_evidence.reshape(log_evidence.shape[0], -1).sum(-1))
+        mean = jnp.tensordot(share, means, 1)
+        return normal(mean, jnp.tensordot(share, variances + jnp.square(means - mean), 1))
+
+    def data(self, event_shape: tuple[int, ...] | None = None) -> dist.Distribution:
+        """The law of the data that this denoiser is exact for, with its exact `log_prob`."""
+        del event_shape
+        components = dist.Normal(self.locs, self.scales).to_event(self.locs.ndim - 1)
+        return dist.MixtureSameFamily(dist.Categorical(probs=self.weights), components)
+
+
+class Enumerated(AbstractDenoiser):
+    """Exact for bits that take one of k listed states; reverse steps are the best factorised ones.
+
+    Args:
+        states: the possible data, shape (k, *event), 0 or 1.
+        probabilities: shape (k,), adding up to 1; equal unless given.
+
+    Raises:
+        ValueError: states that are not binary, probabilities of another shape or no probabilities.
+    """
+
+    states: Array
+    probabilities: Array
+
+    def __init__(self, states: ArrayLike, probabilities: ArrayLike | None = None) -> None:
+        check_binary("states", states)
+        self.states = jnp.asarray(states, dtype=int)
+        count = self.states.shape[0]
+        self.probabilities = jnp.asarray(
+            jnp.full(count, 1 / count) if probabilities is None else probabilities, dtype=float
+        )
+        if self.probabilities.shape != (count,):
+            raise ValueError(f"probabilities: expected shape {(count,)}, got {self.probabilities.shape}")
+        _check_weights(self.probabilities, "probabilities")
+
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+        """Independent bits with the exact P(x_0 = 1 | x_t) of each."""
+        if not isinstance(diffusion, BinomialDiffusion):
+            raise ValueError(f"diffusion: Enumerated is for BinomialDiffusion, got {type(diffusion).__name__}")
+        log_share = jnp.log(self.probabilities) + jax.vmap(
+            lambda state: diffusion.marginal(state, t).log_prob(x_t)
+        )(self.states)
+        ones = log_share.reshape((-1,) + (1,) * jnp.ndim(x_t))
+        logits = _log_sum(ones, self.states == 1) - _log_sum(ones, self.states == 0)
+        return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(x_t))
+
+    def log_prob(self, x_0: ArrayLike) -> Array:
+        """Exact log probability of one example in nats, −inf off the listed states."""
+        same = jnp.all(self.states == jnp.asarray(x_0), axis=tuple(range(1, self.states.ndim)))
+        return jnp.log(jnp.sum(jnp.where(same, self.probabilities, 0.0)))
+
+
+def _log_sum(log_share: Array, keep: Array) -> Array:
+    """Log of the sum over states where `keep`; a floor in place of −inf, which would turn gradients into NaN."""
+    floor = jnp.log(jnp.finfo(log_share.dtype).tiny)
+    total = logsumexp(log_share, axis=0)
+    return jnp.maximum(logsumexp(jnp.broadcast_to(log_share, keep.shape), axis=0, where=keep), total + floor)
+
+
+def _condition(
+    diffusion: AbstractDiffusion, loc: Array, scale: Array, x_t: Array, t: ArrayLike
+) -> tuple[Array, Array, Array]:
+    """Mean and variance of x_0 given x_t for x_0 ~ N(loc, scale²), and log q(x_t), element by element."""
+    if not isinstance(diffusion, GaussianDiffusion):
+        raise ValueError(f"diffusion: Gaussian oracles are for GaussianDiffusion, got {type(diffusion).__name__}")
+    kept, lost = diffusion.schedule.alpha_bar(t), diffusion.schedule.noise_variance(t)
+    mean, scale, z = diffusion.standardize(loc), scale / diffusion.scale, diffusion.standardize(x_t)
+    spread = kept * scale**2 + lost
+    residual = z - jnp.sqrt(kept) * mean
+    posterior_mean = mean + jnp.sqrt(kept) * scale**2 / spread * residual
+    log_evidence = -0.5 * (residual**2 / spread + jnp.log(2 * jnp.pi * spread)) - jnp.log(diffusion.scale)
+    return diffusion.unstandardize(posterior_mean), scale**2 * lost / spread * diffusion.scale**2, log_evidence
+
+
+def _location_scale(
+    loc: ArrayLike, scale: ArrayLike, loc_name: str = "loc", scale_name: str = "scale"
+) -> tuple[Array, Array]:
+    check_finite(loc_name, loc)
+    check_finite(scale_name, scale)
+    if is_concrete(scale) and not (np.asarray(scale) > 0).all():
+        raise ValueError(f"{scale_name}: expected positive numbers, got a minimum of {np.min(np.asarray(scale))}")
+    return jnp.asarray(loc, dtype=float), jnp.asarray(scale, dtype=float)
+
+
+def _check_weights(weights: Array, name: str = "weights") -> None:
+    if is_concrete(weights):
+        array = np.asarray(weights)
+        if not ((array >= 0).all() and abs(array.sum() - 1) < 1e-4):
+            raise ValueError(f"{name}: expected probabilities that add up to 1, got {array}, sum {array.sum():.6g}")

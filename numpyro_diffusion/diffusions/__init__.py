@@ -1,0 +1,5 @@
+"""Forward processes q: how data become noise."""
+
+from .base import AbstractDiffusion as AbstractDiffusion
+from .binomial import BinomialDiffusion as BinomialDiffusion
+from .gaussian import GaussianDiffusion as GaussianDiffusion

@@ -1,0 +1,98 @@
+"""What a forward process q answers, whatever its family."""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions import constraints
+
+from ..schedules import AbstractSchedule
+
+
+class AbstractDiffusion(eqx.Module):
+    r"""A Markov chain q that turns data x_0 into noise x_T, and keeps its noise law π invariant.
+
+    Every answer is a NumPyro distribution whose event is the whole array it is given: one example, of any shape.
+    Times are scalars in [0, T]; `s` < `t` defaults to ``t - 1``.
+    """
+
+    schedule: eqx.AbstractVar[AbstractSchedule]
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of steps of the schedule."""
+        return self.schedule.num_steps
+
+    @property
+    @abstractmethod
+    def element_support(self) -> constraints.Constraint:
+        """Support of one element of x."""
+
+    @abstractmethod
+    def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+        """q(x_t | x_s), exact; event shape that of `x_s`."""
+
+    @abstractmethod
+    def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
+        """q(x_t | x_0), exact; event shape that of `x_0`."""
+
+    @abstractmethod
+    def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+        """q(x_s | x_t, x_0), exact; event shape that of `x_t`."""
+
+    @abstractmethod
+    def average_bridge(
+        self, x_t: ArrayLike, posterior: dist.Distribution, t: ArrayLike, s: ArrayLike | None = None
+    ) -> dist.Distribution:
+        """The bridge averaged over a factorised `posterior` of x_0 given x_t: the kernel x_t → x_s it implies."""
+
+    @abstractmethod
+    def terminal(self, event_shape: tuple[int, ...]) -> dist.Distribution:
+        """π, the law that q tends to and the chain starts from; event shape `event_shape`."""
+
+    @abstractmethod
+    def reverse_prior_step(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+        """q(x_t | x_s) π(x_s) / π(x_t): the reversal that is exact when the data are noise themselves."""
+
+    @abstractmethod
+    def marginal_noise(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Standard noise that `marginal_from_noise` turns into a draw of x_t."""
+
+    @abstractmethod
+    def mirror_noise(self, noise: Array) -> Array:
+        """The antithetic partner of `noise`: of the same law, with opposite effect."""
+
+    @abstractmethod
+    def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
+        """A draw from q(x_t | x_0), as a function of standard noise."""
+
+    @abstractmethod
+    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+        """H_q(X^t | X^0 = x_0) in nats, exact, shape ()."""
+
+    @abstractmethod
+    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Array:
+        """H_q(X^t | X^s) in nats, exact, shape (); x_s averaged over q(x_s | x_0)."""
+
+    @abstractmethod
+    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+        """E log π(X^t) over q(x_t | x_0) in nats, exact, shape ()."""
+
+    @abstractmethod
+    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Array:
+        """H(π) in nats, exact, shape ()."""
+
+    def reverse_entropy_bounds(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> tuple[Array, Array]:
+        """Lower and upper bounds on H_q(X^s | X^t) in nats, shape () each ([2015] §2.6, eq. 24, App. A).
+
+        Averaged over the data's x_0 they bound the entropy of one step of the true reverse chain. The lower one
+        always holds; the upper one needs H_q(X^t) ≥ H_q(X^s), which holds when the data have the noise law's second
+        moment (Gaussian) or mean activity (bits), and for bits of rate ½ always.
+        """
+        s = jnp.asarray(t) - 1 if s is None else s
+        upper = self.step_entropy(x_0, t, s)
+        lower = upper + self.marginal_entropy(x_0, s) - self.marginal_entropy(x_0, t)
+        return lower, upper

@@ -1,0 +1,160 @@
+"""Binomial diffusion: bits that are replaced by fresh coin tosses, one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.nn import log_sigmoid
+from jax.scipy.special import entr, xlog1py, xlogy
+from jax.typing import ArrayLike
+from numpyro.distributions import constraints
+from numpyro.distributions.kl import kl_divergence
+from numpyro.distributions.discrete import BernoulliLogits
+
+from .._checks import is_concrete
+from ..schedules import AbstractSchedule
+from .base import AbstractDiffusion
+
+
+class BinomialDiffusion(AbstractDiffusion):
+    r"""Each bit is kept with probability :math:`1-\beta_t`, and otherwise tossed anew with P(1) = `rate`.
+
+    Source: [2015] Table App. 1, which prints rate ½; the paper's heartbeat run used the data's own rate, 0.2.
+    Everything is computed with logits, so that bits that are nearly certain keep their precision.
+
+    Args:
+        schedule: how fast the data are forgotten.
+        rate: ρ, the probability of a one under the noise law π = Bernoulli(ρ), in (0, 1).
+
+    Raises:
+        ValueError: `rate` outside (0, 1).
+    """
+
+    schedule: AbstractSchedule
+    _rate: Array
+
+    def __init__(self, schedule: AbstractSchedule, rate: ArrayLike = 0.5) -> None:
+        if not isinstance(schedule, AbstractSchedule):
+            raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
+        if is_concrete(rate) and not ((0 < jnp.asarray(rate)) & (jnp.asarray(rate) < 1)).all():
+            raise ValueError(f"rate: expected a probability strictly between 0 and 1, got {rate}")
+        self.schedule = schedule
+        self._rate = jnp.asarray(rate, dtype=float)
+
+    @property
+    def rate(self) -> Array:
+        """P(1) under the noise law; a constant, never trained."""
+        return jax.lax.stop_gradient(self._rate)
+
+    @property
+    def element_support(self) -> constraints.Constraint:
+        """0 or 1."""
+        return constraints.boolean
+
+    def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+        """q(x_t | x_s), exact; event shape that of `x_s`."""
+        return _bernoulli(self._kept_logits(x_s, self.schedule.beta(t, s)))
+
+    def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
+        """q(x_t | x_0), exact; event shape that of `x_0`."""
+        return _bernoulli(self._kept_logits(x_0, self.schedule.noise_variance(t)))
+
+    def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+        """q(x_s | x_t, x_0), exact and factorised over bits; event shape that of `x_t`."""
+        s = jnp.asarray(t) - 1 if s is None else s
+        log_odds = self._kept_logits(x_0, self.schedule.noise_variance(s))
+        return _bernoulli(log_odds + self._step_log_ratio(x_t, t, s))
+
+    def average_bridge(
+        self, x_t: ArrayLike, posterior: dist.Distribution, t: ArrayLike, s: ArrayLike | None = None
+    ) -> dist.Distribution:
+        """The bridge averaged over independent bits x_0: exact for each bit, factorised over bits."""
+        logits = posterior_logits(posterior)
+        on = posterior_logits(self.bridge(x_t, jnp.ones_like(logits), t, s))
+        off = posterior_logits(self.bridge(x_t, jnp.zeros_like(logits), t, s))
+        one = jnp.logaddexp(log_sigmoid(logits) + log_sigmoid(on), log_sigmoid(-logits) + log_sigmoid(off))
+        zero = jnp.logaddexp(log_sigmoid(logits) + log_sigmoid(-on), log_sigmoid(-logits) + log_sigmoid(-off))
+        return _bernoulli(one - zero)
+
+    def terminal(self, event_shape: tuple[int, ...]) -> dist.Distribution:
+        """Bernoulli(rate) on every bit; event shape `event_shape`."""
+        logits = jnp.log(self.rate) - jnp.log1p(-self.rate)
+        return _bernoulli(jnp.broadcast_to(logits, event_shape))
+
+    def reverse_prior_step(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+        """The chain is reversible under π, so this is `step` with its ends exchanged."""
+        return self.step(x_t, t, s)
+
+    def marginal_noise(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Uniform noise on [0, 1)."""
+        return jax.random.uniform(key, shape, dtype=self.schedule.times.dtype)
+
+    def mirror_noise(self, noise: Array) -> Array:
+        """One minus the noise."""
+        return 1 - noise
+
+    def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
+        """Draw from q(x_t | x_0): ones where the noise is below their probability."""
+        one = jnp.where(jnp.asarray(x_0) > 0.5, 1.0, 0.0)
+        lost = self.schedule.noise_variance(t)
+        return (noise < one * (1 - lost) + lost * self.rate).astype(noise.dtype)
+
+    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+        """Σ h(ᾱ_t x_0 + (1 − ᾱ_t)ρ) nats; depends on x_0 unless ρ = ½."""
+        return jnp.sum(_entropy(self._activity(x_0, t)))
+
+    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Array:
+        """Σ [m h(1 − β + ρβ) + (1 − m) h(ρβ)] nats, m the probability of a one at `s`."""
+        s = jnp.asarray(t) - 1 if s is None else s
+        beta, active = self.schedule.beta(t, s), self._activity(x_0, s)
+        return jnp.sum(active * _entropy(beta * (1 - self.rate)) + (1 - active) * _entropy(beta * self.rate))
+
+    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+        """E log π(X^t) given x_0, in nats."""
+        active = self._activity(x_0, t)
+        return jnp.sum(xlogy(active, self.rate) + xlog1py(1 - active, -self.rate))
+
+    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Array:
+        """Σ h(ρ) nats."""
+        return jnp.sum(jnp.broadcast_to(_entropy(self.rate), event_shape))
+
+    def _activity(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+        lost = self.schedule.noise_variance(t)
+        return jnp.asarray(x_0) * (1 - lost) + lost * self.rate
+
+    def _kept_logits(self, x: ArrayLike, lost: Array) -> Array:
+        """Logits of a bit that was `x` and has been tossed anew with probability `lost`."""
+        on = jnp.log1p(-lost * (1 - self.rate)) - jnp.log(lost * (1 - self.rate))
+        off = jnp.log(lost * self.rate) - jnp.log1p(-lost * self.rate)
+        return jnp.where(jnp.asarray(x) > 0.5, on, off)
+
+    def _step_log_ratio(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike) -> Array:
+        """log q(x_t | x_s = 1) − log q(x_t | x_s = 0), per bit."""
+        beta = self.schedule.beta(t, s)
+        one = jnp.log1p(-beta * (1 - self.rate)) - jnp.log(beta * self.rate)
+        zero = jnp.log(beta * (1 - self.rate)) - jnp.log1p(-beta * self.rate)
+        return jnp.where(jnp.asarray(x_t) > 0.5, one, zero)
+
+
+def posterior_logits(distribution: dist.Distribution) -> Array:
+    """Logits of a distribution over independent bits (`Bernoulli`, with or without `to_event`)."""
+    while isinstance(distribution, dist.Independent):
+        distribution = distribution.base_dist
+    return distribution.logits
+
+
+def _bernoulli(logits: Array) -> dist.Distribution:
+    return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(logits))
+
+
+def _entropy(probability: Array) -> Array:
+    return entr(probability) + entr(1 - probability)
+
+
+@kl_divergence.register(BernoulliLogits, BernoulliLogits)
+def _kl_bernoulli(p: BernoulliLogits, q: BernoulliLogits) -> Array:
+    """KL between bits in nats, from logits; NumPyro has no such pair."""
+    one, zero = jax.nn.sigmoid(p.logits), jax.nn.sigmoid(-p.logits)
+    return one * (log_sigmoid(p.logits) - log_sigmoid(q.logits)) + zero * (
+        log_sigmoid(-p.logits) - log_sigmoid(-q.logits)
+    )

@@ -1,0 +1,149 @@
+"""Gaussian diffusion: variance-preserving noise around a location, in the units of the data."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions import constraints
+
+from .._checks import check_finite, is_concrete
+from ..schedules import AbstractSchedule
+from .base import AbstractDiffusion
+
+
+class GaussianDiffusion(AbstractDiffusion):
+    r""":math:`x_t - m = \sqrt{\bar\alpha_t}\,(x_0 - m) + \sqrt{1-\bar\alpha_t}\,c\,\varepsilon`, with π = N(m, c²).
+
+    This is the chain of [2015] Table App. 1 and [DDPM 2020] eq. 4 run on standardised data (x − m)/c and written in
+    the data's own units, so that every density and entropy counts the scaling's Jacobian by itself.
+
+    Args:
+        schedule: how fast the data are forgotten.
+        loc: m, the data's location; scalar or broadcastable to one example.
+        scale: c, the data's scale; scalar or broadcastable to one example, positive. The defaults are the papers'.
+
+    Raises:
+        ValueError: `loc` not finite, `scale` not positive.
+    """
+
+    schedule: AbstractSchedule
+    _loc: Array
+    _scale: Array
+
+    def __init__(self, schedule: AbstractSchedule, loc: ArrayLike = 0.0, scale: ArrayLike = 1.0) -> None:
+        if not isinstance(schedule, AbstractSchedule):
+            raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
+        check_finite("loc", loc)
+        check_finite("scale", scale)
+        if is_concrete(scale) and not (np.asarray(scale) > 0).all():
+            raise ValueError(f"scale: expected positive numbers, got a minimum of {np.min(np.asarray(scale))}")
+        self.schedule = schedule
+        self._loc = jnp.asarray(loc, dtype=float)
+        self._scale = jnp.asarray(scale, dtype=float)
+
+    @property
+    def loc(self) -> Array:
+        """Location of the noise law; a constant, never trained."""
+        return jax.lax.stop_gradient(self._loc)
+
+    @property
+    def scale(self) -> Array:
+        """Standard deviation of the noise law; a constant, never trained."""
+        return jax.lax.stop_gradient(self._scale)
+
+    @property
+    def element_support(self) -> constraints.Constraint:
+        """Real numbers."""
+        return constraints.real
+
+    def standardize(self, x: ArrayLike) -> Array:
+        """From data units to units in which the noise law is N(0, 1)."""
+        return (x - self.loc) / self.scale
+
+    def unstandardize(self, z: ArrayLike) -> Array:
+        """From units in which the noise law is N(0, 1) to data units."""
+        return self.loc + self.scale * z
+
+    def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+        """q(x_t | x_s), exact; event shape that of `x_s`."""
+        beta = self.schedule.beta(t, s)
+        return self._normal(jnp.sqrt(1 - beta) * self.standardize(x_s), beta)
+
+    def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
+        """q(x_t | x_0), exact; event shape that of `x_0`."""
+        mean = jnp.sqrt(self.schedule.alpha_bar(t)) * self.standardize(x_0)
+        return self._normal(mean, self.schedule.noise_variance(t))
+
+    def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+        """q(x_s | x_t, x_0), exact ([DDPM 2020] eqs. 6-7); event shape that of `x_t`."""
+        from_data, from_noise, variance = self.bridge_coefficients(t, s)
+        return self._normal(from_data * self.standardize(x_0) + from_noise * self.standardize(x_t), variance)
+
+    def average_bridge(
+        self, x_t: ArrayLike, posterior: dist.Distribution, t: ArrayLike, s: ArrayLike | None = None
+    ) -> dist.Distribution:
+        """The Gaussian with the mean and variance of the bridge averaged over `posterior`.
+
+        Exact when the posterior of x_0 given x_t is Gaussian, otherwise its best Gaussian fit element by element.
+        """
+        from_data, from_noise, variance = self.bridge_coefficients(t, s)
+        mean = from_data * self.standardize(posterior.mean) + from_noise * self.standardize(x_t)
+        return self._normal(mean, variance + from_data**2 * posterior.variance / self.scale**2)
+
+    def bridge_coefficients(self, t: ArrayLike, s: ArrayLike | None = None) -> tuple[Array, Array, Array]:
+        """Weights of x_0 and x_t in the bridge's mean, and its variance, in standardised units."""
+        s = jnp.asarray(t) - 1 if s is None else s
+        beta, noise_t = self.schedule.beta(t, s), self.schedule.noise_variance(t)
+        kept = self.schedule.noise_variance(s) / noise_t
+        return jnp.sqrt(self.schedule.alpha_bar(s)) * beta / noise_t, jnp.sqrt(1 - beta) * kept, beta * kept
+
+    def terminal(self, event_shape: tuple[int, ...]) -> dist.Distribution:
+        """N(loc, scale²) on every element; event shape `event_shape`."""
+        return self._normal(jnp.zeros(event_shape), jnp.ones(()))
+
+    def reverse_prior_step(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+        """N(√α x_t, β): the chain is reversible under π, so this is `step` with its ends exchanged."""
+        return self.step(x_t, t, s)
+
+    def marginal_noise(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Standard normal noise."""
+        return jax.random.normal(key, shape, dtype=self.schedule.times.dtype)
+
+    def mirror_noise(self, noise: Array) -> Array:
+        """Minus the noise."""
+        return -noise
+
+    def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
+        """Reparameterised draw from q(x_t | x_0): differentiable in x_0 and in a learned schedule."""
+        kept, lost = self.schedule.alpha_bar(t), self.schedule.noise_variance(t)
+        return self.unstandardize(jnp.sqrt(kept) * self.standardize(x_0) + jnp.sqrt(lost) * noise)
+
+    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+        """½ Σ log 2πe(1 − ᾱ_t)c² nats."""
+        return self._entropy(x_0, self.schedule.noise_variance(t))
+
+    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Array:
+        """½ Σ log 2πe β_t c² nats."""
+        return self._entropy(x_0, self.schedule.beta(t, s))
+
+    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+        """E log π(X^t) given x_0: a Gaussian's second moment, in nats."""
+        z = self.standardize(x_0)
+        square = self.schedule.alpha_bar(t) * z**2 + self.schedule.noise_variance(t)
+        return -0.5 * jnp.sum(square + jnp.log(2 * jnp.pi) + 2 * jnp.log(self.scale))
+
+    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Array:
+        """½ Σ log 2πe c² nats."""
+        return self._entropy(jnp.zeros(event_shape), jnp.ones(()))
+
+    def _entropy(self, x: ArrayLike, variance: Array) -> Array:
+        per_element = 0.5 * jnp.log(2 * jnp.pi * jnp.e * variance) + jnp.log(self.scale)
+        return jnp.sum(jnp.broadcast_to(per_element, jnp.shape(x)))
+
+    def _normal(self, mean: Array, variance: Array) -> dist.Distribution:
+        """Normal with standardised `mean` and `variance`, in data units, one event."""
+        scale = jnp.broadcast_to(self.scale * jnp.sqrt(variance), jnp.shape(mean))
+        return dist.Normal(self.unstandardize(mean), scale, validate_args=False).to_event(jnp.ndim(mean))

@@ -1,0 +1,150 @@
+"""A learned diffusion prior as a NumPyro distribution."""
+
+from os import PathLike
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions import constraints
+
+from .._checks import check_event
+from ..likelihoods import AbstractLikelihood, Estimate, KBound
+from ..process import ReverseProcess
+from ..samplers import AbstractSampler, Ancestral
+from .base import ModuleDistribution
+from .trajectory import ReverseTrajectory
+
+
+class _Parts(eqx.Module):
+    process: ReverseProcess
+    likelihood: AbstractLikelihood
+    sampler: AbstractSampler
+    key_data: Array
+    key_impl: Any = eqx.field(static=True)
+
+    @property
+    def key(self) -> Array:
+        return self.key_data if self.key_impl is None else jax.random.wrap_key_data(self.key_data, impl=self.key_impl)
+
+
+class DiffusionPrior(ModuleDistribution):
+    """A diffusion model over x_0, for use as a site of a NumPyro model.
+
+    `sample` runs the reverse chain (*exact* for the model with the default sampler). `log_prob` is the likelihood
+    estimator with a frozen key: with the default `KBound` a *bound* on log p(x_0), estimated, and one smooth
+    deterministic function of the value, so that HMC and SVI can use it. Values are in the data's own units.
+
+    Args:
+        process: the reverse process.
+        likelihood: the estimator behind `log_prob`.
+        sampler: the sampler behind `sample`.
+        key: freezes the estimator's noise; ``jax.random.key(0)`` unless given.
+        validate_args: NumPyro's validation switch.
+
+    Raises:
+        ValueError: a part of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        process: ReverseProcess,
+        likelihood: AbstractLikelihood | None = None,
+        sampler: AbstractSampler | None = None,
+        key: Array | None = None,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        likelihood = KBound() if likelihood is None else likelihood
+        sampler = Ancestral() if sampler is None else sampler
+        _check_kind("process", process, ReverseProcess)
+        _check_kind("likelihood", likelihood, AbstractLikelihood)
+        _check_kind("sampler", sampler, AbstractSampler)
+        key = jax.random.key(0) if key is None else key
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        # As raw bits the key is an ordinary array leaf, which NumPyro's handling of arguments expects.
+        data, impl = (jax.random.key_data(key), str(jax.random.key_impl(key))) if typed else (key, None)
+        parts = _Parts(process, likelihood, sampler, data, impl)
+        super().__init__(parts, process.event_shape, validate_args=validate_args)
+
+    @property
+    def process(self) -> ReverseProcess:
+        """The reverse process; with `process.denoiser` and `process.diffusion.schedule`."""
+        return self.module.process
+
+    @property
+    def likelihood(self) -> AbstractLikelihood:
+        """The estimator behind `log_prob`."""
+        return self.module.likelihood
+
+    @property
+    def sampler(self) -> AbstractSampler:
+        """The sampler behind `sample`."""
+        return self.module.sampler
+
+    @property
+    def key(self) -> Array:
+        """The key that freezes the estimator's noise."""
+        return self.module.key
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Real or binary, with the event's rank."""
+        return self.process.support
+
+    @property
+    def trajectory(self) -> ReverseTrajectory:
+        """The joint distribution of the whole chain."""
+        return ReverseTrajectory(self.process)
+
+    def sample_trajectory(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draws of the chain, x_0 first; shape (*sample_shape, *batch_shape, steps + 1, *event_shape)."""
+        return self._draw(key, tuple(sample_shape), lambda m, k: m.sampler.trajectory(k, m.process))
+
+    def estimate(self, value: ArrayLike, key: Array | None = None) -> Estimate:
+        """The estimate behind `log_prob`, with its standard error and its terms.
+
+        Args:
+            value: shape (*lead, *event_shape), `lead` broadcastable with the batch shape.
+            key: fresh noise for each value from this key; the frozen key, the same for all, unless given.
+
+        Returns:
+            An `Estimate` of leading shape `lead` broadcast with the batch shape, in nats.
+        """
+        value = jnp.asarray(value)
+        lead = jnp.broadcast_shapes(check_event("value", value.shape, self.event_shape), self.batch_shape)
+        if key is None:
+            return self._over_values(lambda m, x: m.likelihood.estimate(m.key, m.process, x), value, lead)
+        if self.batch_shape:
+            raise ValueError(f"key: expected None for a prior of batch shape {self.batch_shape}, got a key")
+        return self.likelihood(key, self.process, value)
+
+    def with_(
+        self,
+        *,
+        likelihood: AbstractLikelihood | None = None,
+        sampler: AbstractSampler | None = None,
+        key: Array | None = None,
+    ) -> "DiffusionPrior":
+        """The same prior with another estimator, sampler or frozen key."""
+        parts = self.module
+        return DiffusionPrior(
+            parts.process,
+            parts.likelihood if likelihood is None else likelihood,
+            parts.sampler if sampler is None else sampler,
+            parts.key if key is None else key,
+            validate_args=self._validate_args,
+        )
+
+    def _sample_one(self, module: Any, key: Array) -> Array:
+        return module.sampler.sample(key, module.process)
+
+    def _log_prob_one(self, module: Any, value: Array) -> Array:
+        return module.likelihood.estimate(module.key, module.process, value).value
+
+
+def _check_kind(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: expected a {kind.__name__}, got {value!r}")

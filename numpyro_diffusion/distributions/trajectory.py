@@ -1,0 +1,132 @@
+"""Whole trajectories as NumPyro distributions, forward and reverse, with exact joint densities."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions import constraints
+
+from .._checks import check_event
+from ..diffusions import AbstractDiffusion
+from ..process import ReverseProcess
+from ..samplers import Ancestral
+from .base import ModuleDistribution
+
+
+class _Start(eqx.Module):
+    diffusion: AbstractDiffusion
+    x_0: Array
+
+
+class ForwardTrajectory(ModuleDistribution):
+    """q(x_1, …, x_T | x_0): the noising chain from given data; `log_prob` is *exact*, in nats.
+
+    Args:
+        diffusion: the forward process.
+        x_0: data, shape (*batch, *event).
+        event_dim: number of dimensions of one example; all of `x_0` unless given.
+        validate_args: NumPyro's validation switch.
+
+    The event shape is (T, *event): index 0 is x_1, the last is x_T. Source: [2015] eq. 3.
+
+    Raises:
+        ValueError: `event_dim` larger than the number of dimensions of `x_0`.
+    """
+
+    def __init__(
+        self,
+        diffusion: AbstractDiffusion,
+        x_0: ArrayLike,
+        *,
+        event_dim: int | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        x_0 = jnp.asarray(x_0)
+        event_dim = x_0.ndim if event_dim is None else event_dim
+        if not 0 <= event_dim <= x_0.ndim:
+            raise ValueError(f"event_dim: expected a number from 0 to {x_0.ndim} (x_0 has {x_0.shape}), got {event_dim}")
+        split = x_0.ndim - event_dim
+        super().__init__(
+            _Start(diffusion, x_0),
+            (diffusion.num_steps, *x_0.shape[split:]),
+            batched="x_0",
+            batch_shape=x_0.shape[:split],
+            validate_args=validate_args,
+        )
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """That of the data, for every step."""
+        return constraints.independent(self.module.diffusion.element_support, len(self.event_shape))
+
+    def _sample_one(self, module: Any, key: Array) -> Array:
+        def step(x_s: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+            key, t = step
+            x_t = module.diffusion.step(x_s, t).sample(key)
+            return x_t, x_t
+
+        keys = jax.random.split(key, module.diffusion.num_steps)
+        x_1 = module.diffusion.step(module.x_0, 1).sample(keys[0])
+        later = jnp.arange(2, module.diffusion.num_steps + 1)
+        return jnp.concatenate([x_1[None], jax.lax.scan(step, x_1, (keys[1:], later))[1]])
+
+    def _log_prob_one(self, module: Any, value: Array) -> Array:
+        before = jnp.concatenate([module.x_0[None].astype(value.dtype), value[:-1]])
+        times = jnp.arange(1, module.diffusion.num_steps + 1)
+        return jnp.sum(jax.vmap(lambda x_s, x_t, t: module.diffusion.step(x_s, t).log_prob(x_t))(before, value, times))
+
+
+class ReverseTrajectory(ModuleDistribution):
+    """p(x_0, …, x_T): the generative chain as a joint distribution; `log_prob` is *exact*, in nats.
+
+    `sample` runs the reverse chain in one scan. The event shape is (T + 1, *event), ordered by time: index 0 is the
+    data. Source: [2015] eqs. 4-5.
+
+    Args:
+        process: the reverse process.
+        validate_args: NumPyro's validation switch.
+    """
+
+    def __init__(self, process: ReverseProcess, *, validate_args: bool | None = None) -> None:
+        event_shape = (process.num_steps + 1, *process.event_shape)
+        super().__init__(process, event_shape, validate_args=validate_args)
+
+    @property
+    def process(self) -> ReverseProcess:
+        """The reverse process."""
+        return self.module
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """That of the data, for every step."""
+        return constraints.independent(self.process.diffusion.element_support, len(self.event_shape))
+
+    def _sample_one(self, module: Any, key: Array) -> Array:
+        return Ancestral().trajectory(key, module)
+
+    def _log_prob_one(self, module: Any, value: Array) -> Array:
+        times = jnp.arange(2, module.num_steps + 1)
+        inner = jax.vmap(lambda x_t, x_s, t: module.inner_kernel(x_t, t, t - 1).log_prob(x_s))
+        steps = inner(value[2:], value[1:-1], times)
+        return module.terminal().log_prob(value[-1]) + jnp.sum(steps) + module.last_kernel(value[1]).log_prob(value[0])
+
+
+def joint_log_ratio(process: ReverseProcess, trajectory: ArrayLike) -> Array:
+    """log p(x_0, …, x_T) − log q(x_1, …, x_T | x_0) in nats: its mean over q is K, its exponential's is p(x_0).
+
+    Args:
+        process: the reverse process.
+        trajectory: shape (*batch, T + 1, *event), x_0 first.
+
+    Returns:
+        Shape (*batch,). Source: [2015] eqs. 9-10.
+    """
+    trajectory = jnp.asarray(trajectory)
+    check_event("trajectory", trajectory.shape, (process.num_steps + 1, *process.event_shape))
+    split = trajectory.ndim - len(process.event_shape) - 1
+    x_0, rest = jnp.take(trajectory, 0, axis=split), jax.lax.slice_in_dim(trajectory, 1, None, axis=split)
+    forward = ForwardTrajectory(process.diffusion, x_0, event_dim=len(process.event_shape))
+    return ReverseTrajectory(process).log_prob(trajectory) - forward.log_prob(rest)

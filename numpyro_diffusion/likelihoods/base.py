@@ -1,0 +1,68 @@
+"""What every likelihood estimator returns, and how it is batched."""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from .._checks import check_event
+from ..process import ReverseProcess
+
+
+class Estimate(NamedTuple):
+    """An estimate of log p(x_0) in nats, or of a bound on it.
+
+    Attributes:
+        value: shape (*batch,).
+        standard_error: Monte-Carlo standard error of `value`, shape (*batch,); NaN from a single replicate.
+        terms: the parts of `value`, by name, each with leading shape (*batch,).
+    """
+
+    value: Array
+    standard_error: Array
+    terms: Any
+
+
+class AbstractLikelihood(eqx.Module):
+    """Estimates log p(x_0), or a bound on it, under a reverse process."""
+
+    chunk: eqx.AbstractVar[int | None]
+
+    @abstractmethod
+    def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
+        """The estimate for one unbatched example; a deterministic, smooth function of `x_0` for one `key`."""
+
+    def __call__(self, key: Array, process: ReverseProcess, x_0: ArrayLike) -> Estimate:
+        """Estimate log p(x_0), each example with noise of its own.
+
+        Args:
+            key: JAX random key.
+            process: the reverse process.
+            x_0: data, shape (*batch, *event).
+
+        Returns:
+            An `Estimate` whose arrays have leading shape `batch`.
+
+        Raises:
+            ValueError: `x_0` does not end in the process's event shape.
+        """
+        x_0 = jnp.asarray(x_0)
+        batch = check_event("x_0", x_0.shape, process.event_shape)
+        if not batch:
+            return self.estimate(key, process, x_0)
+        flat = x_0.reshape((-1, *process.event_shape))
+        estimate = lambda pair: self.estimate(pair[0], process, pair[1])
+        estimates = batched_map(estimate, (jax.random.split(key, len(flat)), flat), self.chunk)
+        return jax.tree.map(lambda leaf: leaf.reshape(batch + leaf.shape[1:]), estimates)
+
+
+def batched_map(fn: Any, xs: Any, chunk: int | None) -> Any:
+    """`vmap` over the leading axis, at most `chunk` at a time; what a chunk computed is not kept for the gradient."""
+    size = jax.tree.leaves(xs)[0].shape[0]
+    if chunk is None or size <= chunk:
+        return jax.vmap(fn)(xs)
+    return jax.lax.map(jax.checkpoint(fn), xs, batch_size=chunk)

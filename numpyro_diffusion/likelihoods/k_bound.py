@@ -1,0 +1,182 @@
+r"""The K bound of Sohl-Dickstein et al. 2015: a lower bound on log p(x_0), term by term in closed form."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from numpyro.distributions.kl import kl_divergence
+
+from .._checks import check_count
+from ..process import ForwardStep, ReverseProcess
+from .base import AbstractLikelihood, Estimate, batched_map
+
+
+class KTerms(NamedTuple):
+    """The parts of K for one example, all in nats; numbered as in [2015] App. B.
+
+    ``value = reconstruction - kl - kl_terminal`` always. With the 2015 last step this equals
+    ``entropy_terminal - entropy_first - entropy_prior - kl + correction`` (eq. 14 and what it leaves out).
+
+    Attributes:
+        kl: Σ_{t=2..T} KL(q(x_{t-1}|x_t,x_0) ‖ p(x_{t-1}|x_t)), averaged over q; shape ().
+        reconstruction: E_q log p(x_0 | x_1); shape ().
+        kl_terminal: KL(q(x_T|x_0) ‖ π); shape ().
+        entropy_terminal: H_q(X^T|X^0); shape ().
+        entropy_first: H_q(X^1|X^0); shape ().
+        entropy_prior: H_p(X^T); shape ().
+        correction: what eq. 14 assumes to be zero: it is, on average, for data of the noise law's second moment
+            (Gaussian) or mean activity (bits). 0 with another last step than the 2015 one, which needs none.
+        null: L_null = log π(x_0), the log density of the data as pure noise; shape ().
+        step: t of each KL term that was evaluated, shape (num_samples, num_times).
+        step_kl: each KL term, weighted so that the mean over samples of the sum over times is `kl`.
+    """
+
+    kl: Array
+    reconstruction: Array
+    kl_terminal: Array
+    entropy_terminal: Array
+    entropy_first: Array
+    entropy_prior: Array
+    correction: Array
+    null: Array
+    step: Array
+    step_kl: Array
+
+
+class KBound(AbstractLikelihood):
+    r"""K ≤ log p(x_0) for every x_0: a *bound*, estimated without bias from draws of q ([2015] eqs. 13-14, App. B).
+
+    .. math:: K = \mathbb{E}_q\Big[\log p(x_0|x_1)
+              - \sum_{t=2}^{T} \mathrm{KL}\big(q(x_{t-1}|x_t,x_0)\,\|\,p(x_{t-1}|x_t)\big)\Big]
+              - \mathrm{KL}\big(q(x_T|x_0)\,\|\,\pi\big)
+
+    The KL terms are closed forms given x_t, for both families; x_t is drawn from its marginal, with noise of its own
+    for every t. For the 2015 last step this is eq. 38 of the paper, of which eq. 14 is the special case of data with
+    the second moment of noise.
+
+    Args:
+        num_samples: draws of q for each x_0. An even number gives antithetic pairs; from 4 on (2 without pairs) there
+            is a standard error.
+        num_times: how many of the T − 1 KL terms each draw evaluates: one, chosen at random, from each of as many
+            equal strata, weighted by the stratum's size. All of them unless given.
+        antithetic: whether draws come in pairs with mirrored noise.
+        chunk: at most so many network calls are batched at a time, forward and backward; bounds the memory.
+
+    Raises:
+        ValueError: counts that are not whole numbers of at least 1; an odd `num_samples` above 1 with `antithetic`;
+            `num_times` above T − 1 (when called).
+    """
+
+    num_samples: int = eqx.field(static=True)
+    num_times: int | None = eqx.field(static=True)
+    antithetic: bool = eqx.field(static=True)
+    chunk: int | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        num_samples: int = 4,
+        num_times: int | None = None,
+        *,
+        antithetic: bool = True,
+        chunk: int | None = None,
+    ) -> None:
+        self.num_samples = check_count("num_samples", num_samples)
+        self.num_times = None if num_times is None else check_count("num_times", num_times)
+        self.chunk = None if chunk is None else check_count("chunk", chunk)
+        self.antithetic = bool(antithetic) and self.num_samples > 1
+        if self.antithetic and self.num_samples % 2:
+            raise ValueError(f"num_samples: expected an even number (antithetic pairs), got {num_samples}")
+
+    def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
+        """K for one example, shape () in nats; smooth in `x_0` for one `key` (Gaussian diffusions)."""
+        count = process.num_steps - 1 if self.num_times is None else self.num_times
+        if count > process.num_steps - 1:
+            raise ValueError(f"num_times: expected at most T - 1 = {process.num_steps - 1}, got {count}")
+        draw = lambda sample: self._draw(key, process, x_0, sample, count)
+        step, weight, recon = batched_map(draw, jnp.arange(self.num_samples), self.chunk)
+        pairs = (jnp.repeat(jnp.arange(self.num_samples), count), jnp.tile(jnp.arange(count), self.num_samples))
+        term = lambda pair: step_kl(process, x_0, step[pair], self._noise(key, process, pair[0], pair[1] + 2))
+        kl = batched_map(term, pairs, self.chunk).reshape(step.shape)
+        return _assemble(process, x_0, step, weight * kl, recon, self.antithetic)
+
+    def _draw(
+        self, key: Array, process: ReverseProcess, x_0: Array, sample: Array, count: int
+    ) -> tuple[Array, Array, Array]:
+        """One draw's steps and their weights, shape (count,), and its reconstruction term, shape ()."""
+        replicate = sample // 2 if self.antithetic else sample
+        key_steps = jax.random.fold_in(jax.random.fold_in(key, replicate), 0)
+        step, weight = stratified_steps(key_steps, process.num_steps, count)
+        return step, weight, reconstruction(process, x_0, self._noise(key, process, sample, 1))
+
+    def _noise(self, key: Array, process: ReverseProcess, sample: Array, index: Array | int) -> Array:
+        """Standard noise for one draw and time; drawn where it is used, so that no array of all of it exists."""
+        replicate = sample // 2 if self.antithetic else sample
+        key = jax.random.fold_in(jax.random.fold_in(key, replicate), index)
+        noise = process.diffusion.marginal_noise(key, process.event_shape)
+        if not self.antithetic:
+            return noise
+        return jnp.where(sample % 2 == 0, noise, process.diffusion.mirror_noise(noise))
+
+
+def step_kl(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Array:
+    """KL(q(x_{t-1}|x_t,x_0) ‖ p(x_{t-1}|x_t)) at the x_t that `noise` makes, t ≥ 2; exact, nats, shape ()."""
+    x_t = process.diffusion.marginal_from_noise(noise, x_0, t)
+    return kl_divergence(process.diffusion.bridge(x_t, x_0, t, t - 1), process.inner_kernel(x_t, t, t - 1))
+
+
+def reconstruction(process: ReverseProcess, x_0: Array, noise: Array) -> Array:
+    """log p(x_0 | x_1) at the x_1 that `noise` makes, in nats, shape (); averaged in closed form where it can be."""
+    diffusion = process.diffusion
+    if isinstance(process.last_step, ForwardStep):
+        # log q(x_1|x_0) + log π(x_0) − log π(x_1), averaged over q: entropies, no noise
+        null = diffusion.expected_log_terminal(x_0, 0.0)
+        return null - diffusion.marginal_entropy(x_0, 1.0) - diffusion.expected_log_terminal(x_0, 1.0)
+    x_1 = diffusion.marginal_from_noise(noise, x_0, 1.0)
+    return process.last_kernel(x_1).log_prob(x_0)
+
+
+def terminal_kl(process: ReverseProcess, x_0: Array) -> Array:
+    """KL(q(x_T|x_0) ‖ π) in nats, exact, shape ()."""
+    end = process.num_steps
+    return -process.diffusion.marginal_entropy(x_0, end) - process.diffusion.expected_log_terminal(x_0, end)
+
+
+def stratified_steps(key: Array, num_steps: int, count: int) -> tuple[Array, Array]:
+    """One step from each of `count` strata of 2 … T, and the strata's sizes; shape (count,) each."""
+    edges = jnp.round(jnp.linspace(0, num_steps - 1, count + 1)).astype(int)
+    size = jnp.diff(edges)
+    within = jnp.floor(jax.random.uniform(key, (count,)) * size).astype(int)
+    return 2 + edges[:-1] + jnp.minimum(within, size - 1), size.astype(float)
+
+
+def _assemble(
+    process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon: Array, antithetic: bool
+) -> Estimate:
+    diffusion, end = process.diffusion, process.num_steps
+    null, cross_terminal = diffusion.expected_log_terminal(x_0, 0.0), diffusion.expected_log_terminal(x_0, end)
+    entropy_terminal, entropy_first = diffusion.marginal_entropy(x_0, end), diffusion.marginal_entropy(x_0, 1.0)
+    entropy_prior = diffusion.terminal_entropy(process.event_shape)
+    forward = isinstance(process.last_step, ForwardStep)
+    correction = cross_terminal + entropy_prior + null - diffusion.expected_log_terminal(x_0, 1.0)
+    terms = KTerms(
+        kl=jnp.mean(jnp.sum(kl, axis=1)),
+        reconstruction=jnp.mean(recon),
+        kl_terminal=-entropy_terminal - cross_terminal,
+        entropy_terminal=entropy_terminal,
+        entropy_first=entropy_first,
+        entropy_prior=entropy_prior,
+        correction=correction if forward else jnp.zeros_like(correction),
+        null=null,
+        step=step,
+        step_kl=kl,
+    )
+    replicates = recon - jnp.sum(kl, axis=1)
+    if antithetic:
+        replicates = replicates.reshape(-1, 2).mean(axis=1)
+    value = terms.reconstruction - terms.kl - terms.kl_terminal
+    count = replicates.shape[0]
+    error = jnp.std(replicates, ddof=1) / jnp.sqrt(count) if count > 1 else jnp.full_like(value, jnp.nan)
+    return Estimate(value, error, terms)
+

@@ -1,0 +1,195 @@
+"""The reverse process p: noise, a denoiser, and the last step to the data."""
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions import constraints
+from numpyro.distributions.batch_util import promote_batch_shape
+
+from ._checks import check_event
+from .denoisers import AbstractDenoiser, Network
+from .denoisers.base import normal
+from .diffusions import AbstractDiffusion, GaussianDiffusion
+from .schedules import LearnedSchedule
+
+
+class AbstractLastStep(eqx.Module):
+    """The kernel p(x_0 | x_1), the one step that no bridge can teach."""
+
+    @abstractmethod
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+        """p(x_0 | x_1) for one unbatched example."""
+
+
+class ForwardStep(AbstractLastStep):
+    """The fixed kernel of [2015] App. B, eq. 44: q(x_1 | x_0) π(x_0) / π(x_1), for data N(√α_1 x_1, β_1)."""
+
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+        """p(x_0 | x_1) for one unbatched example."""
+        return diffusion.reverse_prior_step(x_1, 1.0, 0.0)
+
+
+class LearnedStep(AbstractLastStep):
+    """The denoiser's own step to t = 0, with a trainable scale where the denoiser has none.
+
+    Args:
+        log_scale: log of the standard deviation in units of the diffusion's `scale`, scalar or broadcastable to one
+            example; the mean is then the prediction E[x_0 | x_1]. None: the denoiser's own kernel (learned variance,
+            bits, exact oracles).
+    """
+
+    log_scale: Array | None
+
+    def __init__(self, log_scale: ArrayLike | None = None) -> None:
+        self.log_scale = None if log_scale is None else jnp.asarray(log_scale, dtype=float)
+
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+        """p(x_0 | x_1) for one unbatched example."""
+        if self.log_scale is None:
+            return denoiser.reverse(diffusion, x_1, 1.0, 0.0)
+        if not isinstance(diffusion, GaussianDiffusion):
+            raise ValueError(f"log_scale: only GaussianDiffusion has a scale, got {type(diffusion).__name__}")
+        mean = denoiser.posterior(diffusion, x_1, 1.0).mean
+        return normal(mean, jnp.square(diffusion.scale * jnp.exp(self.log_scale)))
+
+
+class ReverseProcess(eqx.Module):
+    """The Markov chain p(x_T) p(x_{T-1} | x_T) … p(x_0 | x_1), with p(x_T) = π.
+
+    Args:
+        diffusion: the forward process that it inverts.
+        denoiser: predicts clean data from noisy data.
+        event_shape: shape of one example.
+        last_step: ``"learned"`` for `LearnedStep`, ``"forward"`` for the 2015 paper's fixed `ForwardStep`, or a module
+            with that interface.
+
+    Raises:
+        ValueError: a part of the wrong kind, or a denoiser whose answer has another shape than the example.
+    """
+
+    diffusion: AbstractDiffusion
+    denoiser: AbstractDenoiser
+    last_step: AbstractLastStep
+    event_shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        diffusion: AbstractDiffusion,
+        denoiser: AbstractDenoiser,
+        event_shape: tuple[int, ...] | int,
+        *,
+        last_step: Literal["learned", "forward"] | AbstractLastStep = "learned",
+    ) -> None:
+        if not isinstance(diffusion, AbstractDiffusion):
+            raise ValueError(f"diffusion: expected a GaussianDiffusion or BinomialDiffusion, got {diffusion!r}")
+        if not isinstance(denoiser, AbstractDenoiser):
+            raise ValueError(f"denoiser: expected one from numpyro_diffusion.denoisers, got {denoiser!r}")
+        self.diffusion, self.denoiser = diffusion, denoiser
+        sizes = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
+        self.event_shape = tuple(int(size) for size in sizes)
+        self.last_step = _named_last_step(last_step, diffusion, denoiser)
+        self._check_shapes()
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of steps."""
+        return self.diffusion.num_steps
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Support of x_0, of the event's rank."""
+        return constraints.independent(self.diffusion.element_support, len(self.event_shape))
+
+    def terminal(self) -> dist.Distribution:
+        """p(x_T) = π."""
+        return self.diffusion.terminal(self.event_shape)
+
+    def kernel(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+        """p(x_s | x_t), `s` = t − 1 unless given; `s` = 0 is the last step and belongs to t = 1.
+
+        Args:
+            x_t: shape (*batch, *event).
+            t: scalar in (0, T].
+            s: scalar in [0, t).
+
+        Returns:
+            A distribution of batch shape `batch` and event shape `event`.
+
+        Raises:
+            ValueError: `x_t` does not end in the event shape.
+        """
+        x_t = jnp.asarray(x_t)
+        batch = check_event("x_t", x_t.shape, self.event_shape)
+        s = t - 1 if s is None else s
+        step = lambda x: self._kernel(x, t, s)
+        for _ in batch:
+            step = jax.vmap(step)
+        return promote_batch_shape(step(x_t)) if batch else step(x_t)
+
+    def predict(self, x_t: ArrayLike, t: ArrayLike) -> Array:
+        """E[x_0 | x_t] as the denoiser has it; shapes as in `kernel`, returns shape (*batch, *event)."""
+        x_t = jnp.asarray(x_t)
+        predict = lambda x: self.denoiser.posterior(self.diffusion, x, t).mean
+        for _ in check_event("x_t", x_t.shape, self.event_shape):
+            predict = jax.vmap(predict)
+        return predict(x_t)
+
+    def last_kernel(self, x_1: Array) -> dist.Distribution:
+        """p(x_0 | x_1) for one unbatched example."""
+        return self.last_step.kernel(self.diffusion, self.denoiser, x_1)
+
+    def inner_kernel(self, x_t: Array, t: ArrayLike, s: ArrayLike) -> dist.Distribution:
+        """p(x_s | x_t) for one unbatched example and s ≥ 1."""
+        return self.denoiser.reverse(self.diffusion, x_t, t, s)
+
+    def _kernel(self, x_t: Array, t: ArrayLike, s: ArrayLike) -> dist.Distribution:
+        if isinstance(s, jax.core.Tracer):
+            # One traced `s` may be either kind of step; both kernels have one family, so their parameters can be chosen.
+            last, inner = self.last_kernel(x_t), self.inner_kernel(x_t, t, s)
+            return jax.tree.map(lambda a, b: jnp.where(s == 0, a, b), last, inner)
+        return self.last_kernel(x_t) if s == 0 else self.inner_kernel(x_t, t, s)
+
+    def _check_shapes(self) -> None:
+        example = jax.ShapeDtypeStruct(self.event_shape, self.diffusion.schedule.times.dtype)
+
+        def answers(x: Array) -> tuple[Array, Array]:
+            posterior = self.denoiser.posterior(self.diffusion, x, float(self.num_steps))
+            return posterior.mean, self.inner_kernel(x, 2.0, 1.0).mean
+
+        for answer in jax.eval_shape(answers, example):
+            if answer.shape != self.event_shape:
+                raise ValueError(
+                    f"denoiser: expected answers of the event shape {self.event_shape}, got {answer.shape}"
+                )
+
+
+def trainable(process: ReverseProcess) -> ReverseProcess:
+    """A tree of booleans like `process`: which arrays training may change.
+
+    These are the floating arrays of the denoiser and of the last step, and a learned schedule's steps.
+    """
+    mask = jax.tree.map(lambda _: False, process)
+    parts = lambda p: (p.denoiser, p.last_step)
+    mask = eqx.tree_at(parts, mask, jax.tree.map(eqx.is_inexact_array, parts(process)))
+    if isinstance(process.diffusion.schedule, LearnedSchedule):
+        mask = eqx.tree_at(lambda p: p.diffusion.schedule.logits, mask, True)
+    return mask
+
+
+def _named_last_step(name: Any, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> AbstractLastStep:
+    if isinstance(name, AbstractLastStep):
+        return name
+    if name == "forward":
+        return ForwardStep()
+    if name != "learned":
+        raise ValueError(f"last_step: expected 'learned', 'forward' or a last step module, got {name!r}")
+    fixed = isinstance(denoiser, Network) and denoiser.predicts in ("noise", "data", "velocity")
+    if not (fixed and isinstance(diffusion, GaussianDiffusion) and denoiser.variance != "learned"):
+        return LearnedStep()
+    return LearnedStep(0.5 * jnp.log(diffusion.schedule.noise_variance(1)))

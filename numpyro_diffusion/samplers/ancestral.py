@@ -1,0 +1,59 @@
+"""Ancestral sampling: the reverse chain as it is defined."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .._checks import check_count
+from ..process import ReverseProcess
+from .base import AbstractSampler
+
+
+class Ancestral(AbstractSampler):
+    """Runs x_T ~ π, x_s ~ p(x_s | x_t), …, x_0 ~ p(x_0 | x_1): *exact* for the model's own law.
+
+    Args:
+        num_steps: how many steps to take, spread evenly over 1 … T; T unless given. With fewer the law is that of the
+            strided chain: *approximate* for the full one.
+
+    Raises:
+        ValueError: `num_steps` is no whole number of at least 2, or above T (when called).
+    """
+
+    num_steps: int | None = eqx.field(static=True)
+
+    def __init__(self, num_steps: int | None = None) -> None:
+        self.num_steps = None if num_steps is None else check_count("num_steps", num_steps, 2)
+
+    def sample(self, key: Array, process: ReverseProcess) -> Array:
+        """One draw of x_0, shape `event`; the chain is not kept."""
+        x_1, _, key = self._run(key, process, keep=False)
+        return process.last_kernel(x_1).sample(key)
+
+    def trajectory(self, key: Array, process: ReverseProcess) -> Array:
+        """One draw of the chain, x_0 first; shape (num_steps + 1, *event)."""
+        x_1, chain, key = self._run(key, process, keep=True)
+        x_0 = process.last_kernel(x_1).sample(key)
+        return jnp.concatenate([x_0[None], x_1[None], chain[::-1]])
+
+    def times(self, process: ReverseProcess) -> np.ndarray:
+        """The steps that are visited, from T down to 1."""
+        count = process.num_steps if self.num_steps is None else self.num_steps
+        if count > process.num_steps:
+            raise ValueError(f"num_steps: expected at most T = {process.num_steps}, got {count}")
+        return np.round(np.linspace(process.num_steps, 1, count)).astype(int)
+
+    def _run(self, key: Array, process: ReverseProcess, keep: bool) -> tuple[Array, Array, Array]:
+        """x_1, the states before it (T first) if `keep`, and the key of the last step."""
+        times = self.times(process)
+        first, inner, last = jax.random.split(key, 3)
+
+        def step(x_t: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array | None]:
+            key, t, s = step
+            return process.inner_kernel(x_t, t, s).sample(key), x_t if keep else None
+
+        steps = (jax.random.split(inner, len(times) - 1), jnp.asarray(times[:-1]), jnp.asarray(times[1:]))
+        x_1, chain = jax.lax.scan(step, process.terminal().sample(first), steps)
+        return x_1, chain, last
