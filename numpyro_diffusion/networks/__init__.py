@@ -1,0 +1,9 @@
+"""Networks: modules called as `net(x, t)` on one unbatched example. They know nothing of diffusion."""
+
+from .bump import BumpReadout, Dense
+from .embedding import sinusoidal
+from .layers import ACTIVATIONS
+from .mlp import MLP
+from .rbf import RBF
+
+__all__ = ["ACTIVATIONS", "MLP", "RBF", "BumpReadout", "Dense", "sinusoidal"]

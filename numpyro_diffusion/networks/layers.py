@@ -1,0 +1,74 @@
+"""What the networks share: activations by name, zero-initialised layers, and the shapes of examples."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from .._checks import check_count
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
+    {
+        "silu": jax.nn.silu,
+        "gelu": jax.nn.gelu,
+        "relu": jax.nn.relu,
+        "tanh": jnp.tanh,
+        "softplus": jax.nn.softplus,
+        "sigmoid": jax.nn.sigmoid,
+        "leaky_relu": jax.nn.leaky_relu,
+    }
+)
+"""Every activation a network may name.
+
+Networks hold the name and not the function, so that a checkpoint can describe them without code. `gelu` is
+the tanh approximation; `leaky_relu` has slope 0.01 below zero.
+"""
+
+
+def check_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
+    """Return `event_shape` as a tuple of positive ints; `()` is a scalar event.
+
+    Raises:
+        ValueError: if it is not a sequence of positive whole numbers.
+    """
+    if not isinstance(event_shape, Sequence) or isinstance(event_shape, str):
+        raise ValueError(f"event_shape: expected a tuple of positive whole numbers, got {event_shape!r}")
+    return tuple(check_count("event_shape", size) for size in event_shape)
+
+
+def flatten_event(x: ArrayLike, event_shape: tuple[int, ...]) -> Float[Array, " size"]:
+    """Return one example as a floating-point vector.
+
+    Raises:
+        ValueError: if the shape of `x` is not `event_shape`.
+    """
+    x = jnp.asarray(x, jnp.result_type(float, x))
+    if x.shape != event_shape:
+        raise ValueError(
+            f"x: expected one example of shape {event_shape}, got shape {x.shape} (batch with jax.vmap)"
+        )
+    return x.reshape(-1)
+
+
+def split_outputs(flat: Array, outputs: int, event_shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Return a vector as `event_shape` if `outputs` is 1, else as `(outputs, *event_shape)`."""
+    return flat.reshape(event_shape if outputs == 1 else (outputs, *event_shape))
+
+
+def linear(key: PRNGKeyArray, inputs: int, outputs: int) -> eqx.nn.Linear:
+    """Return an affine layer with Equinox's default initial weights."""
+    return eqx.nn.Linear(inputs, outputs, key=key)
+
+
+def zero_linear(key: PRNGKeyArray, inputs: int, outputs: int) -> eqx.nn.Linear:
+    """Return an affine layer whose weights and bias start at zero."""
+    return jax.tree.map(jnp.zeros_like, linear(key, inputs, outputs))
+
+
+def event_size(event_shape: tuple[int, ...]) -> int:
+    """Return the number of elements of one example."""
+    return math.prod(event_shape)
