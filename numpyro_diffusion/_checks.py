@@ -1,10 +1,12 @@
 """Argument checks that say which argument, what was expected and what came."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+
+Name = TypeVar("Name", bound=str)
 
 
 def is_concrete(x: Any) -> bool:
@@ -19,7 +21,7 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
     return int(value)
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+def check_choice(name: str, value: Any, choices: Sequence[Name]) -> Name:
     """Return `value` if it is one of `choices`, or raise ``ValueError``."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")

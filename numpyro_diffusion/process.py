@@ -150,7 +150,7 @@ class ReverseProcess(eqx.Module):
 
     def _kernel(self, x_t: Array, t: ArrayLike, s: ArrayLike) -> dist.Distribution:
         if isinstance(s, jax.core.Tracer):
-            # One traced `s` may be either kind of step; both kernels have one family, so their parameters can be chosen.
+            # One traced `s` may be either kind of step; both kernels have one family, so parameters can be chosen.
             last, inner = self.last_kernel(x_t), self.inner_kernel(x_t, t, s)
             return jax.tree.map(lambda a, b: jnp.where(s == 0, a, b), last, inner)
         return self.last_kernel(x_t) if s == 0 else self.inner_kernel(x_t, t, s)
@@ -189,7 +189,8 @@ def _named_last_step(name: Any, diffusion: AbstractDiffusion, denoiser: Abstract
         return ForwardStep()
     if name != "learned":
         raise ValueError(f"last_step: expected 'learned', 'forward' or a last step module, got {name!r}")
-    fixed = isinstance(denoiser, Network) and denoiser.predicts in ("noise", "data", "velocity")
-    if not (fixed and isinstance(diffusion, GaussianDiffusion) and denoiser.variance != "learned"):
+    predicts_point = isinstance(denoiser, Network) and denoiser.predicts in ("noise", "data", "velocity")
+    learned_variance = isinstance(denoiser, Network) and denoiser.variance == "learned"
+    if not predicts_point or learned_variance or not isinstance(diffusion, GaussianDiffusion):
         return LearnedStep()
     return LearnedStep(0.5 * jnp.log(diffusion.schedule.noise_variance(1)))

@@ -187,8 +187,8 @@ def from_beta(beta: ArrayLike) -> Schedule:
 def linear(num_steps: int, beta_min: float = 1e-4, beta_max: float = 0.02) -> Schedule:
     r""":math:`\beta_t` linear in t ([DDPM 2020] §4), both ends times 1000/T so that every T forgets alike."""
     num_steps = check_count("num_steps", num_steps, 2)
-    ends = np.array([beta_min, beta_max]) * 1000 / num_steps
-    return from_beta(np.minimum(np.linspace(*ends, num_steps), 0.999))
+    first, last = np.array([beta_min, beta_max]) * 1000 / num_steps
+    return from_beta(np.minimum(np.linspace(first, last, num_steps), 0.999))
 
 
 def cosine(num_steps: int, offset: float = 0.008, beta_max: float = 0.999) -> Schedule:

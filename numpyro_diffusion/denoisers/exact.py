@@ -74,9 +74,9 @@ class GaussianMixture(AbstractDenoiser):
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """Normal with the exact element-wise mean and variance of x_0 given x_t."""
-        means, variances, log_evidence = jax.vmap(
-            lambda loc, scale: _condition(diffusion, loc, scale, x_t, t)
-        )(self.locs, self.scales)
+        means, variances, log_evidence = jax.vmap(lambda loc, scale: _condition(diffusion, loc, scale, x_t, t))(
+            self.locs, self.scales
+        )
         share = jax.nn.softmax(jnp.log(self.weights) + log_evidence.reshape(log_evidence.shape[0], -1).sum(-1))
         mean = jnp.tensordot(share, means, 1)
         return normal(mean, jnp.tensordot(share, variances + jnp.square(means - mean), 1))
@@ -117,9 +117,9 @@ class Enumerated(AbstractDenoiser):
         """Independent bits with the exact P(x_0 = 1 | x_t) of each."""
         if not isinstance(diffusion, BinomialDiffusion):
             raise ValueError(f"diffusion: Enumerated is for BinomialDiffusion, got {type(diffusion).__name__}")
-        log_share = jnp.log(self.probabilities) + jax.vmap(
-            lambda state: diffusion.marginal(state, t).log_prob(x_t)
-        )(self.states)
+        log_share = jnp.log(self.probabilities) + jax.vmap(lambda state: diffusion.marginal(state, t).log_prob(x_t))(
+            self.states
+        )
         ones = log_share.reshape((-1,) + (1,) * jnp.ndim(x_t))
         logits = _log_sum(ones, self.states == 1) - _log_sum(ones, self.states == 0)
         return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(x_t))

@@ -1,7 +1,7 @@
 """Heads: what a network's output means."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import equinox as eqx
 import jax
@@ -76,10 +76,11 @@ class Network(AbstractDenoiser):
         self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
     ) -> dist.Distribution:
         """The kernel p(x_s | x_t) that the output stands for; `s` = t − 1 unless given."""
+        if isinstance(diffusion, BinomialDiffusion) and self.predicts == "mean":
+            return self._free_bits(diffusion, x_t, t, s)
         if isinstance(diffusion, BinomialDiffusion) or (self.predicts != "mean" and self.variance != "learned"):
-            if self.predicts == "mean":
-                return self._free_bits(diffusion, x_t, t, s)
             return super().reverse(diffusion, x_t, t, s)
+        diffusion = cast(GaussianDiffusion, diffusion)
         beta, z = diffusion.schedule.beta(t, s), diffusion.standardize(x_t)
         if self.predicts == "mean":
             shift, spread = self._pair(diffusion, x_t, t)
@@ -139,7 +140,7 @@ class Network(AbstractDenoiser):
         return BernoulliLogits(jnp.log(one) - jnp.log1p(-one), validate_args=False).to_event(jnp.ndim(x_t))
 
     def _free_bits(
-        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None
+        self, diffusion: BinomialDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None
     ) -> dist.Distribution:
         forward = posterior_logits(diffusion.reverse_prior_step(x_t, t, s))
         logits = forward + self._bit_logits(diffusion, x_t, t)

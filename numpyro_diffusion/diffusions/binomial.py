@@ -8,8 +8,8 @@ from jax.nn import log_sigmoid
 from jax.scipy.special import entr, xlog1py, xlogy
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
-from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.discrete import BernoulliLogits
+from numpyro.distributions.kl import kl_divergence
 
 from .._checks import is_concrete
 from ..schedules import AbstractSchedule

@@ -1,6 +1,5 @@
 """Gaussian diffusion: variance-preserving noise around a location, in the units of the data."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +60,7 @@ class GaussianDiffusion(AbstractDiffusion):
 
     def standardize(self, x: ArrayLike) -> Array:
         """From data units to units in which the noise law is N(0, 1)."""
-        return (x - self.loc) / self.scale
+        return jnp.subtract(x, self.loc) / self.scale
 
     def unstandardize(self, z: ArrayLike) -> Array:
         """From units in which the noise law is N(0, 1) to data units."""

@@ -1,7 +1,6 @@
 """A learned diffusion prior as a NumPyro distribution."""
 
-from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,6 +10,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
 from .._checks import check_event
+from ..checkpoints import write_module
 from ..likelihoods import AbstractLikelihood, Estimate, KBound
 from ..process import ReverseProcess
 from ..samplers import AbstractSampler, Ancestral
@@ -18,7 +18,9 @@ from .base import ModuleDistribution
 from .trajectory import ReverseTrajectory
 
 
-class _Parts(eqx.Module):
+class PriorParts(eqx.Module):
+    """What a `DiffusionPrior` is made of, and what a prior file holds."""
+
     process: ReverseProcess
     likelihood: AbstractLikelihood
     sampler: AbstractSampler
@@ -27,6 +29,7 @@ class _Parts(eqx.Module):
 
     @property
     def key(self) -> Array:
+        """The random key, in the form it was given."""
         return self.key_data if self.key_impl is None else jax.random.wrap_key_data(self.key_data, impl=self.key_impl)
 
 
@@ -66,7 +69,7 @@ class DiffusionPrior(ModuleDistribution):
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         # As raw bits the key is an ordinary array leaf, which NumPyro's handling of arguments expects.
         data, impl = (jax.random.key_data(key), str(jax.random.key_impl(key))) if typed else (key, None)
-        parts = _Parts(process, likelihood, sampler, data, impl)
+        parts = PriorParts(process, likelihood, sampler, data, impl)
         super().__init__(parts, process.event_shape, validate_args=validate_args)
 
     @property
@@ -137,6 +140,26 @@ class DiffusionPrior(ModuleDistribution):
             parts.key if key is None else key,
             validate_args=self._validate_args,
         )
+
+    def save(
+        self,
+        path: str | PathLike[str],
+        *,
+        dtype: Literal["float16", "float32"] | None = None,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the prior to one safetensors file: its arrays, and a readable description; atomic.
+
+        Args:
+            path: the file; one that exists is replaced.
+            dtype: how floating arrays are stored (they come back as float32); exactly as they are unless given.
+            card: what JSON can hold about the prior (data, licence, command, recorded numbers).
+
+        Raises:
+            TypeError: a part that no file can describe, such as a network that is a plain function; it is named.
+            FileNotFoundError: the folder does not exist.
+        """
+        write_module(path, self.module, metadata={"content": "DiffusionPrior", "card": dict(card or {})}, dtype=dtype)
 
     def _sample_one(self, module: Any, key: Array) -> Array:
         return module.sampler.sample(key, module.process)

@@ -47,7 +47,9 @@ class ForwardTrajectory(ModuleDistribution):
         x_0 = jnp.asarray(x_0)
         event_dim = x_0.ndim if event_dim is None else event_dim
         if not 0 <= event_dim <= x_0.ndim:
-            raise ValueError(f"event_dim: expected a number from 0 to {x_0.ndim} (x_0 has {x_0.shape}), got {event_dim}")
+            raise ValueError(
+                f"event_dim: expected a number from 0 to {x_0.ndim} (x_0 has {x_0.shape}), got {event_dim}"
+            )
         split = x_0.ndim - event_dim
         super().__init__(
             _Start(diffusion, x_0),

@@ -4,3 +4,6 @@ from .base import AbstractLikelihood as AbstractLikelihood
 from .base import Estimate as Estimate
 from .k_bound import KBound as KBound
 from .k_bound import KTerms as KTerms
+from .k_bound import reconstruction as reconstruction
+from .k_bound import step_kl as step_kl
+from .k_bound import terminal_kl as terminal_kl

@@ -151,9 +151,7 @@ def stratified_steps(key: Array, num_steps: int, count: int) -> tuple[Array, Arr
     return 2 + edges[:-1] + jnp.minimum(within, size - 1), size.astype(float)
 
 
-def _assemble(
-    process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon: Array, antithetic: bool
-) -> Estimate:
+def _assemble(process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon: Array, antithetic: bool) -> Estimate:
     diffusion, end = process.diffusion, process.num_steps
     null, cross_terminal = diffusion.expected_log_terminal(x_0, 0.0), diffusion.expected_log_terminal(x_0, end)
     entropy_terminal, entropy_first = diffusion.marginal_entropy(x_0, end), diffusion.marginal_entropy(x_0, 1.0)
@@ -179,4 +177,3 @@ def _assemble(
     count = replicates.shape[0]
     error = jnp.std(replicates, ddof=1) / jnp.sqrt(count) if count > 1 else jnp.full_like(value, jnp.nan)
     return Estimate(value, error, terms)
-

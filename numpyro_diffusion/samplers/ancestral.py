@@ -1,5 +1,7 @@
 """Ancestral sampling: the reverse chain as it is defined."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -45,7 +47,7 @@ class Ancestral(AbstractSampler):
             raise ValueError(f"num_steps: expected at most T = {process.num_steps}, got {count}")
         return np.round(np.linspace(process.num_steps, 1, count)).astype(int)
 
-    def _run(self, key: Array, process: ReverseProcess, keep: bool) -> tuple[Array, Array, Array]:
+    def _run(self, key: Array, process: ReverseProcess, keep: bool) -> tuple[Array, Any, Array]:
         """x_1, the states before it (T first) if `keep`, and the key of the last step."""
         times = self.times(process)
         first, inner, last = jax.random.split(key, 3)
