@@ -49,7 +49,8 @@ def write_module(
         path: The file; one that exists is replaced.
         module: The root of the tree.
         metadata: What JSON can hold, kept beside the module; tuples become lists.
-        dtype: How to store real floating arrays, which then come back as float32; None keeps every bit.
+        dtype: How to store real floating arrays, which then come back as float32 (float16 is for matrices; vectors
+            and scalars stay float32); None keeps every bit.
 
     Raises:
         TypeError: If a field, named in the message, cannot be described (a function, a foreign class).
@@ -162,6 +163,8 @@ def _pack_array(value: jax.Array | np.ndarray, name: str, tensors: Tensors, dtyp
         raise ValueError(f"{name}: expected one array of this name, got two (a dot in a dict key?)")
     tensors[name], node = array, node | {"dtype": array.dtype.name, "shape": list(array.shape)}
     if dtype and jnp.issubdtype(array.dtype, jnp.floating):
+        # Schedules, scales and biases are vectors or scalars: small, and too exact to round to half precision.
+        dtype = dtype if array.ndim >= 2 else "float32"
         with np.errstate(over="ignore"):
             tensors[name], node = array.astype(dtype), node | {"dtype": "float32", "stored": dtype}
         if np.any(np.isinf(tensors[name]) & np.isfinite(array)):

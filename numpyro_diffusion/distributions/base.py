@@ -1,6 +1,8 @@
 """How an Equinox module becomes a NumPyro distribution: batching, validation and the pytree contract, once."""
 
+import copy
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import equinox as eqx
@@ -20,7 +22,9 @@ class _Layout(NamedTuple):
 
     treedef: Any
     static: tuple[Any, ...]
-    ndims: tuple[int, ...]
+    ndims: tuple[int, ...]  # of each leaf, for one unbatched example
+    batch_ndims: tuple[int, ...]  # how many dimensions of `batch_shape`, the last ones, each leaf carries in front
+    batch_shape: tuple[int, ...]
 
 
 class ModuleDistribution(dist.Distribution):
@@ -29,7 +33,8 @@ class ModuleDistribution(dist.Distribution):
     Subclasses write `_sample_one` and `_log_prob_one` for one unbatched example; batch and sample dimensions, checks
     and validation are added here. The module's arrays are the distribution's pytree leaves, its static part is
     auxiliary data. A leaf with more dimensions than it had when the distribution was made has been batched (by a
-    `jax.vmap` that returned the distribution, say): the batch shape is read off it.
+    `jax.vmap` that returned the distribution, say): the batch shape is read off it. `expand` adds to the batch shape
+    without copying a leaf, and keeps the class.
 
     Args:
         module: the parameters, an Equinox module.
@@ -63,6 +68,8 @@ class ModuleDistribution(dist.Distribution):
             treedef,
             tuple(None if keep else leaf for (_, leaf), keep in zip(paths, is_array, strict=True)),
             tuple(leaf.ndim - n for (_, leaf), n, keep in zip(paths, extra, is_array, strict=True) if keep),
+            tuple(n for n, keep in zip(extra, is_array, strict=True) if keep),
+            tuple(batch_shape),
         )
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
 
@@ -75,6 +82,24 @@ class ModuleDistribution(dist.Distribution):
     def has_rsample(self) -> bool:
         """Whether `sample` is differentiable: for real values, not for bits."""
         return not self.is_discrete
+
+    def expand(self, batch_shape: Sequence[int]) -> Self:
+        """The same distribution with its batch dimensions broadcast to `batch_shape`; no parameter is copied.
+
+        Raises:
+            ValueError: `batch_shape` is not one that the distribution's own broadcasts to.
+        """
+        batch_shape = tuple(batch_shape)
+        kept = batch_shape[max(len(batch_shape) - len(self.batch_shape), 0) :]
+        pairs = zip(kept, self.batch_shape, strict=False)
+        if len(kept) < len(self.batch_shape) or any(size not in (1, wanted) for wanted, size in pairs):
+            raise ValueError(f"batch_shape: expected one that {self.batch_shape} broadcasts to, got {batch_shape}")
+        new = copy.copy(self)
+        new._leaves = self._aligned()
+        carried = tuple(leaf.ndim - n for leaf, n in zip(new._leaves, self._layout.ndims, strict=True))
+        new._layout = self._layout._replace(batch_ndims=carried, batch_shape=batch_shape)
+        new._batch_shape = batch_shape
+        return new
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of shape (*sample_shape, *batch_shape, *event_shape)."""
@@ -102,30 +127,56 @@ class ModuleDistribution(dist.Distribution):
 
     def _over_values(self, fn: Any, value: Array, lead: tuple[int, ...]) -> Any:
         """`fn(module, value)` over every leading dimension of the value; results of leading shape `lead`."""
+        split = 1 + len(self.batch_shape)
         value = jnp.broadcast_to(value, lead + self.event_shape)
-        out = self._batched(fn)(value.reshape((-1, self._batch_size, *self.event_shape)))
-        return jax.tree.map(lambda leaf: leaf.reshape(lead + leaf.shape[2:]), out)
+        out = jax.vmap(self._batched(fn))(value.reshape((self._draws(lead), *self.batch_shape, *self.event_shape)))
+        return jax.tree.map(lambda leaf: leaf.reshape(lead + leaf.shape[split:]), out)
 
     def _draw(self, key: Array, sample_shape: tuple[int, ...], fn: Any) -> Array:
         """`fn(module, key)` for every element of the sample and batch shapes, each with a key of its own."""
-        lead = sample_shape + self.batch_shape
-        keys = jax.random.split(key, math.prod(lead)).reshape((-1, self._batch_size, *jnp.shape(key)))
-        out = self._batched(fn)(keys)
-        return out.reshape(lead + out.shape[2:])
+        lead, split = sample_shape + self.batch_shape, 1 + len(self.batch_shape)
+        keys = jax.random.split(key, math.prod(lead))
+        out = jax.vmap(self._batched(fn))(keys.reshape((self._draws(lead), *self.batch_shape, *jnp.shape(key))))
+        return out.reshape(lead + out.shape[split:])
 
-    @property
-    def _batch_size(self) -> int:
-        return math.prod(self.batch_shape)
+    def _draws(self, lead: tuple[int, ...]) -> int:
+        return math.prod(lead[: len(lead) - len(self.batch_shape)])
+
+    def _like(self, make: Callable[[Any], "ModuleDistribution"]) -> Any:
+        """The distribution `make(module)` with the batch of this one."""
+        if all(leaf.ndim == n for leaf, n in zip(self._leaves, self._layout.ndims, strict=True)):
+            return make(self.module).expand(self.batch_shape)
+        return self._batched(lambda module, _: make(module))(jnp.zeros(self.batch_shape))
 
     def _batched(self, fn: Any) -> Any:
-        """`fn(module, x)` for x of leading shape (samples, batch), the module's batched leaves following the batch."""
-        pairs = list(zip(self._leaves, self._layout.ndims, strict=True))
-        axes = tuple(0 if leaf.ndim > ndim else None for leaf, ndim in pairs)
-        flat = tuple(leaf.reshape((-1, *leaf.shape[leaf.ndim - n :])) if leaf.ndim > n else leaf for leaf, n in pairs)
-        one = lambda leaves, x: fn(_rebuild(self._layout, leaves), x)
-        if all(axis is None for axis in axes):
-            return jax.vmap(jax.vmap(lambda x: one(flat, x)))
-        return jax.vmap(lambda xs: jax.vmap(one, in_axes=(axes, 0))(flat, xs))
+        """`fn(module, x)` for x of leading shape `batch_shape`; what the batch does not change is not copied."""
+        ndims, leaves = self._layout.ndims, self._aligned()
+        whole = (1,) * len(self.batch_shape)
+        leads = [leaf.shape[: leaf.ndim - n] or whole for leaf, n in zip(leaves, ndims, strict=True)]
+        own = [leaf.shape[leaf.ndim - n :] for leaf, n in zip(leaves, ndims, strict=True)]
+        sizes = [(*(size for size in lead if size != 1), *shape) for lead, shape in zip(leads, own, strict=True)]
+        mapped = lambda leaves, x: fn(_rebuild(self._layout, leaves), x)
+        for dim in reversed(range(len(whole))):
+            mapped = jax.vmap(mapped, in_axes=(tuple(None if lead[dim] == 1 else 0 for lead in leads), 0))
+        narrow = tuple(leaf.reshape(shape) for leaf, shape in zip(leaves, sizes, strict=True))
+        return lambda x: mapped(narrow, x)
+
+    def _added_ndims(self) -> list[int]:
+        """How many dimensions each leaf has been given since the distribution was made."""
+        layout = self._layout
+        parts = zip(self._leaves, layout.ndims, layout.batch_ndims, strict=True)
+        return [max(len(leaf.shape) - own - carried, 0) for leaf, own, carried in parts]
+
+    def _aligned(self) -> tuple[Array, ...]:
+        """The leaves, those that are batched with one dimension, of size 1 if need be, for each of the batch."""
+        added, leaves = self._added_ndims(), []
+        for leaf, count, own, carried in zip(
+            self._leaves, added, self._layout.ndims, self._layout.batch_ndims, strict=True
+        ):
+            front, missing = (1,) * (max(added) - count), (1,) * (len(self._layout.batch_shape) - carried)
+            shape = (*front, *leaf.shape[:count], *missing, *leaf.shape[count:])
+            leaves.append(leaf.reshape(shape) if leaf.ndim > own else leaf)
+        return tuple(leaves)
 
     def _validated(self, value: Array, log_prob: Array) -> Array:
         inside = self.support(value)
@@ -140,10 +191,10 @@ class ModuleDistribution(dist.Distribution):
     def tree_unflatten(cls, aux_data: tuple[Any, ...], params: tuple[Any, ...]) -> Self:
         """Rebuild from leaves; the batch shape is what they have beyond their own dimensions."""
         new = super().tree_unflatten(aux_data, params)
-        leaves, ndims = new._leaves, new._layout.ndims
-        if isinstance(leaves, tuple) and all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves):
-            shapes = [np.shape(leaf)[: max(np.ndim(leaf) - n, 0)] for leaf, n in zip(leaves, ndims, strict=True)]
-            new._batch_shape = jnp.broadcast_shapes(*shapes) if shapes else ()
+        kinds = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
+        if isinstance(new._leaves, tuple) and all(isinstance(leaf, kinds) for leaf in new._leaves):
+            shapes = [leaf.shape[:count] for leaf, count in zip(new._leaves, new._added_ndims(), strict=True)]
+            new._batch_shape = jnp.broadcast_shapes((), *shapes) + new._layout.batch_shape
         return new
 
 
@@ -158,3 +209,9 @@ def _rebuild(layout: _Layout, leaves: tuple[Array, ...]) -> Any:
     count = layout.treedef.num_leaves
     filled = [next(remaining) if layout.static[i] is None else layout.static[i] for i in range(count)]
     return jax.tree.unflatten(layout.treedef, filled)
+
+
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Raise ``ValueError`` if `value` is not a `kind`."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: expected a {kind.__name__}, got {value!r}")

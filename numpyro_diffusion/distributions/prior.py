@@ -1,6 +1,8 @@
 """A learned diffusion prior as a NumPyro distribution."""
 
-from typing import Any
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
