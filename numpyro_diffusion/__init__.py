@@ -2,6 +2,7 @@
 
 from . import datasets as datasets
 from . import denoisers as denoisers
+from . import infer as infer
 from . import networks as networks
 from . import samplers as samplers
 from . import schedules as schedules

@@ -33,7 +33,10 @@ def load(source: str | PathLike[str]) -> DiffusionPrior:
     parts, _ = read_module(path)
     if not isinstance(parts, PriorParts):
         raise CheckpointError(f"{path}: expected a DiffusionPrior, got a file that holds a {type(parts).__name__}")
-    return DiffusionPrior(parts.process, parts.likelihood, parts.sampler, parts.key)
+    try:
+        return DiffusionPrior(parts.process, parts.likelihood, parts.sampler, parts.key)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected the parts of a DiffusionPrior, got others ({error})") from error
 
 
 def card(source: str | PathLike[str]) -> dict[str, Any]:
@@ -44,12 +47,18 @@ def card(source: str | PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: neither a file nor a packaged name.
-        CheckpointError: the file is damaged, foreign or written by a newer version.
+        CheckpointError: the file is damaged, foreign, written by a newer version, or holds no prior.
     """
-    return describe(_locate(source))["metadata"].get("card", {})
+    path = _locate(source)
+    metadata: Any = describe(path)["metadata"]
+    if not isinstance(metadata, dict) or metadata.get("content") != "DiffusionPrior":
+        raise CheckpointError(f"{path}: expected a file of DiffusionPrior.save, got another checkpoint")
+    return metadata.get("card", {})
 
 
 def _locate(source: str | PathLike[str]) -> Path:
+    if not isinstance(source, (str, PathLike)):
+        raise ValueError(f"source: expected a path or the name of a packaged prior, got {source!r}")
     path = Path(source)
     if isinstance(source, str) and source in packaged() and not path.is_file():
         return _FOLDER / f"{source}.safetensors"

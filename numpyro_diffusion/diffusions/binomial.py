@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.nn import log_sigmoid
@@ -36,7 +37,7 @@ class BinomialDiffusion(AbstractDiffusion):
     def __init__(self, schedule: AbstractSchedule, rate: ArrayLike = 0.5) -> None:
         if not isinstance(schedule, AbstractSchedule):
             raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
-        if is_concrete(rate) and not ((0 < jnp.asarray(rate)) & (jnp.asarray(rate) < 1)).all():
+        if is_concrete(rate) and not ((0 < np.asarray(rate)) & (np.asarray(rate) < 1)).all():
             raise ValueError(f"rate: expected a probability strictly between 0 and 1, got {rate}")
         self.schedule = schedule
         self._rate = jnp.asarray(rate, dtype=float)
@@ -154,7 +155,12 @@ def _entropy(probability: Array) -> Array:
 @kl_divergence.register(BernoulliLogits, BernoulliLogits)
 def _kl_bernoulli(p: BernoulliLogits, q: BernoulliLogits) -> Array:
     """KL between bits in nats, from logits; NumPyro has no such pair."""
-    one, zero = jax.nn.sigmoid(p.logits), jax.nn.sigmoid(-p.logits)
-    return one * (log_sigmoid(p.logits) - log_sigmoid(q.logits)) + zero * (
-        log_sigmoid(-p.logits) - log_sigmoid(-q.logits)
-    )
+    largest = jnp.finfo(p.logits.dtype).max
+    p_logits = jnp.clip(p.logits, -largest, largest)  # a certain bit is no 0 * inf
+
+    def part(sign: int) -> Array:
+        chance = jax.nn.sigmoid(sign * p_logits)
+        excess = log_sigmoid(sign * p_logits) - log_sigmoid(sign * q.logits)
+        return jnp.where(chance > 0, chance * excess, 0.0)
+
+    return part(1) + part(-1)

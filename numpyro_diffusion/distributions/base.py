@@ -125,11 +125,14 @@ class ModuleDistribution(dist.Distribution):
     def _log_prob_one(self, module: Any, value: Array) -> Array:
         raise NotImplementedError(f"{type(self).__name__} does not implement log_prob")
 
-    def _over_values(self, fn: Any, value: Array, lead: tuple[int, ...]) -> Any:
-        """`fn(module, value)` over every leading dimension of the value; results of leading shape `lead`."""
-        split = 1 + len(self.batch_shape)
-        value = jnp.broadcast_to(value, lead + self.event_shape)
-        out = jax.vmap(self._batched(fn))(value.reshape((self._draws(lead), *self.batch_shape, *self.event_shape)))
+    def _over_values(self, fn: Any, value: Array, lead: tuple[int, ...], one: tuple[int, ...] | None = None) -> Any:
+        """`fn(module, value)` over every leading dimension of the value; results of leading shape `lead`.
+
+        The shape of one example is `one`, the event shape unless given.
+        """
+        split, one = 1 + len(self.batch_shape), self.event_shape if one is None else one
+        value = jnp.broadcast_to(value, lead + one)
+        out = jax.vmap(self._batched(fn))(value.reshape((self._draws(lead), *self.batch_shape, *one)))
         return jax.tree.map(lambda leaf: leaf.reshape(lead + leaf.shape[split:]), out)
 
     def _draw(self, key: Array, sample_shape: tuple[int, ...], fn: Any) -> Array:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
@@ -16,7 +17,7 @@ from ..checkpoints import write_module
 from ..likelihoods import AbstractLikelihood, Estimate, KBound
 from ..process import ReverseProcess
 from ..samplers import AbstractSampler, Ancestral
-from .base import ModuleDistribution
+from .base import ModuleDistribution, check_kind
 from .trajectory import ReverseTrajectory
 
 
@@ -50,7 +51,7 @@ class DiffusionPrior(ModuleDistribution):
         validate_args: NumPyro's validation switch.
 
     Raises:
-        ValueError: a part of the wrong kind.
+        ValueError: a part of the wrong kind; a `key` that is not one JAX key.
     """
 
     def __init__(
@@ -64,14 +65,10 @@ class DiffusionPrior(ModuleDistribution):
     ) -> None:
         likelihood = KBound() if likelihood is None else likelihood
         sampler = Ancestral() if sampler is None else sampler
-        _check_kind("process", process, ReverseProcess)
-        _check_kind("likelihood", likelihood, AbstractLikelihood)
-        _check_kind("sampler", sampler, AbstractSampler)
-        key = jax.random.key(0) if key is None else key
-        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        # As raw bits the key is an ordinary array leaf, which NumPyro's handling of arguments expects.
-        data, impl = (jax.random.key_data(key), str(jax.random.key_impl(key))) if typed else (key, None)
-        parts = PriorParts(process, likelihood, sampler, data, impl)
+        check_kind("process", process, ReverseProcess)
+        check_kind("likelihood", likelihood, AbstractLikelihood)
+        check_kind("sampler", sampler, AbstractSampler)
+        parts = PriorParts(process, likelihood, sampler, *_key_parts(jax.random.key(0) if key is None else key))
         super().__init__(parts, process.event_shape, validate_args=validate_args)
 
     @property
@@ -102,11 +99,32 @@ class DiffusionPrior(ModuleDistribution):
     @property
     def trajectory(self) -> ReverseTrajectory:
         """The joint distribution of the whole chain."""
-        return ReverseTrajectory(self.process)
+        return self._like(lambda parts: ReverseTrajectory(parts.process, validate_args=self._validate_args))
 
     def sample_trajectory(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of the chain, x_0 first; shape (*sample_shape, *batch_shape, steps + 1, *event_shape)."""
         return self._draw(key, tuple(sample_shape), lambda m, k: m.sampler.trajectory(k, m.process))
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the standard-normal noise that makes one draw: (steps + 1, *event_shape)."""
+        return self.sampler.noise_shape(self.process)
+
+    def from_noise(self, noise: ArrayLike) -> Array:
+        """The draw of x_0 that standard-normal noise makes: smooth, and *exact* in law for the sampler's chain.
+
+        Args:
+            noise: shape (*lead, *noise_shape), `lead` broadcastable with the batch shape.
+
+        Returns:
+            Shape (*lead, *event_shape).
+
+        Raises:
+            ValueError: another shape, or a chain of bits, whose draws are no smooth function of noise.
+        """
+        noise, shape = jnp.asarray(noise), self.noise_shape
+        lead = jnp.broadcast_shapes(check_event("noise", noise.shape, shape), self.batch_shape)
+        return self._over_values(lambda m, z: m.sampler.from_noise(z, m.process), noise, lead, shape)
 
     def estimate(self, value: ArrayLike, key: Array | None = None) -> Estimate:
         """The estimate behind `log_prob`, with its standard error and its terms.
@@ -134,13 +152,14 @@ class DiffusionPrior(ModuleDistribution):
         key: Array | None = None,
     ) -> "DiffusionPrior":
         """The same prior with another estimator, sampler or frozen key."""
-        parts = self.module
-        return DiffusionPrior(
-            parts.process,
-            parts.likelihood if likelihood is None else likelihood,
-            parts.sampler if sampler is None else sampler,
-            parts.key if key is None else key,
-            validate_args=self._validate_args,
+        return self._like(
+            lambda parts: DiffusionPrior(
+                parts.process,
+                parts.likelihood if likelihood is None else likelihood,
+                parts.sampler if sampler is None else sampler,
+                parts.key if key is None else key,
+                validate_args=self._validate_args,
+            )
         )
 
     def save(
@@ -160,7 +179,10 @@ class DiffusionPrior(ModuleDistribution):
         Raises:
             TypeError: a part that no file can describe, such as a network that is a plain function; it is named.
             FileNotFoundError: the folder does not exist.
+            ValueError: the prior has a batch shape, for which a file has no place.
         """
+        if self.batch_shape:
+            raise ValueError(f"save: expected a prior of batch shape (), got {self.batch_shape}")
         write_module(path, self.module, metadata={"content": "DiffusionPrior", "card": dict(card or {})}, dtype=dtype)
 
     def _sample_one(self, module: Any, key: Array) -> Array:
@@ -170,6 +192,12 @@ class DiffusionPrior(ModuleDistribution):
         return module.likelihood.estimate(module.key, module.process, value).value
 
 
-def _check_kind(name: str, value: Any, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise ValueError(f"{name}: expected a {kind.__name__}, got {value!r}")
+def _key_parts(key: Array) -> tuple[Array, str | None]:
+    """A key's raw bits, an ordinary array leaf as NumPyro's handling of arguments expects, and its kind."""
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        data, impl = jax.random.key_data(key), str(jax.random.key_impl(key))
+    else:
+        data, impl = key, None
+    if not isinstance(data, (jax.Array, np.ndarray)) or data.dtype != jnp.uint32 or data.ndim != 1:
+        raise ValueError(f"key: expected one JAX key, as from jax.random.key(0), got {key!r}")
+    return data, impl

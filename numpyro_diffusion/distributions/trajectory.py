@@ -5,15 +5,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from .._checks import check_event
+from .._checks import check_event, is_concrete
 from ..diffusions import AbstractDiffusion
 from ..process import ReverseProcess
 from ..samplers import Ancestral
-from .base import ModuleDistribution
+from .base import ModuleDistribution, check_kind
 
 
 class _Start(eqx.Module):
@@ -33,7 +34,7 @@ class ForwardTrajectory(ModuleDistribution):
     The event shape is (T, *event): index 0 is x_1, the last is x_T. Source: [2015] eq. 3.
 
     Raises:
-        ValueError: `event_dim` larger than the number of dimensions of `x_0`.
+        ValueError: `x_0` off the support; `event_dim` larger than the number of its dimensions; no diffusion.
     """
 
     def __init__(
@@ -44,7 +45,10 @@ class ForwardTrajectory(ModuleDistribution):
         event_dim: int | None = None,
         validate_args: bool | None = None,
     ) -> None:
+        check_kind("diffusion", diffusion, AbstractDiffusion)
         x_0 = jnp.asarray(x_0)
+        if is_concrete(x_0) and not np.all(diffusion.element_support(x_0)):
+            raise ValueError(f"x_0: expected values on the support {diffusion.element_support}, got some off it")
         event_dim = x_0.ndim if event_dim is None else event_dim
         if not 0 <= event_dim <= x_0.ndim:
             raise ValueError(
@@ -76,7 +80,7 @@ class ForwardTrajectory(ModuleDistribution):
         return jnp.concatenate([x_1[None], jax.lax.scan(step, x_1, (keys[1:], later))[1]])
 
     def _log_prob_one(self, module: Any, value: Array) -> Array:
-        before = jnp.concatenate([module.x_0[None].astype(value.dtype), value[:-1]])
+        before = jnp.concatenate([module.x_0[None], value[:-1]])
         times = jnp.arange(1, module.diffusion.num_steps + 1)
         return jnp.sum(jax.vmap(lambda x_s, x_t, t: module.diffusion.step(x_s, t).log_prob(x_t))(before, value, times))
 
@@ -90,9 +94,13 @@ class ReverseTrajectory(ModuleDistribution):
     Args:
         process: the reverse process.
         validate_args: NumPyro's validation switch.
+
+    Raises:
+        ValueError: no reverse process.
     """
 
     def __init__(self, process: ReverseProcess, *, validate_args: bool | None = None) -> None:
+        check_kind("process", process, ReverseProcess)
         event_shape = (process.num_steps + 1, *process.event_shape)
         super().__init__(process, event_shape, validate_args=validate_args)
 

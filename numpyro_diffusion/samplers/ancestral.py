@@ -6,9 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jax import Array
 
 from .._checks import check_count
+from ..diffusions import GaussianDiffusion
 from ..process import ReverseProcess
 from .base import AbstractSampler
 
@@ -40,6 +42,28 @@ class Ancestral(AbstractSampler):
         x_0 = process.last_kernel(x_1).sample(key)
         return jnp.concatenate([x_0[None], x_1[None], chain[::-1]])
 
+    def noise_shape(self, process: ReverseProcess) -> tuple[int, ...]:
+        """(steps + 1, *event): one standard normal for x_T and one for each step."""
+        return (len(self.times(process)) + 1, *process.event_shape)
+
+    def from_noise(self, noise: Array, process: ReverseProcess) -> Array:
+        """The draw of x_0 that `noise` makes, x_T's noise first; differentiable, one state kept for each step.
+
+        Raises:
+            ValueError: the chain's steps are not Gaussian.
+        """
+        if not isinstance(process.diffusion, GaussianDiffusion):
+            raise ValueError(f"process: expected a GaussianDiffusion, got {type(process.diffusion).__name__}")
+        times = jnp.asarray(self.times(process))
+
+        def step(x_t: Array, step: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            noise, t, s = step
+            return _shift(process.inner_kernel(x_t, t, s), noise), None
+
+        x_T = _shift(process.terminal(), noise[0])
+        x_1, _ = jax.lax.scan(jax.checkpoint(step), x_T, (noise[1:-1], times[:-1], times[1:]))
+        return _shift(process.last_kernel(x_1), noise[-1])
+
     def times(self, process: ReverseProcess) -> np.ndarray:
         """The steps that are visited, from T down to 1."""
         count = process.num_steps if self.num_steps is None else self.num_steps
@@ -59,3 +83,9 @@ class Ancestral(AbstractSampler):
         steps = (jax.random.split(inner, len(times) - 1), jnp.asarray(times[:-1]), jnp.asarray(times[1:]))
         x_1, chain = jax.lax.scan(step, process.terminal().sample(first), steps)
         return x_1, chain, last
+
+
+def _shift(kernel: dist.Distribution, noise: Array) -> Array:
+    """The draw of a Gaussian kernel that standard noise makes."""
+    normal = kernel.base_dist
+    return normal.loc + normal.scale * noise

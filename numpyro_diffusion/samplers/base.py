@@ -18,3 +18,11 @@ class AbstractSampler(eqx.Module):
     @abstractmethod
     def trajectory(self, key: Array, process: ReverseProcess) -> Array:
         """One draw of the chain, ordered by time, x_0 first; shape (steps + 1, *event)."""
+
+    @abstractmethod
+    def noise_shape(self, process: ReverseProcess) -> tuple[int, ...]:
+        """Shape of the standard-normal noise that `from_noise` takes."""
+
+    @abstractmethod
+    def from_noise(self, noise: Array, process: ReverseProcess) -> Array:
+        """The draw of x_0 that `noise` makes, shape `event`; for chains of Gaussian steps."""

@@ -1,10 +1,9 @@
 """A prior from data in one call: what to train is chosen from the data's shape and values, and said."""
 
 from os import PathLike
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
@@ -17,6 +16,7 @@ from ..distributions import DiffusionPrior
 from ..networks import MLP
 from ..process import ReverseProcess
 from ..schedules import AbstractSchedule
+from ._arguments import check_key, check_number, check_numbers
 from .fit import fit
 
 Family = Literal["gaussian", "binomial"]
@@ -75,37 +75,25 @@ def plan_prior(
     array = _checked(data)
     event_shape, size = array.shape[1:], int(np.prod(array.shape[1:]))
     binary = bool(((array == 0) | (array == 1)).all())
-    family = ("binomial" if binary else "gaussian") if family is None else family
-    check_choice("family", family, ("gaussian", "binomial"))
-    reasons = [f"family: {family} ({'only 0 and 1' if binary else 'real values'} in the data)"]
-    if family == "binomial":
-        if not binary:
-            raise ValueError("family: expected only 0 and 1 in binomial data, got other values")
-        rate = float(np.clip(array.mean(), 0.01, 0.99))
-        schedule = schedules.erasing(_bit_steps(size)) if schedule is None else schedule
-        diffusion: BinomialDiffusion | GaussianDiffusion = BinomialDiffusion(schedule, rate)
-        reasons.append(f"noise law: Bernoulli({rate:.4g}), the data's mean activity")
-        reasons.append(f"schedule: {schedule.num_steps} steps, equal shares of the signal erased unless given")
-        dequantize = 0.0
-    else:
-        loc, chosen_scale = _scaling(array, loc, scale)
-        dequantize = _spacing(array) if dequantize is None else dequantize
-        detail = _detail((array - loc) / chosen_scale, dequantize / np.max(chosen_scale))
-        reach = float(np.sqrt(np.mean(np.square((array - loc) / chosen_scale))))
-        schedule = schedules.log_snr(100, scale=reach, detail=detail) if schedule is None else schedule
-        diffusion = GaussianDiffusion(schedule, loc, chosen_scale)
-        reasons.append(f"noise law: {_said(loc, chosen_scale)}, from the data's mean and standard deviation")
-        reasons.append(f"dequantize: {dequantize:.4g}, the data's spacing (0: no steps found)")
-        ends = float(schedule.log_snr(1)), float(schedule.log_snr(schedule.num_steps))
-        reasons.append(f"schedule: {schedule.num_steps} steps, log-SNR {ends[0]:.3g} to {ends[1]:.3g}; "
-                       f"finest detail {detail:.3g} of the scale")  # fmt: skip
-    width = 128 if size <= 8 else 256 if size <= 128 else 512
-    net = MLP(key, event_shape, num_steps=schedule.num_steps, width=width) if network is None else network
-    reasons.append(f"network: {type(net).__name__}{f' of width {width}' if network is None else ''}")
-    denoiser = Network(net, "logits" if family == "binomial" else "velocity")
+    family = check_choice("family", family or ("binomial" if binary else "gaussian"), ("gaussian", "binomial"))
+    check_key("key", key)
+    _check_overrides(family, binary, schedule, network, dequantize)
     steps = check_count("num_steps", (10_000 if size <= 32 else 20_000) if num_steps is None else num_steps)
-    reasons.append(f"training: {steps} steps")
-    return PriorPlan(ReverseProcess(diffusion, denoiser, event_shape), steps, float(dequantize), tuple(reasons))
+    reasons = [f"family: {family} ({'only 0 and 1' if binary else 'real values'} in the data)"]
+    diffusion: BinomialDiffusion | GaussianDiffusion
+    if family == "binomial":
+        if loc is not None or scale is not None:
+            name, value = ("loc", loc) if loc is not None else ("scale", scale)
+            raise ValueError(f"{name}: expected None for the binomial family, got {value!r}")
+        diffusion, width = _for_bits(array, schedule, reasons), 0.0
+    else:
+        diffusion, width = _for_reals(array, loc, scale, schedule, dequantize, reasons)
+    hidden = 128 if size <= 8 else 256 if size <= 128 else 512
+    fn: Any = MLP(key, event_shape, num_steps=diffusion.num_steps, width=hidden) if network is None else network
+    reasons.append(f"network: MLP of width {hidden}" if network is None else f"network: {type(fn).__name__} (given)")
+    reasons.append(f"training: {steps} steps{_given(num_steps)}")
+    denoiser = Network(fn, "logits" if family == "binomial" else "velocity")
+    return PriorPlan(ReverseProcess(diffusion, denoiser, event_shape), steps, width, tuple(reasons))
 
 
 def fit_prior(
@@ -147,7 +135,7 @@ def fit_prior(
     Raises:
         ValueError: see `plan_prior` and `fit`.
     """
-    first, second = jax.random.split(key)
+    first, second = jax.random.split(check_key("key", key))
     plan = plan_prior(
         first, data, family=family, loc=loc, scale=scale, schedule=schedule, network=network,
         dequantize=dequantize, num_steps=num_steps,
@@ -155,18 +143,18 @@ def fit_prior(
     if progress:
         print(plan)
     result = fit(
-        second, plan.process, jnp.asarray(data, dtype=float), num_steps=plan.num_steps, batch_size=batch_size,
+        second, plan.process, data, num_steps=plan.num_steps, batch_size=batch_size,
         learning_rate=learning_rate, dequantize=plan.dequantize, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     return DiffusionPrior(result.process)
 
 
 def _checked(data: ArrayLike) -> np.ndarray:
-    array = np.asarray(data)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"data: expected numbers, got dtype {array.dtype}")
+    array = check_numbers("data", data)
     if array.ndim < 2 or array.shape[0] < 2 or array.size == 0:
-        raise ValueError(f"data: expected shape (n, *event) with n >= 2 and an event of rank 1 or more, got {array.shape}")
+        raise ValueError(
+            f"data: expected shape (n, *event) with n >= 2 and an event of rank 1 or more, got {array.shape}"
+        )
     check_finite("data", array)
     array = array.astype(np.float64)
     if (array == array[:1]).all():
@@ -174,19 +162,85 @@ def _checked(data: ArrayLike) -> np.ndarray:
     return array
 
 
+def _check_overrides(family: Family, binary: bool, schedule: object, network: object, dequantize: Any) -> None:
+    """Raise ``ValueError`` for a choice of the wrong kind, or one that does not fit the family."""
+    if family == "binomial" and not binary:
+        raise ValueError("family: expected 'gaussian' for data with other values than 0 and 1, got 'binomial'")
+    if schedule is not None and not isinstance(schedule, AbstractSchedule):
+        raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
+    if network is not None and not callable(network):
+        raise ValueError(f"network: expected a callable fn(x_t, t), got {network!r}")
+    if dequantize is not None:
+        bits = family == "binomial"
+        fits = lambda width: width == 0 or (width > 0 and not bits)
+        check_number("dequantize", dequantize, "a width of at least 0 (0 for bits)", fits)
+
+
+def _for_bits(array: np.ndarray, schedule: AbstractSchedule | None, reasons: list[str]) -> BinomialDiffusion:
+    rate = float(np.clip(array.mean(), 0.01, 0.99))
+    reasons.append(f"noise law: Bernoulli({rate:.4g}), the data's mean activity")
+    if schedule is None:
+        schedule = schedules.erasing(_bit_steps(int(np.prod(array.shape[1:]))))
+        reasons.append(f"schedule: {schedule.num_steps} steps, each erasing an equal share of the signal")
+    else:
+        reasons.append(f"schedule: {schedule.num_steps} steps (given)")
+    return BinomialDiffusion(schedule, rate)
+
+
+def _for_reals(
+    array: np.ndarray,
+    loc: ArrayLike | None,
+    scale: ArrayLike | None,
+    schedule: AbstractSchedule | None,
+    dequantize: float | None,
+    reasons: list[str],
+) -> tuple[GaussianDiffusion, float]:
+    """The diffusion, and the width of the noise that fills the gaps of data that come in steps."""
+    used_loc, used_scale = _scaling(array, loc, scale)
+    law = _said(used_loc, used_scale)
+    reasons.append(f"noise law: {law}; {_source('mean', loc)}, {_source('standard deviation', scale)}")
+    width = _spacing(array) if dequantize is None else float(dequantize)
+    found = "the data's spacing" if width else "the data do not come in equal steps"
+    reasons.append(f"dequantize: {width:.4g}{_given(dequantize) or f', {found}'}")
+    standardized = (array - used_loc) / used_scale
+    if schedule is None:
+        detail = _detail(standardized, width / float(np.max(used_scale)))
+        schedule = schedules.log_snr(100, scale=float(np.sqrt(np.mean(np.square(standardized)))), detail=detail)
+        first, last = float(schedule.log_snr(1)), float(schedule.log_snr(schedule.num_steps))
+        ends = f"log-SNR {first:.3g} to {last:.3g}, finest detail {detail:.3g} of the scale"
+        reasons.append(f"schedule: {schedule.num_steps} steps, {ends}")
+    else:
+        reasons.append(f"schedule: {schedule.num_steps} steps (given)")
+    return GaussianDiffusion(schedule, used_loc, used_scale), width
+
+
 def _scaling(array: np.ndarray, loc: ArrayLike | None, scale: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
     """Location and scale: per element for vectors (none may be constant), one constant for arrays of higher rank."""
     if array.ndim == 2:
         default_loc, default_scale = array.mean(axis=0), array.std(axis=0)
-        constant = np.flatnonzero(default_scale == 0)
+        constant = np.flatnonzero(np.ptp(array, axis=0) == 0)
         if scale is None and constant.size:
             raise ValueError(f"data: expected every element to vary, got constant ones at {constant[:8].tolist()}")
     else:
         default_loc, default_scale = np.asarray(array.mean()), np.asarray(array.std())
-    return (
-        default_loc if loc is None else np.asarray(loc, dtype=np.float64),
-        default_scale if scale is None else np.asarray(scale, dtype=np.float64),
-    )
+    used_loc = default_loc if loc is None else _element("loc", loc, array.shape[1:])
+    used_scale = default_scale if scale is None else _element("scale", scale, array.shape[1:])
+    if not (used_scale > 0).all():
+        raise ValueError(f"scale: expected positive numbers, got a minimum of {used_scale.min()}")
+    return used_loc, used_scale
+
+
+def _element(name: str, value: ArrayLike, event_shape: tuple[int, ...]) -> np.ndarray:
+    """`value` as finite numbers that broadcast to one example."""
+    array = check_numbers(name, value).astype(np.float64)
+    check_finite(name, array)
+    try:
+        fits = np.broadcast_shapes(array.shape, event_shape) == event_shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name}: expected a shape that broadcasts to {event_shape}, got {array.shape}")
+    return array
 
 
 def _spacing(array: np.ndarray) -> float:
@@ -194,10 +248,12 @@ def _spacing(array: np.ndarray) -> float:
     values = np.unique(array.reshape(-1)[:1_000_000])
     if not 2 <= values.size <= 1024:
         return 0.0
-    gaps = np.diff(values)
-    step = gaps.min()
-    multiples = gaps / step
-    return float(step) if np.abs(multiples - np.round(multiples)).max() < 1e-3 else 0.0
+    span = values[-1] - values[0]
+    count = round(span / np.diff(values).min())
+    if count > 65_536:
+        return 0.0
+    multiples = (values - values[0]) * (count / span)
+    return float(span / count) if np.abs(multiples - np.round(multiples)).max() < 1e-2 else 0.0
 
 
 def _detail(standardized: np.ndarray, step: float) -> float:
@@ -220,3 +276,11 @@ def _said(loc: np.ndarray, scale: np.ndarray) -> str:
     if loc.ndim or scale.ndim:
         return f"N(loc, scale²) for each element, scales {scale.min():.4g} to {scale.max():.4g}"
     return f"N({loc:.4g}, {scale:.4g}²)"
+
+
+def _source(what: str, given: object) -> str:
+    return f"the data's {what}" if given is None else f"the {what} given"
+
+
+def _given(value: object) -> str:
+    return "" if value is None else " (given)"

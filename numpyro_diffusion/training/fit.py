@@ -1,5 +1,6 @@
 """Learning a reverse process from data."""
 
+import functools
 import hashlib
 from collections.abc import Callable
 from os import PathLike
@@ -15,48 +16,47 @@ from jax import Array
 from jax.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from .._checks import check_binary, check_choice, check_count, check_finite
-from ..checkpoints import read_training_state, write_training_state
-from ..diffusions import BinomialDiffusion
-from ..likelihoods import AbstractLikelihood, KBound
+from .._checks import check_count
+from ..checkpoints import CheckpointError, describe, read_training_state, write_training_state
+from ..likelihoods import AbstractLikelihood
 from ..process import ReverseProcess, trainable
-from ..schedules import LearnedSchedule
+from ._arguments import VALIDATION, check_data, check_key, check_process, check_settings, check_validation, split
 from .objectives import OBJECTIVES, Objective
 
-
-# Fold-ins of the run's key that no step number reaches.
-_SPLIT, _VALIDATION = 2**31 - 1, 2**31 - 2
+History = dict[str, list[float]]
 
 
 class FitResult(NamedTuple):
     """What `fit` returns.
 
     Attributes:
-        process: the trained process: averaged (EMA) weights of the last step, or of the best validation with `patience`.
+        process: the trained process, with the averaged (EMA) weights of the last step; with `patience`, those of the
+            best validation.
         history: ``step`` and ``loss`` (nats, mean over the steps since the entry before); ``validation_step``,
             ``validation`` (the K bound in nats) and ``validation_error`` (its standard error over the examples).
         steps: optimiser steps taken.
-        stopped: ``"finished"`` or ``"early"``.
+        stopped: ``"finished"``, ``"early"``, or ``"diverged"`` in a `TrainingDiverged`.
     """
 
     process: ReverseProcess
-    history: dict[str, list[float]]
+    history: History
     steps: int
     stopped: str
 
 
 class TrainingDiverged(FloatingPointError):
-    """The loss became NaN or infinite.
+    """The loss or its gradient became NaN or infinite.
 
     Attributes:
-        step: the first step whose loss was not finite.
-        result: the `FitResult` of the last good state.
+        step: the first step, counted from 1, whose loss or new weights were not finite.
+        result: the `FitResult` of the step before.
     """
 
     def __init__(self, step: int, result: FitResult) -> None:
         super().__init__(
-            f"training: the loss is not finite at step {step}; the state of step {result.steps} is kept in "
-            "`.result` (and in the checkpoint, if there is one). A smaller learning_rate usually helps."
+            f"training: expected a finite loss and gradient, got NaN or infinity at step {step}; the state of step "
+            f"{result.steps} is kept in `.result` (and in the checkpoint, if there is one). A smaller learning_rate "
+            "usually helps."
         )
         self.step, self.result = step, result
 
@@ -69,6 +69,13 @@ class _State(NamedTuple):
     best_value: Array
     best_step: Array
     step: Array
+
+
+class _Progress(NamedTuple):
+    """What a checkpoint holds; never changed in place."""
+
+    state: _State
+    history: History
 
 
 def fit(
@@ -114,7 +121,8 @@ def fit(
         likelihood: estimator of the validation value; a K bound on at most 32 times unless given.
         validate_every: steps between validations; rounded up to whole `log_every`.
         patience: stop after so many validations without a better one, and return the best; never unless given.
-        checkpoint: file to resume from if it exists, and to save to.
+        checkpoint: file to resume from if it exists, and to save to: also on an interrupt from the keyboard. A run
+            with an optimizer or a schedule of its own may be resumed with more `num_steps`.
         checkpoint_every: steps between saves; rounded up to whole `log_every`.
         log_every: steps between entries of the history; also the number of steps compiled into one scan.
         progress: whether to show a progress bar.
@@ -126,49 +134,58 @@ def fit(
         ValueError: bad arguments or data; the message says which.
         TrainingDiverged: the loss became NaN or infinite; carries the step and the last good state.
         CheckpointError: the checkpoint is damaged, or of another run.
+        FileNotFoundError: the folder of the checkpoint does not exist.
     """
-    _check_arguments(process, objective, learning_rate, optimizer, ema, dequantize)
+    check_process(process, objective)
+    check_settings(optimizer, learning_rate, ema, dequantize, patience, process)
     counts = {"num_steps": num_steps, "batch_size": batch_size, "validate_every": validate_every,
               "checkpoint_every": checkpoint_every, "log_every": log_every}  # fmt: skip
     for name, value in counts.items():
         check_count(name, value)
-    train, held_out = _split(key, check_data("data", data, process), validation, process)
-    optimizer = _default_optimizer(learning_rate, num_steps) if optimizer is None else optimizer
+    key = check_key("key", key)
+    train, held_out = split(key, check_data("data", data, process), validation, process)
+    likelihood = check_validation(key, process, held_out, likelihood, patience)
+    settings = {"objective": objective, "batch_size": batch_size, "ema": float(ema), "dequantize": float(dequantize),
+                "log_every": log_every} | _optimizer_settings(optimizer, learning_rate, num_steps)  # fmt: skip
+    settings |= {"key": _hash(key), "data": _hash(train), "validation": _hash(held_out), "process": _hash(process)}
+    if optimizer is None:
+        optimizer = _default_optimizer(learning_rate if callable(learning_rate) else float(learning_rate), num_steps)
     run = _Run(process, optimizer, OBJECTIVES[objective], ema, dequantize, min(batch_size, len(train)))
-    likelihood = _validation_likelihood(process) if likelihood is None else likelihood
-    settings = {"objective": objective, "batch_size": batch_size, "ema": ema, "dequantize": dequantize,
-                "log_every": log_every, "num_steps": num_steps, "data": _fingerprint(train, key)}  # fmt: skip
-    state, history = _resume(checkpoint, run.start(), settings)
-    bar = tqdm(total=num_steps, initial=int(state.step), disable=not progress, desc="training", unit="step")
-    stopped = "finished"
-    with bar:
-        while int(state.step) < num_steps:
-            count = min(log_every, num_steps - int(state.step))
-            good, (state, losses) = state, run.advance(key, state, train, count)
-            losses = np.asarray(losses)
-            if not np.isfinite(losses).all():
-                step = int(good.step) + int(np.argmin(np.isfinite(losses))) + 1
-                _save(checkpoint, good, history, settings)
-                raise TrainingDiverged(step, _result(process, good, history, "diverged", patience))
-            step = int(state.step)
-            history["step"].append(step)
-            history["loss"].append(float(losses.mean()))
-            due = step == num_steps
-            if len(held_out) and (due or _passed(step, count, validate_every)):
-                state = _validate(key, run, state, held_out, likelihood, history)
-            bar.update(count)
-            bar.set_postfix_str(_status(history))
-            early = patience is not None and _waited(history, state) >= patience
-            if due or early or _passed(step, count, checkpoint_every):
-                _save(checkpoint, state, history, settings)
-            if early:
-                stopped = "early"
-                break
-    return _result(process, state, history, stopped, patience)
+    now = _resume(checkpoint, run.start(), settings)
+    bar = tqdm(total=num_steps, initial=int(now.state.step), disable=not progress, desc="training", unit="step")
+    try:
+        with bar:
+            while not (stopped := _stopped(now, num_steps, patience)):
+                step = int(now.state.step)
+                count = min(log_every - step % log_every, num_steps - step)
+                new, step = _advance(run, key, now, train, count), step + count
+                if len(held_out) and (step == num_steps or _passed(step, count, validate_every)):
+                    new = _validate(run, key, new, held_out, likelihood)
+                now = new  # whole, so that an interrupt finds no step without its validation
+                bar.update(count)
+                bar.set_postfix_str(_status(now.history))
+                if _stopped(now, num_steps, patience) or _passed(step, count, checkpoint_every):
+                    _save(checkpoint, now, settings)
+    except _NotFinite as error:
+        _save(checkpoint, error.last, settings)
+        result = _result(run, error.last, "diverged", patience)
+        raise TrainingDiverged(result.steps + 1, result) from None
+    except KeyboardInterrupt:
+        _save(checkpoint, now, settings)
+        raise
+    return _result(run, now, stopped, patience)
 
 
-class _Run:
-    """The compiled parts of one training run."""
+class _Run(eqx.Module):
+    """What a training run does at every step; equal runs share their compiled code."""
+
+    params: Any
+    rest: Any
+    optimizer: optax.GradientTransformation
+    loss: Callable[[Array, ReverseProcess, Array], Array]
+    ema: float
+    dequantize: float
+    batch_size: int
 
     def __init__(
         self,
@@ -179,23 +196,23 @@ class _Run:
         dequantize: float,
         batch_size: int,
     ) -> None:
-        self.mask = trainable(process)
-        self.params, self.rest = eqx.partition(process, self.mask)
-        if not jax.tree.leaves(self.params):
+        params, self.rest = eqx.partition(process, trainable(process))
+        if not jax.tree.leaves(params):
             raise ValueError("process: expected something to train (a network with array parameters), got none")
-        self.optimizer, self.loss, self.ema = optimizer, loss, ema
-        self.dequantize, self.batch_size = dequantize, batch_size
-        self.advance = jax.jit(self._advance, static_argnums=3)
+        # Explicit dtypes, since weakly typed arrays would become strong in the first scan and compile it twice.
+        self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), params)
+        self.optimizer, self.loss = optimizer, loss
+        self.ema, self.dequantize, self.batch_size = float(ema), float(dequantize), batch_size
 
     def start(self) -> _State:
-        params = self.params
-        worst, zero = jnp.asarray(-jnp.inf), jnp.zeros((), int)
+        params, worst, zero = self.params, jnp.full((), -jnp.inf, float), jnp.zeros((), int)
         return _State(params, params, params, self.optimizer.init(params), worst, zero, zero)
 
     def process(self, params: Any) -> ReverseProcess:
         return eqx.combine(params, self.rest)
 
-    def _advance(self, key: Array, state: _State, data: Array, count: int) -> tuple[_State, Array]:
+    @eqx.filter_jit
+    def steps(self, key: Array, state: _State, data: Array, count: int) -> tuple[_State, Array]:
         return jax.lax.scan(lambda state, _: self._step(key, state, data), state, None, length=count)
 
     def _step(self, key: Array, state: _State, data: Array) -> tuple[_State, Array]:
@@ -208,43 +225,36 @@ class _Run:
         decay = jnp.minimum(self.ema, (1 + state.step) / (10 + state.step)) if self.ema else 0.0
         average = optax.incremental_update(params, state.average, 1 - decay)
         new = state._replace(params=params, average=average, optimizer=optimizer, step=state.step + 1)
-        return new, loss
+        # A bad step changes nothing, nor do those after it: the same step, with the same noise, is bad again.
+        finite = jnp.isfinite(loss) & jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]))
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), loss
 
 
-def check_data(name: str, data: ArrayLike, process: ReverseProcess) -> Array:
-    """Return `data` as an array once it suits the process: not empty, of the event shape, finite, binary for bits."""
-    if np.asarray(data).dtype.kind not in "biuf":
-        raise ValueError(f"{name}: expected numbers, got dtype {np.asarray(data).dtype}")
-    array = jnp.asarray(data, dtype=process.diffusion.schedule.times.dtype)
-    if array.shape[1:] != process.event_shape or array.ndim == 0 or len(array) == 0:
-        raise ValueError(f"{name}: expected shape (n, {', '.join(map(str, process.event_shape))}) with n >= 1, "
-                         f"got {array.shape}")  # fmt: skip
-    check_finite(name, array)
-    if isinstance(process.diffusion, BinomialDiffusion):
-        check_binary(name, array)
-    return array
+class _NotFinite(Exception):
+    """A bad step; `last` is the progress before it."""
+
+    def __init__(self, last: _Progress) -> None:
+        super().__init__(int(last.state.step))
+        self.last = last
 
 
-def _check_arguments(
-    process: ReverseProcess, objective: str, learning_rate: Any, optimizer: Any, ema: float, dequantize: float
-) -> None:
-    if not isinstance(process, ReverseProcess):
-        raise ValueError(f"process: expected a ReverseProcess, got {process!r}")
-    check_choice("objective", objective, tuple(OBJECTIVES))
-    if optimizer is None and not callable(learning_rate) and not learning_rate > 0:
-        raise ValueError(f"learning_rate: expected a positive number or an optax schedule, got {learning_rate!r}")
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema: expected a decay in [0, 1), got {ema!r}")
-    bits = isinstance(process.diffusion, BinomialDiffusion)
-    if dequantize < 0 or (bits and dequantize):
-        raise ValueError(f"dequantize: expected a width of at least 0 (0 for bits), got {dequantize!r}")
-    if bits and isinstance(process.diffusion.schedule, LearnedSchedule):
-        raise ValueError("schedule: learned schedules need a GaussianDiffusion, draws of bits have no gradient")
-    if objective == "simple" and getattr(process.denoiser, "variance", None) == "learned":
-        raise ValueError("objective: expected 'bound' for a learned variance, which the simple loss does not see")
+def _advance(run: _Run, key: Array, now: _Progress, data: Array, count: int) -> _Progress:
+    state, losses = run.steps(key, now.state, data, count)
+    taken = int(state.step) - int(now.state.step)
+    entry = {"step": int(state.step), "loss": float(np.asarray(losses)[:taken].mean())} if taken else {}
+    now = _Progress(state, _extended(now.history, entry))
+    if taken < count:
+        raise _NotFinite(now)
+    return now
 
 
+def _extended(history: History, entry: dict[str, float]) -> History:
+    return {name: values + [entry[name]] if name in entry else values for name, values in history.items()}
+
+
+@functools.lru_cache(maxsize=32)
 def _default_optimizer(learning_rate: float | optax.Schedule, num_steps: int) -> optax.GradientTransformation:
+    """Cached, since two optimisers made alike are not equal, and would not share compiled code."""
     if not callable(learning_rate):
         learning_rate = optax.warmup_cosine_decay_schedule(
             0.0, learning_rate, max(1, num_steps // 50), max(2, num_steps), 0.01 * learning_rate
@@ -252,19 +262,11 @@ def _default_optimizer(learning_rate: float | optax.Schedule, num_steps: int) ->
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
 
 
-def _validation_likelihood(process: ReverseProcess) -> KBound:
-    return KBound(2, min(process.num_steps - 1, 32), chunk=2048)
-
-
-def _split(key: Array, data: Array, validation: float | ArrayLike, process: ReverseProcess) -> tuple[Array, Array]:
-    if np.ndim(validation) > 0:
-        return data, check_data("validation", validation, process)
-    share = float(np.asarray(validation))
-    if not 0 <= share < 1:
-        raise ValueError(f"validation: expected a share in [0, 1) or held-out data, got {validation!r}")
-    count = round(share * len(data))
-    order = jax.random.permutation(jax.random.fold_in(key, _SPLIT), len(data))
-    return data[order[count:]], data[order[:count]]
+def _optimizer_settings(optimizer: Any, learning_rate: Any, num_steps: int) -> dict[str, Any]:
+    """What can be said about the optimiser in JSON; only the default schedule depends on the number of steps."""
+    if optimizer is not None or callable(learning_rate):
+        return {"learning_rate": "given by an optimizer" if optimizer is not None else "given by a schedule"}
+    return {"learning_rate": float(learning_rate), "num_steps": num_steps}
 
 
 def _dequantize(key: Array, batch: Array, width: float) -> Array:
@@ -273,21 +275,16 @@ def _dequantize(key: Array, batch: Array, width: float) -> Array:
     return batch + width * (jax.random.uniform(key, batch.shape, dtype=batch.dtype) - 0.5)
 
 
-def _validate(
-    key: Array, run: _Run, state: _State, held_out: Array, likelihood: AbstractLikelihood, history: dict[str, list[float]]
-) -> _State:
-    values = _evaluate(likelihood, jax.random.fold_in(key, _VALIDATION), run.process(state.average), held_out, run.dequantize)
+def _validate(run: _Run, key: Array, now: _Progress, held_out: Array, likelihood: AbstractLikelihood) -> _Progress:
+    state, process = now.state, run.process(now.state.average)
+    values = _evaluate(likelihood, jax.random.fold_in(key, VALIDATION), process, held_out, run.dequantize)
     value = jnp.mean(values)
-    history["validation_step"].append(int(state.step))
-    history["validation"].append(float(value))
-    history["validation_error"].append(float(jnp.std(values) / np.sqrt(len(values))))
-    better = value > state.best_value
-    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.average, state.best)
-    return state._replace(
-        best=best,
-        best_value=jnp.where(better, value, state.best_value),
-        best_step=jnp.where(better, state.step, state.best_step),
-    )
+    error = float(jnp.std(values) / np.sqrt(len(values)))
+    entry = {"validation_step": int(state.step), "validation": float(value), "validation_error": error}
+    if value > state.best_value:
+        best_value = value.astype(state.best_value.dtype)
+        state = state._replace(best=state.average, best_value=best_value, best_step=state.step)
+    return _Progress(state, _extended(now.history, entry))
 
 
 @eqx.filter_jit
@@ -302,47 +299,60 @@ def _passed(step: int, count: int, every: int) -> bool:
     return step // every > (step - count) // every
 
 
-def _waited(history: dict[str, list[float]], state: _State) -> int:
-    return sum(step > int(state.best_step) for step in history["validation_step"])
+def _stopped(now: _Progress, num_steps: int, patience: int | None) -> str:
+    """Why training is over; empty while it is not."""
+    if int(now.state.step) >= num_steps:
+        return "finished"
+    waited = sum(step > int(now.state.best_step) for step in now.history["validation_step"])
+    return "early" if patience is not None and waited >= patience else ""
 
 
-def _status(history: dict[str, list[float]]) -> str:
+def _status(history: History) -> str:
     parts = [f"loss {history['loss'][-1]:.3f}"]
     if history["validation"]:
         parts.append(f"validation {history['validation'][-1]:.3f} nats")
     return ", ".join(parts)
 
 
-def _result(
-    process: ReverseProcess, state: _State, history: dict[str, list[float]], stopped: str, patience: int | None
-) -> FitResult:
+def _result(run: _Run, now: _Progress, stopped: str, patience: int | None) -> FitResult:
+    state, history = now
     params = state.best if patience is not None and history["validation"] else state.average
-    rest = eqx.partition(process, trainable(process))[1]
-    return FitResult(eqx.combine(params, rest), history, int(state.step), stopped)
+    return FitResult(run.process(params), history, int(state.step), stopped)
 
 
-def _fingerprint(data: Array, key: Array) -> str:
-    """A short hash of the training data and the key, so that a checkpoint is not continued on others."""
-    bits = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    return hashlib.sha256(np.asarray(data).tobytes() + np.asarray(bits).tobytes()).hexdigest()[:16]
+def _hash(tree: Any) -> str:
+    """A short hash of a tree's arrays, so that a checkpoint is not continued with others."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array_like)):
+        typed_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if typed_key else leaf)
+        digest.update(f"{array.dtype.name}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
 
 
-def _save(path: Any, state: _State, history: dict[str, list[float]], settings: dict[str, Any]) -> None:
+def _save(path: Any, now: _Progress, settings: dict[str, Any]) -> None:
     if path is not None:
-        write_training_state(path, state, metadata={"history": history, "settings": settings})
+        metadata: Any = {"history": now.history, "settings": settings}
+        write_training_state(path, now.state, metadata=metadata)
 
 
-def _resume(path: Any, state: _State, settings: dict[str, Any]) -> tuple[_State, dict[str, list[float]]]:
-    history: dict[str, list[float]] = {
-        name: [] for name in ("step", "loss", "validation_step", "validation", "validation_error")
-    }
-    if path is None or not Path(path).exists():
-        return state, history
-    state, metadata = read_training_state(path, state)
-    for name, value in settings.items():
-        if metadata["settings"].get(name) != value:
-            raise ValueError(
-                f"checkpoint: {path} is of another run: expected {name} = {value!r}, "
-                f"got {metadata['settings'].get(name)!r}"
+def _resume(path: Any, state: _State, settings: dict[str, Any]) -> _Progress:
+    """The progress in the file at `path`, or the start if there is none yet."""
+    names = ("step", "loss", "validation_step", "validation", "validation_error")
+    if path is None:
+        return _Progress(state, {name: [] for name in names})
+    path = Path(path)
+    if not path.parent.is_dir() or path.is_dir():
+        raise FileNotFoundError(f"checkpoint: expected a file in a folder that exists, got {str(path)!r}")
+    if not path.exists():
+        return _Progress(state, {name: [] for name in names})
+    description: Any = describe(path)
+    stored = description["metadata"].get("settings", settings)
+    for name in (settings | stored).keys():
+        if stored.get(name) != settings.get(name):
+            raise CheckpointError(
+                f"checkpoint: expected {str(path)!r} to be of this run, with {name} = {settings.get(name)!r}, "
+                f"got one of another, with {stored.get(name)!r}"
             )
-    return state, metadata["history"]
+    state, _ = read_training_state(path, state)
+    return _Progress(state, description["metadata"]["history"])

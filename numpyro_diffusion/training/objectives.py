@@ -18,7 +18,7 @@ def bound_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
     """−K averaged over a batch, estimated without bias from one KL term per example ([2015] eq. 14).
 
     The examples' times are a stratified sample of 2 … T. The last step, unless it is the fixed forward kernel, is
-    estimated on an eighth of the batch.
+    estimated on an eighth of the batch, chosen at random.
 
     Args:
         key: JAX random key.
@@ -28,11 +28,11 @@ def bound_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
     Returns:
         −K in nats, shape ().
     """
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key, 4)
     terms = process.num_steps - 1
     t = 2 + _stratified_times(keys[0], len(batch), terms)
     kl = jax.vmap(lambda x_0, t, noise: step_kl(process, x_0, t, noise))(batch, t, _noise(keys[1], process, batch))
-    few = batch if isinstance(process.last_step, ForwardStep) else batch[: max(1, len(batch) // 8)]
+    few = batch if isinstance(process.last_step, ForwardStep) else _eighth(keys[3], batch)
     last = jax.vmap(lambda x_0, noise: reconstruction(process, x_0, noise))(few, _noise(keys[2], process, few))
     end = jax.vmap(lambda x_0: terminal_kl(process, x_0))(batch)
     return terms * jnp.mean(kl) - jnp.mean(last) + jnp.mean(end)
@@ -52,14 +52,14 @@ def simple_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
     Returns:
         The loss, shape (): summed over the elements of an example, averaged over the batch.
     """
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key, 4)
     t = 1 + _stratified_times(keys[0], len(batch), process.num_steps)
     noise = _noise(keys[1], process, batch)
     loss = jnp.mean(jax.vmap(lambda *args: _denoising_loss(process, *args))(batch, t, noise))
     if not jax.tree.leaves(eqx.filter(process.last_step, eqx.is_inexact_array)):
         return loss
     frozen = eqx.tree_at(lambda p: p.denoiser, process, _stop_gradient(process.denoiser))
-    few = batch[: max(1, len(batch) // 8)]
+    few = _eighth(keys[3], batch)
     last = jax.vmap(lambda x_0, noise: reconstruction(frozen, x_0, noise))(few, _noise(keys[2], process, few))
     return loss - jnp.mean(last)
 
@@ -79,10 +79,20 @@ def _denoising_loss(process: ReverseProcess, x_0: Array, t: Array, noise: Array)
 
 
 def _stratified_times(key: Array, count: int, choices: int) -> Array:
-    """`count` whole numbers below `choices`, one from each of `count` equal strata, in random order."""
-    shuffle, within = jax.random.split(key)
-    place = (jax.random.permutation(shuffle, count) + jax.random.uniform(within, (count,))) / count
+    """`count` whole numbers below `choices`, one from each of `count` equal strata; each is uniform by itself."""
+    turn, within = jax.random.split(key)
+    place = (_turned(turn, count) + jax.random.uniform(within, (count,))) / count
     return jnp.minimum(jnp.floor(place * choices), choices - 1).astype(int)
+
+
+def _eighth(key: Array, batch: Array) -> Array:
+    """An eighth of the examples, in which each is equally likely to be."""
+    return batch[_turned(key, len(batch))[: max(1, len(batch) // 8)]]
+
+
+def _turned(key: Array, count: int) -> Array:
+    """0 … count − 1, started anywhere: enough for examples in random order, and no sort to compile."""
+    return (jnp.arange(count) + jax.random.randint(key, (), 0, count)) % count
 
 
 def _noise(key: Array, process: ReverseProcess, batch: Array) -> Array:

@@ -1,0 +1,3 @@
+"""Inference in NumPyro models with diffusion sites."""
+
+from .reparam import DiffusionReparam as DiffusionReparam

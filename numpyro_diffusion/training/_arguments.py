@@ -1,0 +1,132 @@
+"""What `fit` and `plan_prior` require of their arguments."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from .._checks import check_binary, check_choice, check_count, check_finite
+from ..diffusions import BinomialDiffusion
+from ..likelihoods import AbstractLikelihood, KBound
+from ..process import ReverseProcess
+from ..schedules import LearnedSchedule
+from .objectives import OBJECTIVES
+
+# Fold-ins of a run's key that no step number reaches.
+SPLIT, VALIDATION = 2**31 - 1, 2**31 - 2
+
+
+def check_key(name: str, key: Array) -> Array:
+    """Return `key` if it is one JAX key, of either kind."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if shape is None or len(shape) != (0 if typed else 1) or not (typed or dtype == jnp.uint32):
+        raise ValueError(f"{name}: expected one JAX key, as from jax.random.key(0), got {key!r}")
+    return key
+
+
+def check_numbers(name: str, data: ArrayLike) -> np.ndarray:
+    """Return `data` as a NumPy array once it is one of numbers."""
+    try:
+        array = np.asarray(data)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected an array of numbers, got {type(data).__name__} ({error})") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: expected numbers, got dtype {array.dtype}")
+    return array
+
+
+def check_data(name: str, data: ArrayLike, process: ReverseProcess) -> Array:
+    """Return `data` as an array once it suits the process: not empty, of the event shape, finite, binary for bits."""
+    array = check_numbers(name, data)
+    if array.shape[1:] != process.event_shape or array.ndim == 0 or len(array) == 0:
+        sizes = ", ".join(["n", *map(str, process.event_shape)])
+        raise ValueError(f"{name}: expected shape ({sizes}) with n >= 1, got {array.shape}")
+    with np.errstate(over="ignore"):
+        array = array.astype(process.diffusion.schedule.times.dtype)
+    check_finite(name, array)
+    if isinstance(process.diffusion, BinomialDiffusion):
+        check_binary(name, array)
+    return jnp.asarray(array)
+
+
+def check_number(name: str, value: Any, expected: str, fits: Callable[[Any], Any]) -> None:
+    """Raise ``ValueError`` unless `value` is a finite number for which `fits` holds."""
+    try:
+        good = math.isfinite(value) and fits(value)
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+
+
+def check_process(process: ReverseProcess, objective: str) -> None:
+    """Raise ``ValueError`` unless `objective` can train `process`."""
+    if not isinstance(process, ReverseProcess):
+        raise ValueError(f"process: expected a ReverseProcess, got {process!r}")
+    check_choice("objective", objective, tuple(OBJECTIVES))
+    learned = isinstance(process.diffusion.schedule, LearnedSchedule)
+    if learned and isinstance(process.diffusion, BinomialDiffusion):
+        raise ValueError("schedule: expected a fixed one for bits, whose draws have no gradient, got a LearnedSchedule")
+    if objective == "simple":
+        denoiser = process.denoiser
+        if learned:
+            raise ValueError("objective: expected 'bound' for a learned schedule, got 'simple', which has no best one")
+        spread = getattr(denoiser, "variance", None) == "learned" or getattr(denoiser, "predicts", None) == "mean"
+        if spread and not isinstance(process.diffusion, BinomialDiffusion):
+            raise ValueError("objective: expected 'bound' for a learned variance, got 'simple', which does not see it")
+
+
+def check_settings(
+    optimizer: Any, learning_rate: Any, ema: Any, dequantize: Any, patience: Any, process: ReverseProcess
+) -> None:
+    """Raise ``ValueError`` for a setting of the wrong kind or size; it is named."""
+    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ValueError(f"optimizer: expected an optax optimiser, got {optimizer!r}")
+    if not callable(learning_rate):
+        expected = "a positive number or an optax schedule"
+        check_number("learning_rate", learning_rate, expected, lambda value: value > 0)
+    check_number("ema", ema, "a decay in [0, 1)", lambda value: 0 <= value < 1)
+    bits = isinstance(process.diffusion, BinomialDiffusion)
+    check_number(
+        "dequantize",
+        dequantize,
+        "a width of at least 0 (0 for bits)",
+        lambda width: width == 0 or width > 0 and not bits,
+    )
+    if patience is not None:
+        check_count("patience", patience)
+
+
+def check_validation(
+    key: Array, process: ReverseProcess, held_out: Array, likelihood: Any, patience: int | None
+) -> AbstractLikelihood:
+    """Return the estimator of the validation value, tried in the abstract so that it cannot fail in the middle."""
+    if likelihood is None:
+        likelihood = KBound(2, min(process.num_steps - 1, 32), chunk=2048)
+    if not isinstance(likelihood, AbstractLikelihood):
+        raise ValueError(f"likelihood: expected an estimator such as KBound, got {likelihood!r}")
+    if patience is not None and not len(held_out):
+        raise ValueError(f"patience: expected None without validation data, got {patience!r}")
+    if len(held_out):
+        eqx.filter_eval_shape(likelihood.estimate, key, process, held_out[0])
+    return likelihood
+
+
+def split(key: Array, data: Array, validation: float | ArrayLike, process: ReverseProcess) -> tuple[Array, Array]:
+    """The data to train on and those that are held out, which may be none."""
+    if isinstance(validation, (list, tuple)) or np.ndim(validation) > 0:
+        return data, check_data("validation", validation, process)
+    expected = "a share in [0, 1) that leaves data to train on, or held-out data"
+    check_number(
+        "validation", validation, expected, lambda share: 0 <= share < 1 and round(share * len(data)) < len(data)
+    )
+    count = round(float(np.asarray(validation)) * len(data))
+    order = jax.random.permutation(jax.random.fold_in(key, SPLIT), len(data))
+    return data[order[count:]], data[order[:count]]
