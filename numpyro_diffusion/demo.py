@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import arviz as az
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
+from matplotlib.figure import Figure
 from numpyro.infer import MCMC, NUTS, init_to_sample
 
 from . import plots
@@ -80,8 +80,8 @@ def sample_posterior(
     prior: DiffusionPrior,
     observation: Observation,
     *,
-    num_warmup: int = 300,
-    num_samples: int = 300,
+    num_warmup: int = 200,
+    num_samples: int = 250,
     num_chains: int = 2,
     progress: bool = True,
 ) -> MCMC:
@@ -106,8 +106,8 @@ def run(
     train: bool = False,
     seed: int = 0,
     num_digits: int = 3,
-    num_warmup: int = 300,
-    num_samples: int = 300,
+    num_warmup: int = 200,
+    num_samples: int = 250,
     train_steps: int = 6000,
     progress: bool = True,
 ) -> Any:
@@ -169,7 +169,11 @@ def _worst(summary: Any) -> str:
 
 
 def _picture(path: Path, observation: Observation, draws: np.ndarray) -> None:
-    matplotlib.use("Agg")
-    seen = np.where(observation.mask, observation.y, np.nan)
-    axes = plots.posterior(np.asarray(observation.truth), seen, draws, num_draws=4)
-    axes[0, 0].figure.savefig(path, dpi=150)
+    count = len(observation.truth)
+    figure = Figure(figsize=(11, 1.5 * count + 0.3), layout="constrained")
+    for i, row in enumerate(figure.subplots(count, 8, squeeze=False)):
+        truth, mask, y = (np.asarray(part[i]) for part in observation)
+        plots.posterior(truth, y, draws[:, i], row, known=mask, num_draws=4, limits=(0.0, 1.0))
+        for axis in row if i else ():
+            axis.set_title("")
+    figure.savefig(path, dpi=150)

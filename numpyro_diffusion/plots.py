@@ -5,7 +5,7 @@ Without `ax` a figure is made. Matplotlib is imported only when something is dra
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -20,15 +20,16 @@ from .samplers import Ancestral
 from .schedules import AbstractSchedule
 from .training import FitResult
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+Axes: TypeAlias = Any
+"""`matplotlib.axes.Axes`, which is not imported for its name alone."""
 
 _BLUE, _ORANGE, _HIDDEN = "#2b6ca3", "#d9762b", "#e8b9a0"
 
 
-def history(result: FitResult, ax: "Axes | None" = None) -> "Axes":
+def history(result: FitResult, ax: Axes | None = None) -> Axes:
     """Training loss, and −K on held-out data with its standard error, against the step.
+
+    The scale is that of the last nine tenths of the run: the first steps may leave the picture at the top.
 
     Args:
         result: what `fit` returned.
@@ -46,12 +47,14 @@ def history(result: FitResult, ax: "Axes | None" = None) -> "Axes":
         bound = -np.asarray(record["validation"])
         ax.errorbar(record["validation_step"], bound, record["validation_error"], color=_ORANGE,
                     marker="o", markersize=3, linewidth=1.5, label="−K, held-out")  # fmt: skip
-    ax.set(xlabel="step", ylabel="nats per example")
-    ax.legend(frameon=False)
+    settled = np.concatenate([record["loss"][len(record["loss"]) // 10 :], -np.asarray(record["validation"])])
+    margin = 0.05 * float(np.ptp(settled)) or 0.1
+    ax.set(xlabel="step", ylabel="nats per example", ylim=(settled.min() - margin, settled.max() + margin))
+    ax.legend(frameon=False, loc="upper right")
     return _plain(ax)
 
 
-def schedule(schedule: AbstractSchedule, ax: "Axes | None" = None, *, label: str | None = None) -> "Axes":
+def schedule(schedule: AbstractSchedule, ax: Axes | None = None, *, label: str | None = None) -> Axes:
     """Log signal-to-noise ratio against t, where it is finite; call again with `ax` to compare schedules.
 
     Args:
@@ -70,12 +73,12 @@ def schedule(schedule: AbstractSchedule, ax: "Axes | None" = None, *, label: str
 
 def samples(
     images: ArrayLike,
-    ax: "Axes | None" = None,
+    ax: Axes | None = None,
     *,
     columns: int | None = None,
     limits: tuple[float, float] | None = None,
     cmap: str = "gray",
-) -> "Axes":
+) -> Axes:
     """Images side by side in one grid, all on one colour scale.
 
     Args:
@@ -110,7 +113,7 @@ def posterior(
     truth: ArrayLike | None,
     observation: ArrayLike,
     draws: ArrayLike,
-    ax: "Sequence[Axes] | np.ndarray | None" = None,
+    ax: Sequence[Axes] | np.ndarray | None = None,
     *,
     known: ArrayLike | None = None,
     num_draws: int = 4,
@@ -169,7 +172,7 @@ def trajectory(
     key: Array,
     process: ReverseProcess,
     data: ArrayLike,
-    ax: "np.ndarray | None" = None,
+    ax: np.ndarray | None = None,
     *,
     times: Sequence[int] | None = None,
 ) -> np.ndarray:
@@ -224,13 +227,13 @@ def trajectory(
     return axes
 
 
-def _figure(size: tuple[float, float]) -> "Figure":
+def _figure(size: tuple[float, float]) -> Any:
     import matplotlib.pyplot as plt
 
     return plt.figure(figsize=size, layout="constrained")
 
 
-def _axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
+def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return _figure(size).add_subplot() if ax is None else ax
 
 
@@ -243,7 +246,7 @@ def _axes_array(ax: Any, shape: tuple[int, int], size: tuple[float, float]) -> n
     return axes.reshape(shape)
 
 
-def _image(ax: "Axes", image: np.ndarray, low: float, high: float | None, cmap: str, hidden: str = _HIDDEN) -> Any:
+def _image(ax: Axes, image: np.ndarray, low: float, high: float | None, cmap: str, hidden: str = _HIDDEN) -> Any:
     """Draw one image without ticks; NaN in the colour `hidden`."""
     import matplotlib
 
@@ -252,6 +255,6 @@ def _image(ax: "Axes", image: np.ndarray, low: float, high: float | None, cmap: 
     return ax.imshow(image, vmin=low, vmax=high, cmap=colors, interpolation="nearest")
 
 
-def _plain(ax: "Axes") -> "Axes":
+def _plain(ax: Axes) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import equinox as eqx
@@ -105,7 +106,7 @@ class ModuleDistribution(dist.Distribution):
         """Draws of shape (*sample_shape, *batch_shape, *event_shape)."""
         if key is None:
             raise ValueError("key: expected a JAX random key, got None")
-        return self._draw(key, tuple(sample_shape), self._sample_one)
+        return self._draw(key, tuple(sample_shape), type(self)._sample_one)
 
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
         """Log density in nats, shape (*sample_shape, *batch_shape); see the class for whether it is exact.
@@ -116,7 +117,7 @@ class ModuleDistribution(dist.Distribution):
         del intermediates
         value = jnp.asarray(value)
         lead = jnp.broadcast_shapes(check_event("value", value.shape, self.event_shape), self.batch_shape)
-        log_prob = self._over_values(self._log_prob_one, value, lead)
+        log_prob = self._over_values(type(self)._log_prob_one, value, lead)
         return self._validated(value, log_prob) if self._validate_args else log_prob
 
     def _sample_one(self, module: Any, key: Array) -> Array:
@@ -126,20 +127,20 @@ class ModuleDistribution(dist.Distribution):
         raise NotImplementedError(f"{type(self).__name__} does not implement log_prob")
 
     def _over_values(self, fn: Any, value: Array, lead: tuple[int, ...], one: tuple[int, ...] | None = None) -> Any:
-        """`fn(module, value)` over every leading dimension of the value; results of leading shape `lead`.
+        """`fn(self, module, value)` over every leading dimension of the value; results of leading shape `lead`.
 
         The shape of one example is `one`, the event shape unless given.
         """
         split, one = 1 + len(self.batch_shape), self.event_shape if one is None else one
         value = jnp.broadcast_to(value, lead + one)
-        out = jax.vmap(self._batched(fn))(value.reshape((self._draws(lead), *self.batch_shape, *one)))
+        out = _compiled(self, fn, value.reshape((self._draws(lead), *self.batch_shape, *one)))
         return jax.tree.map(lambda leaf: leaf.reshape(lead + leaf.shape[split:]), out)
 
     def _draw(self, key: Array, sample_shape: tuple[int, ...], fn: Any) -> Array:
-        """`fn(module, key)` for every element of the sample and batch shapes, each with a key of its own."""
+        """`fn(self, module, key)` for every element of the sample and batch shapes, each with a key of its own."""
         lead, split = sample_shape + self.batch_shape, 1 + len(self.batch_shape)
         keys = jax.random.split(key, math.prod(lead))
-        out = jax.vmap(self._batched(fn))(keys.reshape((self._draws(lead), *self.batch_shape, *jnp.shape(key))))
+        out = _compiled(self, fn, keys.reshape((self._draws(lead), *self.batch_shape, *jnp.shape(key))))
         return out.reshape(lead + out.shape[split:])
 
     def _draws(self, lead: tuple[int, ...]) -> int:
@@ -205,6 +206,12 @@ class ModuleDistribution(dist.Distribution):
 def _promote(distribution: ModuleDistribution) -> ModuleDistribution:
     """NumPyro asks for the batch shape after a `vmap`; ours already has it."""
     return distribution
+
+
+@partial(jax.jit, static_argnums=1)
+def _compiled(distribution: ModuleDistribution, fn: Any, xs: Array) -> Any:
+    """`fn(distribution, module, x)` over samples and batch, compiled once for equal layouts; `fn` a plain function."""
+    return jax.vmap(distribution._batched(partial(fn, distribution)))(xs)
 
 
 def _rebuild(layout: _Layout, leaves: tuple[Array, ...]) -> Any:

@@ -103,7 +103,7 @@ class DiffusionPrior(ModuleDistribution):
 
     def sample_trajectory(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of the chain, x_0 first; shape (*sample_shape, *batch_shape, steps + 1, *event_shape)."""
-        return self._draw(key, tuple(sample_shape), lambda m, k: m.sampler.trajectory(k, m.process))
+        return self._draw(key, tuple(sample_shape), DiffusionPrior._trajectory_one)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -124,7 +124,7 @@ class DiffusionPrior(ModuleDistribution):
         """
         noise, shape = jnp.asarray(noise), self.noise_shape
         lead = jnp.broadcast_shapes(check_event("noise", noise.shape, shape), self.batch_shape)
-        return self._over_values(lambda m, z: m.sampler.from_noise(z, m.process), noise, lead, shape)
+        return self._over_values(DiffusionPrior._from_noise_one, noise, lead, shape)
 
     def estimate(self, value: ArrayLike, key: Array | None = None) -> Estimate:
         """The estimate behind `log_prob`, with its standard error and its terms.
@@ -139,7 +139,7 @@ class DiffusionPrior(ModuleDistribution):
         value = jnp.asarray(value)
         lead = jnp.broadcast_shapes(check_event("value", value.shape, self.event_shape), self.batch_shape)
         if key is None:
-            return self._over_values(lambda m, x: m.likelihood.estimate(m.key, m.process, x), value, lead)
+            return self._over_values(DiffusionPrior._estimate_one, value, lead)
         if self.batch_shape:
             raise ValueError(f"key: expected None for a prior of batch shape {self.batch_shape}, got a key")
         return self.likelihood(key, self.process, value)
@@ -188,8 +188,17 @@ class DiffusionPrior(ModuleDistribution):
     def _sample_one(self, module: Any, key: Array) -> Array:
         return module.sampler.sample(key, module.process)
 
+    def _trajectory_one(self, module: Any, key: Array) -> Array:
+        return module.sampler.trajectory(key, module.process)
+
+    def _from_noise_one(self, module: Any, noise: Array) -> Array:
+        return module.sampler.from_noise(noise, module.process)
+
     def _log_prob_one(self, module: Any, value: Array) -> Array:
-        return module.likelihood.estimate(module.key, module.process, value).value
+        return self._estimate_one(module, value).value
+
+    def _estimate_one(self, module: Any, value: Array) -> Estimate:
+        return module.likelihood.estimate(module.key, module.process, value)
 
 
 def _key_parts(key: Array) -> tuple[Array, str | None]:

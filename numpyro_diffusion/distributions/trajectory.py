@@ -47,7 +47,8 @@ class ForwardTrajectory(ModuleDistribution):
     ) -> None:
         check_kind("diffusion", diffusion, AbstractDiffusion)
         x_0 = jnp.asarray(x_0)
-        if is_concrete(x_0) and not np.all(diffusion.element_support(x_0)):
+        inside = diffusion.element_support(x_0)  # under `jit` a tracer even where x_0 is not
+        if is_concrete(inside) and not np.all(inside):
             raise ValueError(f"x_0: expected values on the support {diffusion.element_support}, got some off it")
         event_dim = x_0.ndim if event_dim is None else event_dim
         if not 0 <= event_dim <= x_0.ndim:

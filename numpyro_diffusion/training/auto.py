@@ -75,7 +75,9 @@ def plan_prior(
     array = _checked(data)
     event_shape, size = array.shape[1:], int(np.prod(array.shape[1:]))
     binary = bool(((array == 0) | (array == 1)).all())
-    family = check_choice("family", family or ("binomial" if binary else "gaussian"), ("gaussian", "binomial"))
+    if family is None:
+        family = "binomial" if binary else "gaussian"
+    check_choice("family", family, ("gaussian", "binomial"))
     check_key("key", key)
     _check_overrides(family, binary, schedule, network, dequantize)
     steps = check_count("num_steps", (10_000 if size <= 32 else 20_000) if num_steps is None else num_steps)

@@ -1,0 +1,55 @@
+"""Sphinx configuration. The site is built, and read, without a network."""
+
+import importlib.metadata
+import importlib.util
+import re
+from pathlib import Path
+
+project = "numpyro-diffusion"
+copyright = "the numpyro-diffusion developers"
+version = release = importlib.metadata.version("numpyro-diffusion")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+root_doc = "index"
+exclude_patterns = ["_build"]
+
+myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# Ours are documented at the names users type; types stay in the signatures.
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 100
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+# MathJax comes from a Python package and is copied into the site, as one file.
+_mathjax = importlib.util.find_spec("mathjax").submodule_search_locations[0]
+html_static_path = [str(Path(_mathjax) / "static" / "mathjax" / "es5" / "tex-svg.js")]
+mathjax_path = "tex-svg.js"
+mathjax3_config = {"svg": {"fontCache": "global"}}
+
+html_theme = "furo"
+html_title = f"numpyro-diffusion {release}"
+
+
+def escape_shapes(app, what, name, obj, options, lines):
+    """Docstrings write shapes as (*batch, *event); to reStructuredText a star opens emphasis."""
+    for number, line in enumerate(lines):
+        parts = line.split("`")  # what is between backticks stays as it is
+        parts[::2] = [re.sub(r"(?<=[(\s])\*(?=\w+[,)])", r"\\*", part) for part in parts[::2]]
+        lines[number] = "`".join(parts)
+
+
+def setup(app):
+    """Register the above before napoleon reads the docstrings."""
+    app.connect("autodoc-process-docstring", escape_shapes, priority=400)

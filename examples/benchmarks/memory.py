@@ -1,0 +1,45 @@
+"""Peak memory of the bound and of its gradient, as the compiler plans it: exact, and the same on every run.
+
+python examples/benchmarks/memory.py
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+from speed import EVENT, make
+
+import numpyro_diffusion as nd
+
+
+def planned(fn: object, *arguments: object) -> float:
+    """Megabytes of temporary memory of a compiled function."""
+    return jax.jit(fn).lower(*arguments).compile().memory_analysis().temp_size_in_bytes / 1e6
+
+
+def main() -> None:
+    """Print a table: T against the settings of the bound."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="T = 100 only")
+    options = parser.parse_args()
+    settings = {
+        "all terms": nd.KBound(4),
+        "all terms, chunk=128": nd.KBound(4, chunk=128),
+        "num_times=16": nd.KBound(4, num_times=16),
+    }
+    network = make(100).denoiser.fn
+    call = planned(lambda x: jax.vmap(lambda x: network(x, 3.0))(x), jnp.zeros((100, *EVENT))) / 100
+    print(f"one network call: {1e3 * call:.1f} kB of activations")
+    for num_steps in (100,) if options.short else (100, 400, 1600):
+        process = make(num_steps)
+        for name, likelihood in settings.items():
+            prior = nd.DiffusionPrior(process, likelihood)
+            value = planned(prior.log_prob, jnp.zeros(EVENT))
+            gradient = planned(jax.grad(prior.log_prob), jnp.zeros(EVENT))
+            calls = likelihood.num_samples * (likelihood.num_times or num_steps)
+            print(f"T = {num_steps:4d}, {name:20s}: value {value:7.2f} MB, gradient {gradient:7.2f} MB "
+                  f"= {gradient / (call * calls):5.1f} x (calls x one call's activations)")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""Fixtures that several test files use."""
+
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Run the test in double precision, so that it can be compared with numpy to many digits."""
+    with enable_x64(True):
+        yield

@@ -1,0 +1,244 @@
+"""Laws of every distribution: shapes, batches, supports and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.distributions import constraints
+from numpyro.infer.util import log_density
+
+import numpyro_diffusion as nd
+
+KEY = jax.random.key(3)
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def test_shapes_of_draws_and_densities(case):
+    """Samples are sample + batch + event; densities drop the event and broadcast the value with the batch."""
+    made, values = case.made, case.values
+    assert isinstance(made, dist.Distribution)
+    assert (made.batch_shape, made.event_shape) == (case.batch, case.event)
+    assert made.sample(KEY).shape == made.shape() == case.batch + case.event
+    assert made.sample(KEY, (0,)).shape == (0, *case.batch, *case.event)
+    draws = made.sample(KEY, sample_shape=(3, 2))
+    assert draws.shape == (3, 2, *case.batch, *case.event)
+    assert len(np.unique(np.asarray(draws).reshape(6, -1), axis=0)) > 1
+    log_prob = made.log_prob(values)
+    assert log_prob.shape == (4, *case.batch)
+    assert np.isfinite(log_prob).all()
+    assert made.log_prob(values[:, None]).shape == np.broadcast_shapes((4, 1) + case.batch[1:], (1, *case.batch)) or (
+        case.batch and made.log_prob(values[:, None]).shape == (4, 1, *case.batch)
+    )
+    np.testing.assert_allclose(made.log_prob(values[2]), log_prob[2], **CLOSE)
+    np.testing.assert_allclose(made.log_prob(np.asarray(values)), log_prob, **CLOSE)
+    np.testing.assert_allclose(made.log_prob(values, intermediates=None), log_prob, **CLOSE)
+    with_intermediates, nothing = made.sample_with_intermediates(KEY)
+    np.testing.assert_array_equal(with_intermediates, made.sample(KEY))
+    assert nothing == []
+    np.testing.assert_array_equal(made(rng_key=KEY), made.sample(KEY))
+
+
+def test_support_and_flags(case):
+    """The support is that of the data with the event's rank, and draws lie on it."""
+    made, element = case.made, constraints.boolean if case.bits else constraints.real
+    assert made.support == constraints.independent(element, len(case.event))
+    assert made.event_dim == made.support.event_dim == len(case.event)
+    assert made.is_discrete is case.bits
+    assert made.has_rsample is not case.bits
+    assert not made.has_enumerate_support
+    assert np.all(made.support(case.values))
+    assert jnp.issubdtype(case.values.dtype, jnp.integer if case.bits else jnp.floating)
+    if case.bits:
+        with pytest.raises(NotImplementedError):
+            made.rsample(KEY)
+    else:
+        np.testing.assert_array_equal(made.rsample(KEY), made.sample(KEY))
+
+
+def test_expand_broadcasts_the_batch(case):
+    """`expand` and `expand_by` add independent copies, keep the class, and compose with each other."""
+    made, values = case.made, case.values
+    wide = made.expand((4, *case.batch))
+    assert type(wide) is type(made)
+    assert wide.batch_shape == (4, *case.batch)
+    assert made.expand(case.batch) is made
+    draws = wide.sample(KEY, (3,))
+    assert draws.shape == (3, 4, *case.batch, *case.event)
+    np.testing.assert_allclose(wide.log_prob(values), made.log_prob(values), **CLOSE)
+    np.testing.assert_allclose(wide.log_prob(draws), made.log_prob(draws), **CLOSE)
+    assert wide.log_prob(values[0]).shape == (4, *case.batch)
+    higher = wide.expand_by((3, 1)).expand((3, 2, 4, *case.batch))
+    assert higher.batch_shape == (3, 2, 4, *case.batch)
+    assert higher.sample(KEY).shape == higher.shape()
+    np.testing.assert_allclose(higher.log_prob(values)[2, 1], made.log_prob(values), **CLOSE)
+    with pytest.raises(ValueError, match="batch_shape"):
+        wide.expand((5, *case.batch))
+    with pytest.raises(ValueError, match="batch_shape"):
+        wide.expand(case.batch)
+
+
+def test_to_event_and_mask(case):
+    """`to_event` adds densities up over the batch; a mask puts zeros where it is false."""
+    made, values = case.made, case.values
+    log_prob = np.asarray(made.log_prob(values))
+    whole = made.expand((4, *case.batch)).to_event(1 + len(case.batch))
+    assert (whole.batch_shape, whole.event_shape) == ((), (4, *case.batch, *case.event))
+    assert whole.support.event_dim == 1 + len(case.batch) + len(case.event)
+    np.testing.assert_allclose(whole.log_prob(values), log_prob.sum(), rtol=1e-4)
+    assert whole.sample(KEY, (2,)).shape == (2, 4, *case.batch, *case.event)
+    keep = np.array([True, False, True, False]).reshape(4, *[1] * len(case.batch))
+    masked = made.mask(jnp.broadcast_to(keep, (4, *case.batch)))
+    assert masked.batch_shape == (4, *case.batch)
+    np.testing.assert_allclose(masked.log_prob(values), np.where(keep, log_prob, 0.0), **CLOSE)
+    hidden = jnp.where(keep.reshape(keep.shape + (1,) * len(case.event)), values, 7)
+    np.testing.assert_allclose(masked.log_prob(hidden), np.where(keep, log_prob, 0.0), **CLOSE)
+    np.testing.assert_array_equal(made.mask(False).log_prob(values), np.zeros((4, *case.batch)))
+
+
+def test_plates_and_subsampling(case):
+    """A plate stands to the left of the batch, draws differ in it, and a subsample's density is scaled up."""
+    dim = -1 - len(case.batch)
+
+    def model(size):
+        with numpyro.plate("rows", 12, subsample_size=size, dim=dim):
+            return numpyro.sample("x", case.made)
+
+    drawn = numpyro.handlers.trace(numpyro.handlers.seed(model, KEY)).get_trace(12)["x"]
+    assert drawn["value"].shape == (12, *case.batch, *case.event)
+    assert len(np.unique(np.asarray(drawn["value"]).reshape(12, -1), axis=0)) > 1
+    assert type(drawn["fn"]) is type(case.made)
+    part, rows = jnp.arange(4), case.values
+    rng = numpyro.handlers.seed(model, KEY)
+    scaled, _ = log_density(rng, (4,), {}, {"rows": part, "x": rows})
+    np.testing.assert_allclose(scaled, 3 * np.sum(case.made.log_prob(rows)), rtol=1e-5)
+
+
+def test_one_batch_dimension_of_size_one_or_zero():
+    """Sizes 1 broadcast within a batch, and an empty batch is no error."""
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(4))
+    row = nd.ForwardTrajectory(diffusion, jnp.ones((1, 2)), event_dim=1)
+    assert row.expand((3,)).sample(KEY).shape == (3, 4, 2)
+    values = row.expand((2, 3)).sample(KEY)
+    np.testing.assert_allclose(row.expand((2, 3)).log_prob(values), row.log_prob(values[:, :, None])[..., 0], **CLOSE)
+    assert row.log_prob(values[0]).shape == (3,)
+    empty = nd.ForwardTrajectory(diffusion, jnp.ones((0, 2)), event_dim=1)
+    assert empty.log_prob(empty.sample(KEY, (5,))).shape == (5, 0)
+
+
+def test_wrong_values_are_refused_by_name(case):
+    """With validation on, NaN or half a bit raises, or is −inf where only a trace is seen; shapes always count."""
+    checked, unchecked = case.build(0.4, validate_args=True), case.build(0.4, validate_args=False)
+    good = case.values[0]
+    bad = good.astype(float).at[(0,) * good.ndim].set(0.5 if case.bits else jnp.nan)
+    np.testing.assert_allclose(checked.log_prob(good), unchecked.log_prob(good), **CLOSE)
+    with pytest.raises(ValueError, match="support"):
+        checked.log_prob(bad)
+    inside = jax.jit(checked.log_prob)(bad)
+    assert inside.ravel()[0] == -jnp.inf
+    assert np.isfinite(inside.ravel()[1:]).all()
+    assert unchecked.log_prob(bad).shape == case.batch
+    for shape in ((5,), (*case.event[:-1], 1), (*case.event, 1), ()):
+        with pytest.raises(ValueError, match=r"value: expected .* event shape"):
+            unchecked.log_prob(jnp.zeros(shape))
+    with pytest.raises(ValueError, match="key: expected a JAX random key, got None"):
+        checked.sample(None)
+
+
+def test_legacy_and_new_keys_draw_the_same(case):
+    """Both kinds of JAX key are keys, with and without a sample shape."""
+    old, new = jax.random.PRNGKey(5), jax.random.key(5)
+    np.testing.assert_array_equal(case.made.sample(old), case.made.sample(new))
+    np.testing.assert_array_equal(case.made.sample(old, (2, 3)), case.made.sample(new, (2, 3)))
+
+
+def test_double_precision(x64, case):
+    """Everything follows JAX's precision; exact densities agree with single precision."""
+    made, values = case.build(0.4), np.asarray(case.values)
+    value = jnp.asarray(values) if case.bits else jnp.asarray(values, dtype=jnp.float64)
+    log_prob = made.log_prob(value)
+    assert log_prob.dtype == jnp.float64
+    assert np.isfinite(log_prob).all()
+    sample = made.sample(KEY)
+    assert sample.dtype == jnp.float64 or case.bits
+    if not case.name.startswith("prior"):
+        np.testing.assert_allclose(log_prob, case.made.log_prob(values), rtol=1e-3)
+
+
+def test_whole_numbers_are_numbers():
+    """Values of an integer type mean the same as floating ones, and do not round the data they follow."""
+    made = nd.ForwardTrajectory(nd.GaussianDiffusion(nd.schedules.log_snr(4)), [0.7, 0.3])
+    np.testing.assert_allclose(made.log_prob(jnp.zeros((4, 2), int)), made.log_prob(jnp.zeros((4, 2))), **CLOSE)
+
+
+def test_constructors_refuse_by_name(processes):
+    """Parts of the wrong kind, data off the support and keys that are none are named where they are given."""
+    gaussian, bits = processes["gaussian"](0.4), processes["enumerated"](0.4)
+    wrong = {
+        "process": [lambda: nd.DiffusionPrior(gaussian.diffusion), lambda: nd.ReverseTrajectory(gaussian.diffusion)],
+        "likelihood": [lambda: nd.DiffusionPrior(gaussian, nd.samplers.Ancestral())],
+        "sampler": [lambda: nd.DiffusionPrior(gaussian, sampler=nd.KBound())],
+        "key": [lambda key=key: nd.DiffusionPrior(gaussian, key=key) for key in (0, jax.random.split(KEY, 2), jnp.ones(2))],
+        "diffusion": [lambda: nd.ForwardTrajectory(gaussian, jnp.zeros(2))],
+        "x_0": [
+            lambda: nd.ForwardTrajectory(bits.diffusion, [0.5, 1.0]),
+            lambda: nd.ForwardTrajectory(gaussian.diffusion, [jnp.nan, 1.0]),
+        ],
+        "event_dim": [lambda: nd.ForwardTrajectory(gaussian.diffusion, jnp.zeros(2), event_dim=2)],
+    }
+    for name, calls in wrong.items():
+        for call in calls:
+            with pytest.raises(ValueError, match=f"^{name}: expected"):
+                call()
+
+
+@pytest.mark.parametrize("case", [f"prior-{name}" for name in ("mixture", "network", "bits-network")], indirect=True)
+def test_prior_answers_beside_its_density(case):
+    """The density is a fixed function; the estimate behind it has an error; `with_` replaces one part."""
+    prior, values = case.made, case.values
+    np.testing.assert_array_equal(prior.log_prob(values), prior.log_prob(values))
+    estimate = prior.estimate(values)
+    np.testing.assert_allclose(estimate.value, prior.log_prob(values), **CLOSE)
+    assert estimate.standard_error.shape == estimate.terms.kl.shape == (4,)
+    assert (np.asarray(estimate.standard_error) > 0).all()
+    fresh = prior.estimate(values, jax.random.key(8))
+    assert fresh.value.shape == (4,)
+    assert (fresh.value != estimate.value).all()
+    other, better = prior.with_(key=jax.random.key(1)), prior.with_(likelihood=nd.KBound(64))
+    assert (other.log_prob(values) != prior.log_prob(values)).all()
+    assert other.likelihood == prior.likelihood
+    assert np.sum(better.estimate(values).standard_error) < np.sum(estimate.standard_error)
+    spread = np.asarray(better.estimate(values).standard_error + estimate.standard_error)
+    assert (np.abs(better.log_prob(values) - estimate.value) < 6 * spread + 1e-3).all()
+    short = prior.with_(sampler=nd.samplers.Ancestral(3))
+    assert short.sample_trajectory(KEY, (2,)).shape == (2, 4, *case.event)
+    np.testing.assert_array_equal(prior.sample_trajectory(KEY)[0], prior.sample(KEY))
+    assert prior.trajectory.event_shape == (9, *case.event)
+    legacy = nd.DiffusionPrior(prior.process, key=jax.random.PRNGKey(0))
+    np.testing.assert_allclose(legacy.log_prob(values), prior.log_prob(values), **CLOSE)
+    assert jnp.issubdtype(prior.key.dtype, jax.dtypes.prng_key)
+    assert legacy.key.dtype == jnp.uint32
+
+
+def test_prior_with_a_batch_keeps_it(cases):
+    """What is derived from an expanded or mapped prior has its batch, each row its own parameters."""
+    case = cases["prior-network"]
+    mapped, values = jax.vmap(case.build)(jnp.array([0.2, 0.4, 0.9])), case.values
+    rows = jax.vmap(case.build)(jnp.array([0.2, 0.4, 0.9])).expand((2, 3))
+    for prior, batch in ((case.made.expand((3,)), (3,)), (mapped, (3,)), (rows, (2, 3))):
+        other = prior.with_(key=jax.random.key(9))
+        assert prior.trajectory.batch_shape == other.batch_shape == batch
+        expected = case.made.with_(key=jax.random.key(9)).log_prob(values[0])
+        np.testing.assert_allclose(other.log_prob(values[0])[..., 1], np.broadcast_to(expected, batch[:-1]), **CLOSE)
+        chain = prior.trajectory.sample(KEY)
+        assert chain.shape == (*batch, 9, 2)
+        expected = case.made.trajectory.log_prob(chain[..., 1, :, :])
+        np.testing.assert_allclose(prior.trajectory.log_prob(chain)[..., 1], expected, **CLOSE)
+        estimate = prior.estimate(values.reshape(4, *[1] * len(batch), 2))
+        assert estimate.value.shape == (4, *batch)
+        assert estimate.terms.step_kl.shape == (4, *batch, 4, 7)
+        with pytest.raises(ValueError, match="key: expected None"):
+            prior.estimate(values[0], KEY)
+        with pytest.raises(ValueError, match="save: expected"):
+            prior.save("never-written.safetensors")

@@ -1,0 +1,123 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer import MCMC, NUTS, Predictive
+
+import numpyro_diffusion as nd
+
+LOC, SCALE = 0.5, 1.2
+
+
+def gaussian_prior(num_steps=12, **options):
+    process = nd.ReverseProcess(
+        nd.GaussianDiffusion(nd.schedules.log_snr(num_steps), 0.2, 1.5), nd.denoisers.Gaussian(LOC, SCALE), (2,)
+    )
+    return nd.DiffusionPrior(process, **options)
+
+
+def bits_prior():
+    process = nd.ReverseProcess(
+        nd.BinomialDiffusion(nd.schedules.erasing(5)), nd.denoisers.Enumerated(jnp.eye(3, dtype=int)), (3,)
+    )
+    return nd.DiffusionPrior(process)
+
+
+def reparameterised(model):
+    return numpyro.handlers.reparam(model, config={"x": nd.infer.DiffusionReparam()})
+
+
+@pytest.mark.parametrize("num_steps", [None, 5])
+def test_noise_makes_draws_of_the_prior(num_steps):
+    prior = gaussian_prior(sampler=nd.samplers.Ancestral(num_steps))
+    assert prior.noise_shape == ((num_steps or 12) + 1, 2)
+    noise = jax.random.normal(jax.random.key(0), (40_000, *prior.noise_shape))
+    x = np.asarray(jax.jit(prior.from_noise)(noise))
+    error = SCALE / np.sqrt(x.size)
+    assert abs(x.mean() - LOC) < 4 * error + 2e-3  # 2e-3: the noise law at T is missed by so much
+    assert abs(x.std() - SCALE) < 4 * error / np.sqrt(2) + 2e-3
+
+
+def test_the_chain_from_noise_is_the_chain_of_kernels():
+    prior = gaussian_prior(num_steps=3)
+    noise = np.asarray(jax.random.normal(jax.random.key(1), prior.noise_shape))
+    x = 0.2 + 1.5 * noise[0]
+    for z, t in zip(noise[1:], (3, 2, 1), strict=True):
+        kernel = prior.process.kernel(jnp.asarray(x), t)
+        x = np.asarray(kernel.mean) + np.sqrt(np.asarray(kernel.variance)) * z
+    np.testing.assert_allclose(prior.from_noise(noise), x, rtol=1e-5)
+
+
+def test_gradient_through_the_chain():
+    prior = gaussian_prior(num_steps=4)
+    noise = jax.random.normal(jax.random.key(2), prior.noise_shape)
+    with jax.enable_x64(True):
+        prior = gaussian_prior(num_steps=4)
+        noise = jnp.asarray(np.asarray(noise), dtype=jnp.float64)
+        gradient = jax.grad(lambda z: prior.from_noise(z)[0])(noise)
+        for index in ((0, 0), (2, 0), (4, 0), (3, 1)):
+            step = jnp.zeros_like(noise).at[index].set(1e-5)
+            slope = (prior.from_noise(noise + step)[0] - prior.from_noise(noise - step)[0]) / 2e-5
+            np.testing.assert_allclose(gradient[index], slope, atol=1e-8)
+
+
+@pytest.mark.slow
+def test_nuts_is_exact_with_a_plate_and_another_unknown():
+    prior = gaussian_prior()
+    y = jnp.asarray([[2.0, -1.0], [0.0, 0.5], [1.0, 1.0]])
+
+    def model(y):
+        shift = numpyro.sample("shift", dist.Normal(0.0, 1.0))
+        with numpyro.plate("n", 3):
+            x = numpyro.sample("x", prior)
+            numpyro.sample("y", dist.Normal(x + shift, 1.0).to_event(1), obs=y)
+
+    mcmc = MCMC(NUTS(reparameterised(model)), num_warmup=500, num_samples=4000, progress_bar=False)
+    mcmc.run(jax.random.key(0), y)
+    draws = mcmc.get_samples()
+    assert draws["x"].shape == (4000, 3, 2)
+    assert draws["x_noise"].shape == (4000, 3, *prior.noise_shape)
+    # Exact: x_i ~ N(LOC, SCALE²), shift ~ N(0, 1), y_i ~ N(x_i + shift, 1), jointly Gaussian over (x, shift).
+    design = np.hstack([np.eye(6), np.ones((6, 1))])
+    prior_precision = np.diag([1 / SCALE**2] * 6 + [1.0])
+    covariance = np.linalg.inv(prior_precision + design.T @ design)
+    mean = covariance @ (prior_precision @ np.array([LOC] * 6 + [0.0]) + design.T @ np.asarray(y).ravel())
+    stacked = np.hstack([np.asarray(draws["x"]).reshape(-1, 6), np.asarray(draws["shift"])[:, None]])
+    sizes = np.array([numpyro.diagnostics.effective_sample_size(stacked[None, :, i]) for i in range(7)])
+    sd = np.sqrt(np.diag(covariance))
+    assert (np.abs(stacked.mean(0) - mean) < 4 * sd / np.sqrt(sizes) + 3e-3).all()
+    assert (np.abs(stacked.std(0) / sd - 1) < 4 / np.sqrt(2 * sizes) + 1e-2).all()
+
+
+def test_predictive_and_event_dimensions():
+    def model():
+        numpyro.sample("x", gaussian_prior().expand((3,)).to_event(1))
+
+    draws = Predictive(reparameterised(model), num_samples=5)(jax.random.key(0))
+    assert draws["x"].shape == (5, 3, 2)
+    trace = numpyro.handlers.trace(numpyro.handlers.seed(reparameterised(model), 0)).get_trace()
+    assert trace["x"]["type"] == "deterministic"
+    assert trace["x_noise"]["fn"].event_shape == (3, 13, 2)
+
+
+def test_what_cannot_be_reparameterised_is_said():
+    def observed():
+        numpyro.sample("x", gaussian_prior(), obs=jnp.zeros(2))
+
+    def other():
+        numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+    def bits():
+        numpyro.sample("x", bits_prior())
+
+    for model, message in (
+        (observed, "x: expected a latent site for DiffusionReparam, got an observed one"),
+        (other, "x: expected a DiffusionPrior for DiffusionReparam, got Normal"),
+        (bits, "process: expected a GaussianDiffusion, got BinomialDiffusion"),
+    ):
+        with numpyro.handlers.seed(rng_seed=0), pytest.raises(ValueError, match=message):
+            reparameterised(model)()
+    with pytest.raises(ValueError, match=r"noise: expected a shape that ends in the event shape \(13, 2\), got \(3, 2\)"):
+        gaussian_prior().from_noise(jnp.zeros((3, 2)))

@@ -1,0 +1,199 @@
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import pytest
+
+import numpyro_diffusion as nd
+from numpyro_diffusion import denoisers, plots, schedules
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def fit_result(validation=True):
+    history = {
+        "step": [100, 200, 300],
+        "loss": [3.0, 2.0, 1.5],
+        "validation_step": [200, 300] if validation else [],
+        "validation": [-1.8, -1.6] if validation else [],
+        "validation_error": [0.1, 0.2] if validation else [],
+    }
+    return nd.FitResult(process=None, history=history, steps=300, stopped="finished")
+
+
+def images(count=5, shape=(4, 6)):
+    return np.random.default_rng(0).uniform(size=(count, *shape))
+
+
+def plane(num_steps=6):
+    diffusion = nd.GaussianDiffusion(schedules.log_snr(num_steps, -6, 4))
+    return nd.ReverseProcess(diffusion, denoisers.Gaussian(jnp.array([1.0, -1.0]), jnp.array([0.5, 0.2])), (2,))
+
+
+SINGLE = [
+    lambda ax: plots.history(fit_result(), ax),
+    lambda ax: plots.schedule(schedules.linear(10), ax),
+    lambda ax: plots.samples(images(), ax),
+]
+
+
+@pytest.mark.parametrize("draw", SINGLE)
+def test_single_panels_draw_on_the_axes_they_are_given(draw):
+    figure, (left, right) = plt.subplots(1, 2)
+    assert draw(left) is left
+    assert left.has_data() and not right.has_data()
+    assert plt.get_fignums() == [figure.number]
+
+
+@pytest.mark.parametrize("draw", SINGLE)
+def test_single_panels_make_a_figure_of_their_own(draw):
+    ax = draw(None)
+    assert isinstance(ax, matplotlib.axes.Axes)
+    assert ax.figure.get_layout_engine() is not None
+    ax.figure.canvas.draw()
+
+
+def test_history_shows_the_loss_and_minus_the_bound():
+    ax = plots.history(fit_result())
+    loss, bound = ax.lines[:2]
+    np.testing.assert_allclose(loss.get_xydata(), [[100, 3], [200, 2], [300, 1.5]])
+    np.testing.assert_allclose(bound.get_xydata(), [[200, 1.8], [300, 1.6]])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["training loss", "−K, held-out"]
+
+
+def test_history_without_validation_or_entries():
+    assert len(plots.history(fit_result(validation=False)).lines) == 1
+    empty = fit_result()._replace(history={"step": [], "loss": [], "validation": []})
+    with pytest.raises(ValueError, match="result: expected a history with at least one entry"):
+        plots.history(empty)
+
+
+def test_schedule_leaves_infinite_ends_out():
+    schedule = schedules.erasing(10)  # infinite at t = 0 and at T
+    (line,) = plots.schedule(schedule).lines
+    np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 10))
+    np.testing.assert_allclose(line.get_ydata(), schedule.table[1:10], rtol=1e-6)
+
+
+def test_schedules_can_share_axes():
+    ax = plots.schedule(schedules.linear(10), label="linear")
+    plots.schedule(schedules.cosine(10), ax, label="cosine")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["linear", "cosine"]
+
+
+def test_samples_tiles_the_images_on_one_scale():
+    data = images(5, (14, 14))
+    (drawn,) = plots.samples(data, columns=3).images
+    grid = np.ma.filled(drawn.get_array(), np.nan)
+    assert grid.shape == (2 * 14 + 1, 3 * 14 + 2)
+    np.testing.assert_array_equal(grid[:14, :14], data[0])
+    np.testing.assert_array_equal(grid[15:, 15:29], data[4])
+    assert np.isnan(grid[14]).all() and np.isnan(grid[15:, 30:]).all()
+    np.testing.assert_allclose(drawn.get_clim(), (data.min(), data.max()))
+
+
+def test_samples_in_colour_and_with_limits():
+    (drawn,) = plots.samples(images(4, (3, 3, 3))).images
+    assert drawn.get_array().shape == (7, 7, 3)
+    (drawn,) = plots.samples(images(), limits=(-1, 2)).images
+    assert drawn.get_clim() == (-1, 2)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (0, 4, 6), (2, 4, 6, 2), (1, 2, 4, 6, 3)])
+def test_samples_rejects_other_shapes(shape):
+    with pytest.raises(ValueError, match="images: expected shape"):
+        plots.samples(np.zeros(shape))
+
+
+def test_posterior_panels_carry_their_images():
+    draws, known = images(9), np.zeros((4, 6), bool)
+    known[:, :3] = True
+    truth, observation = images(1)[0], np.ones((4, 6))
+    axes = plots.posterior(truth, observation, draws, known=known, num_draws=3)
+    assert axes.shape == (7,)
+    shown = [ax.images[0].get_array() for ax in axes]
+    np.testing.assert_array_equal(shown[0], truth)
+    np.testing.assert_array_equal(shown[1].mask, ~known)
+    np.testing.assert_allclose(shown[2], draws.mean(0))
+    np.testing.assert_allclose(shown[3], draws.std(0, ddof=1))
+    for image, index in zip(shown[4:], (0, 4, 8), strict=True):
+        np.testing.assert_array_equal(image, draws[index])
+    limits = {axes[i].images[0].get_clim() for i in (0, 1, 2, 4, 5, 6)}
+    assert limits == {(truth.min(), truth.max())}
+    axes[0].figure.canvas.draw()
+
+
+def test_posterior_hides_nan_in_a_colour_off_the_scale():
+    observation = np.ones((4, 6))
+    observation[0, 0] = np.nan
+    drawn = plots.posterior(None, observation, images())[0].images[0]
+    hidden, seen = drawn.cmap(drawn.norm(drawn.get_array()))[0, :2]
+    assert np.ptp(seen[:3]) == 0 and np.ptp(hidden[:3]) > 0.1
+
+
+def test_posterior_draws_on_the_axes_it_is_given():
+    figure, axes = plt.subplots(1, 5)
+    returned = plots.posterior(None, np.ones((4, 6)), images(), axes, num_draws=2)
+    assert list(returned) == list(axes)
+    assert plt.get_fignums() == [figure.number]
+
+
+def test_posterior_names_what_does_not_fit():
+    draws, image = images(), np.ones((4, 6))
+    for match, call in [
+        ("draws: expected shape", lambda: plots.posterior(image, image, image)),
+        ("draws: expected shape", lambda: plots.posterior(image, image, draws[:1])),
+        ("truth: expected shape", lambda: plots.posterior(image[:2], image, draws)),
+        ("observation: expected shape", lambda: plots.posterior(image, image[:2], draws)),
+        ("known: expected shape", lambda: plots.posterior(image, image, draws, known=np.ones(3))),
+        ("ax: expected Axes of shape", lambda: plots.posterior(image, image, draws, plt.subplots(1, 3)[1])),
+        ("num_draws: expected", lambda: plots.posterior(image, image, draws, num_draws=-1)),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            call()
+
+
+def test_trajectory_starts_at_the_data_and_ends_in_noise():
+    process = plane()
+    data = jnp.array([1.0, -1.0]) + jnp.array([0.5, 0.2]) * jax.random.normal(KEY, (400, 2))
+    axes = plots.trajectory(KEY, process, data)
+    assert axes.shape == (3, 3)
+    points = [[np.asarray(ax.collections[0].get_offsets()) for ax in row] for row in axes[:2]]
+    np.testing.assert_allclose(points[0][0], data, rtol=1e-6)
+    for row in points:  # the exact denoiser: both chains have the same marginals
+        np.testing.assert_allclose(row[0].mean(0), [1, -1], atol=0.15)
+        np.testing.assert_allclose(row[0].std(0), [0.5, 0.2], atol=0.1)
+        np.testing.assert_allclose(row[2].std(0), 1, atol=0.15)
+    axes[0, 0].figure.canvas.draw()
+
+
+def test_trajectory_drift_is_the_kernels():
+    process, grid_size = plane(), 17
+    axes = plots.trajectory(KEY, process, jnp.zeros((5, 2)), plt.subplots(3, 2)[1], times=[3, 6])
+    for ax, t in zip(axes[2], (3, 6), strict=True):
+        (arrows,) = ax.collections
+        assert arrows.N == grid_size**2
+        drift = process.kernel(jnp.asarray(arrows.XY), t).mean - arrows.XY
+        np.testing.assert_allclose(np.stack([arrows.U, arrows.V], -1), drift, atol=1e-5)
+
+
+def test_trajectory_names_what_does_not_fit():
+    process, data = plane(), np.zeros((5, 2))
+    for match, call in [
+        ("event shape", lambda: plots.trajectory(KEY, process, np.zeros((5, 3)))),
+        ("event shape", lambda: plots.trajectory(KEY, process, np.zeros((0, 2)))),
+        ("times: expected steps", lambda: plots.trajectory(KEY, process, data, times=[7])),
+        ("times: expected a whole number", lambda: plots.trajectory(KEY, process, data, times=[0.5])),
+        ("ax: expected Axes of shape", lambda: plots.trajectory(KEY, process, data, plt.subplots(2, 3)[1])),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            call()
