@@ -31,7 +31,7 @@ def process(num_steps, denoiser, last_step="learned"):
 @eqx.filter_jit
 def bits(key, reverse, x_0):
     """K and L_null of each sequence, in bits, from at most 200 of the T − 1 terms, in antithetic pairs."""
-    likelihood = nd.KBound(2, min(reverse.num_steps - 1, 200), chunk=128)
+    likelihood = nd.KBound(2, min(reverse.num_steps - 1, 200), chunk=100)
     estimate = likelihood(key, reverse, x_0)
     return estimate.value / jnp.log(2), estimate.terms.null / jnp.log(2)
 

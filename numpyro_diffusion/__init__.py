@@ -1,5 +1,8 @@
 """NumPyro distributions for learned diffusion priors."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import datasets as datasets
 from . import denoisers as denoisers
 from . import infer as infer
@@ -21,10 +24,35 @@ from .likelihoods import KBound as KBound
 from .process import ForwardStep as ForwardStep
 from .process import LearnedStep as LearnedStep
 from .process import ReverseProcess as ReverseProcess
-from .training import FitResult as FitResult
-from .training import TrainingDiverged as TrainingDiverged
-from .training import fit as fit
-from .training import fit_prior as fit_prior
-from .training import plan_prior as plan_prior
-
 __version__ = "0.1.0"
+
+# Optax, ArviZ and Matplotlib take a while to import, and a model needs none of them: these names load on first use.
+_ON_USE = {
+    "plots": "plots",
+    "to_arviz": "convert",
+    "FitResult": "training",
+    "TrainingDiverged": "training",
+    "fit": "training",
+    "fit_prior": "training",
+    "plan_prior": "training",
+}
+
+if TYPE_CHECKING:
+    from . import plots as plots
+    from .convert import to_arviz as to_arviz
+    from .training import FitResult as FitResult
+    from .training import TrainingDiverged as TrainingDiverged
+    from .training import fit as fit
+    from .training import fit_prior as fit_prior
+    from .training import plan_prior as plan_prior
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_ON_USE[name]}")
+    return module if name == _ON_USE[name] else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_USE})

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 
-from ._checks import check_event
+from ._checks import check_event, is_concrete
 from .denoisers import AbstractDenoiser, Network
 from .denoisers.base import normal
 from .diffusions import AbstractDiffusion, GaussianDiffusion
@@ -122,7 +122,7 @@ class ReverseProcess(eqx.Module):
             A distribution of batch shape `batch` and event shape `event`.
 
         Raises:
-            ValueError: `x_t` does not end in the event shape.
+            ValueError: `x_t` does not end in the event shape, or `s` is 0 and `t` is not 1.
         """
         x_t = jnp.asarray(x_t)
         batch = check_event("x_t", x_t.shape, self.event_shape)
@@ -149,11 +149,15 @@ class ReverseProcess(eqx.Module):
         return self.denoiser.reverse(self.diffusion, x_t, t, s)
 
     def _kernel(self, x_t: Array, t: ArrayLike, s: ArrayLike) -> dist.Distribution:
-        if isinstance(s, jax.core.Tracer):
+        if not is_concrete(s):
             # One traced `s` may be either kind of step; both kernels have one family, so parameters can be chosen.
             last, inner = self.last_kernel(x_t), self.inner_kernel(x_t, t, s)
             return jax.tree.map(lambda a, b: jnp.where(s == 0, a, b), last, inner)
-        return self.last_kernel(x_t) if s == 0 else self.inner_kernel(x_t, t, s)
+        if float(s) != 0:
+            return self.inner_kernel(x_t, t, s)
+        if is_concrete(t) and float(t) != 1:
+            raise ValueError(f"t, s: expected t = 1 for the last step, s = 0, got t = {t}")
+        return self.last_kernel(x_t)
 
     def _check_shapes(self) -> None:
         example = jax.ShapeDtypeStruct(self.event_shape, self.diffusion.schedule.times.dtype)

@@ -28,8 +28,9 @@ def main() -> None:
         "num_times=16": nd.KBound(4, num_times=16),
     }
     network = make(100).denoiser.fn
-    call = planned(lambda x: jax.vmap(lambda x: network(x, 3.0))(x), jnp.zeros((100, *EVENT))) / 100
-    print(f"one network call: {1e3 * call:.1f} kB of activations")
+    loss = lambda x: jnp.sum(jnp.square(jax.vmap(lambda x: network(x, 3.0))(x)))
+    call = planned(jax.grad(loss), jnp.zeros((400, *EVENT))) / 400
+    print(f"one network call and its gradient: {1e3 * call:.1f} kB of activations")
     for num_steps in (100,) if options.short else (100, 400, 1600):
         process = make(num_steps)
         for name, likelihood in settings.items():

@@ -19,7 +19,7 @@ from jax import Array
 import numpyro_diffusion as nd
 from numpyro_diffusion.process import trainable
 from numpyro_diffusion.training import bound_loss
-from numpyro_diffusion.training.fit import Run
+from numpyro_diffusion.training.fit import TrainingRun
 
 EVENT = (8, 8)
 
@@ -79,7 +79,7 @@ def training(batch: int, rounds: int) -> None:
     """Steps of `fit` against a bare loop of gradient, update and apply on the same loss."""
     process, optimizer, steps = make(100), optax.adam(1e-3), 20
     data = jax.random.normal(jax.random.key(1), (2000, *EVENT))
-    run = Run(process, optimizer, bound_loss, ema=0.999, dequantize=0.0, batch_size=batch)
+    run = TrainingRun(process, optimizer, bound_loss, ema=0.999, dequantize=0.0, batch_size=batch)
     state = run.start()
     params, rest = eqx.partition(process, trainable(process))
 
@@ -94,7 +94,7 @@ def training(batch: int, rounds: int) -> None:
         return jax.lax.scan(step, (params, state), jax.random.split(jax.random.key(3), steps))
 
     seconds, value = ratio(
-        lambda: run.advance(jax.random.key(2), state, data, steps),
+        lambda: run.steps(jax.random.key(2), state, data, steps),
         lambda: bare_steps(params, optimizer.init(params), data[:batch]),
         rounds,
     )
@@ -113,8 +113,10 @@ def compiling(num_steps: int) -> None:
     said = []
     for name, fn in parts.items():
         start = time.perf_counter()
-        jax.jit(fn).lower(jax.random.key(0), x).compile()
-        said.append(f"{name} {time.perf_counter() - start:.2f} s")
+        lowered = jax.jit(fn).lower(jax.random.key(0), x)
+        lowered.compile()
+        lines = len(lowered.as_text().splitlines())
+        said.append(f"{name} {time.perf_counter() - start:.2f} s ({lines} lines)")
     print(f"trace and compile, T = {num_steps:4d}: {', '.join(said)}")
 
 

@@ -34,7 +34,7 @@ class Gaussian(AbstractDenoiser):
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """N(E[x_0 | x_t], Var[x_0 | x_t]), exact."""
         mean, variance, _ = _condition(diffusion, self.loc, self.scale, x_t, t)
-        return normal(jnp.broadcast_to(mean, jnp.shape(x_t)), variance)
+        return normal(mean, variance)
 
     def data(self, event_shape: tuple[int, ...]) -> dist.Distribution:
         """The law of the data that this denoiser is exact for."""

@@ -85,7 +85,8 @@ class Network(AbstractDenoiser):
         if self.predicts == "mean":
             shift, spread = self._pair(diffusion, x_t, t)
             variance = jax.nn.sigmoid(spread + jnp.log(beta) - jnp.log1p(-beta))
-            mean = diffusion.unstandardize((z - shift) * jnp.sqrt(1 - variance) + shift)
+            pull = variance / (1 + jnp.sqrt(1 - variance))  # 1 − √(1−Σ), exact for small Σ too
+            mean = diffusion.unstandardize(z + pull * (shift - z))
             return normal(mean, variance * diffusion.scale**2)
         prediction, mix = self._predict(diffusion, x_t, t)
         mean = diffusion.average_bridge(x_t, normal(prediction, 0.0), t, s).mean
@@ -110,7 +111,7 @@ class Network(AbstractDenoiser):
 
     def _pair(self, diffusion: GaussianDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
         out = self._call(diffusion.standardize(x_t), diffusion, t)
-        if not hasattr(out, "__len__") or len(out) != 2:
+        if not (isinstance(out, (tuple, list)) or jnp.ndim(out)) or len(out) != 2:
             raise ValueError(
                 f"fn: predicts={self.predicts!r}, variance={self.variance!r} needs a pair of outputs, "
                 f"each of shape {jnp.shape(x_t)}, got {jax.tree.map(jnp.shape, out)}"

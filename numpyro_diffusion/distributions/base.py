@@ -91,6 +91,8 @@ class ModuleDistribution(dist.Distribution):
             ValueError: `batch_shape` is not one that the distribution's own broadcasts to.
         """
         batch_shape = tuple(batch_shape)
+        if batch_shape == self.batch_shape:
+            return self
         kept = batch_shape[max(len(batch_shape) - len(self.batch_shape), 0) :]
         pairs = zip(kept, self.batch_shape, strict=False)
         if len(kept) < len(self.batch_shape) or any(size not in (1, wanted) for wanted, size in pairs):
@@ -132,8 +134,9 @@ class ModuleDistribution(dist.Distribution):
         The shape of one example is `one`, the event shape unless given.
         """
         split, one = 1 + len(self.batch_shape), self.event_shape if one is None else one
+        wide = self.expand(lead[len(lead) - len(self.batch_shape) :])  # a batch of size 1 may meet more values
         value = jnp.broadcast_to(value, lead + one)
-        out = _compiled(self, fn, value.reshape((self._draws(lead), *self.batch_shape, *one)))
+        out = _compiled(wide, fn, value.reshape((self._draws(lead), *wide.batch_shape, *one)))
         return jax.tree.map(lambda leaf: leaf.reshape(lead + leaf.shape[split:]), out)
 
     def _draw(self, key: Array, sample_shape: tuple[int, ...], fn: Any) -> Array:

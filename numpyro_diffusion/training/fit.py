@@ -150,7 +150,7 @@ def fit(
     settings |= {"key": _hash(key), "data": _hash(train), "validation": _hash(held_out), "process": _hash(process)}
     if optimizer is None:
         optimizer = _default_optimizer(learning_rate if callable(learning_rate) else float(learning_rate), num_steps)
-    run = _Run(process, optimizer, OBJECTIVES[objective], ema, dequantize, min(batch_size, len(train)))
+    run = TrainingRun(process, optimizer, OBJECTIVES[objective], ema, dequantize, min(batch_size, len(train)))
     now = _resume(checkpoint, run.start(), settings)
     bar = tqdm(total=num_steps, initial=int(now.state.step), disable=not progress, desc="training", unit="step")
     try:
@@ -176,7 +176,7 @@ def fit(
     return _result(run, now, stopped, patience)
 
 
-class _Run(eqx.Module):
+class TrainingRun(eqx.Module):
     """What a training run does at every step; equal runs share their compiled code."""
 
     params: Any
@@ -205,14 +205,17 @@ class _Run(eqx.Module):
         self.ema, self.dequantize, self.batch_size = float(ema), float(dequantize), batch_size
 
     def start(self) -> _State:
+        """The state before the first step."""
         params, worst, zero = self.params, jnp.full((), -jnp.inf, float), jnp.zeros((), int)
         return _State(params, params, params, self.optimizer.init(params), worst, zero, zero)
 
     def process(self, params: Any) -> ReverseProcess:
+        """The process with these weights."""
         return eqx.combine(params, self.rest)
 
     @eqx.filter_jit
     def steps(self, key: Array, state: _State, data: Array, count: int) -> tuple[_State, Array]:
+        """The state `count` steps on, and their losses, shape (count,); a step that is not finite stops the state."""
         return jax.lax.scan(lambda state, _: self._step(key, state, data), state, None, length=count)
 
     def _step(self, key: Array, state: _State, data: Array) -> tuple[_State, Array]:
@@ -238,7 +241,7 @@ class _NotFinite(Exception):
         self.last = last
 
 
-def _advance(run: _Run, key: Array, now: _Progress, data: Array, count: int) -> _Progress:
+def _advance(run: TrainingRun, key: Array, now: _Progress, data: Array, count: int) -> _Progress:
     state, losses = run.steps(key, now.state, data, count)
     taken = int(state.step) - int(now.state.step)
     entry = {"step": int(state.step), "loss": float(np.asarray(losses)[:taken].mean())} if taken else {}
@@ -275,7 +278,9 @@ def _dequantize(key: Array, batch: Array, width: float) -> Array:
     return batch + width * (jax.random.uniform(key, batch.shape, dtype=batch.dtype) - 0.5)
 
 
-def _validate(run: _Run, key: Array, now: _Progress, held_out: Array, likelihood: AbstractLikelihood) -> _Progress:
+def _validate(
+    run: TrainingRun, key: Array, now: _Progress, held_out: Array, likelihood: AbstractLikelihood
+) -> _Progress:
     state, process = now.state, run.process(now.state.average)
     values = _evaluate(likelihood, jax.random.fold_in(key, VALIDATION), process, held_out, run.dequantize)
     value = jnp.mean(values)
@@ -314,7 +319,7 @@ def _status(history: History) -> str:
     return ", ".join(parts)
 
 
-def _result(run: _Run, now: _Progress, stopped: str, patience: int | None) -> FitResult:
+def _result(run: TrainingRun, now: _Progress, stopped: str, patience: int | None) -> FitResult:
     state, history = now
     params = state.best if patience is not None and history["validation"] else state.average
     return FitResult(run.process(params), history, int(state.step), stopped)

@@ -87,7 +87,7 @@ def _stratified_times(key: Array, count: int, choices: int) -> Array:
 
 def _eighth(key: Array, batch: Array) -> Array:
     """An eighth of the examples, in which each is equally likely to be."""
-    return batch[_turned(key, len(batch))[: max(1, len(batch) // 8)]]
+    return jnp.take(batch, _turned(key, len(batch))[: max(1, len(batch) // 8)], axis=0)
 
 
 def _turned(key: Array, count: int) -> Array:

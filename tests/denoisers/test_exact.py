@@ -145,7 +145,10 @@ BITS = BinomialDiffusion(schedules.from_beta(BETA))
     [
         (lambda: Gaussian(np.nan, 1.0), "loc: expected finite numbers, got 1 NaN"),
         (lambda: Gaussian(0.0, -1.0), "scale: expected positive numbers, got a minimum of -1.0"),
-        (lambda: GaussianMixture(np.zeros((2, 3)), np.ones(2), [1.0]), r"weights: expected shape \(2,\) .* \(1,\)"),
+        (
+            lambda: GaussianMixture(np.zeros((2, 3)), np.ones(2), [1.0]),
+            r"weights: expected shape \(2,\) .* \(1,\)",
+        ),
         (
             lambda: GaussianMixture(np.zeros((2, 3)), np.ones(3), [0.5, 0.5]),
             r"scales: expected shape \(2,\) or \(2, 3\), got \(3,\)",
@@ -158,7 +161,10 @@ BITS = BinomialDiffusion(schedules.from_beta(BETA))
             lambda: GaussianMixture(np.zeros((2, 3)), np.ones(2), [-0.5, 1.5]),
             "weights: expected probabilities that add up to 1",
         ),
-        (lambda: GaussianMixture(np.zeros((2, 3)), np.zeros(2), [0.5, 0.5]), "scales: expected positive numbers"),
+        (
+            lambda: GaussianMixture(np.zeros((2, 3)), np.zeros(2), [0.5, 0.5]),
+            "scales: expected positive numbers",
+        ),
         (lambda: Enumerated([[0, 2]]), "states: expected only 0 and 1, got .*2"),
         (lambda: Enumerated([[0, 1]], [0.5, 0.5]), r"probabilities: expected shape \(1,\), got \(2,\)"),
         (lambda: Enumerated([[0, 1]], [0.5]), "probabilities: expected probabilities that add up to 1"),

@@ -1,7 +1,9 @@
 """One table of named constructors; the laws of `test_laws_*.py` are checked for each of them."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -58,11 +60,15 @@ def gaussian_process(theta: Any) -> nd.ReverseProcess:
 
 def mixture_process(theta: Any) -> nd.ReverseProcess:
     locs = theta * jnp.array([[-1.0, 0.0], [1.0, 0.5]])
-    return nd.ReverseProcess(gaussian_diffusion(), nd.denoisers.GaussianMixture(locs, [0.5, 0.7], [0.3, 0.7]), 2)
+    return nd.ReverseProcess(
+        gaussian_diffusion(), nd.denoisers.GaussianMixture(locs, [0.5, 0.7], [0.3, 0.7]), 2
+    )
 
 
 def network_process(theta: Any) -> nd.ReverseProcess:
-    return nd.ReverseProcess(gaussian_diffusion(), nd.denoisers.Network(Net(2, theta, TRACES), predicts="noise"), 2)
+    return nd.ReverseProcess(
+        gaussian_diffusion(), nd.denoisers.Network(Net(2, theta, TRACES), predicts="noise"), 2
+    )
 
 
 def enumerated_process(theta: Any) -> nd.ReverseProcess:
@@ -71,7 +77,9 @@ def enumerated_process(theta: Any) -> nd.ReverseProcess:
 
 
 def bits_process(theta: Any) -> nd.ReverseProcess:
-    return nd.ReverseProcess(binomial_diffusion(), nd.denoisers.Network(Net(3, theta, TRACES), predicts="logits"), 3)
+    return nd.ReverseProcess(
+        binomial_diffusion(), nd.denoisers.Network(Net(3, theta, TRACES), predicts="logits"), 3
+    )
 
 
 PROCESSES = {
@@ -112,13 +120,21 @@ CONSTRUCTORS: dict[str, Callable[..., dist.Distribution]] = {
 }
 
 
-class Case(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
     """A distribution of the table: how it is built from one number, and one of it."""
 
     name: str
     build: Callable[..., Any]
-    made: Any
-    values: Array  # four draws, shape (4, *batch, *event)
+
+    @functools.cached_property
+    def made(self) -> Any:
+        return self.build(0.4)
+
+    @functools.cached_property
+    def values(self) -> Array:
+        """Four draws, shape (4, *batch, *event)."""
+        return self.made.sample(jax.random.key(1), (4,))
 
     @property
     def bits(self) -> bool:
@@ -135,20 +151,55 @@ class Case(NamedTuple):
         return (*steps[self.name.split("-")[0]], size)
 
 
-@pytest.fixture(scope="session")
-def cases() -> dict[str, Case]:
-    """The table, each row with a distribution and draws of it."""
-    table = {}
-    for name, build in CONSTRUCTORS.items():
-        made = build(0.4)
-        table[name] = Case(name, build, made, made.sample(jax.random.key(1), (4,)))
-    return table
+# Rows that every run checks; a law marks the others slow, or all but the few quickest of these.
+MAIN = (
+    "forward-gaussian",
+    "forward-bits",
+    "forward-batch",
+    "trajectory-network",
+    "prior-network",
+    "prior-bits-network",
+)
+QUICK = ("forward-batch", "trajectory-network", "prior-network")
+
+
+@functools.cache
+def row(name: str) -> Case:
+    """One row of the table, the same for every test."""
+    return Case(name, CONSTRUCTORS[name])
+
+
+@pytest.fixture(autouse=True)
+def _quick_compilation() -> Iterator[None]:
+    """Compile fast rather than run fast: everything here is small."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
-def case(cases: dict[str, Case], request: pytest.FixtureRequest) -> Case:
-    """One row of the table, for tests parametrized by its name."""
-    return cases[request.param]
+def any_case(request: pytest.FixtureRequest) -> Case:
+    """Every row of the table."""
+    return row(request.param)
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest) -> Case:
+    """Every row of the table; those that are not among the main ones only in slow runs."""
+    return row(request.param)
+
+
+@pytest.fixture
+def quick_case(request: pytest.FixtureRequest) -> Case:
+    """Every row of the table; all but the quickest only in slow runs."""
+    return row(request.param)
+
+
+@pytest.fixture
+def rows() -> Callable[[str], Case]:
+    """Rows of the table by name."""
+    return row
 
 
 @pytest.fixture
@@ -164,8 +215,11 @@ def traces() -> list[int]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that asks for `case` on every row."""
-    if "case" in metafunc.fixturenames and not any(
-        "case" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")
-    ):
-        metafunc.parametrize("case", list(CONSTRUCTORS), indirect=True)
+    """Run a test that asks for a case on the rows of the table."""
+    own = {
+        name for mark in metafunc.definition.iter_markers("parametrize") for name in mark.args[0].split(",")
+    }
+    for fixture, kept in (("any_case", tuple(CONSTRUCTORS)), ("case", MAIN), ("quick_case", QUICK)):
+        if fixture in metafunc.fixturenames and fixture not in own:
+            names = [pytest.param(n, marks=() if n in kept else pytest.mark.slow) for n in CONSTRUCTORS]
+            metafunc.parametrize(fixture, names, indirect=True)

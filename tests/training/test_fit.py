@@ -104,6 +104,9 @@ def _drift(by=0.01, use_gradient=False):
     return optax.GradientTransformation(lambda params: (), update)
 
 
+DRIFT = _drift()  # one, so that runs with it share compiled code
+
+
 def _same(left, right):
     left, right = jax.tree.leaves(left), jax.tree.leaves(right)
     return len(left) == len(right) and all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
@@ -121,8 +124,12 @@ def cheap(monkeypatch):
         monkeypatch.setitem(loop.OBJECTIVES, "bound", loss)
         monkeypatch.setitem(loop.OBJECTIVES, "simple", loss)
 
-    use(lambda key, process, batch: jnp.mean(batch) + jnp.sum(process.denoiser.fn.slope))
+    use(_sum_loss)
     return use
+
+
+def _sum_loss(key, process, batch):
+    return jnp.mean(batch) + jnp.sum(process.denoiser.fn.slope)
 
 
 # ---- Learning
@@ -186,20 +193,20 @@ def test_the_simple_objective_learns_the_posterior_mean():
 
 
 def test_a_learned_schedule_is_trained_in_its_logits_alone():
-    start = schedules.learned(T, 0.03, schedules.log_snr(T, -2.0, 3.5))
-    process = _process("noise", schedule=start)
-    fixed = _process("noise", schedule=schedules.Schedule(start.table))
-    options = {"num_steps": 600, "log_every": 100, "learning_rate": 0.02, "batch_size": 256}
-    learned, plain = (_fit(start, _data(4000), **options).process for start in (process, fixed))
+    """It starts with a last step that forgets too little, which no denoiser can make up for."""
+    start = schedules.learned(T, 0.03, schedules.log_snr(T, -0.5, 3.5))
+    kinds = _process(schedule=start), _process(schedule=schedules.Schedule(start.table))
+    options = {"num_steps": 1500, "log_every": 100, "learning_rate": 0.03, "batch_size": 256}
+    learned, plain = (_fit(process, _data(8000), **options).process for process in kinds)
     new = learned.diffusion.schedule
     assert new.first_beta == 0.03 and np.array_equal(new.times, start.times)
     assert not np.allclose(new.logits, start.logits, atol=0.05)
     assert float(new.beta(1)) == pytest.approx(0.03, rel=1e-4)
-    assert _same((learned.diffusion.loc, learned.diffusion.scale), (fixed.diffusion.loc, fixed.diffusion.scale))
+    assert _same((learned.diffusion.loc, learned.diffusion.scale), (plain.diffusion.loc, plain.diffusion.scale))
     # As a fixed schedule of the same table, so that one compiled K serves both.
     learned = eqx.tree_at(lambda p: p.diffusion.schedule, learned, schedules.Schedule(new.table))
     x = _data(400, seed=1)
-    assert _k(learned, x).mean() > _k(plain, x).mean() + 0.02
+    assert float(_k(learned, x).mean()) > float(_k(plain, x).mean()) + 0.05
 
 
 def test_a_learned_schedule_needs_the_bound_and_real_values():
@@ -221,8 +228,8 @@ def test_the_average_of_the_weights(cheap):
         weight += 0.01
         decay = min(0.8, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * weight
-    np.testing.assert_allclose(_weights(_fit(optimizer=_drift(), ema=0.8)), average, rtol=1e-5)
-    np.testing.assert_allclose(_weights(_fit(optimizer=_drift(), ema=0.0)), 0.2, rtol=1e-5)
+    np.testing.assert_allclose(_weights(_fit(optimizer=DRIFT, ema=0.8)), average, rtol=1e-5)
+    np.testing.assert_allclose(_weights(_fit(optimizer=DRIFT, ema=0.0)), 0.2, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +257,7 @@ def test_the_default_learning_rate_warms_up_and_decays(cheap):
 def test_the_loss_is_averaged_over_the_steps_between_entries(cheap):
     """The drift makes the loss of step n known; 23 steps leave an entry of 3."""
     cheap(lambda key, process, batch: jnp.mean(process.denoiser.fn.slope) + 0 * jnp.sum(batch))
-    result = _fit(optimizer=_drift(), num_steps=23, log_every=10)
+    result = _fit(optimizer=DRIFT, num_steps=23, log_every=10)
     assert result.history["step"] == [10, 20, 23]
     np.testing.assert_allclose(result.history["loss"], [0.045, 0.145, 0.21], rtol=1e-4)
 
@@ -278,7 +285,7 @@ def test_dequantisation(cheap):
 
 
 def test_validation_data_of_their_own_or_a_share(cheap):
-    options = {"optimizer": _drift(), "likelihood": Closeness(0.0), "validate_every": 10, "ema": 0.0}
+    options = {"optimizer": DRIFT, "likelihood": Closeness(0.0), "validate_every": 10, "ema": 0.0}
     own = _fit(validation=np.ones((3, 2)), **options).history
     assert own["validation_step"] == [10, 20]
     np.testing.assert_allclose(own["validation"], [2 - 0.1**2, 2 - 0.2**2], rtol=1e-5)
@@ -299,7 +306,7 @@ def test_validation_data_of_their_own_or_a_share(cheap):
 
 
 def test_patience_stops_early_and_returns_the_best(cheap):
-    options = {"optimizer": _drift(), "validation": 0.2, "validate_every": 10, "num_steps": 300, "ema": 0.0}
+    options = {"optimizer": DRIFT, "validation": 0.2, "validate_every": 10, "num_steps": 300, "ema": 0.0}
     result = _fit(patience=3, likelihood=Closeness(0.61), **options)
     assert result.stopped == "early" and result.steps == 90
     np.testing.assert_allclose(_weights(result), 0.6, rtol=1e-5)
@@ -367,7 +374,9 @@ def _slow_run(path):
 def test_a_killed_run_is_resumed_bit_for_bit(tmp_path):
     path, root = tmp_path / "run.safetensors", Path(nd.__file__).parents[1]
     program = f"import runpy; runpy.run_path({__file__!r})['_slow_run']({str(path)!r})"
-    child = subprocess.Popen([sys.executable, "-c", program], cwd=root, env=os.environ)
+    # Compiled with the same options, or the last bits would differ.
+    options = {"JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(jax.config.read("jax_disable_most_optimizations")))}
+    child = subprocess.Popen([sys.executable, "-c", program], cwd=root, env=os.environ | options)
     try:
         deadline = time.monotonic() + 100
         while not path.exists() and child.poll() is None and time.monotonic() < deadline:
@@ -400,15 +409,15 @@ def test_an_interrupt_loses_nothing(cheap, tmp_path, monkeypatch, during):
     with monkeypatch.context() as patch:
         patch.setattr(loop, during, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            _run(path, optimizer=_drift())
+            _run(path, optimizer=DRIFT)
     done = {"_advance": 20, "_validate": 80, "_save": 120, "write_training_state": 120}[during]
     assert describe(path)["metadata"]["history"]["step"][-1] == done
-    resumed, whole = _run(path, optimizer=_drift()), _run(None, optimizer=_drift())
+    resumed, whole = _run(path, optimizer=DRIFT), _run(None, optimizer=DRIFT)
     assert resumed.history == whole.history and _same(resumed.process, whole.process)
 
 
 def test_a_run_that_stopped_early_does_not_go_on(cheap, tmp_path):
-    run = lambda path: _run(path, optimizer=_drift(), patience=1, likelihood=Closeness(0.1), ema=0.0)
+    run = lambda path: _run(path, optimizer=DRIFT, patience=1, likelihood=Closeness(0.1), ema=0.0)
     first = run(tmp_path / "run")
     again = run(tmp_path / "run")
     assert first.stopped == again.stopped == "early" and first.steps == again.steps == 60
@@ -417,10 +426,10 @@ def test_a_run_that_stopped_early_does_not_go_on(cheap, tmp_path):
 
 def test_a_run_with_its_own_optimiser_may_be_made_longer(cheap, tmp_path):
     path = tmp_path / "run"
-    _run(path, optimizer=_drift(), num_steps=100, validation=0.0, patience=None)
-    longer = _run(path, optimizer=_drift(), num_steps=150, validation=0.0, patience=None)
+    _run(path, optimizer=DRIFT, num_steps=100, validation=0.0, patience=None)
+    longer = _run(path, optimizer=DRIFT, num_steps=150, validation=0.0, patience=None)
     assert longer.steps == 150 and longer.history["step"] == list(range(10, 151, 10))
-    assert _same(longer.process, _run(None, optimizer=_drift(), num_steps=150, validation=0.0, patience=None).process)
+    assert _same(longer.process, _run(None, optimizer=DRIFT, num_steps=150, validation=0.0, patience=None).process)
 
 
 @pytest.mark.parametrize(
@@ -439,7 +448,7 @@ def test_a_run_with_its_own_optimiser_may_be_made_longer(cheap, tmp_path):
         ({"process": _process("noise", schedule=schedules.log_snr(T, -6.0, 3.0))}, "process"),
         ({"optimizer": optax.sgd(0.1)}, "learning_rate = 'given by an optimizer', got one of another, with 0.02"),
     ],
-    ids=str,
+    ids=lambda value: value.split()[0] if isinstance(value, str) else "-".join(value),
 )
 def test_a_checkpoint_of_another_run_is_refused(cheap, tmp_path, change, named):
     path = tmp_path / "run"
@@ -486,7 +495,9 @@ def test_a_bad_loss_stops_at_its_step_with_the_last_good_state(cheap, tmp_path, 
     path = tmp_path / "run"
     run = lambda: _fit(optimizer=_drift(use_gradient=True), num_steps=30, log_every=5, ema=0.0, checkpoint=path)
     for _ in range(2):  # the second time from the checkpoint
-        with pytest.raises(nd.TrainingDiverged, match="NaN or infinity at step 9; the state of step 8 is kept") as error:
+        with pytest.raises(
+            nd.TrainingDiverged, match="NaN or infinity at step 9; the state of step 8 is kept"
+        ) as error:
             run()
         assert error.value.step == 9 and isinstance(error.value, FloatingPointError)
         result = error.value.result

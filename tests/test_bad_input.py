@@ -1,0 +1,316 @@
+"""Bad input over the whole public interface: every message names the argument, what was expected and what came."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import random
+
+import numpyro_diffusion as nd
+from numpyro_diffusion import datasets, denoisers, networks, samplers, schedules
+from numpyro_diffusion.checkpoints import CheckpointError
+
+NAN, INF = float("nan"), float("inf")
+KEY = random.key(0)
+SCHEDULE = schedules.cosine(4)
+REALS, BITS = nd.GaussianDiffusion(SCHEDULE), nd.BinomialDiffusion(schedules.erasing(4))
+PROCESS = nd.ReverseProcess(REALS, denoisers.Gaussian(0.0, 1.0), 2)
+COINS = nd.ReverseProcess(BITS, denoisers.Network(lambda x, t: x, "logits"), 2)
+PRIOR = nd.DiffusionPrior(PROCESS, nd.KBound(1))
+STRICT = nd.DiffusionPrior(PROCESS, nd.KBound(1), validate_args=True)
+STRICT_COINS = nd.DiffusionPrior(COINS, nd.KBound(1), validate_args=True)
+DATA = np.random.default_rng(0).normal(size=(8, 2))
+TOSSES = np.tile([[0, 1], [1, 1]], (4, 1))
+LEARNING = nd.ReverseProcess(REALS, denoisers.Network(networks.RBF(KEY, (2,), num_steps=4, outputs=1)), 2)
+
+
+def _fit(process=LEARNING, data=DATA, key=KEY, **options):
+    return nd.fit(key, process, data, progress=False, **({"num_steps": 2} | options))
+
+
+def _mixture(locs=((0.0,) * 3,) * 2, scales=(1.0, 1.0), weights=(0.5, 0.5)):
+    return denoisers.GaussianMixture(locs, scales, weights)
+
+
+def _network(fn, predicts="noise", diffusion=REALS, event_shape=2, **options):
+    return nd.ReverseProcess(diffusion, denoisers.Network(fn, predicts, **options), event_shape)
+
+
+VALUE_ERRORS = {
+    # schedules
+    "one step": (lambda: schedules.linear(1), "num_steps: expected a whole number of at least 2, got 1"),
+    "no steps": (lambda: schedules.log_snr(0), "num_steps: expected a whole number of at least 2, got 0"),
+    "half a step": (lambda: schedules.cosine(2.5), "num_steps: expected a whole number of at least 2, got 2.5"),
+    "steps as text": (lambda: schedules.erasing("4"), "num_steps: expected a whole number of at least 2, got '4'"),
+    "true steps": (lambda: schedules.erasing(True), "num_steps: expected a whole number of at least 2, got True"),
+    "beta of nan": (lambda: schedules.from_beta([0.1, NAN]), "beta: expected finite numbers, got 1 NaN"),
+    "beta above 1": (lambda: schedules.from_beta([0.1, 1.5]), "beta: expected every step in (0, 1], got"),
+    "one beta": (lambda: schedules.from_beta([0.1]), "beta: expected at least 2 steps"),
+    "rising schedule": (lambda: schedules.Schedule([INF, 1.0, 2.0]), "schedule: expected alpha_bar to decrease"),
+    "late start": (lambda: schedules.Schedule([3.0, 1.0, 0.0]), "schedule: expected alpha_bar(0) = 1, got log-SNR 3.0"),
+    "rising ends": (lambda: schedules.log_snr(4, 2.0, -2.0), "minimum, maximum: expected finite ends"),
+    "infinite end": (lambda: schedules.log_snr(4, -INF, 2.0), "minimum, maximum: expected finite ends"),
+    "no detail": (lambda: schedules.log_snr(4, detail=0.0), "detail: expected positive numbers, got 1.0 and 0.0"),
+    "first beta": (lambda: schedules.learned(4, 1.0), "first_beta: expected a number in (0, 1), got 1.0"),
+    "init of another T": (lambda: schedules.learned(5, init=SCHEDULE), "init: expected a schedule of 5 steps, got 4"),
+    "respace up": (lambda: SCHEDULE.respace(5), "num_steps: expected at most 4, got 5"),
+    "respace to 1": (lambda: SCHEDULE.respace(1), "num_steps: expected a whole number of at least 2, got 1"),
+    # diffusions
+    "no schedule": (lambda: nd.GaussianDiffusion("cosine"), "schedule: expected a schedule from numpyro_diffusion"),
+    "beta for schedule": (lambda: nd.BinomialDiffusion([0.1, 0.2]), "schedule: expected a schedule .* got [0.1, 0.2]"),
+    "zero scale": (lambda: nd.GaussianDiffusion(SCHEDULE, scale=[1.0, 0.0]), "scale: expected positive numbers, got a"),
+    "scale of nan": (lambda: nd.GaussianDiffusion(SCHEDULE, scale=NAN), "scale: expected finite numbers, got 1 NaN"),
+    "infinite loc": (lambda: nd.GaussianDiffusion(SCHEDULE, INF), "loc: expected finite numbers, got 1 NaN or inf"),
+    "rate of 0": (lambda: nd.BinomialDiffusion(SCHEDULE, 0.0), "rate: expected a probability strictly .* got 0.0"),
+    "rate of 1": (lambda: nd.BinomialDiffusion(SCHEDULE, 1.0), "rate: expected a probability strictly .* got 1.0"),
+    "rate of nan": (lambda: nd.BinomialDiffusion(SCHEDULE, NAN), "rate: expected a probability strictly .* got nan"),
+    # denoisers
+    "no function": (lambda: denoisers.Network(3), "fn: expected a callable fn(x_t, t), got 3"),
+    "unknown head": (lambda: denoisers.Network(abs, "score"), "predicts: expected one of .* got 'score'"),
+    "unknown variance": (lambda: denoisers.Network(abs, "noise", "big"), "variance: expected one of .* got 'big'"),
+    "scale below 0": (lambda: denoisers.Gaussian(0.0, -1.0), "scale: expected positive numbers, got a minimum of -1"),
+    "loc of nan": (lambda: denoisers.Gaussian(NAN, 1.0), "loc: expected finite numbers, got 1 NaN"),
+    "weights of 0.9": (lambda: _mixture(weights=[0.5, 0.4]), "weights: expected probabilities that add up to 1, got"),
+    "weight below 0": (lambda: _mixture(weights=[1.5, -0.5]), "weights: expected probabilities that add up to 1, got"),
+    "three weights": (lambda: _mixture(weights=[0.2, 0.3, 0.5]), "weights: expected shape (2,) .* got (3,)"),
+    "three scales": (lambda: _mixture(scales=[1.0, 1.0, 1.0]), "scales: expected shape (2,) or (2, 3), got (3,)"),
+    "zero scales": (lambda: _mixture(scales=[1.0, 0.0]), "scales: expected positive numbers, got a minimum of 0"),
+    "locs of inf": (lambda: _mixture(locs=np.full((2, 3), INF)), "locs: expected finite numbers, got 6 NaN or inf"),
+    "states of 2": (lambda: denoisers.Enumerated([[0, 2]]), "states: expected only 0 and 1, got"),
+    "chances of 2": (
+        lambda: denoisers.Enumerated([[0, 1]], [2.0]),
+        "probabilities: expected probabilities that add up",
+    ),
+    # networks in a process
+    "wrong shape": (lambda: _network(lambda x, t: x[:1]), "fn: expected an output of the shape of x_t, (2,), got (1,)"),
+    "wrong shape of bits": (
+        lambda: _network(lambda x, t: x.sum(), "logits", BITS),
+        "fn: expected an output of the shape of x_t, (2,), got ()",
+    ),
+    "no pair": (lambda: _network(lambda x, t: jnp.zeros(3), "mean"), "fn: predicts='mean', .* needs a pair of outputs"),
+    "logits of reals": (
+        lambda: _network(lambda x, t: x, "logits"),
+        "predicts: 'logits' does not fit GaussianDiffusion",
+    ),
+    "noise of bits": (
+        lambda: _network(lambda x, t: x, "noise", BITS),
+        "predicts: expected 'logits' or 'mean' with Bin",
+    ),
+    "oracle of reals for bits": (
+        lambda: nd.ReverseProcess(BITS, denoisers.Gaussian(0.0, 1.0), 2),
+        "diffusion: Gaussian oracles are for GaussianDiffusion, got BinomialDiffusion",
+    ),
+    "event of another shape": (
+        lambda: _network(networks.MLP(KEY, (3,), num_steps=4, width=2, depth=1)),
+        "x: expected one example of shape (3,), got shape (2,)",
+    ),
+    "no diffusion": (lambda: nd.ReverseProcess(SCHEDULE, denoisers.Gaussian(0, 1), 2), "diffusion: expected a Gauss"),
+    "bare function": (lambda: nd.ReverseProcess(REALS, lambda x, t: x, 2), "denoiser: expected one from numpyro_diff"),
+    "unknown last step": (
+        lambda: nd.ReverseProcess(REALS, denoisers.Gaussian(0.0, 1.0), 2, last_step="none"),
+        "last_step: expected 'learned', 'forward' or a last step module, got 'none'",
+    ),
+    "kernel off the event": (
+        lambda: PROCESS.kernel(np.zeros(3), 2),
+        "x_t: expected a shape that ends in .* (2,), got (3,)",
+    ),
+    "predict off the event": (lambda: PROCESS.predict(0.0, 2), "x_t: expected a shape that ends in .* (2,), got ()"),
+    # likelihoods
+    "odd samples": (lambda: nd.KBound(3), "num_samples: expected an even number (antithetic pairs), got 3"),
+    "no samples": (lambda: nd.KBound(0), "num_samples: expected a whole number of at least 1, got 0"),
+    "no times": (lambda: nd.KBound(2, 0), "num_times: expected a whole number of at least 1, got 0"),
+    "too many times": (
+        lambda: nd.KBound(1, 4)(KEY, PROCESS, [0.0, 0.0]),
+        "num_times: expected at most T - 1 = 3, got 4",
+    ),
+    "half a chunk": (lambda: nd.KBound(2, chunk=0.5), "chunk: expected a whole number of at least 1, got 0.5"),
+    "K off the event": (
+        lambda: nd.KBound(1)(KEY, PROCESS, [0.0]),
+        "x_0: expected a shape that ends in .* (2,), got (1,)",
+    ),
+    # samplers
+    "one sampler step": (lambda: samplers.Ancestral(1), "num_steps: expected a whole number of at least 2, got 1"),
+    "too many sampler steps": (
+        lambda: samplers.Ancestral(5).sample(KEY, PROCESS),
+        "num_steps: expected at most T = 4, got 5",
+    ),
+    # distributions
+    "no process": (lambda: nd.DiffusionPrior(REALS), "process: expected a ReverseProcess, got Gaussian"),
+    "no likelihood": (lambda: nd.DiffusionPrior(PROCESS, "K"), "likelihood: expected a AbstractLikelihood, got 'K'"),
+    "no sampler": (lambda: nd.DiffusionPrior(PROCESS, sampler=3), "sampler: expected a AbstractSampler, got 3"),
+    "seed for key": (lambda: nd.DiffusionPrior(PROCESS, key=3), "key: expected one JAX key, .* got 3"),
+    "many keys": (lambda: nd.DiffusionPrior(PROCESS, key=random.split(KEY)), "key: expected one JAX key, .* got"),
+    "no sampling key": (lambda: PRIOR.sample(None), "key: expected a JAX random key, got None"),
+    "value off the event": (lambda: PRIOR.log_prob(np.zeros(3)), "value: expected a shape that ends in .* got (3,)"),
+    "value of nan": (lambda: STRICT.log_prob([0.0, NAN]), "value: expected values on the support of DiffusionPrior"),
+    "value that is no bit": (lambda: STRICT_COINS.log_prob([0.5, 1.0]), "value: expected values on the .* got 1 of 1"),
+    "trajectory off the event": (
+        lambda: nd.ReverseTrajectory(PROCESS).log_prob(np.zeros((4, 2))),
+        "value: expected a shape that ends in the event shape (5, 2), got (4, 2)",
+    ),
+    "no trajectory process": (lambda: nd.ReverseTrajectory(3), "process: expected a ReverseProcess, got 3"),
+    "no forward process": (
+        lambda: nd.ForwardTrajectory(PROCESS, [0.0]),
+        "diffusion: expected a AbstractDiffusion, got",
+    ),
+    "start that is no bit": (lambda: nd.ForwardTrajectory(BITS, [0.5]), "x_0: expected values on the support"),
+    "start of nan": (lambda: nd.ForwardTrajectory(REALS, [NAN]), "x_0: expected values on the support"),
+    "event dimensions": (
+        lambda: nd.ForwardTrajectory(REALS, [0.0], event_dim=2),
+        "event_dim: expected a number from 0 to 1 (x_0 has (1,)), got 2",
+    ),
+    "ratio off the event": (lambda: nd.joint_log_ratio(PROCESS, np.zeros((3, 2))), "trajectory: expected a shape that"),
+    # training
+    "fit no process": (lambda: _fit(REALS), "process: expected a ReverseProcess, got Gaussian"),
+    "fit nothing": (lambda: _fit(COINS, TOSSES), "process: expected something to train .* got none"),
+    "fit with a seed": (lambda: _fit(key=3), "key: expected one JAX key, as from jax.random.key(0), got 3"),
+    "fit with keys": (lambda: _fit(key=random.split(KEY)), "key: expected one JAX key, .* got"),
+    "data of nan": (lambda: _fit(data=[[0.0, NAN]]), "data: expected finite numbers, got 1 NaN .* first at (0, 1)"),
+    "data of inf": (lambda: _fit(data=[[0.0, 1e300]]), "data: expected finite numbers, got 1 NaN or infinite"),
+    "no data": (lambda: _fit(data=np.zeros((0, 2))), "data: expected shape (n, 2) with n >= 1, got (0, 2)"),
+    "data off the event": (lambda: _fit(data=np.zeros((5, 3))), "data: expected shape (n, 2) with n >= 1, got (5, 3)"),
+    "a scalar for data": (lambda: _fit(data=3.0), "data: expected shape (n, 2) with n >= 1, got ()"),
+    "data of text": (lambda: _fit(data=[["a", "b"]]), "data: expected numbers, got dtype <U1"),
+    "objects for data": (lambda: _fit(data=[[None, 1.0]]), "data: expected numbers, got dtype object"),
+    "ragged data": (lambda: _fit(data=[[1.0, 2.0], [3.0]]), "data: expected an array of numbers, got list"),
+    "data that are no bits": (lambda: _fit(COINS, 0.5 * TOSSES), "data: expected only 0 and 1, got"),
+    "fit objective": (lambda: _fit(objective="elbo"), "objective: expected one of 'bound', 'simple', got 'elbo'"),
+    "ema of 1": (lambda: _fit(ema=1.0), "ema: expected a decay in [0, 1), got 1.0"),
+    "ema below 0": (lambda: _fit(ema=-0.1), "ema: expected a decay in [0, 1), got -0.1"),
+    "ema of nan": (lambda: _fit(ema=NAN), "ema: expected a decay in [0, 1), got nan"),
+    "ema of text": (lambda: _fit(ema="0.9"), "ema: expected a decay in [0, 1), got '0.9'"),
+    "learning rate below 0": (lambda: _fit(learning_rate=-1e-3), "learning_rate: expected a positive .* got -0.001"),
+    "infinite learning rate": (lambda: _fit(learning_rate=INF), "learning_rate: expected a positive number .* got inf"),
+    "learning rate of text": (lambda: _fit(learning_rate="fast"), "learning_rate: expected a positive .* got 'fast'"),
+    "optimiser by name": (lambda: _fit(optimizer="adam"), "optimizer: expected an optax optimiser, got 'adam'"),
+    "uncalled optimiser": (lambda: _fit(optimizer=optax.adam), "optimizer: expected an optax optimiser, got <function"),
+    "dequantize below 0": (lambda: _fit(dequantize=-0.5), "dequantize: expected a width of at least 0 .* got -0.5"),
+    "dequantize of nan": (lambda: _fit(dequantize=NAN), "dequantize: expected a width of at least 0 .* got nan"),
+    "dequantized bits": (lambda: _fit(COINS, TOSSES, dequantize=1.0), "dequantize: expected .* (0 for bits), got 1.0"),
+    "everything held out": (lambda: _fit(validation=1.0), "validation: expected a share in [0, 1) .* got 1.0"),
+    "nearly all held out": (lambda: _fit(validation=0.95), "validation: expected a share in [0, 1) that leaves data"),
+    "share below 0": (lambda: _fit(validation=-0.1), "validation: expected a share in [0, 1) .* got -0.1"),
+    "share of nothing": (lambda: _fit(validation=None), "validation: expected a share in [0, 1) .* got None"),
+    "validation of nan": (lambda: _fit(validation=[[NAN, 0.0]]), "validation: expected finite numbers, got 1 NaN"),
+    "validation off the event": (lambda: _fit(validation=np.ones(4)), "validation: expected shape (n, 2) .* got (4,)"),
+    "validation by name": (lambda: _fit(likelihood="K"), "likelihood: expected an estimator such as KBound, got 'K'"),
+    "validation times": (lambda: _fit(likelihood=nd.KBound(2, 9), validation=0.5), "num_times: expected at most T - 1"),
+    "patience without validation": (lambda: _fit(validation=0.0, patience=3), "patience: expected None without valid"),
+    "no patience": (lambda: _fit(patience=0), "patience: expected a whole number of at least 1, got 0"),
+    "zero steps": (lambda: _fit(num_steps=0), "num_steps: expected a whole number of at least 1, got 0"),
+    "half a batch": (lambda: _fit(batch_size=0.5), "batch_size: expected a whole number of at least 1, got 0.5"),
+    "never validated": (lambda: _fit(validate_every=0), "validate_every: expected a whole number of at least 1, got 0"),
+    "never saved": (lambda: _fit(checkpoint_every=-1), "checkpoint_every: expected a whole number .* got -1"),
+    "never logged": (lambda: _fit(log_every=0), "log_every: expected a whole number of at least 1, got 0"),
+    "simple with a learned variance": (
+        lambda: _fit(_network(lambda x, t: (x, x), "noise", variance="learned"), objective="simple"),
+        "objective: expected 'bound' for a learned variance, got 'simple'",
+    ),
+    "simple with a mean": (
+        lambda: _fit(_network(lambda x, t: (x, x), "mean"), objective="simple"),
+        "objective: expected 'bound' for a learned variance, got 'simple'",
+    ),
+    # a prior in one call (more in tests/training/test_auto.py)
+    "constant data": (lambda: nd.fit_prior(KEY, np.ones((5, 2))), "data: expected examples that differ, got 5 equal"),
+    "constant column": (lambda: nd.plan_prior(KEY, [[0.0, 1.3], [0.0, 2.1]]), "data: expected every element to vary"),
+    "plan with a seed": (lambda: nd.plan_prior(3, DATA), "key: expected one JAX key, .* got 3"),
+    "unknown family": (lambda: nd.plan_prior(KEY, DATA, family="t"), "family: expected one of .* got 't'"),
+    "reals for bits": (lambda: nd.plan_prior(KEY, DATA, family="binomial"), "family: expected 'gaussian' .* got 'bin"),
+    "a number for a prior": (lambda: nd.load(3), "source: expected a path or the name of a packaged prior, got 3"),
+    "unknown dtype": (lambda: PRIOR.save("prior", dtype="int8"), "dtype: expected None, .* got 'int8'"),
+    # networks and data sets
+    "no width": (lambda: networks.MLP(KEY, (2,), num_steps=4, width=0), "width: expected a whole number of at least 1"),
+    "event by name": (
+        lambda: networks.RBF(KEY, "2", num_steps=4),
+        "event_shape: expected a tuple of positive .* got '2'",
+    ),
+    "activation": (
+        lambda: networks.Dense(KEY, (2,), outputs=1, width=2, depth=1, activation="sin"),
+        "activation: expected one of .* got 'sin'",
+    ),
+    "noise below 0": (
+        lambda: datasets.swiss_roll(KEY, 5, -1.0),
+        "noise: expected a finite number of at least 0, got -1",
+    ),
+    "no draws": (lambda: datasets.heartbeat(KEY, 0), "num_samples: expected a whole number of at least 1, got 0"),
+    "long period": (lambda: datasets.heartbeat(KEY, 2, 3, 4), "period: expected at most the length, 3, got 4"),
+}
+
+
+def _pattern(message):
+    """The message as a regular expression in which only " .* " is one."""
+    return ".*".join(re.escape(part) for part in message.split(".*"))
+
+
+@pytest.mark.parametrize("name", VALUE_ERRORS)
+def test_values(name):
+    call, message = VALUE_ERRORS[name]
+    with pytest.raises(ValueError, match=_pattern(message)) as error:
+        call()
+    # The argument comes first, then what is wrong with it.
+    assert re.match(r"[a-z_0-9]+(, [a-z_0-9]+)*: ", str(error.value)), str(error.value)
+
+
+UNKNOWN = {
+    "linear": lambda **bad: schedules.linear(4, **bad),
+    "cosine": lambda **bad: schedules.cosine(4, **bad),
+    "log_snr": lambda **bad: schedules.log_snr(4, **bad),
+    "erasing": lambda **bad: schedules.erasing(4, **bad),
+    "learned": lambda **bad: schedules.learned(4, **bad),
+    "GaussianDiffusion": lambda **bad: nd.GaussianDiffusion(SCHEDULE, **bad),
+    "BinomialDiffusion": lambda **bad: nd.BinomialDiffusion(SCHEDULE, **bad),
+    "Network": lambda **bad: denoisers.Network(abs, **bad),
+    "Gaussian": lambda **bad: denoisers.Gaussian(0.0, 1.0, **bad),
+    "ReverseProcess": lambda **bad: nd.ReverseProcess(REALS, denoisers.Gaussian(0.0, 1.0), 2, **bad),
+    "KBound": lambda **bad: nd.KBound(**bad),
+    "Ancestral": lambda **bad: samplers.Ancestral(**bad),
+    "DiffusionPrior": lambda **bad: nd.DiffusionPrior(PROCESS, **bad),
+    "ForwardTrajectory": lambda **bad: nd.ForwardTrajectory(REALS, [0.0], **bad),
+    "ReverseTrajectory": lambda **bad: nd.ReverseTrajectory(PROCESS, **bad),
+    "with_": lambda **bad: PRIOR.with_(**bad),
+    "save": lambda **bad: PRIOR.save("prior", **bad),
+    "load": lambda **bad: nd.load("digits", **bad),
+    "card": lambda **bad: nd.card("digits", **bad),
+    "fit": lambda **bad: _fit(**bad),
+    "fit_prior": lambda **bad: nd.fit_prior(KEY, DATA, **bad),
+    "plan_prior": lambda **bad: nd.plan_prior(KEY, DATA, **bad),
+    "MLP": lambda **bad: networks.MLP(KEY, (2,), num_steps=4, **bad),
+    "RBF": lambda **bad: networks.RBF(KEY, (2,), num_steps=4, **bad),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_unknown_keywords(name):
+    with pytest.raises(TypeError, match="unexpected keyword argument '?num_stepz'?"):
+        UNKNOWN[name](num_stepz=3)
+
+
+def test_files(tmp_path):
+    path = tmp_path / "prior.safetensors"
+    with pytest.raises(
+        FileNotFoundError, match=r"source: expected a file or a packaged prior .* got '.*prior\.safetensors'"
+    ):
+        nd.load(path)
+    with pytest.raises(FileNotFoundError, match="source: expected a file .* got"):
+        nd.load(tmp_path)
+    path.write_bytes(b"broken")
+    for read in (nd.load, nd.card):
+        with pytest.raises(CheckpointError, match=r"prior\.safetensors: not a safetensors file"):
+            read(path)
+    with pytest.raises(CheckpointError, match=r"prior\.safetensors: not a safetensors file"):
+        _fit(checkpoint=path)
+    with pytest.raises(FileNotFoundError, match="expected a file in a folder that exists"):
+        PRIOR.save(tmp_path / "nowhere" / "prior")
+    with pytest.raises(FileNotFoundError, match="checkpoint: expected a file in a folder that exists, got '.*nowhere"):
+        _fit(checkpoint=tmp_path / "nowhere" / "run")
+    assert path.read_bytes() == b"broken" and [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_values_off_the_support_under_jit_have_no_probability():
+    """What cannot raise says -inf."""
+    values = jnp.array([[0.0, 1.0], [0.5, 1.0], [NAN, 0.0]])
+    finite = np.isfinite(jax.jit(STRICT_COINS.log_prob)(values))
+    assert finite.tolist() == [True, False, False]

@@ -1,0 +1,246 @@
+"""A prior from data in one call: what is chosen, that it is said, and that it learns."""
+
+import importlib
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import numpyro_diffusion as nd
+from numpyro_diffusion import schedules
+from numpyro_diffusion.training import fit_prior, plan_prior
+
+# `numpyro_diffusion.training.fit` the attribute is the function.
+loop = importlib.import_module("numpyro_diffusion.training.fit")
+
+KEY = jax.random.key(0)
+
+
+class Affine(eqx.Module):
+    slope: jax.Array
+    offset: jax.Array
+
+    def __init__(self, steps, size):
+        self.slope, self.offset = jnp.zeros((steps, size)), jnp.zeros((steps, size))
+
+    def __call__(self, x, t):
+        step = jnp.asarray(t).astype(int) - 1
+        return self.slope[step] * x + self.offset[step]
+
+
+def _normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def _said(plan, start):
+    lines = [line for line in str(plan).splitlines() if line.startswith(start)]
+    assert len(lines) == 1
+    return lines[0]
+
+
+# ---- What is chosen
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32, np.float64])
+def test_binary_data_become_bits(dtype):
+    data = (np.random.default_rng(0).random((50, 12)) < 0.3).astype(dtype)
+    plan = plan_prior(KEY, data)
+    diffusion = plan.process.diffusion
+    assert isinstance(diffusion, nd.BinomialDiffusion) and plan.process.denoiser.predicts == "logits"
+    assert float(diffusion.rate) == pytest.approx(data.astype(float).mean(), rel=1e-5)
+    assert plan.process.event_shape == (12,) and plan.dequantize == 0
+    assert "binomial (only 0 and 1 in the data)" in _said(plan, "family")
+    assert f"Bernoulli({data.astype(float).mean():.4g})" in _said(plan, "noise law")
+    assert f"schedule: {diffusion.num_steps} steps" in str(plan)
+
+
+def test_bits_may_be_taken_for_real_values_but_not_the_reverse():
+    plan = plan_prior(KEY, np.eye(6), family="gaussian")
+    assert isinstance(plan.process.diffusion, nd.GaussianDiffusion) and plan.dequantize == 1
+    with pytest.raises(ValueError, match="family: expected 'gaussian' for data with other values than 0 and 1"):
+        plan_prior(KEY, 2 * np.eye(6), family="binomial")
+
+
+def test_vectors_are_scaled_by_element_and_images_by_one_constant():
+    scales, locs = np.array([0.1, 1.0, 50.0]), np.array([5.0, 0.0, -100.0])
+    data = _normal(400, 3) * scales + locs
+    diffusion = plan_prior(KEY, data).process.diffusion
+    np.testing.assert_allclose(diffusion.loc, data.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(diffusion.scale, data.std(0), rtol=1e-5)
+    images = 3 + 2 * _normal(40, 4, 5)
+    images[:, 0, 0] = 3.0  # a constant pixel is no trouble
+    plan = plan_prior(KEY, images)
+    assert plan.process.event_shape == (4, 5) and plan.process.diffusion.scale.shape == ()
+    assert float(plan.process.diffusion.scale) == pytest.approx(images.std(), rel=1e-5)
+    assert f"N({images.mean():.4g}, {images.std():.4g}²)" in _said(plan, "noise law")
+
+
+@pytest.mark.parametrize(
+    ("data", "spacing"),
+    [
+        (np.random.default_rng(0).integers(0, 17, (60, 8, 8)), 1),
+        (np.random.default_rng(0).integers(0, 256, (60, 8, 8)).astype(np.float32) / np.float32(255), 1 / 255),
+        (np.random.default_rng(0).integers(-5, 5, (60, 4)) * 0.3 + 0.1, 0.3),
+        (np.random.default_rng(0).integers(0, 1000, (600, 4)).astype(np.float32) / np.float32(1000) + 7, 1e-3),
+        (np.random.default_rng(0).normal(size=(60, 4)), 0),
+        (np.random.default_rng(0).normal(size=(4000, 2)), 0),
+        (np.random.default_rng(0).choice([0.0, 1.0, 2.5], (60, 4)), 0),
+    ],
+    ids=["levels", "eight bits", "offset", "float32", "few reals", "many reals", "uneven"],
+)
+def test_the_spacing_is_found(data, spacing):
+    plan = plan_prior(KEY, data)
+    assert plan.dequantize == pytest.approx(spacing, rel=1e-3)
+    words = "the data's spacing" if spacing else "do not come in equal steps"
+    assert words in _said(plan, "dequantize")
+
+
+def test_the_ends_of_the_schedule_follow_from_the_data():
+    """At T the signal is 1% of the noise; at 1 the noise is a fifth of the finest detail."""
+    ends = lambda plan: np.asarray(plan.process.diffusion.schedule.log_snr(np.array([1.0, 100.0])))
+    levels = np.random.default_rng(0).integers(0, 17, (60, 8, 8))
+    grey = 1 / np.sqrt(12) / levels.std()
+    np.testing.assert_allclose(ends(plan_prior(KEY, levels)), [-2 * np.log(grey / 5), 2 * np.log(0.01)], rtol=1e-4)
+    # Clusters of width 0.01 in data of scale 1: finer detail, hence a higher end; scaling the data changes nothing.
+    coarse = _normal(500, 2)
+    fine = np.sign(_normal(500, 2, seed=1)) + 0.01 * _normal(500, 2, seed=2)
+    assert ends(plan_prior(KEY, fine))[0] > ends(plan_prior(KEY, coarse))[0] + 2
+    np.testing.assert_allclose(ends(plan_prior(KEY, 1e3 * fine)), ends(plan_prior(KEY, fine)), rtol=1e-3)
+    # A scale of half the data's makes the data louder than the noise: the chain has to go further.
+    half = plan_prior(KEY, coarse, scale=0.5 * coarse.std(0))
+    assert ends(half)[1] == pytest.approx(2 * np.log(0.005), rel=1e-3)
+
+
+def test_every_choice_can_be_overridden():
+    data, schedule, network = _normal(60, 2), schedules.cosine(7), Affine(7, 2)
+    plan = plan_prior(
+        KEY, data, loc=1.0, scale=[2.0, 3.0], schedule=schedule, network=network, dequantize=0.25, num_steps=12
+    )
+    diffusion = plan.process.diffusion
+    assert diffusion.schedule is schedule and plan.process.denoiser.fn is network
+    assert float(diffusion.loc) == 1 and diffusion.scale.tolist() == [2.0, 3.0]
+    assert plan.dequantize == 0.25 and plan.num_steps == 12
+    assert all("given" in _said(plan, start) for start in ("noise law", "dequantize", "schedule", "network"))
+    assert _said(plan, "training") == "training: 12 steps (given)"
+    default = plan_prior(KEY, data)
+    assert "given" not in str(default) and default.num_steps == 10_000
+    assert default.process.denoiser.predicts == "velocity"
+
+
+@pytest.mark.parametrize(("size", "width", "steps"), [(2, 128, 10_000), (40, 256, 20_000), (144, 512, 20_000)])
+def test_the_network_grows_with_the_event(size, width, steps):
+    plan = plan_prior(KEY, _normal(10, size))
+    assert plan.process.denoiser.fn.width == width and plan.num_steps == steps
+    assert f"MLP of width {width}" in _said(plan, "network") and str(steps) in _said(plan, "training")
+
+
+# ---- What is refused
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.full((5, 2), 3.0), r"data: expected examples that differ, got 5 equal ones \(constant data\)"),
+        (
+            np.stack([np.arange(5.0), np.ones(5)], 1),
+            r"data: expected every element to vary, got constant ones at \[1\]",
+        ),
+        (np.array([[0.0, np.nan], [1.0, 2.0]]), r"data: expected finite numbers, got 1 NaN .* first at \(0, 1\)"),
+        (np.array([[0.0, 1.0], [np.inf, 2.0]]), "data: expected finite numbers, got 1 NaN or infinite"),
+        (np.zeros((0, 2)), r"data: expected shape \(n, \*event\) with n >= 2 .* got \(0, 2\)"),
+        (np.zeros((1, 2)), r"data: expected shape .* with n >= 2 .* got \(1, 2\)"),
+        (np.zeros((3, 0)), r"data: expected shape .* got \(3, 0\)"),
+        (np.arange(5.0), r"data: expected shape .* an event of rank 1 or more, got \(5,\)"),
+        (np.array([["a", "b"], ["c", "d"]]), "data: expected numbers, got dtype <U1"),
+        (np.array([[1, None], [2, 3]]), "data: expected numbers, got dtype object"),
+        ([[1.0, 2.0], [3.0]], "data: expected an array of numbers, got list"),
+        (np.ones((3, 2)) * 1j, "data: expected numbers, got dtype complex128"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)) if isinstance(value, dict) else "bad",
+)
+def test_bad_data(data, message):
+    for function in (plan_prior, fit_prior):
+        with pytest.raises(ValueError, match=message):
+            function(KEY, data)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"family": "poisson"}, "family: expected one of 'gaussian', 'binomial', got 'poisson'"),
+        ({"loc": np.nan}, "loc: expected finite numbers"),
+        ({"loc": [1.0, 2.0, 3.0]}, r"loc: expected a shape that broadcasts to \(2,\), got \(3,\)"),
+        ({"scale": 0.0}, "scale: expected positive numbers, got a minimum of 0.0"),
+        ({"scale": [[1.0, 2.0]]}, r"scale: expected a shape that broadcasts to \(2,\), got \(1, 2\)"),
+        ({"schedule": "cosine"}, "schedule: expected a schedule from numpyro_diffusion.schedules, got 'cosine'"),
+        ({"network": 3}, r"network: expected a callable fn\(x_t, t\), got 3"),
+        ({"network": lambda x, t: x[:1]}, r"fn: expected an output of the shape of x_t, \(2,\), got \(1,\)"),
+        ({"dequantize": -1.0}, r"dequantize: expected a width of at least 0 \(0 for bits\), got -1.0"),
+        ({"num_steps": 0}, "num_steps: expected a whole number of at least 1, got 0"),
+        ({"num_steps": 1.5}, "num_steps: expected a whole number of at least 1, got 1.5"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)) if isinstance(value, dict) else "bad",
+)
+def test_bad_choices(choice, message):
+    with pytest.raises(ValueError, match=message):
+        plan_prior(KEY, _normal(10, 2), **choice)
+
+
+@pytest.mark.parametrize(
+    "choice", [{"loc": 0.5}, {"scale": 1.0}, {"dequantize": 1.0}], ids=lambda choice: next(iter(choice))
+)
+def test_choices_that_bits_do_not_have(choice):
+    name = next(iter(choice))
+    with pytest.raises(ValueError, match=f"{name}: expected .*, got {choice[name]}"):
+        plan_prior(KEY, np.eye(4), **choice)
+
+
+# ---- From data to a prior
+
+
+def _k(process, x):
+    """The mean of K, estimated and compiled as `fit` does for as many held-out examples."""
+    return float(loop._evaluate(nd.KBound(2, 7, chunk=2048), jax.random.key(1), process, x, 0.0).mean())
+
+
+@pytest.mark.parametrize("family", ["gaussian", "binomial"])
+def test_a_prior_is_learned(family, capsys):
+    if family == "gaussian":
+        data = _normal(2000, 2) * [1.0, 0.8] + 3
+        # A noise law that is far from the data's, or there would be nothing to learn.
+        choices = {"schedule": schedules.log_snr(8, -9.0, 4.0), "loc": 2.0, "scale": 2.0}
+        # Minus the data's entropy, which no prior beats on average.
+        best = -np.log(2 * np.pi * np.e) - np.log(0.8)
+    else:
+        data = np.random.default_rng(0).random((2000, 3)) < np.array([0.1, 0.5, 0.95])
+        choices = {"schedule": schedules.erasing(8)}
+        chance = np.array([0.1, 0.5, 0.95])
+        best = (chance * np.log(chance) + (1 - chance) * np.log(1 - chance)).sum()
+    network = Affine(8, data.shape[1])
+    choices |= {"network": network, "num_steps": 600}
+    prior = fit_prior(KEY, data, learning_rate=0.03, **choices)
+    shown = capsys.readouterr()
+    plan = plan_prior(KEY, data, **choices)
+    assert shown.out.strip() == str(plan) and "600/600" in shown.err
+    assert isinstance(prior, nd.DiffusionPrior) and prior.event_shape == data.shape[1:]
+    x = jnp.asarray(data[:200], jnp.float32)
+    before, after = _k(plan.process, x), _k(prior.process, x)
+    assert before + 0.1 < after < best + 0.25
+    assert after > best - 0.4
+    np.testing.assert_array_equal(prior.process.diffusion.schedule.table, choices["schedule"].table)
+
+
+def test_quiet_and_checkpointed(tmp_path, capsys):
+    data, path = _normal(2000, 2), tmp_path / "run"
+    # The compiled code of the test above serves here too.
+    choices = {"schedule": schedules.log_snr(8, -7.0, 4.0), "network": Affine(8, 2), "num_steps": 600, "loc": 0.0}
+    options = {"scale": 2.0, "learning_rate": 0.03, "checkpoint": path, "progress": False}
+    prior = fit_prior(KEY, data, **choices, **options)
+    shown = capsys.readouterr()
+    assert path.is_file() and shown.out == shown.err == ""
+    again = fit_prior(KEY, data, **choices, **options)
+    np.testing.assert_array_equal(prior.process.denoiser.fn.slope, again.process.denoiser.fn.slope)
+    with pytest.raises(ValueError, match="learning_rate: expected a positive number .* got -1"):
+        fit_prior(KEY, data, learning_rate=-1, progress=False, **choices)
