@@ -42,7 +42,9 @@ def main() -> None:
         }
         prior.save(path, dtype="float16", card=card)
         size = path.stat().st_size
-    print(f"held-out K bound {value:.2f} ± {error:.2f} nats per image; {seconds:.0f} s of training; {size / 1e3:.0f} kB")
+    print(
+        f"held-out K bound {value:.2f} ± {error:.2f} nats per image; {seconds:.0f} s of training; {size / 1e3:.0f} kB"
+    )
     assert value > (-60 if options.short else 60), "the prior has not been learned"
 
 

@@ -53,12 +53,14 @@ def ceiling(key, lengths, count):
         print(f"{num_steps:5d}   {mean_and_error(forward)}     {mean_and_error(learned)}", flush=True)
 
 
-def train(key, num_steps, steps, width):
+def train(key, num_steps, steps, width, validation):
     keys = jax.random.split(key, 3)
     network = networks.MLP(keys[0], (LENGTH,), num_steps=num_steps, width=width, depth=2)
     data = datasets.heartbeat(keys[1], 10_000)
     untrained = process(num_steps, denoisers.Network(network, "logits"))
-    return nd.fit(keys[2], untrained, data, num_steps=steps, learning_rate=3e-3, validation=0.02, validate_every=4000)
+    return nd.fit(
+        keys[2], untrained, data, num_steps=steps, learning_rate=3e-3, validation=validation, validate_every=4000
+    )
 
 
 def report_bound(key, trained, count):
@@ -113,11 +115,12 @@ def main():
     args = parser.parse_args()
     keys = jax.random.split(jax.random.key(args.seed), 4)
     if args.ceiling:
-        return ceiling(keys[1], (20, 50) if args.short else (20, 50, 100, 200, 500, 1000, 2000), 100 if args.short else 4000)
+        lengths = (20, 50) if args.short else (20, 50, 100, 200, 500, 1000, 2000)
+        return ceiling(keys[1], lengths, 100 if args.short else 4000)
 
     num_steps, width, count = (50, 32, 200) if args.short else (2000, 64, 10_000)
     start = time.perf_counter()
-    result = train(keys[0], num_steps, 300 if args.short else args.steps, width)
+    result = train(keys[0], num_steps, 300 if args.short else args.steps, width, 0 if args.short else 0.02)
     print(f"seed {args.seed}, T = {num_steps}, {result.steps} steps: {time.perf_counter() - start:.0f} s of training")
     prior = nd.DiffusionPrior(result.process)
     k = report_bound(keys[1], result.process, count)

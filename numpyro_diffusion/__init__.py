@@ -24,6 +24,7 @@ from .likelihoods import KBound as KBound
 from .process import ForwardStep as ForwardStep
 from .process import LearnedStep as LearnedStep
 from .process import ReverseProcess as ReverseProcess
+
 __version__ = "0.1.0"
 
 # Optax, ArviZ and Matplotlib take a while to import, and a model needs none of them: these names load on first use.

@@ -84,9 +84,7 @@ def swiss_roll_log_prob(x: ArrayLike, noise: float) -> Float[Array, "..."]:
             finite, or the last axis of `x` is not 2.
     """
     if _check_noise(noise) == 0:
-        raise ValueError(
-            "noise: expected a positive number, since a roll without noise has no density, got 0"
-        )
+        raise ValueError("noise: expected a positive number, since a roll without noise has no density, got 0")
     x = jnp.asarray(x, jnp.result_type(float, x))
     if x.shape[-1:] != (2,):
         raise ValueError(f"x: expected shape (..., 2), got {x.shape}")

@@ -137,7 +137,7 @@ def run(
     )
     coords = {"digit": np.arange(num_digits), "row": np.arange(8), "column": np.arange(8)}
     data = to_arviz(mcmc, dims={"x": ["digit", "row", "column"]}, coords=coords, exclude=["x_noise"])
-    summary = az.summary(data, var_names=["sigma", "x"])
+    summary: Any = az.summary(data, var_names=["sigma", "x"])
     centre = [name for name in summary.index if name.startswith("x[0, ") and name[5:] in ("3, 3]", "3, 4]", "4, 3]")]
     print(summary.loc[["sigma", *centre]].to_string())
     print(f"over all {len(summary)} unknowns: {_worst(summary)}")
@@ -145,7 +145,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     _picture(folder / "posterior.png", observation, np.asarray(mcmc.get_samples()["x"]))
     data.to_netcdf(str(folder / "posterior.nc"))
-    print(f"wrote {folder / 'posterior.png'} and {folder / 'posterior.nc'} ({time.perf_counter() - start:.0f} s in all)")
+    print(f"wrote posterior.png and posterior.nc to {folder} ({time.perf_counter() - start:.0f} s in all)")
     return data
 
 

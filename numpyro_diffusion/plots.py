@@ -179,9 +179,9 @@ def trajectory(
     """Both chains of a diffusion over the plane: data turning into noise, noise into data, and the drift between.
 
     Rows: draws of the forward process at `times`, begun at `data`; as many of the reverse process, begun in noise; and
-    the drift E[x_{t-1} | x_t = x] − x of the reverse process, in arrows whose lengths compare within one panel only.
-    This is Figure 1 of Sohl-Dickstein et al. 2015. Steps to t = 0 and 1 may be fixed: for those the drift of step 2 is
-    shown.
+    the drift d(x) = E[x_{t-1} | x_t = x] − x of the reverse process, as arrows d/(|d| + m), m the median of |d| in the
+    panel, so that far away, where it is largest, it does not hide the rest. Where t < 2 the drift of step 2 is shown,
+    since the step to the data may be fixed. After Figure 1 of Sohl-Dickstein et al. 2015.
 
     Args:
         key: JAX random key.
@@ -215,10 +215,12 @@ def trajectory(
         noise = process.diffusion.marginal_noise(jax.random.fold_in(forward, t), points.shape)
         noised = points if t == 0 else process.diffusion.marginal_from_noise(noise, points, t)
         step = max(t, 2)
-        drift = process.kernel(grid, step).mean - grid
+        drift = np.asarray(process.kernel(grid, step).mean - grid)
+        length = np.linalg.norm(drift, axis=1, keepdims=True)
+        arrows = drift / (length + np.median(length) + np.finfo(drift.dtype).tiny)
         axes[0, column].scatter(*np.asarray(noised).T, s=2, color=_BLUE, alpha=0.5, linewidths=0)
         axes[1, column].scatter(*chains[:, t].T, s=2, color=_ORANGE, alpha=0.5, linewidths=0)
-        axes[2, column].quiver(*np.asarray(grid).T, *np.asarray(drift).T, angles="xy", color="0.25", width=0.006)
+        axes[2, column].quiver(*np.asarray(grid).T, *arrows.T, angles="xy", scale=14, color="0.25", width=0.005)
         axes[0, column].set_title(f"t = {t}", fontsize=10)
         for panel in axes[:, column]:
             panel.set(xlim=(-bound, bound), ylim=(-bound, bound), aspect="equal", xticks=[], yticks=[])

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
@@ -153,9 +154,9 @@ class ReverseProcess(eqx.Module):
             # One traced `s` may be either kind of step; both kernels have one family, so parameters can be chosen.
             last, inner = self.last_kernel(x_t), self.inner_kernel(x_t, t, s)
             return jax.tree.map(lambda a, b: jnp.where(s == 0, a, b), last, inner)
-        if float(s) != 0:
+        if np.asarray(s) != 0:
             return self.inner_kernel(x_t, t, s)
-        if is_concrete(t) and float(t) != 1:
+        if is_concrete(t) and np.asarray(t) != 1:
             raise ValueError(f"t, s: expected t = 1 for the last step, s = 0, got t = {t}")
         return self.last_kernel(x_t)
 
@@ -166,7 +167,11 @@ class ReverseProcess(eqx.Module):
             posterior = self.denoiser.posterior(self.diffusion, x, float(self.num_steps))
             return posterior.mean, self.inner_kernel(x, 2.0, 1.0).mean
 
-        for answer in jax.eval_shape(answers, example):
+        try:
+            shapes = jax.eval_shape(answers, example)
+        except TypeError as error:
+            raise ValueError(f"denoiser: expected one for examples of shape {self.event_shape}, got {error}") from error
+        for answer in shapes:
             if answer.shape != self.event_shape:
                 raise ValueError(
                     f"denoiser: expected answers of the event shape {self.event_shape}, got {answer.shape}"

@@ -13,3 +13,12 @@ def x64() -> Iterator[None]:
     """Run the test in double precision, so that it can be compared with numpy to many digits."""
     with enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Quick tests compile a lot and compute little: an unoptimised program is ready in half the time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("slow") is None)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

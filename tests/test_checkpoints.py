@@ -177,9 +177,7 @@ def test_cuts_and_flipped_bits_are_refused_wherever_they_are(saved: Path) -> Non
             ckpt.read_module(saved)
     tensors = len(data) - 24
     for position in [*range(0, tensors, 3), *range(tensors, len(data))]:
-        saved.write_bytes(
-            data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :]
-        )
+        saved.write_bytes(data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :])
         try:
             back, _ = ckpt.read_module(saved)
         except CheckpointError as error:

@@ -11,8 +11,8 @@ from numpyro_diffusion import cli
 
 @pytest.mark.slow
 def test_demo_writes_the_figure_and_the_arviz_file(tmp_path, capsys):
-    arguments = ["demo", "--quiet", "--digits", "1", "--warmup", "5", "--samples", "10", "--output", str(tmp_path / "out")]
-    assert cli.main(arguments) == 0
+    sizes = ["--digits", "1", "--warmup", "5", "--samples", "10"]
+    assert cli.main(["demo", "--quiet", *sizes, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "sigma" in said
     assert "r_hat" in said

@@ -176,14 +176,16 @@ def test_trajectory_starts_at_the_data_and_ends_in_noise():
     axes[0, 0].figure.canvas.draw()
 
 
-def test_trajectory_drift_is_the_kernels():
+def test_trajectory_drift_is_that_of_the_kernel():
     process, grid_size = plane(), 17
     axes = plots.trajectory(KEY, process, jnp.zeros((5, 2)), plt.subplots(3, 2)[1], times=[3, 6])
     for ax, t in zip(axes[2], (3, 6), strict=True):
         (arrows,) = ax.collections
         assert arrows.N == grid_size**2
         drift = process.kernel(jnp.asarray(arrows.XY), t).mean - arrows.XY
-        np.testing.assert_allclose(np.stack([arrows.U, arrows.V], -1), drift, atol=1e-5)
+        length = np.linalg.norm(drift, axis=1, keepdims=True)
+        shown = np.stack([arrows.U, arrows.V], -1)
+        np.testing.assert_allclose(shown, drift / (length + np.median(length)), atol=1e-4)
 
 
 def test_trajectory_names_what_does_not_fit():

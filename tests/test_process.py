@@ -103,9 +103,7 @@ def test_traced_steps_equal_concrete_ones(family: str, last_step: str, x64: None
         np.testing.assert_allclose(got[0], law.mean, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(got[1], law.variance, rtol=1e-9, atol=1e-12)
     default = eqx.filter_jit(lambda p, t: _moments(p, x_t, t))(process, jnp.asarray(1))
-    np.testing.assert_allclose(
-        default, traced(process, jnp.asarray(1), jnp.asarray(0)), rtol=1e-9, atol=1e-12
-    )
+    np.testing.assert_allclose(default, traced(process, jnp.asarray(1), jnp.asarray(0)), rtol=1e-9, atol=1e-12)
 
 
 def test_last_steps(x64: None) -> None:

@@ -162,9 +162,7 @@ def test_respace_keeps_a_subset_and_the_original_numbering() -> None:
     np.testing.assert_allclose(_at(full, "time", [3.25]), 3.25)
     np.testing.assert_array_equal(_at(short.respace(2), "time", np.arange(3)), [0, kept[4], 100])
     np.testing.assert_allclose(_at(schedules.erasing(14).respace(7), "alpha_bar", [3.5]), 0.5, rtol=1e-6)
-    np.testing.assert_allclose(
-        _at(schedules.learned(12).respace(12), "alpha_bar", [12]), 1 / 10001, rtol=1e-4
-    )
+    np.testing.assert_allclose(_at(schedules.learned(12).respace(12), "alpha_bar", [12]), 1 / 10001, rtol=1e-4)
     with pytest.raises(ValueError, match="num_steps: expected at most 100, got 101"):
         full.respace(101)
     with pytest.raises(ValueError, match="num_steps: expected a whole number of at least 2, got 1"):

@@ -120,7 +120,7 @@ class ModuleDistribution(dist.Distribution):
         value = jnp.asarray(value)
         lead = jnp.broadcast_shapes(check_event("value", value.shape, self.event_shape), self.batch_shape)
         log_prob = self._over_values(type(self)._log_prob_one, value, lead)
-        return self._validated(value, log_prob) if self._validate_args else log_prob
+        return self._validated(value, log_prob) if self._validate_args and value.size else log_prob
 
     def _sample_one(self, module: Any, key: Array) -> Array:
         raise NotImplementedError(f"{type(self).__name__} does not implement sample")

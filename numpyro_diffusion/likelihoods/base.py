@@ -36,6 +36,11 @@ class AbstractLikelihood(eqx.Module):
     def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
         """The estimate for one unbatched example; a deterministic, smooth function of `x_0` for one `key`."""
 
+    def calls(self, process: ReverseProcess) -> int:
+        """How many network calls the estimate for one example makes at a time; one unless a method says more."""
+        del process
+        return 1
+
     def __call__(self, key: Array, process: ReverseProcess, x_0: ArrayLike) -> Estimate:
         """Estimate log p(x_0), each example with noise of its own.
 
@@ -56,7 +61,8 @@ class AbstractLikelihood(eqx.Module):
             return self.estimate(key, process, x_0)
         flat = x_0.reshape((-1, *process.event_shape))
         estimate = lambda pair: self.estimate(pair[0], process, pair[1])
-        estimates = batched_map(estimate, (jax.random.split(key, len(flat)), flat), self.chunk)
+        together = None if self.chunk is None else max(1, self.chunk // self.calls(process))
+        estimates = batched_map(estimate, (jax.random.split(key, len(flat)), flat), together)
         return jax.tree.map(lambda leaf: leaf.reshape(batch + leaf.shape[1:]), estimates)
 
 

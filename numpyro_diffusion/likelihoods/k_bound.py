@@ -89,6 +89,10 @@ class KBound(AbstractLikelihood):
         if self.antithetic and self.num_samples % 2:
             raise ValueError(f"num_samples: expected an even number (antithetic pairs), got {num_samples}")
 
+    def calls(self, process: ReverseProcess) -> int:
+        """How many network calls the estimate for one example makes: one for each term of each draw."""
+        return self.num_samples * (1 + (self.num_times or process.num_steps - 1))
+
     def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
         """K for one example, shape () in nats; smooth in `x_0` for one `key` (Gaussian diffusions)."""
         count = process.num_steps - 1 if self.num_times is None else self.num_times

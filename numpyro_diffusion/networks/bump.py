@@ -83,14 +83,13 @@ class BumpReadout(eqx.Module):
         Raises:
             ValueError: if the body's output has another shape than promised, or `t` is not a scalar.
         """
+        x, t = jnp.asarray(x), jnp.asarray(t)
         values, event_shape = self.network(x, t), jnp.shape(x)
         expected = (self.outputs * self.num_bumps, *event_shape)
         # A body with one output drops its leading axis.
         if values.shape != expected and (expected[0] > 1 or values.shape != event_shape):
             raise ValueError(f"network: expected output of shape {expected}, got {values.shape}")
-        mixed = jnp.einsum(
-            "oj...,j->o...", values.reshape(self.outputs, self.num_bumps, *event_shape), self.bumps(t)
-        )
+        mixed = jnp.einsum("oj...,j->o...", values.reshape(self.outputs, self.num_bumps, *event_shape), self.bumps(t))
         return layers.split_outputs(mixed, self.outputs, event_shape)
 
 

@@ -4,9 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 
-def sinusoidal(
-    t: ArrayLike, num_features: int, max_period: float = 10_000.0
-) -> Float[Array, " num_features"]:
+def sinusoidal(t: ArrayLike, num_features: int, max_period: float = 10_000.0) -> Float[Array, " num_features"]:
     """Return sines and cosines of `t` at geometrically spaced frequencies.
 
     With h = num_features / 2, the features are sin(ω_i t) for i = 0…h−1, then cos(ω_i t), where

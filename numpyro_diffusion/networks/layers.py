@@ -48,9 +48,7 @@ def flatten_event(x: ArrayLike, event_shape: tuple[int, ...]) -> Float[Array, " 
     """
     x = jnp.asarray(x, jnp.result_type(float, x))
     if x.shape != event_shape:
-        raise ValueError(
-            f"x: expected one example of shape {event_shape}, got shape {x.shape} (batch with jax.vmap)"
-        )
+        raise ValueError(f"x: expected one example of shape {event_shape}, got shape {x.shape} (batch with jax.vmap)")
     return x.reshape(-1)
 
 

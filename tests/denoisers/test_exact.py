@@ -81,9 +81,7 @@ def test_mixture_posterior_by_quadrature(shape: str, x64: None) -> None:
         for i in range(2):
             weight = density.sum(1 - i)
             np.testing.assert_allclose(mean[t - 1, i], weight @ axes[i], rtol=1e-7)
-            np.testing.assert_allclose(
-                variance[t - 1, i], weight @ (axes[i] - weight @ axes[i]) ** 2, rtol=1e-6
-            )
+            np.testing.assert_allclose(variance[t - 1, i], weight @ (axes[i] - weight @ axes[i]) ** 2, rtol=1e-6)
     x = np.array([[0.2, -3.0], [1.6, -3.3]])
     terms = np.prod([_normal(x[:, None, i], locs[:, i], wide[:, i]) for i in range(2)], axis=0)
     got = jax.jit(lambda: denoiser.data().log_prob(x))()
@@ -129,9 +127,7 @@ def test_enumerated_answers_stay_finite_where_a_bit_is_certain() -> None:
     logits = lambda p: eqx.tree_at(lambda d: d.probabilities, denoiser, p).posterior(
         diffusion, jnp.array([0.0, 1.0]), 2
     )
-    law, slope = jax.jit(lambda p: (logits(p).mean, jax.jacobian(lambda p: logits(p).mean)(p)))(
-        denoiser.probabilities
-    )
+    law, slope = jax.jit(lambda p: (logits(p).mean, jax.jacobian(lambda p: logits(p).mean)(p)))(denoiser.probabilities)
     assert law[0] == 1 and 0.5 < law[1] < 1
     assert np.isfinite(slope).all()
     np.testing.assert_array_equal(denoiser.probabilities, [0.5, 0.5])

@@ -26,9 +26,7 @@ def _diffusion() -> GaussianDiffusion:
     return GaussianDiffusion(schedules.from_beta(BETA), LOC, SCALE)
 
 
-def _kernels(
-    denoiser: Any, diffusion: Any = None, x: Any = X, pairs: Any = PAIRS
-) -> tuple[np.ndarray, np.ndarray]:
+def _kernels(denoiser: Any, diffusion: Any = None, x: Any = X, pairs: Any = PAIRS) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the kernels at x for each pair of t and s, in standardised units."""
     diffusion = _diffusion() if diffusion is None else diffusion
 
@@ -84,9 +82,7 @@ def test_heads_mean_the_same_kernel(predicts: str, variance: str, x64: None) -> 
         data, noise, tilde, beta = _coefficients(t, s)
         np.testing.assert_allclose(mean[i], data * _guess(Z, t) + noise * Z, rtol=1e-9)
         share = {"beta": np.ones(2), "beta_tilde": np.zeros(2), "learned": (mix + 1) / 2}[variance]
-        np.testing.assert_allclose(
-            spread[i], np.exp(share * np.log(beta) + (1 - share) * np.log(tilde)), rtol=1e-9
-        )
+        np.testing.assert_allclose(spread[i], np.exp(share * np.log(beta) + (1 - share) * np.log(tilde)), rtol=1e-9)
 
 
 def test_ddpm_mean_by_its_own_formula(x64: None) -> None:
@@ -113,9 +109,7 @@ def test_mean_head_is_equations_64_and_65(x64: None) -> None:
     """With the square root that makes zero output the forward kernel."""
     shift, spread = np.array([0.3, -0.6]), np.array([0.5, -1.2])
     pairs = np.array([(1, 0), *PAIRS])
-    mean, variance = _kernels(
-        Network(lambda z, t: (jnp.asarray(shift), jnp.asarray(spread)), "mean"), pairs=pairs
-    )
+    mean, variance = _kernels(Network(lambda z, t: (jnp.asarray(shift), jnp.asarray(spread)), "mean"), pairs=pairs)
     zero = _kernels(Network(lambda z, t: (jnp.zeros(2), jnp.zeros(2)), "mean"), pairs=pairs)
     for i, (t, s) in enumerate(pairs):
         beta = 1 - KEPT[t] / KEPT[s]
@@ -199,9 +193,7 @@ def test_zero_output_for_bits_is_the_forward_kernel(x64: None) -> None:
 def test_the_network_sees_standardised_data_and_the_original_step(x64: None) -> None:
     """z = (x - loc)/scale and, after respacing, the step of the chain it was trained for."""
     diffusion = GaussianDiffusion(schedules.cosine(100).respace(4), LOC, SCALE)
-    echo = lambda head, t: jax.jit(
-        lambda: Network(head, "data").posterior(diffusion, jnp.asarray(X), t).mean
-    )()
+    echo = lambda head, t: jax.jit(lambda: Network(head, "data").posterior(diffusion, jnp.asarray(X), t).mean)()
     np.testing.assert_allclose((echo(lambda z, t: z, 3) - LOC) / SCALE, Z, rtol=1e-12)
     np.testing.assert_allclose((echo(lambda z, t: t * jnp.ones(2), 3) - LOC) / SCALE, 75, rtol=1e-12)
     np.testing.assert_allclose((echo(lambda z, t: t * jnp.ones(2), 2.5) - LOC) / SCALE, 62.5, rtol=1e-12)

@@ -200,9 +200,7 @@ def test_rate_per_bit(x64: None) -> None:
     """The rate may differ from bit to bit."""
     rates = np.array([0.1, 0.5, 0.8])
     got = jax.jit(lambda: _diffusion(rates).marginal(np.array([1, 0, 1]), 2).mean)()
-    np.testing.assert_allclose(
-        got, [_bit_chain(2, 0, r)[x, 1] for r, x in zip(rates, (1, 0, 1), strict=True)]
-    )
+    np.testing.assert_allclose(got, [_bit_chain(2, 0, r)[x, 1] for r, x in zip(rates, (1, 0, 1), strict=True)])
 
 
 @pytest.mark.parametrize(

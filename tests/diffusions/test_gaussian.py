@@ -66,9 +66,7 @@ def test_bridge_is_bayes(x64: None) -> None:
             np.testing.assert_allclose(variance, 0, atol=1e-15)
             continue
         gain = cov[s - 1, t - 1] / cov[t - 1, t - 1]
-        np.testing.assert_allclose(
-            mean, np.sqrt(KEPT[s]) * BARE + gain * (x_t - np.sqrt(KEPT[t]) * BARE), rtol=1e-10
-        )
+        np.testing.assert_allclose(mean, np.sqrt(KEPT[s]) * BARE + gain * (x_t - np.sqrt(KEPT[t]) * BARE), rtol=1e-10)
         np.testing.assert_allclose(variance, cov[s - 1, s - 1] - gain * cov[s - 1, t - 1], rtol=1e-10)
         if s == t - 1:
             beta, lost = BETA[t - 1], 1 - KEPT
@@ -144,9 +142,7 @@ def test_entropies_by_quadrature(x64: None) -> None:
             )
         )
     )(jnp.arange(1, T + 1))
-    entropy = lambda variance: (
-        0.5 * (np.log(2 * np.pi * variance) + WEIGHTS @ NODES**2) + np.log(SCALE)
-    ).sum()
+    entropy = lambda variance: (0.5 * (np.log(2 * np.pi * variance) + WEIGHTS @ NODES**2) + np.log(SCALE)).sum()
     for t in range(1, T + 1):
         x = np.sqrt(KEPT[t]) * BARE + np.sqrt(1 - KEPT[t]) * NODES[:, None]
         cross = WEIGHTS @ (-0.5 * x**2 - 0.5 * np.log(2 * np.pi) - np.log(SCALE)).sum(1)
@@ -160,9 +156,9 @@ def test_entropies_by_quadrature(x64: None) -> None:
 
 def _mixture_entropy(weights: np.ndarray, means: np.ndarray, variances: np.ndarray) -> float:
     grid = np.linspace(-14, 14, 40001)
-    density = (
-        weights * np.exp(-0.5 * (grid[:, None] - means) ** 2 / variances) / np.sqrt(2 * np.pi * variances)
-    ).sum(1)
+    density = (weights * np.exp(-0.5 * (grid[:, None] - means) ** 2 / variances) / np.sqrt(2 * np.pi * variances)).sum(
+        1
+    )
     return float(-np.sum(density * np.log(np.maximum(density, 1e-300))) * (grid[1] - grid[0]))
 
 
@@ -216,18 +212,14 @@ def test_draws_from_standard_noise(x64: None) -> None:
     diffusion = _diffusion(LOC, SCALE)
     x_0 = LOC + SCALE * BARE
     noise = np.tile(NODES[:, None], 3)
-    draw = jax.jit(
-        lambda e, t: jax.vmap(lambda n: diffusion.marginal_from_noise(n, x_0, t))(e), static_argnums=1
-    )
+    draw = jax.jit(lambda e, t: jax.vmap(lambda n: diffusion.marginal_from_noise(n, x_0, t))(e), static_argnums=1)
     for t in (0, 2, 5):
         x = draw(noise, t)
         np.testing.assert_allclose(WEIGHTS @ x, LOC + SCALE * np.sqrt(KEPT[t]) * BARE, rtol=1e-11)
         second = WEIGHTS @ (x - WEIGHTS @ x) ** 2
         np.testing.assert_allclose(second, SCALE**2 * (1 - KEPT[t]), rtol=1e-10, atol=1e-14)
     mirrored = draw(diffusion.mirror_noise(noise), 2)
-    np.testing.assert_allclose(
-        mirrored + draw(noise, 2), 2 * np.tile(WEIGHTS @ draw(noise, 2), (40, 1)), rtol=1e-10
-    )
+    np.testing.assert_allclose(mirrored + draw(noise, 2), 2 * np.tile(WEIGHTS @ draw(noise, 2), (40, 1)), rtol=1e-10)
 
 
 def test_standard_noise_is_standard() -> None:

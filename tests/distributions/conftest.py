@@ -60,15 +60,11 @@ def gaussian_process(theta: Any) -> nd.ReverseProcess:
 
 def mixture_process(theta: Any) -> nd.ReverseProcess:
     locs = theta * jnp.array([[-1.0, 0.0], [1.0, 0.5]])
-    return nd.ReverseProcess(
-        gaussian_diffusion(), nd.denoisers.GaussianMixture(locs, [0.5, 0.7], [0.3, 0.7]), 2
-    )
+    return nd.ReverseProcess(gaussian_diffusion(), nd.denoisers.GaussianMixture(locs, [0.5, 0.7], [0.3, 0.7]), 2)
 
 
 def network_process(theta: Any) -> nd.ReverseProcess:
-    return nd.ReverseProcess(
-        gaussian_diffusion(), nd.denoisers.Network(Net(2, theta, TRACES), predicts="noise"), 2
-    )
+    return nd.ReverseProcess(gaussian_diffusion(), nd.denoisers.Network(Net(2, theta, TRACES), predicts="noise"), 2)
 
 
 def enumerated_process(theta: Any) -> nd.ReverseProcess:
@@ -77,9 +73,7 @@ def enumerated_process(theta: Any) -> nd.ReverseProcess:
 
 
 def bits_process(theta: Any) -> nd.ReverseProcess:
-    return nd.ReverseProcess(
-        binomial_diffusion(), nd.denoisers.Network(Net(3, theta, TRACES), predicts="logits"), 3
-    )
+    return nd.ReverseProcess(binomial_diffusion(), nd.denoisers.Network(Net(3, theta, TRACES), predicts="logits"), 3)
 
 
 PROCESSES = {
@@ -160,7 +154,7 @@ MAIN = (
     "prior-network",
     "prior-bits-network",
 )
-QUICK = ("forward-batch", "trajectory-network", "prior-network")
+QUICK = ("forward-batch", "trajectory-network")
 
 
 @functools.cache
@@ -216,9 +210,7 @@ def traces() -> list[int]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for a case on the rows of the table."""
-    own = {
-        name for mark in metafunc.definition.iter_markers("parametrize") for name in mark.args[0].split(",")
-    }
+    own = {name for mark in metafunc.definition.iter_markers("parametrize") for name in mark.args[0].split(",")}
     for fixture, kept in (("any_case", tuple(CONSTRUCTORS)), ("case", MAIN), ("quick_case", QUICK)):
         if fixture in metafunc.fixturenames and fixture not in own:
             names = [pytest.param(n, marks=() if n in kept else pytest.mark.slow) for n in CONSTRUCTORS]

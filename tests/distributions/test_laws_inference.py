@@ -38,10 +38,12 @@ def _nuts(model, warmup, draws, **kwargs):
     )
 
 
+@pytest.mark.parametrize(
+    "case", [pytest.param("forward-batch", marks=pytest.mark.slow), "prior-bits-network"], indirect=True
+)
 def test_handlers(case):
     """`seed`, `trace`, `condition` and `substitute` see an ordinary site, whose densities add up."""
     made = case.made
-    x = case.values[0]
     model = functools.partial(_observed, made.expand((4, *case.batch)).to_event(1 + len(case.batch)))
     trace = handlers.trace(handlers.seed(model, KEY)).get_trace()
     assert trace["x"]["value"].shape == case.values.shape
@@ -54,17 +56,20 @@ def test_handlers(case):
     total, _ = log_density(model, (y,), {}, {"x": case.values})
     likelihood = dist.Normal(jnp.asarray(case.values, float), 1.0).log_prob(y).sum()
     np.testing.assert_allclose(total, np.sum(made.log_prob(case.values)) + likelihood, rtol=1e-4)
-    assert x.shape == case.batch + case.event
 
 
-def test_predictive(quick_case):
+@pytest.mark.parametrize(
+    "case",
+    [
+        "prior-network",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("forward-batch", "trajectory-enumerated")),
+    ],
+    indirect=True,
+)
+def test_predictive(case):
     """Draws from the prior, one by one or in parallel, and predictions and likelihoods from given draws."""
-    case = quick_case
     shape = (4, *case.batch, *case.event)
-    drawn = [
-        Predictive(_observed, num_samples=4, parallel=parallel)(KEY, case.made)["x"]
-        for parallel in (False, True)
-    ]
+    drawn = [Predictive(_observed, num_samples=4, parallel=parallel)(KEY, case.made)["x"] for parallel in (False, True)]
     assert drawn[0].shape == shape
     np.testing.assert_allclose(drawn[0], drawn[1], rtol=1e-4, atol=1e-4)
     assert np.all(case.made.support(drawn[0]))
@@ -74,14 +79,25 @@ def test_predictive(quick_case):
     out = log_likelihood(_observed, posterior, case.made, predicted[0])["y"]
     expected = jax.scipy.stats.norm.logpdf(predicted[0], case.values).reshape(4, -1).sum(1)
     np.testing.assert_allclose(out, expected, rtol=1e-4)
-    if not case.bits:
-        ready = initialize_model(
-            KEY, _observed, model_args=(case.made, predicted[0]), init_strategy=init_to_sample
-        )
-        assert ready.param_info.z["x"].shape == case.batch + case.event
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ready.param_info))
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        "forward-gaussian",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("prior-network", "prior-mixture")),
+    ],
+    indirect=True,
+)
+def test_initialize_model(case):
+    """NumPyro finds where to start, with a finite potential and gradient."""
+    y = jnp.zeros(case.event)
+    ready = initialize_model(KEY, _observed, model_args=(case.made, y), init_strategy=init_to_sample)
+    assert ready.param_info.z["x"].shape == case.event
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ready.param_info))
+
+
+@pytest.mark.slow
 def test_nuts_on_a_trajectory(rows):
     """A whole chain may be the latent variable of HMC, as an argument of the model, its data seen."""
     made, y = rows("trajectory-network").made, jnp.array([1.0, -0.5])
@@ -106,14 +122,14 @@ def test_nuts_with_plates_and_a_second_run(rows, traces):
             x = numpyro.sample("x", prior)
             numpyro.sample("y", dist.Normal(x, sigma).to_event(1), obs=y)
 
-    mcmc = MCMC(NUTS(model, max_tree_depth=4), num_warmup=20, num_samples=20, progress_bar=False)
+    mcmc = MCMC(NUTS(model, max_tree_depth=3), num_warmup=10, num_samples=10, progress_bar=False)
     mcmc.run(KEY, y)
     draws = mcmc.get_samples()
-    assert draws["x"].shape == (20, 3, 2)
+    assert draws["x"].shape == (10, 3, 2)
     assert all(np.isfinite(value).all() for value in draws.values())
     assert np.std(draws["x"], axis=0).min() > 0
     data = az.from_numpyro(mcmc)
-    assert data["posterior"]["x"].shape == (1, 20, 3, 2)
+    assert data["posterior"]["x"].shape == (1, 10, 3, 2)
     assert np.isfinite(data["log_likelihood"]["y"].values).all()
     before, mcmc.post_warmup_state = traces[0], mcmc.last_state
     mcmc.run(KEY, y)
@@ -189,9 +205,7 @@ def test_bits_in_models(rows):
 )
 def test_svi_with_automatic_guides(rows, guide):
     """Automatic guides find the posterior of a Gaussian prior: mean 1, standard deviation √½."""
-    process = nd.ReverseProcess(
-        rows("prior-gaussian").made.process.diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2
-    )
+    process = nd.ReverseProcess(rows("prior-gaussian").made.process.diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
     prior = nd.DiffusionPrior(process)
     made = getattr(autoguide, guide)(_observed)
     svi = SVI(_observed, made, numpyro.optim.Adam(0.05), Trace_ELBO())
@@ -236,9 +250,7 @@ def test_a_score_is_not_enough():
     HMC accepts by the value of the log density: without it the prior is left out of the acceptance step.
     """
     diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(8))
-    draws = _one_posterior(
-        nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), ()))
-    )
+    draws = _one_posterior(nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), ())))
     size = numpyro.diagnostics.effective_sample_size(draws)
     assert draws.std() / np.sqrt(size) < 0.015
     assert abs(draws.mean() - 1.0) < 0.05
@@ -246,6 +258,7 @@ def test_a_score_is_not_enough():
     assert _one_posterior(ScoreOnly()).mean() > 1.5
 
 
+@pytest.mark.slow
 def test_mixture_posterior_by_quadrature():
     """NUTS on K draws from the density it is given; its posterior is the true one but for K's gap."""
     diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(64, detail=0.4), scale=1.2)

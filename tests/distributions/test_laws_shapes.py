@@ -134,16 +134,15 @@ def test_one_batch_dimension_of_size_one_or_zero():
     row = nd.ForwardTrajectory(diffusion, jnp.ones((1, 2)), event_dim=1)
     assert row.expand((3,)).sample(KEY).shape == (3, 4, 2)
     values = row.expand((2, 3)).sample(KEY)
-    np.testing.assert_allclose(
-        row.expand((2, 3)).log_prob(values), row.log_prob(values[:, :, None])[..., 0], **CLOSE
-    )
+    np.testing.assert_allclose(row.expand((2, 3)).log_prob(values), row.log_prob(values[:, :, None])[..., 0], **CLOSE)
     assert row.log_prob(values[0]).shape == (3,)
     empty = nd.ForwardTrajectory(diffusion, jnp.ones((0, 2)), event_dim=1)
     assert empty.log_prob(empty.sample(KEY, (5,))).shape == (5, 0)
 
 
-def test_wrong_values_are_refused_by_name(case):
+def test_wrong_values_are_refused_by_name(quick_case):
     """With validation on, NaN or half a bit raises, or is −inf under a trace; shapes always count."""
+    case = quick_case
     checked, unchecked = case.build(0.4, validate_args=True), case.build(0.4, validate_args=False)
     good = case.values.astype(float)
     bad = good.at[(0,) * good.ndim].set(0.5 if case.bits else jnp.nan)
@@ -161,12 +160,10 @@ def test_wrong_values_are_refused_by_name(case):
         checked.sample(None)
 
 
-def test_legacy_and_new_keys_draw_the_same(case):
+def test_legacy_and_new_keys_draw_the_same(quick_case):
     """Both kinds of JAX key are keys, with and without a sample shape."""
-    old, new = jax.random.PRNGKey(5), jax.random.key(5)
-    np.testing.assert_array_equal(
-        case.made.sample(old, (4,)), case.made.sample(new, (2, 2)).reshape(case.values.shape)
-    )
+    case, old, new = quick_case, jax.random.PRNGKey(5), jax.random.key(5)
+    np.testing.assert_array_equal(case.made.sample(old, (4,)), case.made.sample(new, (2, 2)).reshape(case.values.shape))
 
 
 def test_double_precision(x64, quick_case):
@@ -174,21 +171,18 @@ def test_double_precision(x64, quick_case):
     case = quick_case
     made, values = case.build(0.4), np.asarray(case.values)
     value = jnp.asarray(values) if case.bits else jnp.asarray(values, dtype=jnp.float64)
-    log_prob = made.log_prob(value)
-    assert log_prob.dtype == jnp.float64
-    assert np.isfinite(log_prob).all()
+    assert jax.eval_shape(made.log_prob, value).dtype == jnp.float64
     assert jax.eval_shape(made.sample, KEY).dtype == (jnp.int64 if case.bits else jnp.float64)
-    if case.name.startswith("forward"):
+    if case.name == "forward-batch":
         with jax.enable_x64(False):
-            np.testing.assert_allclose(log_prob, case.made.log_prob(values), rtol=1e-3)
+            single = case.made.log_prob(values)
+        np.testing.assert_allclose(made.log_prob(value), single, rtol=1e-3)
 
 
 def test_whole_numbers_are_numbers():
     """Values of an integer type mean the same as floating ones, and do not round the data they follow."""
     made = nd.ForwardTrajectory(nd.GaussianDiffusion(nd.schedules.log_snr(4)), [0.7, 0.3])
-    np.testing.assert_allclose(
-        made.log_prob(jnp.zeros((4, 2), int)), made.log_prob(jnp.zeros((4, 2))), **CLOSE
-    )
+    np.testing.assert_allclose(made.log_prob(jnp.zeros((4, 2), int)), made.log_prob(jnp.zeros((4, 2))), **CLOSE)
 
 
 def test_constructors_refuse_by_name(processes):
@@ -202,8 +196,7 @@ def test_constructors_refuse_by_name(processes):
         "likelihood": [lambda: nd.DiffusionPrior(gaussian, nd.samplers.Ancestral())],
         "sampler": [lambda: nd.DiffusionPrior(gaussian, sampler=nd.KBound())],
         "key": [
-            lambda key=key: nd.DiffusionPrior(gaussian, key=key)
-            for key in (0, jax.random.split(KEY, 2), jnp.ones(2))
+            lambda key=key: nd.DiffusionPrior(gaussian, key=key) for key in (0, jax.random.split(KEY, 2), jnp.ones(2))
         ],
         "diffusion": [lambda: nd.ForwardTrajectory(gaussian, jnp.zeros(2))],
         "x_0": [
@@ -219,12 +212,7 @@ def test_constructors_refuse_by_name(processes):
 
 
 @pytest.mark.parametrize(
-    "case",
-    [
-        "prior-network",
-        *(pytest.param(f"prior-{n}", marks=pytest.mark.slow) for n in ("mixture", "bits-network")),
-    ],
-    indirect=True,
+    "case", ["prior-network", pytest.param("prior-bits-network", marks=pytest.mark.slow)], indirect=True
 )
 def test_prior_answers_beside_its_density(case):
     """The density is a fixed function; the estimate behind it has an error; `with_` replaces one part."""
@@ -234,19 +222,25 @@ def test_prior_answers_beside_its_density(case):
     np.testing.assert_allclose(estimate.value, prior.log_prob(values), **CLOSE)
     assert estimate.standard_error.shape == estimate.terms.kl.shape == (4,)
     assert (np.asarray(estimate.standard_error) > 0).all()
-    fresh = prior.estimate(values, jax.random.key(8))
+    fresh = jax.jit(prior.estimate)(values, jax.random.key(8))
     assert fresh.value.shape == (4,)
     assert (fresh.value != estimate.value).all()
-    other, better = prior.with_(key=jax.random.key(1)), prior.with_(likelihood=nd.KBound(64))
+    other = prior.with_(key=jax.random.key(1))
     assert (other.log_prob(values) != prior.log_prob(values)).all()
     assert other.likelihood == prior.likelihood
-    assert np.sum(better.estimate(values).standard_error) < np.sum(estimate.standard_error)
-    spread = np.asarray(better.estimate(values).standard_error + estimate.standard_error)
-    assert (np.abs(better.log_prob(values) - estimate.value) < 6 * spread + 1e-3).all()
+    better = prior.with_(likelihood=nd.KBound(64)).estimate(values)
+    assert np.sum(better.standard_error) < np.sum(estimate.standard_error)
+    spread = np.asarray(better.standard_error + estimate.standard_error)
+    assert (np.abs(better.value - estimate.value) < 6 * spread + 1e-3).all()
     short = prior.with_(sampler=nd.samplers.Ancestral(3))
-    assert short.sample_trajectory(KEY, (2,)).shape == (2, 4, *case.event)
-    np.testing.assert_array_equal(prior.sample_trajectory(KEY)[0], prior.sample(KEY))
+    assert jax.eval_shape(lambda: short.sample_trajectory(KEY, (2,))).shape == (2, 4, *case.event)
+    np.testing.assert_array_equal(prior.sample_trajectory(KEY, (4,))[:, 0], prior.sample(KEY, (4,)))
     assert prior.trajectory.event_shape == (9, *case.event)
+
+
+def test_prior_takes_both_kinds_of_key(rows):
+    """A legacy key freezes the same noise as a new one, and comes back as it was given."""
+    prior, values = rows("prior-network").made, rows("prior-network").values
     legacy = nd.DiffusionPrior(prior.process, key=jax.random.PRNGKey(0))
     np.testing.assert_allclose(legacy.log_prob(values), prior.log_prob(values), **CLOSE)
     assert jnp.issubdtype(prior.key.dtype, jax.dtypes.prng_key)
@@ -257,23 +251,21 @@ def test_prior_with_a_batch_keeps_it(rows):
     """What is derived from an expanded or mapped prior has its batch, each row its own parameters."""
     case = rows("prior-network")
     mapped, values, key = jax.vmap(case.build)(jnp.array([0.2, 0.4, 0.9])), case.values, jax.random.key(9)
-    expected, chain = case.made.with_(key=key).log_prob(values), case.made.trajectory.sample(KEY)
-    expected_chain = case.made.trajectory.log_prob(chain)
-    for prior, batch in ((case.made.expand((3,)), (3,)), (mapped, (3,)), (mapped.expand((2, 3)), (2, 3))):
+    batches = {(3,): case.made.expand((3,)), (1, 3): mapped.expand((1, 3)), (2, 3): mapped.expand((2, 3))}
+    for batch, prior in batches.items():
         trajectory, other = prior.trajectory, prior.with_(key=key)
-        assert trajectory.batch_shape == other.batch_shape == batch
+        assert trajectory.batch_shape == other.batch_shape == prior.batch_shape == batch
         assert (type(trajectory), type(other)) == (nd.ReverseTrajectory, nd.DiffusionPrior)
-        np.testing.assert_allclose(
-            other.log_prob(values[1])[..., 1], np.full(batch[:-1], expected[1]), **CLOSE
-        )
-        np.testing.assert_allclose(
-            trajectory.log_prob(chain)[..., 1], np.full(batch[:-1], expected_chain), **CLOSE
-        )
-        estimate = jax.eval_shape(prior.estimate, jnp.zeros((4, *[1] * len(batch), 2)))
-        assert estimate.value.shape == (4, *batch)
-        assert estimate.terms.step_kl.shape == (4, *batch, 4, 7)
-        assert jax.eval_shape(prior.sample_trajectory, KEY).shape == (*batch, 9, 2)
         with pytest.raises(ValueError, match="key: expected None"):
             prior.estimate(values[0], KEY)
         with pytest.raises(ValueError, match="save: expected"):
             prior.save("never-written.safetensors")
+    expected = case.made.with_(key=key).log_prob(values)
+    np.testing.assert_allclose(other.log_prob(values[1])[..., 1], np.full(2, expected[1]), **CLOSE)
+    chain = jax.random.normal(KEY, (9, 2))
+    expected = case.made.trajectory.log_prob(chain)
+    np.testing.assert_allclose(trajectory.log_prob(chain)[..., 1], np.full(2, expected), **CLOSE)
+    estimate = jax.eval_shape(prior.estimate, jnp.zeros((4, 1, 1, 2)))
+    assert estimate.value.shape == (4, 2, 3)
+    assert estimate.terms.step_kl.shape == (4, 2, 3, 4, 7)
+    assert jax.eval_shape(prior.sample_trajectory, KEY).shape == (2, 3, 9, 2)

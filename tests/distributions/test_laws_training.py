@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import pytest
 from numpyro.contrib.module import eqx_module
 from numpyro.infer import SVI, Trace_ELBO
 
@@ -50,6 +51,7 @@ def test_a_process_learns_inside_svi(processes):
     assert np.isfinite(nd.DiffusionPrior(trained).sample(KEY, (4,))).all()
 
 
+@pytest.mark.slow
 def test_only_a_network_learns_inside_svi(processes):
     """The network alone may be the module, with the process built around it in the model."""
     process, data = (

@@ -73,9 +73,7 @@ def _affine(z: jax.Array, t: jax.Array) -> jax.Array:
 
 def _affine_process(variance: str, last: str, kind: type = GaussianDiffusion) -> ReverseProcess:
     step = "forward" if last == "forward" else LearnedStep(np.log(LAST_SCALE))
-    return ReverseProcess(
-        kind(_schedule(), LOC, SCALE), Network(_affine, "data", variance), 2, last_step=step
-    )
+    return ReverseProcess(kind(_schedule(), LOC, SCALE), Network(_affine, "data", variance), 2, last_step=step)
 
 
 def _affine_kernel(variance: str, last: str, t: int) -> tuple[float, float, float]:
@@ -144,9 +142,7 @@ def test_affine_chains_have_k_in_closed_form(variance: str, last: str, x64: None
 
 def test_k_is_exact_at_every_point_for_data_that_are_noise() -> None:
     """For data with the noise law p reverses q exactly, so K = log p(x) at every x, in float32 too."""
-    process = ReverseProcess(
-        Coins(schedules.linear(6), LOC, SCALE), Gaussian(LOC, SCALE), 2, last_step="forward"
-    )
+    process = ReverseProcess(Coins(schedules.linear(6), LOC, SCALE), Gaussian(LOC, SCALE), 2, last_step="forward")
     z = np.random.default_rng(0).normal(size=(20, 2)) * 2
     got = _run_all(KBound(2), process, z * SCALE + LOC)
     expected = (-0.5 * z**2 - 0.5 * np.log(2 * np.pi) - np.log(SCALE)).sum(1)
@@ -219,9 +215,7 @@ def _table() -> np.ndarray:
 
 
 def _lookup(z: jax.Array, t: jax.Array) -> jax.Array:
-    return jnp.asarray(_table(), z.dtype)[
-        jnp.asarray(t, int), jnp.asarray(z @ jnp.array([4.0, 2.0, 1.0]), int)
-    ]
+    return jnp.asarray(_table(), z.dtype)[jnp.asarray(t, int), jnp.asarray(z @ jnp.array([4.0, 2.0, 1.0]), int)]
 
 
 def _flip(beta: float, rate: float) -> np.ndarray:
@@ -264,9 +258,7 @@ PATHS = np.array(list(itertools.product(range(8), repeat=BIT_T + 1)))
 
 def _enumerate(head: str, last: str, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """log p(path) and log q(path after x_0 | x_0) for all paths of state indices, x_0 first."""
-    log_q = sum(
-        np.log(_forward_table(t, t - 1, rate))[PATHS[:, t - 1], PATHS[:, t]] for t in range(1, BIT_T + 1)
-    )
+    log_q = sum(np.log(_forward_table(t, t - 1, rate))[PATHS[:, t - 1], PATHS[:, t]] for t in range(1, BIT_T + 1))
     log_p = np.log(_states_table(np.full((8, 3), rate)))[0][PATHS[:, BIT_T]]
     for t in range(1, BIT_T + 1):
         log_p = log_p + np.log(_reverse_table(t, head, last, rate))[PATHS[:, t], PATHS[:, t - 1]]
@@ -387,9 +379,7 @@ def _k_by_nodes(process: ReverseProcess, x_0: Any, noise: Any, weights: Any) -> 
         kl = jax.vmap(lambda t: jax.vmap(lambda e: step_kl(process, x, t, e))(noise))(times)
         return weights[0] @ recon - jnp.sum(weights[1:] * kl) - terminal_kl(process, x)
 
-    return jax.vmap(one)(
-        jnp.asarray(x_0), jnp.broadcast_to(weights, (len(x_0), process.num_steps, len(noise)))
-    )
+    return jax.vmap(one)(jnp.asarray(x_0), jnp.broadcast_to(weights, (len(x_0), process.num_steps, len(noise))))
 
 
 @pytest.mark.slow

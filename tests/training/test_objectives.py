@@ -51,11 +51,12 @@ def _draws(loss, process, batch, count=20_000):
     return np.asarray(jax.jit(run)(keys), np.float64)
 
 
-@pytest.mark.parametrize("last_step", ["learned", "forward"])
+@pytest.mark.parametrize("last_step", ["learned", pytest.param("forward", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["real", "bits"])
 def test_the_bound_loss_is_minus_k_on_average(family, last_step):
-    """For one fixed batch, whose examples are far from alike: no example may be favoured."""
+    """For one fixed batch, in order of size: no example may be favoured."""
     process, batch = _process(family, last_step), _batch(family, 16)
+    batch = batch[np.argsort(np.square(batch).sum(axis=1))]
     losses = _draws(bound_loss, process, batch)
     bound = nd.KBound(2000, antithetic=False, chunk=4000)
     k = jax.jit(lambda key: bound(key, process, batch))(jax.random.key(4))
