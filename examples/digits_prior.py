@@ -32,8 +32,8 @@ def main() -> None:
         value, error = held_out_bound(nd.load(path), jax.random.key(1))
         card = {
             "data": "the 8x8 handwritten digits of scikit-learn (UCI), grey levels 0 to 1, uniform noise of 1/16 added",
-            "licence": "data CC BY 4.0 (UCI ML Repository, Optical Recognition of Handwritten Digits); weights Apache-2.0",
-            "command": f"python examples/digits_prior.py --seed {options.seed} --steps {steps} --save digits.safetensors",
+            "licence": "data CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits); weights Apache-2.0",
+            "command": f"python examples/digits_prior.py --seed {options.seed} --steps {steps} --save PATH",
             "schedule": f"log-SNR in {prior.process.num_steps} equal steps",
             "bound": value,
             "bound_error": error,

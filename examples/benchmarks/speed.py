@@ -19,7 +19,7 @@ from jax import Array
 import numpyro_diffusion as nd
 from numpyro_diffusion.process import trainable
 from numpyro_diffusion.training import bound_loss
-from numpyro_diffusion.training.fit import TrainingRun
+from numpyro_diffusion.training.loop import TrainingRun
 
 EVENT = (8, 8)
 

@@ -3,8 +3,8 @@
 from .auto import PriorPlan as PriorPlan
 from .auto import fit_prior as fit_prior
 from .auto import plan_prior as plan_prior
-from .fit import FitResult as FitResult
-from .fit import TrainingDiverged as TrainingDiverged
-from .fit import fit as fit
+from .loop import FitResult as FitResult
+from .loop import TrainingDiverged as TrainingDiverged
+from .loop import fit as fit
 from .objectives import bound_loss as bound_loss
 from .objectives import simple_loss as simple_loss

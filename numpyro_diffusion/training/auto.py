@@ -17,7 +17,7 @@ from ..networks import MLP
 from ..process import ReverseProcess
 from ..schedules import AbstractSchedule
 from ._arguments import check_key, check_number, check_numbers
-from .fit import fit
+from .loop import fit
 
 Family = Literal["gaussian", "binomial"]
 

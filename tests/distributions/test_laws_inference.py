@@ -128,7 +128,7 @@ def test_nuts_with_plates_and_a_second_run(rows, traces):
     assert draws["x"].shape == (10, 3, 2)
     assert all(np.isfinite(value).all() for value in draws.values())
     assert np.std(draws["x"], axis=0).min() > 0
-    data = az.from_numpyro(mcmc)
+    data = az.from_numpyro(mcmc, log_likelihood=True)
     assert data["posterior"]["x"].shape == (1, 10, 3, 2)
     assert np.isfinite(data["log_likelihood"]["y"].values).all()
     before, mcmc.post_warmup_state = traces[0], mcmc.last_state

@@ -12,8 +12,8 @@ import numpyro_diffusion as nd
 from numpyro_diffusion import schedules
 from numpyro_diffusion.training import fit_prior, plan_prior
 
-# `numpyro_diffusion.training.fit` the attribute is the function.
-loop = importlib.import_module("numpyro_diffusion.training.fit")
+# `numpyro_diffusion.training.loop` the attribute is the function.
+loop = importlib.import_module("numpyro_diffusion.training.loop")
 
 KEY = jax.random.key(0)
 

@@ -21,8 +21,8 @@ from numpyro_diffusion.checkpoints import CheckpointError, describe, write_modul
 from numpyro_diffusion.denoisers import Network
 from numpyro_diffusion.likelihoods import AbstractLikelihood, Estimate
 
-# `numpyro_diffusion.training.fit` the attribute is the function.
-loop = importlib.import_module("numpyro_diffusion.training.fit")
+# `numpyro_diffusion.training.loop` the attribute is the function.
+loop = importlib.import_module("numpyro_diffusion.training.loop")
 
 T = 8
 LOC, SCALE = np.array([1.0, -2.0]), np.array([0.5, 3.0])
