@@ -1,6 +1,6 @@
 """The swiss roll of Sohl-Dickstein et al. 2015, section 3.1.1: points on a curve in the plane.
 
-python examples/swiss_roll.py [--centers 16] [--first-beta 1e-7] [--seed 0] [--steps 1600] [--output figures] [--short]
+python examples/swiss_roll.py [--centers 16] [--first-beta 1e-7] [--seed 0] [--steps 1000] [--output figures] [--short]
 
 The paper's set-up: T = 40, a network of 16 radial basis functions with read-outs for every step, a learned schedule
 with a fixed first step, the fixed last step, a quasi-Newton method with frozen noise. Prints K and K − L_null.
@@ -47,7 +47,7 @@ def untrained(key, first_beta, centers):
     angle = 1.5 * np.pi * (1 + 2 * (place + 0.5) / centers)
     roll = datasets.swiss_roll_scale() * angle * np.stack([np.cos(angle), np.sin(angle)])
     network = networks.RBF(key, (2,), num_steps=40, num_centers=centers)
-    start = (roll.T - loc) * (1 + 0.15 * (-1.0) ** place)[:, None], jnp.full(centers, np.log(0.4))
+    start = (roll.T - loc) * (1 + 0.3 * (-1.0) ** place)[:, None], jnp.zeros(centers)
     network = eqx.tree_at(lambda n: (n.centers, n.log_widths), network, start)
     return nd.ReverseProcess(diffusion, denoisers.Network(network, "mean"), (2,), last_step="forward")
 
@@ -68,7 +68,7 @@ def read_outs(process, x_0, noise, excess):
         target = (diffusion.standardize(diffusion.bridge(x_t, x_0, t).mean) - (1 - pull) * z) / jnp.sqrt(variance)
         phi = jax.vmap(basis)(z)
         gram = phi.T @ phi
-        weight = jnp.linalg.solve(gram + 1e-8 * jnp.trace(gram) * jnp.eye(len(gram)), phi.T @ target)
+        weight = jnp.linalg.solve(gram + 1e-9 * jnp.trace(gram) * jnp.eye(len(gram)), phi.T @ target)
         error = jnp.mean(jnp.square(target - phi @ weight), 0)
         return (weight * jnp.sqrt(variance) / pull).T, error
 
@@ -139,7 +139,7 @@ def main():
     parser.add_argument("--centers", type=int, default=16, help="basis functions")
     parser.add_argument("--first-beta", type=float, default=1e-7, help="the fixed first step")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1600, help="iterations of the quasi-Newton method")
+    parser.add_argument("--steps", type=int, default=1000, help="iterations of the quasi-Newton method")
     parser.add_argument("--output", type=Path, default=Path("figures"), help="folder of the picture")
     parser.add_argument("--short", action="store_true", help="a small run that shows that the script works")
     args = parser.parse_args()

@@ -179,9 +179,9 @@ def trajectory(
     """Both chains of a diffusion over the plane: data turning into noise, noise into data, and the drift between.
 
     Rows: draws of the forward process at `times`, begun at `data`; as many of the reverse process, begun in noise; and
-    the drift d(x) = E[x_{t-1} | x_t = x] − x of the reverse process, as arrows d/(|d| + m), m the median of |d| in the
-    panel, so that far away, where it is largest, it does not hide the rest. Where t < 2 the drift of step 2 is shown,
-    since the step to the data may be fixed. After Figure 1 of Sohl-Dickstein et al. 2015.
+    the drift d(x) = E[x_{t-1} given x_t = x] − x of the reverse process, as arrows d/(‖d‖ + m), m the median of ‖d‖ in
+    the panel, so that far away, where it is largest, it does not hide the rest. Where t < 2 the drift of step 2 is
+    shown, since the step to the data may be fixed. After Figure 1 of Sohl-Dickstein et al. 2015.
 
     Args:
         key: JAX random key.
