@@ -76,7 +76,8 @@ class AbstractSchedule(eqx.Module):
     def time(self, t: ArrayLike) -> Array:
         """What a network is told at step `t`: `t` itself, or the original chain's step after respacing."""
         low, weight = self._locate(t)
-        return self.times[low] * (1 - weight) + self.times[low + 1] * weight
+        times = jax.lax.stop_gradient(self.times)
+        return times[low] * (1 - weight) + times[low + 1] * weight
 
     def respace(self, num_steps: int) -> "Schedule":
         """The same path in fewer steps, spread evenly; networks are still told the original step.

@@ -46,6 +46,7 @@ def test_a_process_learns_inside_svi(processes):
     assert np.mean(after) > np.mean(before) + 0.3
     old, new = process.diffusion, trained.diffusion
     np.testing.assert_array_equal(new.schedule.table, old.schedule.table)
+    np.testing.assert_array_equal(new.schedule.times, old.schedule.times)
     np.testing.assert_array_equal(new.scale, old.scale)
     np.testing.assert_array_equal(new.loc, old.loc)
     assert np.isfinite(nd.DiffusionPrior(trained).sample(KEY, (4,))).all()
