@@ -16,9 +16,9 @@ from .distributions import DiffusionPrior as DiffusionPrior
 from .distributions import ForwardTrajectory as ForwardTrajectory
 from .distributions import ReverseTrajectory as ReverseTrajectory
 from .distributions import joint_log_ratio as joint_log_ratio
-from .library import card as card
-from .library import load as load
-from .library import packaged as packaged
+from .hub import card as card
+from .hub import load as load
+from .hub import packaged as packaged
 from .likelihoods import Estimate as Estimate
 from .likelihoods import KBound as KBound
 from .process import ForwardStep as ForwardStep

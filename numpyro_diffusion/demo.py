@@ -18,8 +18,8 @@ from . import plots
 from .convert import to_arviz
 from .datasets import digits
 from .distributions import DiffusionPrior
+from .hub import card, load
 from .infer import DiffusionReparam
-from .library import card, load
 from .likelihoods import KBound
 from .networks import MLP
 from .samplers import Ancestral

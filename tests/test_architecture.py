@@ -22,7 +22,7 @@ LAYERS = [
     {"process"},
     {"likelihoods", "samplers"},
     {"distributions"},
-    {"training", "library"},
+    {"training", "hub"},
     {"infer"},
     {"convert", "datasets", "plots"},
     {"__init__"},

@@ -12,7 +12,7 @@ import safetensors
 import safetensors.numpy
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import checkpoints, library, networks, schedules
+from numpyro_diffusion import checkpoints, hub, networks, schedules
 from numpyro_diffusion.checkpoints import CheckpointError
 from numpyro_diffusion.denoisers import Network
 
@@ -135,12 +135,12 @@ def test_a_function_for_a_network_cannot_be_saved(tmp_path):
 
 def test_every_packaged_prior_loads_and_has_its_card():
     names = nd.packaged()
-    assert list(names) == sorted(path.stem for path in library._FOLDER.iterdir() if path.suffix == ".safetensors")
+    assert list(names) == sorted(path.stem for path in hub._FOLDER.iterdir() if path.suffix == ".safetensors")
     assert "digits" in names
     for name in names:
         prior, card = nd.load(name), nd.card(name)
         assert isinstance(prior, nd.DiffusionPrior) and prior.event_shape
-        assert (library._FOLDER / f"{name}.safetensors").stat().st_size <= 1_000_000, name
+        assert (hub._FOLDER / f"{name}.safetensors").stat().st_size <= 1_000_000, name
         for entry in ("data", "licence", "command", "unit"):
             assert isinstance(card[entry], str) and card[entry], f"{name}: {entry}"
         assert np.isfinite(card["bound"]) and 0 < card["bound_error"] < 10, name
@@ -150,7 +150,7 @@ def test_every_packaged_prior_loads_and_has_its_card():
 
 
 def test_a_name_is_looked_up_among_the_packaged_and_a_file_wins(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(library, "_FOLDER", path.parent)
+    monkeypatch.setattr(hub, "_FOLDER", path.parent)
     monkeypatch.chdir(tmp_path)
     assert nd.packaged() == ("prior",)
     assert nd.load("prior").event_shape == (2,) and nd.card("prior") == CARD
@@ -168,7 +168,7 @@ def test_a_missing_prior_lists_those_there_are(read, path, monkeypatch):
         read(path.parent / "nowhere")
     with pytest.raises(ValueError, match="source: expected a path or the name of a packaged prior, got 3"):
         read(3)
-    monkeypatch.setattr(library, "_FOLDER", path.parent / "empty")
+    monkeypatch.setattr(hub, "_FOLDER", path.parent / "empty")
     with pytest.raises(FileNotFoundError, match=r"a packaged prior \(none\)"):
         read("digits")
 
