@@ -144,7 +144,7 @@ def main():
     parser.add_argument("--short", action="store_true", help="a small run that shows that the script works")
     args = parser.parse_args()
     iterations, points, steps, count, draws = (
-        (40, 500, 100, 200, 2) if args.short else (args.steps, 2000, 4000, 4000, 8)
+        (25, 400, 100, 200, 2) if args.short else (args.steps, 2000, 4000, 4000, 8)
     )
     keys = jax.random.split(jax.random.key(args.seed), 6)
     data, held_out = datasets.swiss_roll(keys[0], 100_000), datasets.swiss_roll(keys[1], count)
