@@ -44,6 +44,21 @@ class KTerms(NamedTuple):
     step: Array
     step_kl: Array
 
+    @property
+    def value(self) -> Array:
+        """K itself, the sum of the parts, in nats."""
+        return self.reconstruction - self.kl - self.kl_terminal
+
+    @property
+    def gain(self) -> Array:
+        """K − L_null in nats: what has been learned beyond noise; free of the data's units."""
+        return self.value - self.null
+
+    @property
+    def bits(self) -> dict[str, Array]:
+        """``"value"``, ``"null"`` and ``"gain"`` (K, L_null and K − L_null) in bits."""
+        return {name: getattr(self, name) / jnp.log(2.0) for name in ("value", "null", "gain")}
+
 
 class KBound(AbstractLikelihood):
     r"""K ≤ log p(x_0) for every x_0: a *bound*, estimated without bias from draws of q ([2015] eqs. 13-14, App. B).
@@ -62,7 +77,9 @@ class KBound(AbstractLikelihood):
         num_times: how many of the T − 1 KL terms each draw evaluates: one, chosen at random, from each of as many
             equal strata, weighted by the stratum's size. All of them unless given.
         antithetic: whether draws come in pairs with mirrored noise.
-        chunk: at most so many network calls are batched at a time, forward and backward; bounds the memory.
+        chunk: at most so many network calls are batched at a time, forward and backward; bounds the memory. A call of
+            the estimator on a batch of examples keeps to it; the `log_prob` of a prior maps over its values, and
+            batches so many calls for each of them.
 
     Raises:
         ValueError: counts that are not whole numbers of at least 1; an odd `num_samples` above 1 with `antithetic`;
@@ -177,7 +194,6 @@ def _assemble(process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon
     replicates = recon - jnp.sum(kl, axis=1)
     if antithetic:
         replicates = replicates.reshape(-1, 2).mean(axis=1)
-    value = terms.reconstruction - terms.kl - terms.kl_terminal
     count = replicates.shape[0]
-    error = jnp.std(replicates, ddof=1) / jnp.sqrt(count) if count > 1 else jnp.full_like(value, jnp.nan)
-    return Estimate(value, error, terms)
+    error = jnp.std(replicates, ddof=1) / jnp.sqrt(count) if count > 1 else jnp.full_like(terms.value, jnp.nan)
+    return Estimate(terms.value, error, terms)

@@ -91,6 +91,29 @@ def test_nuts_is_exact_with_a_plate_and_another_unknown():
     assert (np.abs(stacked.std(0) / sd - 1) < 4 / np.sqrt(2 * sizes) + 1e-2).all()
 
 
+@pytest.mark.slow
+def test_nuts_on_the_noises_crosses_between_modes():
+    """Two modes thirteen standard deviations apart: one chain visits both as often as the posterior says."""
+    mixture = nd.denoisers.GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.array([0.15, 0.15]), jnp.array([0.3, 0.7]))
+    prior = nd.DiffusionPrior(nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(40)), mixture, (1,)))
+    y = -0.5
+
+    def model():
+        x = numpyro.sample("x", prior)
+        numpyro.sample("y", dist.Normal(x, 1.5).to_event(1), obs=jnp.array([y]))
+
+    mcmc = MCMC(NUTS(reparameterised(model)), num_warmup=500, num_samples=4000, progress_bar=False)
+    mcmc.run(jax.random.key(0))
+    right = np.asarray(mcmc.get_samples()["x"])[:, 0] > 0
+    # The chain's own law, by importance: draws of `sample`, which never sees the noises, weighted by the likelihood.
+    x = np.asarray(prior.sample(jax.random.key(1), (200_000,)))[:, 0]
+    weight = np.exp(-0.5 * ((y - x) / 1.5) ** 2)
+    truth = np.sum(weight * (x > 0)) / np.sum(weight)
+    size = numpyro.diagnostics.effective_sample_size(right[None].astype(float))
+    assert size > 100
+    assert abs(right.mean() - truth) < 4 * np.sqrt(truth * (1 - truth) / size) + 5e-3
+
+
 def test_predictive_and_event_dimensions():
     def model():
         numpyro.sample("x", gaussian_prior().expand((3,)).to_event(1))

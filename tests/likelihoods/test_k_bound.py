@@ -363,6 +363,9 @@ def test_the_fixed_last_step_caps_what_can_be_gained(x64: None) -> None:
     process = ReverseProcess(GaussianDiffusion(_schedule(), LOC, SCALE), oracle, 2, last_step="forward")
     got = _run_all(KBound(4), process, data)
     np.testing.assert_allclose(got.terms.reconstruction - got.terms.null, -np.log(BETA[0]), rtol=1e-10)
+    np.testing.assert_allclose(got.terms.gain, got.value - got.terms.null, rtol=1e-10)
+    for name, nats in (("value", got.value), ("null", got.terms.null), ("gain", got.value - got.terms.null)):
+        np.testing.assert_allclose(got.terms.bits[name], np.asarray(nats) / np.log(2), rtol=1e-10)
     assert (got.value - got.terms.null < -np.log(BETA[0])).all()
 
 
