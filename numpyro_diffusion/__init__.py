@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 from . import datasets as datasets
 from . import denoisers as denoisers
+from . import factors as factors
 from . import infer as infer
 from . import networks as networks
 from . import samplers as samplers
 from . import schedules as schedules
+from . import twists as twists
 from .checkpoints import CheckpointError as CheckpointError
 from .diffusions import BinomialDiffusion as BinomialDiffusion
 from .diffusions import GaussianDiffusion as GaussianDiffusion
+from .distributions import DiffusionPosterior as DiffusionPosterior
 from .distributions import DiffusionPrior as DiffusionPrior
 from .distributions import ForwardTrajectory as ForwardTrajectory
 from .distributions import ReverseTrajectory as ReverseTrajectory
@@ -29,6 +32,7 @@ __version__ = "0.1.0"
 
 # Optax, ArviZ and Matplotlib take a while to import, and a model needs none of them: these names load on first use.
 _ON_USE = {
+    "diagnostics": "diagnostics",
     "plots": "plots",
     "to_arviz": "convert",
     "FitResult": "training",
@@ -39,6 +43,7 @@ _ON_USE = {
 }
 
 if TYPE_CHECKING:
+    from . import diagnostics as diagnostics
     from . import plots as plots
     from .convert import to_arviz as to_arviz
     from .training import FitResult as FitResult

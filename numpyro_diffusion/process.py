@@ -114,6 +114,9 @@ class ReverseProcess(eqx.Module):
     def kernel(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """p(x_s | x_t), `s` = t − 1 unless given; `s` = 0 is the last step and belongs to t = 1.
 
+        The value of a traced `s` cannot be checked: where it turns out to be 0 the answer is the last step's kernel,
+        p(x_0 | x_1) taken at `x_t`, even if `t` is not 1.
+
         Args:
             x_t: shape (*batch, *event).
             t: scalar in (0, T].
@@ -123,7 +126,7 @@ class ReverseProcess(eqx.Module):
             A distribution of batch shape `batch` and event shape `event`.
 
         Raises:
-            ValueError: `x_t` does not end in the event shape, or `s` is 0 and `t` is not 1.
+            ValueError: `x_t` does not end in the event shape, or `s` is 0 and `t` is not 1, neither of them traced.
         """
         x_t = jnp.asarray(x_t)
         batch = check_event("x_t", x_t.shape, self.event_shape)

@@ -15,16 +15,19 @@ MAX_LINES = 400
 
 # From the bottom up. Parts of one layer do not import one another; a part may import from any layer below its own.
 LAYERS = [
-    {"_checks"},
+    {"_batching", "_checks"},
     {"schedules", "networks", "checkpoints"},
     {"diffusions"},
     {"denoisers"},
     {"process"},
-    {"likelihoods", "samplers"},
+    {"factors", "likelihoods"},
+    {"twists"},
+    {"samplers"},
     {"distributions"},
     {"training", "hub"},
     {"infer"},
-    {"convert", "datasets", "plots"},
+    {"convert", "datasets", "diagnostics"},
+    {"plots"},
     {"__init__"},
     {"demo"},
     {"cli"},
@@ -33,7 +36,7 @@ LAYERS = [
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 HEAVY = {"arviz", "arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "pandas", "sklearn", "xarray"}
 # Only leaves may import these, and only so that `import numpyro_diffusion` does not: test_import_is_cheap.
-LEAVES = {"cli", "convert", "datasets", "demo", "plots"}
+LEAVES = {"cli", "convert", "datasets", "demo", "diagnostics", "plots"}
 
 FILES = sorted(ROOT.rglob("*.py"))
 

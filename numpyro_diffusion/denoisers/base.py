@@ -25,7 +25,14 @@ class AbstractDenoiser(eqx.Module):
         self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
     ) -> dist.Distribution:
         """The kernel p(x_s | x_t), `s` = t − 1 unless given: the bridge averaged over the posterior."""
-        return diffusion.average_bridge(x_t, self.posterior(diffusion, x_t, t), t, s)
+        return self.denoise(diffusion, x_t, t, s)[1]
+
+    def denoise(
+        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+    ) -> tuple[dist.Distribution, dist.Distribution]:
+        """`posterior` and `reverse` together, from one evaluation of whatever is costly."""
+        posterior = self.posterior(diffusion, x_t, t)
+        return posterior, diffusion.average_bridge(x_t, posterior, t, s)
 
 
 def normal(mean: Array, variance: ArrayLike) -> dist.Distribution:

@@ -62,100 +62,109 @@ class Network(AbstractDenoiser):
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """Law of x_0 given x_t that the output stands for."""
-        if isinstance(diffusion, BinomialDiffusion):
-            return self._bits(diffusion, x_t, t)
-        if not isinstance(diffusion, GaussianDiffusion) or self.predicts == "logits":
-            raise ValueError(f"predicts: {self.predicts!r} does not fit {type(diffusion).__name__}")
+        return self._posterior(diffusion, self._output(diffusion, x_t, t), x_t, t)
+
+    def denoise(
+        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+    ) -> tuple[dist.Distribution, dist.Distribution]:
+        """Law of x_0 given x_t and kernel p(x_s | x_t), `s` = t − 1 unless given, from one call of the network."""
+        output = self._output(diffusion, x_t, t)
+        posterior = self._posterior(diffusion, output, x_t, t)
+        kernel = self._kernel(diffusion, output, x_t, t, s)
+        return posterior, diffusion.average_bridge(x_t, posterior, t, s) if kernel is None else kernel
+
+    @property
+    def _is_pair(self) -> bool:
+        return self.predicts == "mean" or (self.variance == "learned" and self.predicts != "logits")
+
+    def _output(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
+        """What the network says: its first output, and its second one or 0. The only place that calls it."""
+        bits, shape = isinstance(diffusion, BinomialDiffusion), jnp.shape(x_t)
+        fits = ("logits", "mean") if bits else ("noise", "data", "velocity", "mean")
+        if self.predicts not in fits:
+            raise ValueError(
+                f"predicts: expected {' or '.join(map(repr, fits))} with {type(diffusion).__name__}, "
+                f"got {self.predicts!r}"
+            )
+        if isinstance(diffusion, GaussianDiffusion):
+            z = diffusion.standardize(x_t)
+        else:
+            z = jnp.asarray(x_t, dtype=diffusion.schedule.times.dtype)
+        out: Any = self.fn(z, diffusion.schedule.time(t))
+        if bits or not self._is_pair:
+            return _checked(out, shape), jnp.zeros(())
+        if not (isinstance(out, (tuple, list)) or jnp.ndim(out)) or len(out) != 2:
+            raise ValueError(
+                f"fn: predicts={self.predicts!r}, variance={self.variance!r} needs a pair of outputs, "
+                f"each of shape {shape}, got {jax.tree.map(jnp.shape, out)}"
+            )
+        return _checked(out[0], shape), _checked(out[1], shape)
+
+    def _posterior(
+        self, diffusion: AbstractDiffusion, output: tuple[Array, Array], x_t: Array, t: ArrayLike
+    ) -> dist.Distribution:
+        if self.predicts == "logits":
+            return BernoulliLogits(output[0], validate_args=False).to_event(jnp.ndim(x_t))
         if self.predicts == "mean":
-            return self._implied(diffusion, self.reverse(diffusion, x_t, t), x_t, t)
-        mean, _ = self._predict(diffusion, x_t, t)
+            kernel = self._kernel(diffusion, output, x_t, t, None)
+            implied = _implied_bits if isinstance(diffusion, BinomialDiffusion) else _implied
+            return implied(diffusion, kernel, x_t, t)
+        diffusion = cast(GaussianDiffusion, diffusion)
         lost = diffusion.schedule.noise_variance(t)
+        mean = self._prediction(diffusion, output[0], x_t, t)
         return normal(mean, lost * diffusion.scale**2 if self.variance == "beta" else 0.0)
 
-    def reverse(
-        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
-    ) -> dist.Distribution:
-        """The kernel p(x_s | x_t) that the output stands for; `s` = t − 1 unless given."""
-        if isinstance(diffusion, BinomialDiffusion) and self.predicts == "mean":
-            return self._free_bits(diffusion, x_t, t, s)
-        if isinstance(diffusion, BinomialDiffusion) or (self.predicts != "mean" and self.variance != "learned"):
-            return super().reverse(diffusion, x_t, t, s)
+    def _kernel(
+        self, diffusion: AbstractDiffusion, output: tuple[Array, Array], x_t: Array, t: ArrayLike, s: ArrayLike | None
+    ) -> Any:
+        """p(x_s | x_t) where the output says more of it than the posterior does, else None."""
+        if isinstance(diffusion, BinomialDiffusion):
+            if self.predicts == "logits":
+                return None
+            logits = posterior_logits(diffusion.reverse_prior_step(x_t, t, s)) + output[0]
+            return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(x_t))
+        if not self._is_pair:
+            return None
         diffusion = cast(GaussianDiffusion, diffusion)
         beta, z = diffusion.schedule.beta(t, s), diffusion.standardize(x_t)
         if self.predicts == "mean":
-            shift, spread = self._pair(diffusion, x_t, t)
+            shift, spread = output
             variance = jax.nn.sigmoid(spread + jnp.log(beta) - jnp.log1p(-beta))
             pull = variance / (1 + jnp.sqrt(1 - variance))  # 1 − √(1−Σ), exact for small Σ too
             mean = diffusion.unstandardize(z + pull * (shift - z))
             return normal(mean, variance * diffusion.scale**2)
-        prediction, mix = self._predict(diffusion, x_t, t)
+        prediction = self._prediction(diffusion, output[0], x_t, t)
         mean = diffusion.average_bridge(x_t, normal(prediction, 0.0), t, s).mean
-        share = (mix + 1) / 2
+        share = (output[1] + 1) / 2
         log_variance = share * jnp.log(beta) + (1 - share) * jnp.log(_least_variance(diffusion, t, s))
         return normal(mean, jnp.exp(log_variance) * diffusion.scale**2)
 
-    def _predict(self, diffusion: GaussianDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
-        """The prediction of x_0 in data units, and the second output where the variance is learned."""
-        if self.variance == "learned":
-            out, mix = self._pair(diffusion, x_t, t)
-        else:
-            out, mix = self._call(diffusion.standardize(x_t), diffusion, t), jnp.zeros(())
-            _check_output(out, jnp.shape(x_t))
+    def _prediction(self, diffusion: GaussianDiffusion, out: Array, x_t: Array, t: ArrayLike) -> Array:
+        """The prediction of x_0, in data units."""
         kept, lost = jnp.sqrt(diffusion.schedule.alpha_bar(t)), jnp.sqrt(diffusion.schedule.noise_variance(t))
         z = diffusion.standardize(x_t)
         if self.predicts == "noise":
             out = (z - lost * out) / kept
         elif self.predicts == "velocity":
             out = kept * z - lost * out
-        return diffusion.unstandardize(out), mix
+        return diffusion.unstandardize(out)
 
-    def _pair(self, diffusion: GaussianDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
-        out = self._call(diffusion.standardize(x_t), diffusion, t)
-        if not (isinstance(out, (tuple, list)) or jnp.ndim(out)) or len(out) != 2:
-            raise ValueError(
-                f"fn: predicts={self.predicts!r}, variance={self.variance!r} needs a pair of outputs, "
-                f"each of shape {jnp.shape(x_t)}, got {jax.tree.map(jnp.shape, out)}"
-            )
-        _check_output(out[0], jnp.shape(x_t))
-        _check_output(out[1], jnp.shape(x_t))
-        return out[0], out[1]
 
-    def _call(self, z: Array, diffusion: AbstractDiffusion, t: ArrayLike) -> Any:
-        return self.fn(z, diffusion.schedule.time(t))
+def _implied(diffusion: Any, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    """The x_0 whose bridge has the kernel's mean; its variance from the kernel's, at least 0."""
+    from_data, from_noise, variance = diffusion.bridge_coefficients(t)
+    mean = (diffusion.standardize(kernel.mean) - from_noise * diffusion.standardize(x_t)) / from_data
+    excess = kernel.variance / diffusion.scale**2 - variance
+    spread = jnp.maximum(excess, 0.0) / from_data**2
+    return normal(diffusion.unstandardize(mean), spread * diffusion.scale**2)
 
-    def _bit_logits(self, diffusion: BinomialDiffusion, x_t: Array, t: ArrayLike) -> Array:
-        out = self._call(jnp.asarray(x_t, dtype=diffusion.schedule.times.dtype), diffusion, t)
-        _check_output(out, jnp.shape(x_t))
-        return out
 
-    def _bits(self, diffusion: BinomialDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
-        if self.predicts == "logits":
-            logits = self._bit_logits(diffusion, x_t, t)
-            return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(x_t))
-        if self.predicts != "mean":
-            raise ValueError(f"predicts: expected 'logits' or 'mean' with BinomialDiffusion, got {self.predicts!r}")
-        reverse = self._free_bits(diffusion, x_t, t, None).mean
-        on = diffusion.bridge(x_t, jnp.ones_like(reverse), t).mean
-        off = diffusion.bridge(x_t, jnp.zeros_like(reverse), t).mean
-        one = jnp.clip((reverse - off) / (on - off), 1e-6, 1 - 1e-6)
-        return BernoulliLogits(jnp.log(one) - jnp.log1p(-one), validate_args=False).to_event(jnp.ndim(x_t))
-
-    def _free_bits(
-        self, diffusion: BinomialDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None
-    ) -> dist.Distribution:
-        forward = posterior_logits(diffusion.reverse_prior_step(x_t, t, s))
-        logits = forward + self._bit_logits(diffusion, x_t, t)
-        return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(x_t))
-
-    def _implied(
-        self, diffusion: GaussianDiffusion, kernel: dist.Distribution, x_t: Array, t: ArrayLike
-    ) -> dist.Distribution:
-        """The x_0 whose bridge has the kernel's mean; its variance from the kernel's, at least 0."""
-        from_data, from_noise, variance = diffusion.bridge_coefficients(t)
-        mean = (diffusion.standardize(kernel.mean) - from_noise * diffusion.standardize(x_t)) / from_data
-        excess = kernel.variance / diffusion.scale**2 - variance
-        spread = jnp.maximum(excess, 0.0) / from_data**2
-        return normal(diffusion.unstandardize(mean), spread * diffusion.scale**2)
+def _implied_bits(diffusion: Any, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    """The bits x_0 whose averaged bridge is the kernel."""
+    on = diffusion.bridge(x_t, jnp.ones_like(kernel.mean), t).mean
+    off = diffusion.bridge(x_t, jnp.zeros_like(kernel.mean), t).mean
+    one = jnp.clip((kernel.mean - off) / (on - off), 1e-6, 1 - 1e-6)
+    return BernoulliLogits(jnp.log(one) - jnp.log1p(-one), validate_args=False).to_event(jnp.ndim(x_t))
 
 
 def _least_variance(diffusion: GaussianDiffusion, t: ArrayLike, s: ArrayLike | None) -> Array:
@@ -166,6 +175,7 @@ def _least_variance(diffusion: GaussianDiffusion, t: ArrayLike, s: ArrayLike | N
     return jnp.where(jnp.asarray(s) > 0, variance, second)
 
 
-def _check_output(out: Any, shape: tuple[int, ...]) -> None:
+def _checked(out: Any, shape: tuple[int, ...]) -> Array:
     if jnp.shape(out) != shape:
         raise ValueError(f"fn: expected an output of the shape of x_t, {shape}, got {jnp.shape(out)}")
+    return out

@@ -122,6 +122,10 @@ class ModuleDistribution(dist.Distribution):
         log_prob = self._over_values(type(self)._log_prob_one, value, lead)
         return self._validated(value, log_prob) if self._validate_args and value.size else log_prob
 
+    def map_batch(self, fn: Callable[[Any, Any], Any], x: Any) -> Any:
+        """``fn(module, x)`` for every element of the batch; the arrays of `x` have leading shape `batch_shape`."""
+        return self._batched(fn)(x)
+
     def _sample_one(self, module: Any, key: Array) -> Array:
         raise NotImplementedError(f"{type(self).__name__} does not implement sample")
 

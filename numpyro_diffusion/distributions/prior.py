@@ -1,4 +1,4 @@
-"""A learned diffusion prior as a NumPyro distribution."""
+"""A learned diffusion prior, and its product with a factor, as NumPyro distributions."""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -14,9 +14,10 @@ from numpyro.distributions import constraints
 
 from .._checks import check_event
 from ..checkpoints import write_module
+from ..factors import AbstractFactor
 from ..likelihoods import AbstractLikelihood, Estimate, KBound
 from ..process import ReverseProcess
-from ..samplers import AbstractSampler, Ancestral
+from ..samplers import AbstractPosteriorSampler, AbstractSampler, Ancestral, Particles, TwistedSMC
 from .base import ModuleDistribution, check_kind
 from .trajectory import ReverseTrajectory
 
@@ -185,6 +186,11 @@ class DiffusionPrior(ModuleDistribution):
             raise ValueError(f"save: expected a prior of batch shape (), got {self.batch_shape}")
         write_module(path, self.module, metadata={"content": "DiffusionPrior", "card": dict(card or {})}, dtype=dtype)
 
+    def __mul__(self, factor: AbstractFactor) -> "DiffusionPosterior":
+        if not isinstance(factor, AbstractFactor):
+            return NotImplemented
+        return DiffusionPosterior(self, factor)
+
     def _sample_one(self, module: Any, key: Array) -> Array:
         return module.sampler.sample(key, module.process)
 
@@ -199,6 +205,117 @@ class DiffusionPrior(ModuleDistribution):
 
     def _estimate_one(self, module: Any, value: Array) -> Estimate:
         return module.likelihood.estimate(module.key, module.process, value)
+
+
+class PosteriorParts(eqx.Module):
+    """What a `DiffusionPosterior` is made of."""
+
+    prior: PriorParts
+    factor: AbstractFactor
+    sampler: AbstractPosteriorSampler
+
+
+class DiffusionPosterior(ModuleDistribution):
+    """p(x) r(x), a prior times a factor: what ``prior * factor`` makes.
+
+    `sample` runs the posterior sampler once for each draw, so that draws are independent; with the default `TwistedSMC`
+    it is *consistent as particles grow*. `log_prob` is the prior's (K bound, frozen key) plus log r: *unnormalised*,
+    its missing constant is minus the log evidence, which `smc` estimates. Usable as a site of a NumPyro model; there,
+    as everywhere in HMC, the constant does not matter.
+
+    Args:
+        prior: a prior of batch shape ().
+        factor: r(x), from `numpyro_diffusion.factors`.
+        sampler: of the posterior; ``TwistedSMC(64)`` unless given.
+        validate_args: NumPyro's validation switch.
+
+    Raises:
+        ValueError: a part of the wrong kind, a factor that does not fit the prior's examples, a prior with a batch.
+    """
+
+    def __init__(
+        self,
+        prior: DiffusionPrior,
+        factor: AbstractFactor,
+        sampler: AbstractPosteriorSampler | None = None,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        sampler = TwistedSMC() if sampler is None else sampler
+        check_kind("prior", prior, DiffusionPrior)
+        check_kind("factor", factor, AbstractFactor)
+        check_kind("sampler", sampler, AbstractPosteriorSampler)
+        if prior.batch_shape:
+            raise ValueError(f"prior: expected batch shape (), got {prior.batch_shape}; expand the posterior instead")
+        factor.check(prior.event_shape, prior.support.is_discrete)
+        parts = PosteriorParts(prior.module, factor, sampler)
+        super().__init__(parts, prior.event_shape, validate_args=validate_args)
+
+    @property
+    def process(self) -> ReverseProcess:
+        """The prior's reverse process."""
+        return self.module.prior.process
+
+    @property
+    def factor(self) -> AbstractFactor:
+        """r(x)."""
+        return self.module.factor
+
+    @property
+    def sampler(self) -> AbstractPosteriorSampler:
+        """The sampler behind `sample`."""
+        return self.module.sampler
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The prior's."""
+        return self.process.support
+
+    def log_r(self, value: ArrayLike) -> Array:
+        """log r of values of shape (*lead, *event_shape), in nats, shape (*lead,)."""
+        value = jnp.asarray(value)
+        lead = jnp.broadcast_shapes(check_event("value", value.shape, self.event_shape), self.batch_shape)
+        return self._over_values(DiffusionPosterior._log_r_one, value, lead)
+
+    def smc(self, key: Array, num_islands: int = 1) -> Particles:
+        """The particles of independent SMC runs, with their log evidence; leading shape (num_islands,).
+
+        Raises:
+            ValueError: the sampler is no `TwistedSMC`, or the posterior has a batch shape.
+        """
+        if not isinstance(self.sampler, TwistedSMC) or self.batch_shape:
+            kind = type(self.sampler).__name__
+            raise ValueError(f"smc: expected a TwistedSMC sampler and no batch, got {kind} and {self.batch_shape}")
+        return _runs(self.module, jax.random.split(key, num_islands))
+
+    def __mul__(self, factor: AbstractFactor) -> "DiffusionPosterior":
+        if not isinstance(factor, AbstractFactor):
+            return NotImplemented
+        return self._like(
+            lambda parts: DiffusionPosterior(
+                _prior(parts.prior, self._validate_args), parts.factor * factor, parts.sampler
+            )
+        )
+
+    def _sample_one(self, module: Any, key: Array) -> Array:
+        return module.sampler.sample(key, module.prior.process, module.factor)
+
+    def _log_r_one(self, module: Any, value: Array) -> Array:
+        return module.factor.log_r(value)
+
+    def _log_prob_one(self, module: Any, value: Array) -> Array:
+        prior = module.prior
+        return prior.likelihood.estimate(prior.key, prior.process, value).value + module.factor.log_r(value)
+
+
+@eqx.filter_jit
+def _runs(parts: PosteriorParts, keys: Array) -> Particles:
+    sampler: Any = parts.sampler
+    return jax.vmap(lambda key: sampler.run(key, parts.prior.process, parts.factor))(keys)
+
+
+def _prior(parts: PriorParts, validate_args: bool | None) -> DiffusionPrior:
+    return DiffusionPrior(parts.process, parts.likelihood, parts.sampler, parts.key, validate_args=validate_args)
 
 
 def _key_parts(key: Array) -> tuple[Array, str | None]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from .._batching import batched_map
 from .._checks import check_event
 from ..process import ReverseProcess
 
@@ -64,11 +65,3 @@ class AbstractLikelihood(eqx.Module):
         together = None if self.chunk is None else max(1, self.chunk // self.calls(process))
         estimates = batched_map(estimate, (jax.random.split(key, len(flat)), flat), together)
         return jax.tree.map(lambda leaf: leaf.reshape(batch + leaf.shape[1:]), estimates)
-
-
-def batched_map(fn: Any, xs: Any, chunk: int | None) -> Any:
-    """`vmap` over the leading axis, at most `chunk` at a time; what a chunk computed is not kept for the gradient."""
-    size = jax.tree.leaves(xs)[0].shape[0]
-    if chunk is None or size <= chunk:
-        return jax.vmap(fn)(xs)
-    return jax.lax.map(jax.checkpoint(fn), xs, batch_size=chunk)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions.kl import kl_divergence
 
+from .._batching import batched_map
 from .._checks import check_count
 from ..process import ForwardStep, ReverseProcess
-from .base import AbstractLikelihood, Estimate, batched_map
+from .base import AbstractLikelihood, Estimate
 
 
 class KTerms(NamedTuple):

@@ -1,4 +1,13 @@
-"""Samplers of the reverse process."""
+"""Samplers of the reverse process, and of its product with a factor."""
 
 from .ancestral import Ancestral as Ancestral
+from .base import AbstractPosteriorSampler as AbstractPosteriorSampler
 from .base import AbstractSampler as AbstractSampler
+from .particle_gibbs import ParticleGibbs as ParticleGibbs
+from .particle_gibbs import Path as Path
+from .perturbed import Guided as Guided
+from .perturbed import Perturbed as Perturbed
+from .perturbed import Replacement as Replacement
+from .resampling import effective_size as effective_size
+from .smc import Particles as Particles
+from .smc import TwistedSMC as TwistedSMC

@@ -5,6 +5,7 @@ from abc import abstractmethod
 import equinox as eqx
 from jax import Array
 
+from ..factors import AbstractFactor
 from ..process import ReverseProcess
 
 
@@ -26,3 +27,11 @@ class AbstractSampler(eqx.Module):
     @abstractmethod
     def from_noise(self, noise: Array, process: ReverseProcess) -> Array:
         """The draw of x_0 that `noise` makes, shape `event`; for chains of Gaussian steps."""
+
+
+class AbstractPosteriorSampler(eqx.Module):
+    """Draws x_0 from p(x_0) r(x_0)/Z; one unbatched example a call."""
+
+    @abstractmethod
+    def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:
+        """One draw of x_0, shape `event`."""

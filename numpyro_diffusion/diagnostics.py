@@ -1,0 +1,156 @@
+"""Is an inference right on average? Simulation-based calibration."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from numpyro.handlers import condition
+from numpyro.infer import Predictive
+from scipy.stats import chi2
+from tqdm.auto import tqdm
+
+from ._checks import check_count
+
+OBSERVED_KWARG = "_calibration_observed"
+
+
+class Calibration(NamedTuple):
+    """Ranks of true values among posterior draws.
+
+    Attributes:
+        ranks: for every quantity, how many of the draws lie below the true value, whole numbers from 0 to `num_draws`,
+            shape (replicates, *shape).
+        num_draws: L, draws of each replicate; ranks of a right inference are uniform on 0 … L.
+    """
+
+    ranks: dict[str, np.ndarray]
+    num_draws: int
+
+    def p_values(self, num_bins: int = 10) -> dict[str, np.ndarray]:
+        """χ² test of uniform ranks for every element of every quantity, shape of the quantity.
+
+        The bins are as equal as whole numbers allow, and the test knows their true sizes.
+        """
+        edges = np.round(np.linspace(0, self.num_draws + 1, check_count("num_bins", num_bins, 2) + 1))
+        share = np.diff(edges) / (self.num_draws + 1)
+
+        def test(ranks: np.ndarray) -> float:
+            counts, _ = np.histogram(ranks, edges - 0.5)
+            expected = share * len(ranks)
+            return float(chi2.sf(np.sum((counts - expected) ** 2 / expected), len(share) - 1))
+
+        return {name: np.apply_along_axis(test, 0, ranks) for name, ranks in self.ranks.items()}
+
+    def coverage(self, level: float = 0.9) -> dict[str, np.ndarray]:
+        """Share of replicates whose central interval of this level holds the truth, shape of the quantity."""
+        if not 0 < level < 1:
+            raise ValueError(f"level: expected a number in (0, 1), got {level}")
+        place = {name: (ranks + 0.5) / (self.num_draws + 1) for name, ranks in self.ranks.items()}
+        return {name: np.mean(np.abs(where - 0.5) <= level / 2, axis=0) for name, where in place.items()}
+
+    def coverage_error(self, level: float = 0.9) -> float:
+        """Standard error of `coverage` if the inference is right."""
+        return float(np.sqrt(level * (1 - level) / len(next(iter(self.ranks.values())))))
+
+    def z_scores(self) -> dict[str, np.ndarray]:
+        """Mean rank minus its expectation, in standard errors: the sign of a bias, shape of the quantity."""
+        spread = np.sqrt(self.num_draws * (self.num_draws + 2) / 12)
+        return {
+            name: (ranks.mean(0) - self.num_draws / 2) / (spread / np.sqrt(len(ranks)))
+            for name, ranks in self.ranks.items()
+        }
+
+    def worst(self) -> float:
+        """The smallest p-value of all, times how many there are (Bonferroni), at most 1."""
+        values = np.concatenate([np.ravel(value) for value in self.p_values().values()])
+        return float(min(1.0, values.min() * values.size))
+
+
+def calibrate(
+    model: Callable[..., Any],
+    site: str | Sequence[str],
+    inference: Callable[[Callable[..., Any]], Any],
+    key: Array,
+    *args: Any,
+    observed: str | Sequence[str],
+    num_replicates: int = 200,
+    num_draws: int = 99,
+    quantities: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None,
+    progress_bar: bool = True,
+    **kwargs: Any,
+) -> Calibration:
+    """Simulation-based calibration (Talts et al. 2018; Cook et al. 2006) of any model and inference.
+
+    Draw every site from the model, hand the observed ones to the inference, and rank the true values of the others
+    among the posterior draws; again and again. If model, prior sampler and inference agree, ranks are uniform.
+
+    Args:
+        model: a NumPyro model that draws `observed` when it is called with `args` and `kwargs` (no data in them).
+        site: one or more latent sites to rank, element by element.
+        inference: from a model to an object with ``run(key, *args, **kwargs)`` and ``get_samples()``, such as
+            ``lambda model: nd.infer.SMC(model)`` or ``lambda model: MCMC(NUTS(model), …, jit_model_args=True)``. It is
+            called once; the data of each replicate come with the keyword arguments, so that nothing compiles again.
+        key: JAX random key.
+        *args: arguments of the model.
+        observed: one or more sites that are data.
+        num_replicates: how many data sets.
+        num_draws: L, draws kept of each posterior, evenly spaced over the run. Autocorrelated draws look like a wrong
+            inference: run at least a few times as many.
+        quantities: from a dict of the ranked sites' values, of one draw, to a dict of arrays to rank in their place.
+        progress_bar: whether to show one.
+        **kwargs: keyword arguments of the model.
+
+    Returns:
+        A `Calibration`; `nd.plots.ranks` draws it.
+
+    Raises:
+        ValueError: an unknown site, fewer draws than `num_draws`.
+    """
+    names, data_names = ([one] if isinstance(one, str) else list(one) for one in (site, observed))
+    check_count("num_replicates", num_replicates, 2)
+    check_count("num_draws", num_draws, 2)
+    simulate, runs, ties = jax.random.split(key, 3)
+    truths = Predictive(model, num_samples=num_replicates)(simulate, *args, **kwargs)
+    if unknown := sorted({*names, *data_names} - set(truths)):
+        raise ValueError(f"site, observed: expected sites of the model, {sorted(truths)}, got {unknown}")
+    quantities = quantities or (lambda values: values)
+    engine = inference(_with_data(model))
+    rank = jax.jit(lambda key, truth, draws: _rank(key, quantities(truth), jax.vmap(quantities)(draws)))
+    ranks = []
+    for index in tqdm(range(num_replicates), disable=not progress_bar, desc="calibrate"):
+        data = {name: truths[name][index] for name in data_names}
+        engine.run(jax.random.fold_in(runs, index), *args, **{**kwargs, OBSERVED_KWARG: data})
+        draws = engine.get_samples()
+        count = len(draws[names[0]])
+        if count < num_draws:
+            raise ValueError(f"num_draws: expected at most the {count} draws of the inference, got {num_draws}")
+        picked = np.round(np.linspace(0, count - 1, num_draws)).astype(int)
+        truth = {name: truths[name][index] for name in names}
+        ranks.append(rank(jax.random.fold_in(ties, index), truth, {name: draws[name][picked] for name in names}))
+    stacked = {name: np.stack([np.asarray(one[name]) for one in ranks]) for name in ranks[0]}
+    return Calibration(stacked, num_draws)
+
+
+def _with_data(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The model with data taken from a keyword argument, so that new data are new arguments of the same model."""
+
+    def conditioned(*args: Any, **kwargs: Any) -> Any:
+        data = kwargs.pop(OBSERVED_KWARG)
+        with condition(data=data):
+            return model(*args, **kwargs)
+
+    return conditioned
+
+
+def _rank(key: Array, truth: Mapping[str, Array], draws: Mapping[str, Array]) -> dict[str, Array]:
+    """Draws below the truth; ties, as bits have, are broken at random."""
+
+    def one(key: Array, truth: Array, draws: Array) -> Array:
+        below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
+        share = jax.random.uniform(key, below.shape)
+        return below + jax.numpy.floor(share * (equal + 1)).astype(below.dtype)
+
+    keys = jax.random.split(key, len(truth))
+    return {name: one(key, truth[name], draws[name]) for key, name in zip(keys, sorted(truth), strict=True)}

@@ -1,0 +1,10 @@
+"""Factors r(x) that multiply a prior."""
+
+from .base import AbstractFactor as AbstractFactor
+from .base import Product as Product
+from .callable import Factor as Factor
+from .delta import Delta as Delta
+from .elementwise import Elementwise as Elementwise
+from .gaussian import Gaussian as Gaussian
+from .gaussian import LinearGaussian as LinearGaussian
+from .simplify import simplify as simplify

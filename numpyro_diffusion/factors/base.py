@@ -1,0 +1,102 @@
+"""What a factor r(x) answers, and products of factors."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+
+from .._checks import check_event
+
+
+class AbstractFactor(eqx.Module):
+    """A positive function r(x) of one example that multiplies a prior; a pytree, so that it jits and vmaps.
+
+    Written for one unbatched example. Many observations at once are a factor whose arrays have a leading dimension,
+    under `jax.vmap`. Factors multiply: ``a * b`` is their product.
+    """
+
+    @abstractmethod
+    def log_r(self, x: Array) -> Array:
+        """log r(x) in nats for one example, shape ()."""
+
+    def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
+        """Raise ``ValueError`` unless the factor fits examples of this shape and kind."""
+        try:
+            answer = jax.eval_shape(lambda x: self.log_r(x), jax.ShapeDtypeStruct(event_shape, jnp.result_type(float)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"factor: expected one for examples of shape {event_shape}, {type(self).__name__} failed: {error}"
+            ) from error
+        if answer.shape != ():
+            raise ValueError(
+                f"factor: expected log r(x) of shape () for an example of shape {event_shape}, got {answer.shape}"
+            )
+
+    def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
+        """Multiply a factorised law of x (`Normal` or `Bernoulli`, one event) by r in closed form.
+
+        Returns:
+            log ∫ law(x) r(x) dx in nats, shape (), and the normalised product; None where there is no closed form.
+        """
+        del law
+        return None
+
+    def __mul__(self, other: "AbstractFactor") -> "Product":
+        if not isinstance(other, AbstractFactor):
+            return NotImplemented
+        return Product((self, other))
+
+
+class Product(AbstractFactor):
+    """r(x) = Π r_i(x)."""
+
+    factors: tuple[AbstractFactor, ...]
+
+    def __init__(self, factors: tuple[AbstractFactor, ...]) -> None:
+        flat: list[AbstractFactor] = []
+        for factor in factors:
+            if not isinstance(factor, AbstractFactor):
+                raise ValueError(f"factors: expected factors, got {factor!r}")
+            flat.extend(factor.factors if isinstance(factor, Product) else (factor,))
+        self.factors = tuple(flat)
+
+    def log_r(self, x: Array) -> Array:
+        """Σ log r_i(x)."""
+        return sum((factor.log_r(x) for factor in self.factors), jnp.zeros(()))
+
+    def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
+        """Check every factor."""
+        for factor in self.factors:
+            factor.check(event_shape, discrete)
+
+    def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
+        """One factor after the other; None where one of them has no closed form on what the others made."""
+        total = jnp.zeros(())
+        for factor in self.factors:
+            product = factor.multiply(law)
+            if product is None:
+                return None
+            total, law = total + product[0], product[1]
+        return total, law
+
+
+def batched_log_r(factor: AbstractFactor, x: ArrayLike, event_shape: tuple[int, ...]) -> Array:
+    """log r for examples with leading dimensions, shape (*batch,)."""
+    x = jnp.asarray(x)
+    log_r = factor.log_r
+    for _ in check_event("x", x.shape, event_shape):
+        log_r = jax.vmap(log_r)
+    return log_r(x)
+
+
+def as_function(function: Callable[..., Any]) -> Any:
+    """A function in a form that a factor can hold as a pytree: its own arrays, if it has any, are leaves."""
+    held = isinstance(function, eqx.Module | Partial)
+    return function if held else Partial(function)

@@ -1,0 +1,31 @@
+"""Any factor."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+
+from .base import AbstractFactor, as_function
+
+
+class Factor(AbstractFactor):
+    """r(x) = exp(log_r(x)) for any function, differentiable where a sampler needs its gradient.
+
+    Args:
+        log_r: from one unbatched example to log r(x) in nats, shape (). It must be bounded above for r to be a
+            factor. An `equinox.Module` or `jax.tree_util.Partial` keeps its arrays as the factor's own leaves.
+
+    Raises:
+        ValueError: not callable.
+    """
+
+    function: Callable[[Array], Array]
+
+    def __init__(self, log_r: Callable[[Array], Array]) -> None:
+        if not callable(log_r):
+            raise ValueError(f"log_r: expected a callable of one example, got {log_r!r}")
+        self.function = as_function(log_r)
+
+    def log_r(self, x: Array) -> Array:
+        """log r(x) in nats."""
+        return jnp.asarray(self.function(x))

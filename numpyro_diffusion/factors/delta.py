@@ -1,0 +1,71 @@
+"""Known coordinates."""
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions.discrete import BernoulliLogits
+
+from .._checks import check_finite, is_concrete
+from .base import AbstractFactor
+from .gaussian import check_broadcast
+from .low_rank import PartlyKnown, elements
+
+
+class Delta(AbstractFactor):
+    """r(x) = δ(x − values) on the elements where `mask` is True: inpainting.
+
+    The evidence ∫ p(x) r(x) dx is then the density (for bits the probability) of the known elements.
+
+    Args:
+        values: the known values, shape `event`; anything finite where `mask` is False.
+        mask: which elements are known, the same shape, boolean.
+
+    Raises:
+        ValueError: shapes that differ, a mask that is not boolean, values that are not finite.
+    """
+
+    values: Array
+    mask: Array
+
+    def __init__(self, values: ArrayLike, mask: ArrayLike) -> None:
+        check_finite("values", values)
+        self.values, mask = jnp.asarray(values), jnp.asarray(mask)
+        if mask.dtype != bool:
+            raise ValueError(f"mask: expected booleans, True where known, got {mask.dtype}")
+        if mask.shape != self.values.shape:
+            raise ValueError(f"mask: expected the shape of values, {self.values.shape}, got {mask.shape}")
+        self.mask = mask
+
+    def log_r(self, x: Array) -> Array:
+        """0 if the known elements have their values, else −inf."""
+        return jnp.where(jnp.all((x == self.values) | ~self.mask), 0.0, -jnp.inf)
+
+    def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
+        """The values must be one example on the prior's support."""
+        check_broadcast("values", self.values.shape, event_shape)
+        if self.values.shape != tuple(event_shape):
+            raise ValueError(f"values: expected the event shape {event_shape}, got {self.values.shape}")
+        if discrete and is_concrete(self.values) and is_concrete(self.mask):
+            known = np.asarray(self.values)[np.asarray(self.mask)]
+            if not np.isin(known, (0, 1)).all():
+                raise ValueError("values: expected only 0 and 1 where known, got others")
+
+    def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
+        """Exact: the law's density at the known values, and the law of the others."""
+        if isinstance(law, PartlyKnown):
+            return self._multiply_partly_known(law)
+        if not isinstance(elements(law), dist.Normal | BernoulliLogits):
+            return None
+        each = elements(law).log_prob(self.values)
+        return jnp.sum(jnp.where(self.mask, each, 0.0)), PartlyKnown(law, self.values, self.mask)
+
+    def _multiply_partly_known(self, law: PartlyKnown) -> tuple[Array, dist.Distribution] | None:
+        """What is newly known counts; what was known must be the same."""
+        product = Delta(self.values, self.mask & ~law.mask).multiply(law.law)
+        if product is None:
+            return None
+        agree = jnp.all((self.values == law.values) | ~(self.mask & law.mask))
+        values = jnp.where(law.mask, law.values, self.values)
+        return jnp.where(agree, product[0], -jnp.inf), PartlyKnown(law.law, values, law.mask | self.mask)

@@ -1,0 +1,147 @@
+"""Particle Gibbs as a NumPyro kernel for one diffusion site."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer.mcmc import MCMCKernel
+from numpyro.util import is_prng_key
+
+from .. import samplers
+from ..twists import AbstractTwist
+from .extract import Extraction, extract, over_batch
+
+
+class ParticleGibbsState(NamedTuple):
+    """State of the kernel; all fields can be asked for in ``extra_fields``.
+
+    Attributes:
+        z: the site's value, by name.
+        path: the chain whose first state is the value, shape (*batch, steps + 1, *event).
+        effective_size: the smallest effective number of particles at any step, shape (*batch,).
+        changed: the share of the chain's states that are new, shape (*batch,).
+        rng_key: key of the next step.
+    """
+
+    z: dict[str, Array]
+    path: Array
+    effective_size: Array
+    changed: Array
+    rng_key: Array
+
+
+class ParticleGibbs(MCMCKernel):
+    """Draws a diffusion site given everything else in the model; *exactly* invariant for 2 particles or more.
+
+    An `MCMCKernel`: alone in `numpyro.infer.MCMC` where the site is the model's only latent one, and as a block of
+    ``numpyro.infer.Gibbs([(ParticleGibbs(model), ["x"]), (NUTS(model), None)])``. The target is the reverse chain's own
+    law (no bound) times what the rest of the model says about the site, which `extract_factor` reads. A site in plates
+    has one chain for each of the batch. Nothing adapts in warm-up. The first chain comes from an SMC run given the
+    other sites; `init_params` are not used.
+
+    Args:
+        model: the NumPyro model.
+        site: name of the diffusion site.
+        num_particles: at least 2; more mix faster at proportional cost.
+        twist: chosen from the factor unless given.
+        num_steps: how many steps of the chain, all unless given; the prior is then the strided chain.
+        threshold: resample below this fraction of effective particles.
+        chunk: at most so many particles at a time go through the denoiser.
+
+    Raises:
+        ValueError: fewer than 2 particles; when run, what `extract_factor` raises.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        site: str = "x",
+        num_particles: int = 16,
+        twist: AbstractTwist | None = None,
+        *,
+        num_steps: int | None = None,
+        threshold: float = 0.5,
+        chunk: int | None = None,
+    ) -> None:
+        self._model, self.site = model, site
+        self.sampler = samplers.ParticleGibbs(
+            num_particles, twist, num_steps=num_steps, threshold=threshold, chunk=chunk
+        )
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The NumPyro model."""
+        return self._model
+
+    @property
+    def sample_field(self) -> str:
+        """The state's field with the draws."""
+        return "z"
+
+    def init(
+        self, rng_key: Array, num_warmup: int, init_params: Any, model_args: Any, model_kwargs: Any
+    ) -> ParticleGibbsState:
+        """A first chain from SMC; for several chains at once, `rng_key` is an array of keys."""
+        del num_warmup, init_params
+        if not is_prng_key(rng_key):
+            return jax.vmap(lambda key: self._init(key, model_args, model_kwargs))(rng_key)
+        return self._init(rng_key, model_args, model_kwargs)
+
+    def sample(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
+        """One step."""
+        if not is_prng_key(state.rng_key):
+            return jax.vmap(lambda state: self._sample(state, model_args, model_kwargs))(state)
+        return self._sample(state, model_args, model_kwargs)
+
+    def refresh(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
+        """The state as it is: nothing in it depends on the other sites."""
+        del model_args, model_kwargs
+        return state
+
+    def wrap_model(self, wrapper: Callable[[Any], Any]) -> "ParticleGibbs":
+        """The same kernel on ``wrapper(model)``."""
+        new = ParticleGibbs(wrapper(self._model), self.site)
+        new.sampler = self.sampler
+        return new
+
+    def get_diagnostics_str(self, state: ParticleGibbsState) -> str:
+        """What the progress bar shows."""
+        return f"new states {float(jnp.mean(state.changed)):.0%}, least ESS {float(jnp.min(state.effective_size)):.1f}"
+
+    def get_constrain_fn(self, model_args: Any, model_kwargs: Any) -> Callable[[Any], Any]:
+        """Identity: the site's values are what they are."""
+        del model_args, model_kwargs
+        return lambda z: z
+
+    def postprocess_fn(self, model_args: Any, model_kwargs: Any) -> Callable[[Any], Any]:
+        """Adds the model's deterministic sites to a draw."""
+
+        def with_deterministic(z: dict[str, Array]) -> dict[str, Array]:
+            model = substitute(seed(self._model, jax.random.key(0)), data=z)
+            sites = trace(model).get_trace(*model_args, **(model_kwargs or {}))
+            return z | {name: site["value"] for name, site in sites.items() if site["type"] == "deterministic"}
+
+        return with_deterministic
+
+    def _init(self, key: Array, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
+        found = self._extract(model_args, model_kwargs)
+        first, key = jax.random.split(key)
+        start = lambda sampler, key, module, factor: sampler.init(key, module.process, factor)
+        return self._state(key, over_batch(start, self.sampler, first, found))
+
+    def _sample(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
+        found = self._extract(model_args, model_kwargs)
+        move, key = jax.random.split(state.rng_key)
+        step = lambda sampler, key, module, factor, path: sampler.step(key, module.process, factor, path)
+        return self._state(key, over_batch(step, self.sampler, move, found, state.path))
+
+    def _extract(self, model_args: Any, model_kwargs: Any) -> Extraction:
+        return extract(self._model, self.site, model_args, model_kwargs or {})
+
+    def _state(self, key: Array, path: samplers.Path) -> ParticleGibbsState:
+        batch = path.changed.ndim
+        x_0 = path.x[(slice(None),) * batch + (0,)]
+        return ParticleGibbsState({self.site: x_0}, path.x, path.effective_size, path.changed, key)

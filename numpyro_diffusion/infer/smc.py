@@ -1,0 +1,197 @@
+"""SMC for a NumPyro model with one latent diffusion site."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import logsumexp
+from numpyro.diagnostics import print_summary
+from tqdm.auto import tqdm
+
+from .._checks import check_count
+from ..samplers import Particles, TwistedSMC
+from ..samplers.resampling import systematic
+from ..twists import AbstractTwist
+from .extract import extract, over_batch
+
+
+class SMC:
+    """Samples one diffusion site and estimates the model's log evidence, by independent runs of `TwistedSMC`.
+
+    *Consistent as particles grow*; the evidence estimate is unbiased at any number. The site must be the model's only
+    latent one, or the others must have values (`numpyro.handlers.substitute`). The independent runs, called islands,
+    give the standard error and are the chains in ArviZ.
+
+    Args:
+        model: the NumPyro model.
+        site: name of the diffusion site.
+        num_particles: in each island, at least 2.
+        num_islands: independent runs; a standard error needs 2.
+        twist: chosen from the factor unless given.
+        num_steps: how many steps of the chain; the prior's own sampler says unless given.
+        threshold: resample below this fraction of effective particles.
+        chunk: at most so many particles of an island at a time go through the denoiser.
+        target_log_evidence_sd: double the particles until the standard deviation of the islands' log evidences is at
+            most this, in nats, or `max_particles` is reached, which gives a warning.
+        max_particles: the budget of `target_log_evidence_sd`, particles of one island.
+        progress_bar: whether `target_log_evidence_sd` shows one.
+
+    Raises:
+        ValueError: counts below their minimum; when run, what `extract_factor` raises, and a factor that is 0 at all
+            particles.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        site: str = "x",
+        num_particles: int = 512,
+        num_islands: int = 4,
+        *,
+        twist: AbstractTwist | None = None,
+        num_steps: int | None = None,
+        threshold: float = 0.5,
+        chunk: int | None = None,
+        target_log_evidence_sd: float | None = None,
+        max_particles: int = 2**14,
+        progress_bar: bool = True,
+    ) -> None:
+        self.model, self.site = model, site
+        self.num_islands = check_count("num_islands", num_islands)
+        self._make = lambda count: TwistedSMC(count, twist, num_steps=num_steps, threshold=threshold, chunk=chunk)
+        self.num_particles = self._make(num_particles).num_particles
+        if target_log_evidence_sd is not None and not target_log_evidence_sd > 0:
+            raise ValueError(f"target_log_evidence_sd: expected a positive number, got {target_log_evidence_sd}")
+        if target_log_evidence_sd is not None and self.num_islands < 2:
+            raise ValueError("num_islands: expected at least 2 with target_log_evidence_sd, got 1")
+        self.target_log_evidence_sd, self.progress_bar = target_log_evidence_sd, progress_bar
+        self.max_particles = check_count("max_particles", max_particles, 2)
+        self._result: tuple[Particles, Array] | None = None
+        self._key: Array | None = None
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+
+    def run(self, key: Array, *args: Any, **kwargs: Any) -> "SMC":
+        """Run, with the model's arguments; returns itself."""
+        key, self._key = jax.random.split(key)
+        self.args, self.kwargs = args, kwargs
+        wanted = self.target_log_evidence_sd
+        bar = tqdm(disable=wanted is None or not self.progress_bar, desc="SMC", unit="run")
+        while True:
+            self._once(jax.random.fold_in(key, self.num_particles))
+            bar.update()
+            bar.set_postfix(particles=self.num_particles, sd=f"{self._spread:.3f}")
+            if wanted is None or self._spread <= wanted:
+                break
+            if 2 * self.num_particles > self.max_particles:
+                warnings.warn(
+                    f"the islands' log evidences differ by a standard deviation of {self._spread:.3g} nats at "
+                    f"{self.num_particles} particles, more than target_log_evidence_sd = {wanted}; max_particles = "
+                    f"{self.max_particles} allows no more",
+                    stacklevel=2,
+                )
+                break
+            self.num_particles *= 2
+        bar.close()
+        return self
+
+    @property
+    def particles(self) -> Particles:
+        """The particles of every island, leading shape (num_islands, *batch) of every array."""
+        return self._done()[0]
+
+    @property
+    def log_evidences(self) -> Array:
+        """Log evidence of every island, all observed sites counted, in nats, shape (num_islands,)."""
+        particles, constant = self._done()
+        each = particles.log_evidence
+        return each.reshape(self.num_islands, -1).sum(-1) + constant
+
+    @property
+    def log_evidence(self) -> float:
+        """Log of the islands' mean evidence, in nats."""
+        return float(logsumexp(self.log_evidences) - jnp.log(float(self.num_islands)))
+
+    @property
+    def log_evidence_error(self) -> float:
+        """Standard error of `log_evidence` from the spread of the islands, in nats; NaN from one island."""
+        relative = np.exp(np.asarray(self.log_evidences, dtype=np.float64) - self.log_evidence)
+        return float(np.std(relative, ddof=1) / np.sqrt(self.num_islands)) if self.num_islands > 1 else float("nan")
+
+    def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
+        """Equally weighted draws, as many as particles, by systematic resampling.
+
+        Args:
+            group_by_chain: keep the islands apart, each resampled by its own weights. Otherwise all particles are
+                resampled together, islands weighted by their evidence (for a site in plates: each equally).
+
+        Returns:
+            The site's draws, shape (num_islands, num_particles, *batch, *event) or with the first two as one.
+        """
+        particles, _ = self._done()
+        key = self._key
+        batch = particles.log_weight.ndim - 2
+        weight = jnp.moveaxis(particles.log_weight, -1, 1)  # island, particle, *batch
+        x = jnp.moveaxis(particles.x, batch + 1, 1)
+        if not group_by_chain:
+            island = particles.log_evidence if not batch else jnp.zeros(self.num_islands)
+            weight = (weight + island.reshape((-1,) + (1,) * (weight.ndim - 1))).reshape((1, -1, *weight.shape[2:]))
+            x = x.reshape((1, -1, *x.shape[2:]))
+        draws = _resample(key, x, weight, batch)
+        return {self.site: draws if group_by_chain else draws[0]}
+
+    def print_summary(self, prob: float = 0.9) -> None:
+        """Print the posterior's summary and the log evidence."""
+        print_summary(self.get_samples(group_by_chain=True), prob=prob)
+        sizes = np.asarray(self.particles.effective_size)
+        print(f"log evidence {self.log_evidence:.3f} ± {self.log_evidence_error:.3f} nats")
+        print(f"effective particles at the end: at least {sizes[..., -1].min():.0f} of {self.num_particles} an island")
+
+    @property
+    def _spread(self) -> float:
+        return float(np.std(np.asarray(self.log_evidences), ddof=1)) if self.num_islands > 1 else float("nan")
+
+    def _done(self) -> tuple[Particles, Array]:
+        if self._result is None:
+            raise ValueError("SMC: expected a finished run; call run(key, …) first")
+        return self._result
+
+    def _once(self, key: Array) -> None:
+        keys = jax.random.split(key, self.num_islands)
+        self._result = _islands(self.model, self.site, self._make(self.num_particles), keys, self.args, self.kwargs)
+        evidence = np.asarray(self.log_evidences)
+        if np.isneginf(evidence).all() or np.isnan(evidence).any():
+            raise ValueError(
+                f"model: expected a positive density of the observed sites somewhere, got 0 (or no number) at all "
+                f"{self.num_particles} particles of every island"
+            )
+
+
+@eqx.filter_jit
+def _islands(
+    model: Any, site: str, sampler: TwistedSMC, keys: Array, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Particles, Array]:
+    found = extract(model, site, args, kwargs)
+    run = lambda sampler, key, module, factor: sampler.run(key, module.process, factor)
+    return jax.vmap(lambda key: over_batch(run, sampler, key, found))(keys), found.log_constant
+
+
+def _resample(key: Any, x: Array, log_weight: Array, batch: int) -> Array:
+    """Resample along axis 1, for every island and element of the batch on its own."""
+
+    def one(key: Array, x: Array, log_weight: Array) -> Array:
+        pick, mix = jax.random.split(key)
+        # The order of systematic resampling is that of the particles; mixed, draws are exchangeable.
+        return jax.random.permutation(mix, x[systematic(pick, log_weight)])
+
+    shape = (x.shape[0], *x.shape[2 : 2 + batch])
+    keys = jax.random.split(key, shape)
+    resample = one
+    for _ in range(batch):
+        resample = jax.vmap(resample, in_axes=(0, 1, 1), out_axes=1)
+    return jax.vmap(resample)(keys, x, log_weight)

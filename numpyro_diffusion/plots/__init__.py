@@ -1,0 +1,12 @@
+"""Pictures of data, chains, training, posteriors and diagnostics; every function draws on `ax` and returns it.
+
+Without `ax` a figure is made.
+"""
+
+from .images import posterior as posterior
+from .images import samples as samples
+from .inference import effective_size as effective_size
+from .inference import ranks as ranks
+from .training import history as history
+from .training import schedule as schedule
+from .trajectory import trajectory as trajectory

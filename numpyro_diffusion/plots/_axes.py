@@ -1,0 +1,43 @@
+"""Where pictures are drawn. Matplotlib is imported only when something is drawn."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Axes: TypeAlias = Any
+"""`matplotlib.axes.Axes`, which is not imported for its name alone."""
+
+BLUE, ORANGE, HIDDEN = "#2b6ca3", "#d9762b", "#e8b9a0"
+
+
+def figure(size: tuple[float, float]) -> Any:
+    import matplotlib.pyplot as plt
+
+    return plt.figure(figsize=size, layout="constrained")
+
+
+def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    return figure(size).add_subplot() if ax is None else ax
+
+
+def axes_array(ax: Any, shape: tuple[int, int], size: tuple[float, float]) -> np.ndarray:
+    if ax is None:
+        return figure(size).subplots(*shape, squeeze=False)
+    axes = np.asarray(ax, dtype=object)
+    if axes.size != shape[0] * shape[1] or (shape[0] > 1 and axes.shape != shape):
+        raise ValueError(f"ax: expected Axes of shape {shape if shape[0] > 1 else shape[1:]}, got {axes.shape}")
+    return axes.reshape(shape)
+
+
+def draw_image(ax: Axes, image: np.ndarray, low: float, high: float | None, cmap: str, hidden: str = HIDDEN) -> Any:
+    """Draw one image without ticks; NaN in the colour `hidden`."""
+    import matplotlib
+
+    ax.set_axis_off()
+    colors = matplotlib.colormaps[cmap].with_extremes(bad=hidden)
+    return ax.imshow(image, vmin=low, vmax=high, cmap=colors, interpolation="nearest")
+
+
+def plain(ax: Axes) -> Axes:
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

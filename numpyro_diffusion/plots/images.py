@@ -1,0 +1,107 @@
+"""Pictures of images and of posteriors over images."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from .._checks import check_count
+from ._axes import Axes, axes_array, axes_or_new, draw_image
+
+
+def samples(
+    images: ArrayLike,
+    ax: Axes | None = None,
+    *,
+    columns: int | None = None,
+    limits: tuple[float, float] | None = None,
+    cmap: str = "gray",
+) -> Axes:
+    """Images side by side in one grid, all on one colour scale.
+
+    Args:
+        images: shape (n, height, width), or (n, height, width, 3) with colours in [0, 1].
+        ax: where to draw.
+        columns: images in a row; as many as make the grid about square unless given.
+        limits: values drawn as the two ends of the colour map; the least and the greatest unless given.
+        cmap: a colour map, for images of one channel.
+
+    Raises:
+        ValueError: an array of another shape.
+    """
+    array = np.asarray(images)
+    if array.ndim not in (3, 4) or array.size == 0 or array.shape[3:] not in ((), (3,)):
+        raise ValueError(f"images: expected shape (n, height, width) or (n, height, width, 3), got {array.shape}")
+    count, height, width = array.shape[:3]
+    columns = math.ceil(math.sqrt(count)) if columns is None else min(check_count("columns", columns), count)
+    rows, gap = math.ceil(count / columns), max(1, height // 14)
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, *array.shape[3:]), np.nan)
+    for index, image in enumerate(array):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        grid[top : top + height, left : left + width] = image
+    ax = axes_or_new(ax, (6.0, 6.0 * grid.shape[0] / grid.shape[1]))
+    low, high = (np.nanmin(array), np.nanmax(array)) if limits is None else limits
+    if array.ndim == 4:
+        grid = np.nan_to_num(np.clip(grid, 0, 1), nan=1.0)
+    draw_image(ax, grid, low, high, cmap, hidden="white")
+    return ax
+
+
+def posterior(
+    truth: ArrayLike | None,
+    observation: ArrayLike,
+    draws: ArrayLike,
+    ax: Sequence[Axes] | np.ndarray | None = None,
+    *,
+    known: ArrayLike | None = None,
+    num_draws: int = 4,
+    limits: tuple[float, float] | None = None,
+    cmap: str = "gray",
+) -> np.ndarray:
+    """One row: truth, observation, posterior mean, posterior standard deviation, some posterior draws.
+
+    All but the standard deviation share one colour scale. What was not observed is shown in a colour of its own.
+
+    Args:
+        truth: shape (height, width); None leaves the panel out.
+        observation: shape (height, width); NaN where nothing was observed.
+        draws: shape (n, height, width), n ≥ 2.
+        ax: as many Axes as there are panels.
+        known: True where the observation is one, shape (height, width); everywhere unless given.
+        num_draws: how many of the draws are shown, spread evenly over them.
+        limits: values drawn as the two ends of the colour map; those of the truth (or the draws) unless given.
+        cmap: a colour map.
+
+    Returns:
+        The Axes, shape (panels,).
+
+    Raises:
+        ValueError: shapes that do not fit, or another number of Axes than of panels.
+    """
+    sampled, seen = np.asarray(draws, dtype=float), np.array(observation, dtype=float)
+    if sampled.ndim != 3 or len(sampled) < 2:
+        raise ValueError(f"draws: expected shape (n, height, width) with n >= 2, got {sampled.shape}")
+    for name, value in (("observation", observation), ("truth", truth), ("known", known)):
+        if value is not None and np.shape(value) != sampled.shape[1:]:
+            raise ValueError(f"{name}: expected shape {sampled.shape[1:]} as draws has, got {np.shape(value)}")
+    if known is not None:
+        seen[~np.asarray(known, dtype=bool)] = np.nan
+    shown = min(check_count("num_draws", num_draws, 0), len(sampled))
+    picked = np.round(np.linspace(0, len(sampled) - 1, shown)).astype(int)
+    panels = [] if truth is None else [("truth", np.asarray(truth, dtype=float))]
+    panels += [("observation", seen), ("posterior mean", sampled.mean(0)), ("posterior sd", sampled.std(0, ddof=1))]
+    panels += [(f"draw {i + 1}", sampled[index]) for i, index in enumerate(picked)]
+    axes = axes_array(ax, (1, len(panels)), (1.5 * len(panels) + 0.4, 1.9)).reshape(-1)
+    reference = sampled if truth is None else np.asarray(truth)
+    low, high = (reference.min(), reference.max()) if limits is None else limits
+    for panel, (title, image) in zip(axes, panels, strict=True):
+        if title == "posterior sd":
+            drawn = draw_image(panel, image, 0.0, None, "viridis")
+            bar = panel.figure.colorbar(drawn, ax=panel, fraction=0.05, pad=0.03)
+            bar.ax.tick_params(labelsize=7)
+            bar.outline.set_visible(False)
+        else:
+            draw_image(panel, image, low, high, cmap)
+        panel.set_title(title, fontsize=9)
+    return axes

@@ -1,0 +1,52 @@
+"""Pictures of training and of schedules."""
+
+import numpy as np
+
+from ..schedules import AbstractSchedule
+from ..training import FitResult
+from ._axes import BLUE, ORANGE, Axes, axes_or_new, plain
+
+
+def history(result: FitResult, ax: Axes | None = None) -> Axes:
+    """Training loss, and −K on held-out data with its standard error, against the step.
+
+    The scale is that of the last nine tenths of the run: the first steps may leave the picture at the top.
+
+    Args:
+        result: what `fit` returned.
+        ax: where to draw.
+
+    Raises:
+        ValueError: a history without entries.
+    """
+    record = result.history
+    if not record["step"]:
+        raise ValueError("result: expected a history with at least one entry, got none")
+    ax = axes_or_new(ax, (6.0, 3.5))
+    ax.plot(record["step"], record["loss"], color=BLUE, alpha=0.5, linewidth=1, label="training loss")
+    if record["validation_step"]:
+        bound = -np.asarray(record["validation"])
+        ax.errorbar(record["validation_step"], bound, record["validation_error"], color=ORANGE,
+                    marker="o", markersize=3, linewidth=1.5, label="−K, held-out")  # fmt: skip
+    settled = np.concatenate([record["loss"][len(record["loss"]) // 10 :], -np.asarray(record["validation"])])
+    margin = 0.05 * float(np.ptp(settled)) or 0.1
+    ax.set(xlabel="step", ylabel="nats per example", ylim=(settled.min() - margin, settled.max() + margin))
+    ax.legend(frameon=False, loc="upper right")
+    return plain(ax)
+
+
+def schedule(schedule: AbstractSchedule, ax: Axes | None = None, *, label: str | None = None) -> Axes:
+    """Log signal-to-noise ratio against t, where it is finite; call again with `ax` to compare schedules.
+
+    Args:
+        schedule: any schedule.
+        ax: where to draw.
+        label: its name in the legend; no legend unless given.
+    """
+    ax = axes_or_new(ax, (5.0, 3.5))
+    log_snr = np.asarray(schedule.table)
+    ax.plot(np.flatnonzero(np.isfinite(log_snr)), log_snr[np.isfinite(log_snr)], label=label)
+    ax.set(xlabel="t", ylabel=r"log-SNR, $\log\,\bar\alpha_t/(1-\bar\alpha_t)$")
+    if label is not None:
+        ax.legend(frameon=False)
+    return plain(ax)

@@ -1,0 +1,140 @@
+"""What SMC and particle Gibbs share: particles that step down the twisted chain, and their weights."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .._batching import batched_map
+from .._checks import check_count
+from ..factors import AbstractFactor, simplify
+from ..process import ReverseProcess
+from ..twists import AbstractTwist, TwistedStep, default_twist, last_step
+from .ancestral import Ancestral
+
+
+class Cloud(NamedTuple):
+    """Particles at one step t ≥ 1.
+
+    Attributes:
+        x: states, shape (N, *event).
+        log_weight: unnormalised, ψ_t counted in, in nats, shape (N,).
+        step: what each needs for its next step, leading shape (N,).
+    """
+
+    x: Array
+    log_weight: Array
+    step: TwistedStep
+
+
+class TwistedChain(eqx.Module):
+    """A process, a factor and a twist made ready: how particles start, step and are weighted.
+
+    The targets are p(x_T … x_t) ψ_t(x_t) for t ≥ 1, and p(x_T … x_0) r(x_0) in the end: every positive twist is right,
+    and a good one has weights that vary little. The denoiser is evaluated once for each particle and step.
+    """
+
+    process: ReverseProcess
+    factor: AbstractFactor
+    twist: AbstractTwist
+    shared: Any
+    times: tuple[int, ...] = eqx.field(static=True)
+    ends_exactly: bool = eqx.field(static=True)
+    chunk: int | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        process: ReverseProcess,
+        factor: AbstractFactor,
+        twist: AbstractTwist | None = None,
+        num_steps: int | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        if not isinstance(factor, AbstractFactor):
+            raise ValueError(f"factor: expected one from numpyro_diffusion.factors, got {factor!r}")
+        factor.check(process.event_shape, process.support.is_discrete)
+        factor = simplify(factor, process.event_shape)
+        twist = default_twist(process, factor) if twist is None else twist
+        twist.check(process, factor)
+        self.process, self.factor, self.twist = process, factor, twist
+        self.shared = twist.prepare(process, factor)
+        self.times = tuple(int(t) for t in Ancestral(num_steps).times(process))
+        kernel = lambda: process.last_kernel(jnp.zeros(process.event_shape))
+        self.ends_exactly = jax.eval_shape(lambda: factor.multiply(kernel())) is not None
+        self.chunk = None if chunk is None else check_count("chunk", chunk)
+
+    @property
+    def inner(self) -> tuple[np.ndarray, np.ndarray]:
+        """The steps after the first that lead to another inner step: their times and the next ones."""
+        return np.array(self.times[1:-1], dtype=int), np.array(self.times[2:], dtype=int)
+
+    def first(self, key: Array, count: int, known: Array | None = None) -> Cloud:
+        """`count` particles at T; the first of them is `known`, if given."""
+        keys = jax.random.split(key, count)
+        x = jax.vmap(lambda key: self.process.terminal().sample(key))(keys)
+        x = x if known is None else x.at[0].set(known.astype(x.dtype))
+        step = batched_map(lambda x: self._look(x, self.times[0], self.times[1]), x, self.chunk)
+        return Cloud(x, _finite(step.log_psi), step)
+
+    def advance(self, key: Array, cloud: Cloud, s: Array, after: Array, known: Array | None = None) -> Cloud:
+        """One step to s ≥ 2, from where `after` is next."""
+        return self._move(key, cloud, lambda x: self._look(x, s, after), known)
+
+    def reach_one(self, key: Array, cloud: Cloud, known: Array | None = None) -> Cloud:
+        """The step to t = 1."""
+        return self._move(key, cloud, lambda x: last_step(self.process, self.factor, x), known)
+
+    def finish(self, key: Array, cloud: Cloud, known: Array | None = None) -> tuple[Array, Array]:
+        """The step to the data: x_0 and the final log weights."""
+
+        def one(args: tuple[Array, TwistedStep, Array | None]) -> tuple[Array, Array]:
+            key, step, known = args
+            x = step.proposal.sample(key) if known is None else known
+            return x, self.factor.log_r(x) + _ratio(step, x)
+
+        x, gain = self._each(one, key, cloud.step, known)
+        return x, cloud.log_weight if self.ends_exactly else _finite(cloud.log_weight + gain)
+
+    def log_kernel(self, cloud: Cloud, x_s: Array) -> Array:
+        """log p(x_s | x_t) − log ψ_t(x_t) from every particle to one state, shape (N,)."""
+        return jax.vmap(lambda step: step.kernel.log_prob(x_s) - step.log_psi)(cloud.step)
+
+    def _look(self, x: Array, t: Any, s: Any) -> TwistedStep:
+        return self.twist.step(self.process, self.factor, self.shared, x, t, s)
+
+    def _move(self, key: Array, cloud: Cloud, look: Any, known: Array | None) -> Cloud:
+        def one(args: tuple[Array, TwistedStep, Array | None]) -> tuple[Array, Array, TwistedStep]:
+            key, step, known = args
+            x = step.proposal.sample(key) if known is None else known
+            new = look(x)
+            return x, new.log_psi + _ratio(step, x), new
+
+        x, gain, step = self._each(one, key, cloud.step, known)
+        return Cloud(x, _finite(cloud.log_weight + gain), step)
+
+    def _each(self, one: Any, key: Array, step: TwistedStep, known: Array | None) -> Any:
+        """`one` for every particle; with `known`, the state of the first particle is taken and not drawn."""
+        keys = jax.random.split(key, step.log_psi.shape[0])
+        if known is None:
+            return batched_map(lambda pair: one((*pair, None)), (keys, step), self.chunk)
+        is_known = jnp.arange(len(keys)) == 0
+
+        def maybe(args: tuple[Array, TwistedStep, Array]) -> Any:
+            key, step, fixed = args
+            drawn = step.proposal.sample(key)
+            return one((key, step, jnp.where(fixed, known.astype(drawn.dtype), drawn)))
+
+        return batched_map(maybe, (keys, step, is_known), self.chunk)
+
+
+def _ratio(step: TwistedStep, x: Array) -> Array:
+    """log p(x | x_t) − log proposal(x | x_t) − log ψ_t(x_t)."""
+    return step.kernel.log_prob(x) - step.proposal.log_prob(x) - step.log_psi
+
+
+def _finite(log_weight: Array) -> Array:
+    """A weight that is no number is none: 0 · ∞ arises where ψ or r vanishes."""
+    return jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)

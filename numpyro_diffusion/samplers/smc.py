@@ -1,0 +1,132 @@
+"""Sequential Monte Carlo on the twisted chain."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import logsumexp
+
+from .._checks import check_count
+from ..factors import AbstractFactor
+from ..process import ReverseProcess
+from ..twists import AbstractTwist
+from .base import AbstractPosteriorSampler
+from .feynman_kac import Cloud, TwistedChain
+from .resampling import effective_size, normalise, systematic
+
+
+class Particles(NamedTuple):
+    """One run of SMC, N particles and K steps.
+
+    Attributes:
+        x: draws of x_0, shape (N, *event); to be used with their weights.
+        log_weight: normalised log weights, shape (N,).
+        log_evidence: log of an unbiased estimate of ∫ p(x) r(x) dx, in nats, shape ().
+        effective_size: effective number of particles before each step and at the end, from T down, shape (K + 1,).
+        ancestors: the particle that each came from at each step, shape (K, N).
+    """
+
+    x: Array
+    log_weight: Array
+    log_evidence: Array
+    effective_size: Array
+    ancestors: Array
+
+
+class TwistedSMC(AbstractPosteriorSampler):
+    r"""Particles that run the reverse chain led by a twist, weighted by what the lead gets wrong (Wu et al. 2023).
+
+    *Consistent as particles grow*, for any factor and twist: the weighted particles tend to p(x_0) r(x_0)/Z under the
+    model's own chain, and the evidence estimate is unbiased at any number of them. Particles are resampled
+    (systematically) when their effective size falls below `threshold` · N; weights are kept to the end.
+
+    Args:
+        num_particles: N, at least 2.
+        twist: ψ_t; chosen from the factor unless given (`nd.twists.default_twist`).
+        num_steps: how many steps of the chain to take, as for `Ancestral`; all unless given. With fewer, the target is
+            the strided chain's posterior.
+        threshold: resample below this fraction of effective particles, in [0, 1]; 0 never does.
+        chunk: at most so many particles go through the denoiser at a time; bounds the memory, changes no number.
+
+    Raises:
+        ValueError: fewer than 2 particles, a threshold outside [0, 1].
+    """
+
+    num_particles: int = eqx.field(static=True)
+    twist: AbstractTwist | None
+    num_steps: int | None = eqx.field(static=True)
+    threshold: float = eqx.field(static=True)
+    chunk: int | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        num_particles: int = 64,
+        twist: AbstractTwist | None = None,
+        *,
+        num_steps: int | None = None,
+        threshold: float = 0.5,
+        chunk: int | None = None,
+    ) -> None:
+        self.num_particles = check_count("num_particles", num_particles, 2)
+        self.twist = twist
+        self.num_steps = None if num_steps is None else check_count("num_steps", num_steps, 2)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold: expected a fraction in [0, 1], got {threshold}")
+        self.threshold = float(threshold)
+        self.chunk = None if chunk is None else check_count("chunk", chunk)
+
+    def run(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Particles:
+        """One run.
+
+        Args:
+            key: JAX random key.
+            process: the prior's reverse process.
+            factor: r.
+
+        Returns:
+            `Particles`. A factor that is 0 at all particles gives a log evidence of −inf, no NaN.
+
+        Raises:
+            ValueError: a factor or a twist that does not fit the process.
+        """
+        chain = TwistedChain(process, factor, self.twist, self.num_steps, self.chunk)
+        first, inner, one, last = jax.random.split(key, 4)
+        cloud = chain.first(first, self.num_particles)
+
+        def step(carry: tuple[Cloud, Array], xs: tuple[Array, Array, Array]) -> tuple[tuple[Cloud, Array], Any]:
+            key, s, after = xs
+            pick, move = jax.random.split(key)
+            cloud, log_evidence, size, ancestors = self._resample(pick, *carry)
+            return (chain.advance(move, cloud, s, after), log_evidence), (size, ancestors)
+
+        times, after = chain.inner
+        steps = (jax.random.split(inner, len(times)), jnp.asarray(times), jnp.asarray(after))
+        carry, (sizes, ancestors) = jax.lax.scan(step, (cloud, jnp.zeros(())), steps)
+        pick, move = jax.random.split(one)
+        cloud, log_evidence, size_one, ancestors_one = self._resample(pick, *carry)
+        cloud = chain.reach_one(move, cloud)
+        pick, move = jax.random.split(last)
+        cloud, log_evidence, size_last, ancestors_last = self._resample(pick, cloud, log_evidence)
+        x, log_weight = chain.finish(move, cloud)
+        sizes = jnp.concatenate([sizes, jnp.stack([size_one, size_last, effective_size(log_weight)])])
+        log_evidence = log_evidence + logsumexp(log_weight) - jnp.log(float(self.num_particles))
+        ancestors = jnp.concatenate([ancestors, ancestors_one[None], ancestors_last[None]])
+        return Particles(x, normalise(log_weight), log_evidence, sizes, ancestors)
+
+    def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:
+        """One draw of x_0 from one run's particles, shape `event`: *consistent as particles grow*."""
+        run, pick = jax.random.split(key)
+        particles = self.run(run, process, factor)
+        return particles.x[jax.random.categorical(pick, particles.log_weight)]
+
+    def _resample(self, key: Array, cloud: Cloud, log_evidence: Array) -> tuple[Cloud, Array, Array, Array]:
+        """Resample if need be: the cloud, the evidence so far, the effective size before, and every ancestor."""
+        size, same = effective_size(cloud.log_weight), jnp.arange(self.num_particles)
+        poor = size < self.threshold * self.num_particles
+        ancestors = jnp.where(poor, systematic(key, cloud.log_weight), same)
+        level = logsumexp(cloud.log_weight) - jnp.log(float(self.num_particles))
+        log_weight = jnp.where(poor, 0.0, cloud.log_weight)
+        taken = jax.tree.map(lambda leaf: leaf[ancestors], (cloud.x, cloud.step))
+        return Cloud(taken[0], log_weight, taken[1]), log_evidence + jnp.where(poor, level, 0.0), size, ancestors

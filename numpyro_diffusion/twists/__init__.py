@@ -1,0 +1,13 @@
+"""Twists ψ_t(x_t) ≈ E[r(x_0) | x_t]: what r becomes at every noise level."""
+
+from .base import AbstractTwist as AbstractTwist
+from .base import TwistedStep as TwistedStep
+from .base import last_step as last_step
+from .base import tilt as tilt
+from .constant import Annealed as Annealed
+from .constant import Constant as Constant
+from .constant import multiplied as multiplied
+from .default import default_twist as default_twist
+from .linear import MomentMatched as MomentMatched
+from .linear import PseudoInverse as PseudoInverse
+from .tweedie import Tweedie as Tweedie

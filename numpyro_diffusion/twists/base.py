@@ -1,0 +1,71 @@
+"""What a twist answers: ψ_t(x_t) ≈ E[r(x_0) | x_t], and a proposal for the next step that it leads."""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions.discrete import BernoulliLogits
+
+from ..denoisers.base import normal
+from ..diffusions.binomial import posterior_logits
+from ..factors import AbstractFactor
+from ..process import ReverseProcess
+
+
+class TwistedStep(NamedTuple):
+    """All that a step from x_t needs, from one evaluation of the denoiser.
+
+    Attributes:
+        log_psi: log ψ_t(x_t) in nats, shape ().
+        kernel: p(x_s | x_t).
+        proposal: a law of x_s that is close to p(x_s | x_t) ψ_s(x_s); any error of it is weighted away.
+    """
+
+    log_psi: Array
+    kernel: dist.Distribution
+    proposal: dist.Distribution
+
+
+class AbstractTwist(eqx.Module):
+    """Chooses r(x_t) at every noise level; written for one unbatched example."""
+
+    def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
+        """What all particles and steps share, computed once: arrays, passed on to `step`."""
+        del process, factor
+        return None
+
+    @abstractmethod
+    def step(
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+    ) -> TwistedStep:
+        """ψ_t(x_t) and the step to x_s, 1 ≤ s < t."""
+
+    def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
+        """Raise ``ValueError`` where the twist does not fit the family or the factor."""
+
+
+def last_step(process: ReverseProcess, factor: AbstractFactor, x_1: Array) -> TwistedStep:
+    """The step from x_1 to the data.
+
+    Where the factor multiplies the last kernel in closed form, ψ_1(x_1) = ∫ p(x_0 | x_1) r(x_0) dx_0 and the proposal
+    is the normalised product, so that no weight changes any more. Otherwise ψ_1 is r at the kernel's mean, and the
+    proposal is led by the gradient there.
+    """
+    kernel = process.last_kernel(x_1)
+    product = factor.multiply(kernel)
+    if product is not None:
+        return TwistedStep(product[0], kernel, product[1])
+    log_psi, gradient = jax.value_and_grad(factor.log_r)(kernel.mean)
+    return TwistedStep(log_psi, kernel, tilt(kernel, gradient))
+
+
+def tilt(kernel: dist.Distribution, gradient: Array) -> dist.Distribution:
+    """kernel(x) · exp(gradient · x), normalised: a normal's mean moves by Σ·gradient, bits' logits by the gradient."""
+    if isinstance(kernel.base_dist, BernoulliLogits):
+        logits = posterior_logits(kernel) + gradient
+        return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(logits))
+    return normal(kernel.mean + kernel.variance * gradient, kernel.variance)

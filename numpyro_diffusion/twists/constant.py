@@ -1,0 +1,53 @@
+"""The 2015 paper's two choices: r of the noisy state itself."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+
+from ..factors import AbstractFactor
+from ..process import ReverseProcess
+from .base import AbstractTwist, TwistedStep, tilt
+
+
+class Constant(AbstractTwist):
+    """ψ_t(x_t) = r(x_t): constant r ([2015] §2.5, eq. 23), multiplied as in `nd.samplers.Perturbed`.
+
+    Cheap, no gradient through the denoiser; far from E[r(x_0) | x_t] at high noise, so that weights vary much.
+    """
+
+    def step(
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+    ) -> TwistedStep:
+        """ψ_t(x_t), and the kernel to x_s times r(x_s)."""
+        del shared
+        kernel = process.inner_kernel(x_t, t, s)
+        return TwistedStep(factor.log_r(jnp.asarray(x_t, dtype=float)), kernel, multiplied(factor, kernel))
+
+
+class Annealed(AbstractTwist):
+    """ψ_t(x_t) = r(x_t)^{(T−t)/T}, so that the chain starts from noise itself ([2015] §2.5)."""
+
+    def step(
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+    ) -> TwistedStep:
+        """ψ_t(x_t), and the kernel to x_s times r(x_s)^{(T−s)/T}."""
+        del shared
+        power = lambda t: 1 - jnp.asarray(t, dtype=float) / process.num_steps
+        kernel = process.inner_kernel(x_t, t, s)
+        log_psi = power(t) * factor.log_r(jnp.asarray(x_t, dtype=float))
+        return TwistedStep(log_psi, kernel, multiplied(factor, kernel, power(s)))
+
+
+def multiplied(factor: AbstractFactor, kernel: dist.Distribution, power: Array | None = None) -> dist.Distribution:
+    """The kernel times r^power ([2015] Table App. 1): in closed form for r itself where there is one.
+
+    Otherwise it is perturbed by ∇ log r at its mean, which needs r to be smooth on the scale of the kernel.
+    """
+    product = factor.multiply(kernel) if power is None else None
+    if product is not None:
+        return product[1]
+    gradient = jax.grad(factor.log_r)(kernel.mean)
+    return tilt(kernel, gradient if power is None else power * gradient)

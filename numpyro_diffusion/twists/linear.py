@@ -1,0 +1,245 @@
+"""Twists for Gaussian observations: how uncertain x_0 still is at level t goes into ψ_t."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+from numpyro.distributions import Distribution
+
+from .._checks import check_choice, check_count
+from ..denoisers.base import normal
+from ..diffusions import GaussianDiffusion
+from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian
+from ..factors.gaussian import condition
+from ..factors.low_rank import LoweredNormal
+from ..process import ReverseProcess
+from .base import AbstractTwist, TwistedStep
+from .tweedie import covariance_factor, moved
+
+Covariance = Literal["auto", "exact", "diagonal", "iterative"]
+
+
+class Spectrum(NamedTuple):
+    """A linear observation in the basis where its noise is white and A Aᵀ diagonal; computed once."""
+
+    whiten: Array  # (m, m): from a residual to white noise
+    squares: Array  # (m,): eigenvalues of A Aᵀ there
+    log_det: Array  # () of the noise
+
+
+def spectrum(factor: LinearGaussian, event_shape: tuple[int, ...]) -> Spectrum:
+    """Diagonalise noise and A Aᵀ together."""
+    rows = factor.rows(event_shape).reshape(factor.num_observed, -1)
+    lower = jnp.linalg.cholesky(factor.covariance())
+    white = solve_triangular(lower, rows, lower=True)
+    squares, basis = jnp.linalg.eigh(white @ white.T)
+    whiten = solve_triangular(lower, basis, lower=True, trans=1).T
+    return Spectrum(whiten, jnp.clip(squares, 0.0), 2 * jnp.sum(jnp.log(jnp.diagonal(lower))))
+
+
+class PseudoInverse(AbstractTwist):
+    """ψ_t(x_t) = N(y; A E[x_0|x_t], Σ_y + v_t A Aᵀ) with v_t = (1 − ᾱ_t)c² (ΠGDM, Song et al. 2023).
+
+    For `Gaussian`, `LinearGaussian` and `Delta` factors. v_t is what x_0 given x_t has for data of the noise law; one
+    gradient through the denoiser a step, and for a linear operator one eigendecomposition in all.
+    """
+
+    def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
+        """Only for Gaussian diffusions and linear observations."""
+        if not isinstance(process.diffusion, GaussianDiffusion) or not isinstance(
+            factor, Gaussian | LinearGaussian | Delta
+        ):
+            raise ValueError(
+                "twist: PseudoInverse is for a GaussianDiffusion and a Gaussian, LinearGaussian or Delta factor, "
+                f"got {type(process.diffusion).__name__} and {type(factor).__name__}"
+            )
+
+    def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
+        """The operator's spectrum, for a `LinearGaussian` factor."""
+        return spectrum(factor, process.event_shape) if isinstance(factor, LinearGaussian) else None
+
+    def step(
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+    ) -> TwistedStep:
+        """ψ_t(x_t), and the kernel to x_s led by the gradient of log ψ_t."""
+        diffusion: Any = process.diffusion
+        variance = diffusion.schedule.noise_variance(t) * diffusion.scale**2
+
+        def look(x: Array) -> tuple[Array, Any]:
+            posterior, kernel = process.denoiser.denoise(diffusion, x, t, s)
+            return posterior.mean, kernel
+
+        def log_psi(mean: Array) -> Array:
+            if not isinstance(factor, LinearGaussian):
+                return _closed(factor, normal(mean, variance))[0]
+            white = shared.whiten @ factor.residual(mean)
+            spread = 1 + jnp.max(variance) * shared.squares
+            return factor.log_density(jnp.sum(white**2 / spread), shared.log_det + jnp.sum(jnp.log(spread)))
+
+        mean, pull, kernel = jax.vjp(look, x_t, has_aux=True)
+        value, outer = jax.value_and_grad(log_psi)(mean)
+        (gradient,) = pull(outer)
+        return TwistedStep(value, kernel, moved(process, kernel, gradient, t, s))
+
+
+class MomentMatched(AbstractTwist):
+    r"""ψ_t(x_t) = ∫ r(x_0) N(x_0; E[x_0|x_t], V_t) dx_0, V_t = Cov[x_0|x_t] by Jacobian-vector products.
+
+    :math:`V_t = (1-\bar\alpha_t)c^2/\sqrt{\bar\alpha_t}\;\partial E[x_0|x_t]/\partial x_t` (Boys et al. 2023; as a
+    likelihood Rozet et al. 2024). It is E[r(x_0) | x_t] itself when x_0 given x_t is Gaussian; the proposal then is
+    p(x_s | x_t, r) too, and no weight changes. For bits, x_0 given x_t is taken to be the denoiser's independent bits.
+
+    Args:
+        covariance: how V_t is taken for real numbers. ``"exact"``: one Jacobian-vector product for each element of y.
+            ``"diagonal"``: only its diagonal, taken to be V_t's row sums; one product (Boys et al. 2023).
+            ``"iterative"``: `iterations` products in a conjugate-gradient solve; the log determinant in ψ_t is then
+            `PseudoInverse`'s, and the proposal keeps the kernel's variance. ``"auto"``: ``"diagonal"`` for factors of
+            single elements, ``"exact"`` for up to `max_exact` elements of y, else ``"iterative"``.
+        max_exact: see ``"auto"``.
+        iterations: of the conjugate gradients.
+    """
+
+    covariance: Covariance = eqx.field(static=True)
+    max_exact: int = eqx.field(static=True)
+    iterations: int = eqx.field(static=True)
+
+    def __init__(self, covariance: Covariance = "auto", *, max_exact: int = 16, iterations: int = 8) -> None:
+        choices: tuple[Covariance, ...] = ("auto", "exact", "diagonal", "iterative")
+        self.covariance = check_choice("covariance", covariance, choices)
+        self.max_exact = check_count("max_exact", max_exact, 0)
+        self.iterations = check_count("iterations", iterations)
+
+    def how(self, factor: AbstractFactor) -> str:
+        """The `covariance` used for a factor."""
+        if self.covariance != "auto" or not isinstance(factor, LinearGaussian):
+            return "diagonal" if self.covariance == "auto" else self.covariance
+        return "exact" if factor.num_observed <= self.max_exact else "iterative"
+
+    def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
+        """Only for factors that multiply a factorised law in closed form."""
+        law = jax.eval_shape(lambda: process.terminal())
+        if jax.eval_shape(lambda: factor.multiply(process.terminal())) is None:
+            raise ValueError(
+                f"twist: MomentMatched needs a factor that multiplies a {type(law.base_dist).__name__} in closed form, "
+                f"got {type(factor).__name__}; Tweedie takes any"
+            )
+        if self.how(factor) != "diagonal" and not isinstance(factor, LinearGaussian):
+            raise ValueError(
+                f"covariance: {self.covariance!r} is for a LinearGaussian factor, got {type(factor).__name__}"
+            )
+
+    def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
+        """The operator's rows or spectrum."""
+        if self.how(factor) == "exact":
+            return factor.rows(process.event_shape)  # type: ignore[attr-defined]
+        if self.how(factor) == "iterative":
+            return spectrum(factor, process.event_shape)  # type: ignore[arg-type]
+        return None
+
+    def step(
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+    ) -> TwistedStep:
+        """ψ_t(x_t) and the product of p(x_s | x_t) with it."""
+        diffusion = process.diffusion
+        if not isinstance(diffusion, GaussianDiffusion):
+            posterior, kernel = process.denoiser.denoise(diffusion, x_t, t, s)
+            log_psi, tilted = _closed(factor, posterior)
+            return TwistedStep(log_psi, kernel, diffusion.average_bridge(x_t, tilted, t, s))
+
+        def look(x: Array) -> tuple[Array, Any]:
+            posterior, kernel = process.denoiser.denoise(diffusion, x, t, s)
+            return posterior.mean, kernel
+
+        mean, push, kernel = jax.linearize(look, x_t, has_aux=True)
+        spread = lambda v: covariance_factor(diffusion, t) * push(diffusion.scale**2 * v)
+        view = _View(diffusion, factor, shared, x_t, mean, spread, kernel, t, s)
+        if self.how(factor) == "exact":
+            return _exact(view)
+        return _diagonal(view) if self.how(factor) == "diagonal" else _iterative(view, self.iterations)
+
+
+class _View(NamedTuple):
+    """What the denoiser says at one x_t, and what it is asked for."""
+
+    diffusion: GaussianDiffusion
+    factor: Any
+    shared: Any
+    x_t: Array
+    mean: Array  # E[x_0 | x_t]
+    spread: Callable[[Array], Array]  # v ↦ Cov[x_0 | x_t] v
+    kernel: Distribution  # p(x_s | x_t)
+    t: Array
+    s: Array
+
+    @property
+    def from_data(self) -> Array:
+        """Weight of x_0 in the mean of x_s."""
+        return self.diffusion.bridge_coefficients(self.t, self.s)[0]
+
+    @property
+    def noise_like(self) -> Array:
+        """Var[x_0 | x_t] of data of the noise law."""
+        return self.diffusion.schedule.noise_variance(self.t) * self.diffusion.scale**2
+
+
+def _iterative(view: _View, iterations: int) -> TwistedStep:
+    """A conjugate-gradient solve with Σ_y + A V Aᵀ in the spectrum's white basis."""
+    factor, shared, kernel = view.factor, view.shared, view.kernel
+    lift = lambda u: factor.transpose(shared.whiten.T @ u, view.x_t.shape)
+    matvec = lambda u: u + shared.whiten @ factor.apply(view.spread(lift(u)))
+    white = shared.whiten @ factor.residual(view.mean)
+    variance = jnp.max(view.noise_like)
+    solved = conjugate_gradients(matvec, white, 1 + variance * shared.squares, iterations)
+    # The solve is no exact quadratic form when cut short; below 0 it would make ψ grow with the misfit.
+    square = jnp.maximum(white @ solved, 0.0)
+    log_det = shared.log_det + jnp.sum(jnp.log1p(variance * shared.squares))
+    shift = view.from_data * view.spread(lift(solved))
+    return TwistedStep(factor.log_density(square, log_det), kernel, normal(kernel.mean + shift, kernel.variance))
+
+
+def conjugate_gradients(matvec: Any, target: Array, preconditioner: Array, iterations: int) -> Array:
+    """Solve with a positive definite matrix, approximately: a fixed number of steps from 0."""
+
+    def step(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        solved, residual, direction, size = state
+        image = matvec(direction)
+        curvature = direction @ image
+        length = jnp.where(curvature > 0, size / jnp.where(curvature > 0, curvature, 1.0), 0.0)
+        solved, residual = solved + length * direction, residual - length * image
+        new = residual @ (residual / preconditioner)
+        ratio = jnp.where(size > 0, new / jnp.where(size > 0, size, 1.0), 0.0)
+        return solved, residual, residual / preconditioner + ratio * direction, new
+
+    start = target / preconditioner
+    state = (jnp.zeros_like(target), target, start, target @ start)
+    return jax.lax.fori_loop(0, iterations, step, state)[0]
+
+
+def _exact(view: _View) -> TwistedStep:
+    """Condition on y with Cov[y, x_0] = A V, one product with V for each row of A."""
+    rows, factor, kernel = view.shared, view.factor, view.kernel
+    covariances = jax.vmap(view.spread)(rows)
+    log_psi, shift, directions = condition(factor, factor.residual(view.mean), covariances, rows, project=True)
+    scale = jnp.sqrt(kernel.variance)
+    proposal = LoweredNormal(kernel.mean + view.from_data * shift, scale, view.from_data * directions / scale)
+    return TwistedStep(log_psi, kernel, proposal)
+
+
+def _diagonal(view: _View) -> TwistedStep:
+    """Condition element by element on V's row sums, at most the variance that a flat prior would leave."""
+    kept = jnp.maximum(view.diffusion.schedule.alpha_bar(view.t), 1e-12)
+    variance = jnp.clip(view.spread(jnp.ones_like(view.mean)), 1e-3 * view.noise_like, view.noise_like / kept)
+    log_psi, tilted = _closed(view.factor, normal(view.mean, variance))
+    return TwistedStep(log_psi, view.kernel, view.diffusion.average_bridge(view.x_t, tilted, view.t, view.s))
+
+
+def _closed(factor: AbstractFactor, law: Distribution) -> tuple[Array, Any]:
+    product = factor.multiply(law)
+    if product is None:
+        kind = type(factor).__name__
+        raise ValueError(f"factor: {kind} does not multiply this law in closed form; the Tweedie twist takes any")
+    return product

@@ -1,0 +1,55 @@
+"""r at the denoised state."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ..diffusions import GaussianDiffusion
+from ..factors import AbstractFactor
+from ..process import ReverseProcess
+from .base import AbstractTwist, TwistedStep, tilt
+
+
+class Tweedie(AbstractTwist):
+    """ψ_t(x_t) = r(E[x_0 | x_t]) (DPS, Chung et al. 2023; as a twist, Wu et al. 2023). Any differentiable factor.
+
+    It ignores the spread of x_0 given x_t, so it is too sure at high noise: one gradient through the denoiser a step.
+    For bits the factor is evaluated at the bits' probabilities.
+    """
+
+    def step(
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+    ) -> TwistedStep:
+        """ψ_t(x_t), and the kernel to x_s led by the gradient of log ψ_t."""
+        del shared
+
+        def look(x: Array) -> tuple[Array, Any]:
+            posterior, kernel = process.denoiser.denoise(process.diffusion, x, t, s)
+            return posterior.mean, (posterior, kernel)
+
+        diffusion = process.diffusion
+        if not isinstance(diffusion, GaussianDiffusion):
+            mean, (posterior, kernel) = look(x_t)
+            log_psi, gradient = jax.value_and_grad(factor.log_r)(mean)
+            bridge = diffusion.average_bridge(x_t, tilt(posterior, gradient), t, s)
+            return TwistedStep(log_psi, kernel, bridge)
+        mean, pull, (_, kernel) = jax.vjp(look, x_t, has_aux=True)
+        log_psi, outer = jax.value_and_grad(factor.log_r)(mean)
+        (gradient,) = pull(outer)
+        return TwistedStep(log_psi, kernel, moved(process, kernel, gradient, t, s))
+
+
+def moved(process: ReverseProcess, kernel: Any, gradient: Array, t: Array, s: Array) -> Any:
+    """The kernel with its mean moved by what ∇ log ψ_t(x_t) adds to the score, its variance as it is."""
+    diffusion: Any = process.diffusion
+    from_data, _, _ = diffusion.bridge_coefficients(t, s)
+    amount = from_data * covariance_factor(diffusion, t) * diffusion.scale**2 * gradient
+    return tilt(kernel, amount / jnp.where(kernel.variance > 0, kernel.variance, 1.0))
+
+
+def covariance_factor(diffusion: GaussianDiffusion, t: Array) -> Array:
+    """(1 − ᾱ_t)/√ᾱ_t: Cov[x_0 | x_t] v is it times ∂E[x_0 | x_t]/∂x_t (c² v), c the diffusion's scale."""
+    kept = jnp.sqrt(jnp.maximum(diffusion.schedule.alpha_bar(t), 1e-12))
+    return diffusion.schedule.noise_variance(t) / kept
