@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--short", action="store_true", help="a few steps, to see that everything runs")
     options = parser.parse_args()
-    steps = 200 if options.short else options.steps
+    steps = 100 if options.short else options.steps
     start = time.perf_counter()
     prior = train_prior(jax.random.key(options.seed), num_steps=steps)
     seconds = time.perf_counter() - start

@@ -105,6 +105,7 @@ def picture(key, prior, path):
 
 
 def main():
+    """Train and print K, the samples and the pictures; with `--ceiling`, the exact denoiser's K only."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=24_000, help="optimiser steps")
@@ -118,7 +119,7 @@ def main():
         lengths = (20, 50) if args.short else (20, 50, 100, 200, 500, 1000, 2000)
         return ceiling(keys[1], lengths, 100 if args.short else 4000)
 
-    num_steps, width, count = (50, 32, 200) if args.short else (2000, 64, 10_000)
+    num_steps, width, count = (20, 32, 100) if args.short else (2000, 64, 10_000)
     start = time.perf_counter()
     result = train(keys[0], num_steps, 300 if args.short else args.steps, width, 0 if args.short else 0.02)
     print(f"seed {args.seed}, T = {num_steps}, {result.steps} steps: {time.perf_counter() - start:.0f} s of training")
@@ -131,7 +132,7 @@ def main():
     plots.history(result).figure.savefig(args.output / "heartbeat_history.png", dpi=150)
     print(f"{time.perf_counter() - start:.0f} s in all; pictures in {args.output}")
     if args.short:
-        assert k > -14, "training should beat the noise law, L_null = -14.4 bits"
+        assert k > -4, "training should come near the truth, far above the noise law, L_null = -14.4 bits"
     if args.save:
         card = {
             "data": "heartbeats of Sohl-Dickstein et al. 2015, 20 bits, generated", "licence": "Apache-2.0",

@@ -135,6 +135,7 @@ def variances_only(optimizer):
 
 
 def main():
+    """Train, print K and L_null in bits, and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--centers", type=int, default=16, help="basis functions")
     parser.add_argument("--first-beta", type=float, default=1e-7, help="the fixed first step")

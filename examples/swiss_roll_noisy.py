@@ -40,6 +40,7 @@ def untrained(key, num_steps, width):
 
 
 def main():
+    """Train, print K beside the exact log density in bits, and draw the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=16_000, help="optimiser steps")

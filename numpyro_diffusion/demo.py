@@ -128,7 +128,8 @@ def run(
     """
     keys = jax.random.split(jax.random.key(seed), 4)
     start = time.perf_counter()
-    prior = _trained(keys[0], train_steps, progress) if train else load("digits")
+    # The key of examples/digits_prior.py, so that training makes the packaged prior again.
+    prior = _trained(jax.random.key(seed), train_steps, progress) if train else load("digits")
     truth = jnp.asarray(digits().test_images[:num_digits])
     observation = observe(keys[1], truth)
     print(f"{num_digits} held-out digits, half of their pixels hidden, noise of standard deviation {TRUE_SIGMA}")

@@ -36,17 +36,23 @@ def test_the_program_does_not_grow_with_the_steps(name):
     assert program(20) == program(320)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("likelihood", [nd.KBound(2, num_times=8), nd.KBound(2, chunk=16)], ids=["subset", "chunk"])
-def test_memory_of_the_gradient_is_bounded(likelihood):
-    small, large = (temporary_bytes(jax.grad(make(n, likelihood).log_prob), jnp.zeros(4)) for n in (40, 640))
-    unbounded = temporary_bytes(jax.grad(make(640, nd.KBound(2)).log_prob), jnp.zeros(4))
-    per_step = 2 * 600 * 4 * 8  # with chunks, a handful of numbers for each of the further terms may stay
-    assert large <= small + (per_step if likelihood.chunk else 0)
-    assert large < unbounded / 4
+@pytest.fixture
+def unoptimised():
+    """What is planned is only read, never run."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.mark.slow
-def test_memory_of_the_whole_bound_grows_linearly():
-    small, large = (temporary_bytes(jax.grad(make(n, nd.KBound(2)).log_prob), jnp.zeros(4)) for n in (100, 800))
-    assert large <= 8 * small * 1.1
+def test_memory_of_the_gradient(unoptimised):
+    """Linear in the steps for the whole bound; a subset of the terms, or chunks of them, bound it."""
+    planned = lambda n, likelihood: temporary_bytes(jax.grad(make(n, likelihood).log_prob), jnp.zeros(4))
+    small, whole = (planned(n, nd.KBound(2)) for n in (100, 800))
+    assert whole <= 8 * small * 1.1
+    for likelihood in (nd.KBound(2, num_times=8), nd.KBound(2, chunk=16)):
+        small, large = (planned(n, likelihood) for n in (100, 800))
+        per_step = 2 * 700 * 4 * 8  # with chunks, a handful of numbers for each of the further terms may stay
+        assert large <= small + (per_step if likelihood.chunk else 0)
+        assert large < whole / 4

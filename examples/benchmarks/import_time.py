@@ -19,6 +19,7 @@ def seconds(program):
 
 
 def main():
+    """Print both medians and their difference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="interpreters started for each of the two")
     parser.add_argument("--short", action="store_true", help="one run of each")

@@ -32,14 +32,16 @@ def main() -> None:
     call = planned(jax.grad(loss), jnp.zeros((400, *EVENT))) / 400
     print(f"one network call and its gradient: {1e3 * call:.1f} kB of activations")
     for num_steps in (100,) if options.short else (100, 400, 1600):
-        process = make(num_steps)
+        process, planned_gradients = make(num_steps), []
         for name, likelihood in settings.items():
             prior = nd.DiffusionPrior(process, likelihood)
             value = planned(prior.log_prob, jnp.zeros(EVENT))
             gradient = planned(jax.grad(prior.log_prob), jnp.zeros(EVENT))
+            planned_gradients.append(gradient)
             calls = likelihood.num_samples * (likelihood.num_times or num_steps)
             print(f"T = {num_steps:4d}, {name:20s}: value {value:7.2f} MB, gradient {gradient:7.2f} MB "
                   f"= {gradient / (call * calls):5.1f} x (calls x one call's activations)")  # fmt: skip
+        assert max(planned_gradients) == planned_gradients[0], "chunks and subsets should need less than all terms"
 
 
 if __name__ == "__main__":

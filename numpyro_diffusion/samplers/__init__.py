@@ -9,5 +9,6 @@ from .perturbed import Guided as Guided
 from .perturbed import Perturbed as Perturbed
 from .perturbed import Replacement as Replacement
 from .resampling import effective_size as effective_size
+from .resampling import systematic as systematic
 from .smc import Particles as Particles
 from .smc import TwistedSMC as TwistedSMC

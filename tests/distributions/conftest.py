@@ -145,7 +145,9 @@ class Case:
         return (*steps[self.name.split("-")[0]], size)
 
 
-# Rows that every run checks; a law marks the others slow, or all but the few quickest of these.
+# Rows that every run checks; a law marks the others slow, or all but the few quickest of these, and leaves out the rows
+# that repeat what others run: each class is left with both families, and each denoiser with some class, but for the
+# single Gaussian, whose answers are of the mixture's kind. `any_case` takes them all.
 MAIN = (
     "forward-gaussian",
     "forward-bits",
@@ -155,6 +157,15 @@ MAIN = (
     "prior-bits-network",
 )
 QUICK = ("forward-batch", "trajectory-network")
+REPEATED = {
+    "forward-gaussian": "forward-batch",
+    "trajectory-gaussian": "trajectory-network",
+    "trajectory-mixture": "trajectory-network",
+    "trajectory-bits-network": "trajectory-enumerated",
+    "prior-gaussian": "prior-mixture",
+    "prior-network": "prior-mixture",
+    "prior-enumerated": "prior-bits-network",
+}
 
 
 @functools.cache
@@ -180,13 +191,13 @@ def any_case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest) -> Case:
-    """Every row of the table; those that are not among the main ones only in slow runs."""
+    """The rows of the table that do not repeat others; those that are not among the main ones only in slow runs."""
     return row(request.param)
 
 
 @pytest.fixture
 def quick_case(request: pytest.FixtureRequest) -> Case:
-    """Every row of the table; all but the quickest only in slow runs."""
+    """The rows of the table that do not repeat others; all but the quickest only in slow runs."""
     return row(request.param)
 
 
@@ -213,5 +224,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     own = {name for mark in metafunc.definition.iter_markers("parametrize") for name in mark.args[0].split(",")}
     for fixture, kept in (("any_case", tuple(CONSTRUCTORS)), ("case", MAIN), ("quick_case", QUICK)):
         if fixture in metafunc.fixturenames and fixture not in own:
-            names = [pytest.param(n, marks=() if n in kept else pytest.mark.slow) for n in CONSTRUCTORS]
-            metafunc.parametrize(fixture, names, indirect=True)
+            names = [name for name in CONSTRUCTORS if name in kept or name not in REPEATED]
+            params = [pytest.param(name, marks=() if name in kept else pytest.mark.slow) for name in names]
+            metafunc.parametrize(fixture, params, indirect=True)
