@@ -1,6 +1,8 @@
 """Twists for Gaussian observations: how uncertain x_0 still is at level t goes into ψ_t."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -13,7 +15,7 @@ from numpyro.distributions import Distribution
 from .._checks import check_choice, check_count
 from ..denoisers.base import normal
 from ..diffusions import GaussianDiffusion
-from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian
+from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, Product
 from ..factors.gaussian import condition
 from ..factors.low_rank import LoweredNormal
 from ..process import ReverseProcess
@@ -41,26 +43,40 @@ def spectrum(factor: LinearGaussian, event_shape: tuple[int, ...]) -> Spectrum:
     return Spectrum(whiten, jnp.clip(squares, 0.0), 2 * jnp.sum(jnp.log(jnp.diagonal(lower))))
 
 
+def observation_size(process: ReverseProcess, factor: AbstractFactor) -> int | None:
+    """Elements of the observation that a factor is, None if it is none."""
+    if isinstance(factor, LinearGaussian):
+        return factor.num_observed
+    return math.prod(process.event_shape) if isinstance(factor, Gaussian | Delta) else None
+
+
+def as_linear(process: ReverseProcess, factor: Any) -> LinearGaussian:
+    """The factor as a linear observation; known coordinates as observed with little noise, which a twist may do."""
+    if isinstance(factor, Delta):
+        diffusion: Any = process.diffusion
+        noise = jnp.broadcast_to(1e-3 * diffusion.scale, process.event_shape)
+        factor = Gaussian(jnp.where(factor.mask, factor.values, 0.0), jnp.where(factor.mask, noise, jnp.inf))
+    return factor.linear(process.event_shape)
+
+
 class PseudoInverse(AbstractTwist):
     """ψ_t(x_t) = N(y; A E[x_0|x_t], Σ_y + v_t A Aᵀ) with v_t = (1 − ᾱ_t)c² (ΠGDM, Song et al. 2023).
 
-    For `Gaussian`, `LinearGaussian` and `Delta` factors. v_t is what x_0 given x_t has for data of the noise law; one
-    gradient through the denoiser a step, and for a linear operator one eigendecomposition in all.
+    v_t is what x_0 given x_t has for data of the noise law. One gradient through the denoiser a step, and for a linear
+    operator one eigendecomposition in all. In a product, factors other than `Gaussian`, `LinearGaussian` and `Delta`
+    are taken at E[x_0|x_t], as `Tweedie` does.
     """
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
-        """Only for Gaussian diffusions and linear observations."""
-        if not isinstance(process.diffusion, GaussianDiffusion) or not isinstance(
-            factor, Gaussian | LinearGaussian | Delta
-        ):
-            raise ValueError(
-                "twist: PseudoInverse is for a GaussianDiffusion and a Gaussian, LinearGaussian or Delta factor, "
-                f"got {type(process.diffusion).__name__} and {type(factor).__name__}"
-            )
+        """Only for Gaussian diffusions."""
+        if not isinstance(process.diffusion, GaussianDiffusion):
+            kind = type(process.diffusion).__name__
+            raise ValueError(f"twist: PseudoInverse is for a GaussianDiffusion, got {kind}")
 
     def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
-        """The operator's spectrum, for a `LinearGaussian` factor."""
-        return spectrum(factor, process.event_shape) if isinstance(factor, LinearGaussian) else None
+        """The spectrum of every linear operator."""
+        parts = factors_of(factor)
+        return [spectrum(part, process.event_shape) if isinstance(part, LinearGaussian) else None for part in parts]
 
     def step(
         self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
@@ -74,16 +90,29 @@ class PseudoInverse(AbstractTwist):
             return posterior.mean, kernel
 
         def log_psi(mean: Array) -> Array:
-            if not isinstance(factor, LinearGaussian):
-                return _closed(factor, normal(mean, variance))[0]
-            white = shared.whiten @ factor.residual(mean)
-            spread = 1 + jnp.max(variance) * shared.squares
-            return factor.log_density(jnp.sum(white**2 / spread), shared.log_det + jnp.sum(jnp.log(spread)))
+            parts = zip(factors_of(factor), shared, strict=True)
+            return sum((_inflated(part, known, mean, variance) for part, known in parts), jnp.zeros(()))
 
         mean, pull, kernel = jax.vjp(look, x_t, has_aux=True)
         value, outer = jax.value_and_grad(log_psi)(mean)
         (gradient,) = pull(outer)
         return TwistedStep(value, kernel, moved(process, kernel, gradient, t, s))
+
+
+def factors_of(factor: AbstractFactor) -> tuple[AbstractFactor, ...]:
+    """The factors of a product, or the one there is."""
+    return factor.factors if isinstance(factor, Product) else (factor,)
+
+
+def _inflated(factor: AbstractFactor, known: Any, mean: Array, variance: Array) -> Array:
+    """log ∫ r(x) N(x; mean, variance) dx where r is a Gaussian observation, log r(mean) where it is another factor."""
+    if isinstance(factor, LinearGaussian):
+        white = known.whiten @ factor.residual(mean)
+        spread = 1 + jnp.max(variance) * known.squares
+        return factor.log_density(jnp.sum(white**2 / spread), known.log_det + jnp.sum(jnp.log(spread)))
+    if isinstance(factor, Gaussian | Delta):
+        return _closed(factor, normal(mean, variance))[0]
+    return factor.log_r(mean)
 
 
 class MomentMatched(AbstractTwist):
@@ -97,8 +126,8 @@ class MomentMatched(AbstractTwist):
         covariance: how V_t is taken for real numbers. ``"exact"``: one Jacobian-vector product for each element of y.
             ``"diagonal"``: only its diagonal, taken to be V_t's row sums; one product (Boys et al. 2023).
             ``"iterative"``: `iterations` products in a conjugate-gradient solve; the log determinant in ψ_t is then
-            `PseudoInverse`'s, and the proposal keeps the kernel's variance. ``"auto"``: ``"diagonal"`` for factors of
-            single elements, ``"exact"`` for up to `max_exact` elements of y, else ``"iterative"``.
+            `PseudoInverse`'s, and the proposal keeps the kernel's variance. ``"auto"``: ``"exact"`` for up to
+            `max_exact` elements of y, else ``"iterative"`` for linear maps and ``"diagonal"`` for single elements.
         max_exact: see ``"auto"``.
         iterations: of the conjugate gradients.
     """
@@ -113,11 +142,16 @@ class MomentMatched(AbstractTwist):
         self.max_exact = check_count("max_exact", max_exact, 0)
         self.iterations = check_count("iterations", iterations)
 
-    def how(self, factor: AbstractFactor) -> str:
+    def how(self, process: ReverseProcess, factor: AbstractFactor) -> str:
         """The `covariance` used for a factor."""
-        if self.covariance != "auto" or not isinstance(factor, LinearGaussian):
-            return "diagonal" if self.covariance == "auto" else self.covariance
-        return "exact" if factor.num_observed <= self.max_exact else "iterative"
+        if self.covariance != "auto":
+            return self.covariance
+        size = observation_size(process, factor)
+        if not isinstance(process.diffusion, GaussianDiffusion) or size is None:
+            return "diagonal"
+        if size <= self.max_exact:
+            return "exact"
+        return "iterative" if isinstance(factor, LinearGaussian) else "diagonal"
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
         """Only for factors that multiply a factorised law in closed form."""
@@ -127,18 +161,18 @@ class MomentMatched(AbstractTwist):
                 f"twist: MomentMatched needs a factor that multiplies a {type(law.base_dist).__name__} in closed form, "
                 f"got {type(factor).__name__}; Tweedie takes any"
             )
-        if self.how(factor) != "diagonal" and not isinstance(factor, LinearGaussian):
+        if self.how(process, factor) != "diagonal" and observation_size(process, factor) is None:
             raise ValueError(
-                f"covariance: {self.covariance!r} is for a LinearGaussian factor, got {type(factor).__name__}"
+                f"covariance: {self.covariance!r} is for one linear-Gaussian factor, got {type(factor).__name__}"
             )
 
     def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
-        """The operator's rows or spectrum."""
-        if self.how(factor) == "exact":
-            return factor.rows(process.event_shape)  # type: ignore[attr-defined]
-        if self.how(factor) == "iterative":
-            return spectrum(factor, process.event_shape)  # type: ignore[arg-type]
-        return None
+        """The observation as a linear one, with its rows or its spectrum."""
+        how = self.how(process, factor)
+        if how == "diagonal" or not isinstance(process.diffusion, GaussianDiffusion):
+            return None
+        linear = as_linear(process, factor)
+        return linear, (linear.rows if how == "exact" else partial(spectrum, linear))(process.event_shape)
 
     def step(
         self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
@@ -156,10 +190,12 @@ class MomentMatched(AbstractTwist):
 
         mean, push, kernel = jax.linearize(look, x_t, has_aux=True)
         spread = lambda v: covariance_factor(diffusion, t) * push(diffusion.scale**2 * v)
-        view = _View(diffusion, factor, shared, x_t, mean, spread, kernel, t, s)
-        if self.how(factor) == "exact":
+        how = self.how(process, factor)
+        linear, shared = (factor, None) if how == "diagonal" else shared
+        view = _View(diffusion, linear, shared, x_t, mean, spread, kernel, t, s)
+        if how == "exact":
             return _exact(view)
-        return _diagonal(view) if self.how(factor) == "diagonal" else _iterative(view, self.iterations)
+        return _diagonal(view) if how == "diagonal" else _iterative(view, self.iterations)
 
 
 class _View(NamedTuple):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..diffusions import GaussianDiffusion
-from ..factors import AbstractFactor
+from ..factors import AbstractFactor, Delta, Product
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep, tilt
 
@@ -16,8 +16,14 @@ class Tweedie(AbstractTwist):
     """ψ_t(x_t) = r(E[x_0 | x_t]) (DPS, Chung et al. 2023; as a twist, Wu et al. 2023). Any differentiable factor.
 
     It ignores the spread of x_0 given x_t, so it is too sure at high noise: one gradient through the denoiser a step.
-    For bits the factor is evaluated at the bits' probabilities.
+    For bits the factor is evaluated at the bits' probabilities. Not for `Delta`, which is 0 almost everywhere.
     """
+
+    def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
+        """Not for known coordinates."""
+        del process
+        if any(isinstance(part, Delta) for part in (factor.factors if isinstance(factor, Product) else (factor,))):
+            raise ValueError("twist: Tweedie has no gradient for a Delta factor; take PseudoInverse or MomentMatched")
 
     def step(
         self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array

@@ -1,0 +1,126 @@
+"""Simulation-based calibration of three inferences, 200 data sets each.
+
+(a) the digits prior (its chain in 25 steps) and an unknown noise scale, half of the pixels hidden, by Gibbs;
+(b) a mixture prior seen through a linear operator, by SMC;
+(c) the same by NUTS on the prior's K bound, which is a bound: reported as it is.
+
+    python examples/benchmarks/calibration.py [--short] [--only a b c] [--output figures]
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.infer import MCMC, NUTS, Gibbs
+
+import numpyro_diffusion as nd
+
+
+def digits(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
+    """One digit of the prior's own, a noise scale, hidden pixels."""
+    # The noise scale is drawn given x, so that the prior's density is constant: the cheapest estimate will do.
+    prior = nd.load("digits").with_(sampler=nd.samplers.Ancestral(25), likelihood=nd.KBound(1, 1, antithetic=False))
+    mask = jax.random.bernoulli(jax.random.key(9), 0.5, (8, 8))
+
+    def model() -> None:
+        sigma = numpyro.sample("sigma", dist.LogNormal(-1.5, 0.5))
+        x = numpyro.sample("x", prior)
+        numpyro.sample("y", dist.Normal(x, sigma).mask(mask).to_event(2))
+
+    def inference(model: Any) -> MCMC:
+        kernel = Gibbs([(nd.infer.ParticleGibbs(model, num_particles=16), ["x"]), (NUTS(model), None)])
+        return MCMC(kernel, num_warmup=100, num_samples=size, progress_bar=False, jit_model_args=True)
+
+    def quantities(values: Any) -> dict[str, Any]:
+        x = values["x"]
+        hidden = jnp.where(mask, 0.0, x).sum() / (~mask).sum()
+        return {
+            "sigma": values["sigma"],
+            "mean of hidden pixels": hidden,
+            "left minus right": (x[:, :4] - x[:, 4:]).sum(),
+        }
+
+    calibration = nd.diagnostics.calibrate(
+        model, ["sigma", "x"], inference, jax.random.key(0), observed="y", num_replicates=replicates,
+        num_draws=min(size // 10, 99), quantities=quantities,
+    )  # fmt: skip
+    return calibration, "(a) digits and noise scale, Gibbs"
+
+
+def mixture_model() -> Any:
+    """Three modes in the plane, three linear observations."""
+    locs = np.array([[-2.0, 0.0], [1.0, 2.0], [2.0, -1.5]])
+    denoiser = nd.denoisers.GaussianMixture(locs, np.array([0.6, 0.4, 0.8]), np.array([0.5, 0.2, 0.3]))
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(100, -9, 4))
+    prior = nd.DiffusionPrior(nd.ReverseProcess(diffusion, denoiser, (2,)))
+    operator = jnp.array([[1.0, 0.5], [-0.3, 1.0], [0.8, -0.8]])
+
+    def model() -> None:
+        x = numpyro.sample("x", prior)
+        numpyro.sample("y", dist.Normal(operator @ x, 1.0).to_event(1))
+
+    return model
+
+
+def smc(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
+    """The mixture by SMC."""
+    inference = lambda model: nd.infer.SMC(model, num_particles=size, num_islands=1)
+    calibration = nd.diagnostics.calibrate(
+        mixture_model(), "x", inference, jax.random.key(1), observed="y", num_replicates=replicates,
+        num_draws=min(size // 10, 99),
+    )  # fmt: skip
+    return calibration, "(b) mixture, SMC"
+
+
+def nuts(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
+    """The mixture by NUTS on the K bound."""
+    inference = lambda model: MCMC(
+        NUTS(model), num_warmup=300, num_samples=size, progress_bar=False, jit_model_args=True
+    )
+    calibration = nd.diagnostics.calibrate(
+        mixture_model(), "x", inference, jax.random.key(2), observed="y", num_replicates=replicates,
+        num_draws=min(size // 10, 99),
+    )  # fmt: skip
+    return calibration, "(c) mixture, NUTS on K"
+
+
+def main() -> None:
+    """Calibrate, print p-values and coverage, draw the ranks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="few and small replicates")
+    parser.add_argument("--only", nargs="*", default=["a", "b", "c"], help="which of a, b, c")
+    parser.add_argument("--output", type=Path, default=Path("figures"), help="folder of the pictures")
+    options = parser.parse_args()
+    replicates, size = (8, 60) if options.short else (200, 1000)
+    print("| check | quantity | p (χ², 10 bins) | 90% interval covers | mean rank, in s.e. | seconds |")
+    print("|---|---|---|---|---|---|")
+    for name, run in (("a", digits), ("b", smc), ("c", nuts)):
+        if name not in options.only or (options.short and name == "c"):
+            continue
+        start = time.perf_counter()
+        calibration, title = run(replicates, size)
+        seconds = time.perf_counter() - start
+        values, covered, z = calibration.p_values(), calibration.coverage(), calibration.z_scores()
+        for quantity in calibration.ranks:
+            flat = [np.ravel(part[quantity]) for part in (values, covered, z)]
+            for i, (p, cover, score) in enumerate(zip(*flat, strict=True)):
+                label = quantity if len(flat[0]) == 1 else f"{quantity}_{i}"
+                error = calibration.coverage_error()
+                print(
+                    f"| {title} | {label} | {p:.3f} | {cover:.3f} ± {error:.3f} | {score:+.2f} | {seconds:.0f} |",
+                    flush=True,
+                )
+        axes = nd.plots.ranks(calibration)
+        options.output.mkdir(parents=True, exist_ok=True)
+        axes[0].figure.savefig(options.output / f"calibration_{name}.png", dpi=150)
+        assert all(np.isfinite(part).all() for part in z.values())
+
+
+if __name__ == "__main__":
+    main()

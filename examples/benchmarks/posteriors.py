@@ -1,0 +1,268 @@
+"""Every posterior sampler against exact answers: linear-Gaussian, enumerated bits, and a joint model.
+
+* Linear-Gaussian, d = 64, 16 observations: z-scores of posterior means and variances, and of the log evidence.
+* 8 bits, a random factor: total variation from the chain's own law times r, enumerated; beside it what as many
+  independent draws would have.
+* x ~ mixture, gain ~ N(1, 0.3²), σ ~ HalfNormal(1), y ~ N(gain · A x, σ²): marginals by quadrature against Gibbs.
+
+    python examples/benchmarks/posteriors.py [--short]
+"""
+
+import argparse
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.infer import MCMC, NUTS, Gibbs
+
+import numpyro_diffusion as nd
+
+samplers, twists = nd.samplers, nd.twists
+
+
+def line(*cells: Any) -> None:
+    """Print one line of a Markdown table."""
+    print(
+        "| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells) + " |", flush=True
+    )
+
+
+def z_scores(estimates: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Errors of the mean over independent runs, in its standard errors."""
+    error = estimates.std(0, ddof=1) / np.sqrt(len(estimates))
+    return (estimates.mean(0) - truth) / np.maximum(error, 1e-6)
+
+
+def linear_gaussian(runs: int, size: int) -> list[float]:
+    """Moments and evidence of a Gaussian prior seen through 16 linear observations."""
+    d, m, noise = 64, 16, 0.5
+    rng = np.random.default_rng(0)
+    loc, scale = rng.standard_normal(d), rng.uniform(0.5, 2.0, d)
+    operator = rng.standard_normal((m, d)) / 8
+    observation = operator @ (loc + scale * rng.standard_normal(d)) + noise * rng.standard_normal(m)
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(50, -9, 3))
+    process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(loc, scale), (d,))
+    factor = nd.factors.LinearGaussian(observation, operator, noise)
+    prior = nd.DiffusionPrior(process)
+
+    covariance = operator @ np.diag(scale**2) @ operator.T + noise**2 * np.eye(m)
+    gain = np.diag(scale**2) @ operator.T @ np.linalg.inv(covariance)
+    mean = loc + gain @ (observation - operator @ loc)
+    left = np.diag(scale**2) - gain @ operator @ np.diag(scale**2)
+    log_evidence = float(dist.MultivariateNormal(operator @ loc, covariance).log_prob(observation))
+    axes = np.linalg.eigh(left)[1].T  # variances are compared along the posterior's own axes
+    truth = np.concatenate([axes @ mean, np.diag(axes @ left @ axes.T)])
+
+    def moments(x: Array, weight: Array) -> Array:
+        along = x @ axes.T
+        centre = weight @ along
+        return jnp.concatenate([centre, weight @ (along - axes @ mean) ** 2])
+
+    keys = jax.random.split(jax.random.key(0), runs)
+
+    def smc(twist: Any) -> Any:
+        def one(key: Array) -> tuple[Array, Array]:
+            particles = samplers.TwistedSMC(size, twist).run(key, process, factor)
+            return moments(particles.x, jnp.exp(particles.log_weight)), particles.log_evidence
+
+        return jax.jit(lambda keys: jax.lax.map(one, keys))(keys)
+
+    def gibbs(twist: Any, particles: int) -> Any:
+        kernel = samplers.ParticleGibbs(particles, twist)
+
+        def one(key: Array) -> Array:
+            first, rest = jax.random.split(key)
+            start = kernel.init(first, process, factor).x
+            step = lambda path, key: (new := kernel.step(key, process, factor, path).x, new[0])
+            x = jax.lax.scan(step, start, jax.random.split(rest, size))[1][size // 10 :]
+            return moments(x, jnp.full(len(x), 1 / len(x)))
+
+        return jax.jit(lambda keys: jax.lax.map(one, keys))(keys), None
+
+    def independent(sampler: Any) -> Any:
+        def one(key: Array) -> Array:
+            x = jax.vmap(lambda key: sampler.sample(key, process, factor))(jax.random.split(key, size))
+            return moments(x, jnp.full(size, 1 / size))
+
+        return jax.jit(lambda keys: jax.lax.map(one, keys))(keys), None
+
+    def nuts() -> Any:
+        def model() -> None:
+            x = numpyro.sample("x", prior)
+            numpyro.sample("y", dist.Normal(operator @ x, noise), obs=observation)
+
+        free = numpyro.handlers.reparam(model, config={"x": nd.infer.DiffusionReparam()})
+        mcmc = MCMC(NUTS(free), num_warmup=size // 2, num_samples=size, num_chains=max(runs // 8, 4),
+                    chain_method="vectorized", progress_bar=False)  # fmt: skip
+        mcmc.run(jax.random.key(1))
+        x = mcmc.get_samples(group_by_chain=True)["x"]
+        return jax.vmap(lambda x: moments(x, jnp.full(len(x), 1 / len(x))))(x), None
+
+    print(f"\nLinear-Gaussian, d = {d}, {m} observations, {runs} runs of {size}\n")
+    line("sampler", "rms z of means", "largest", "rms z of variances", "largest", "log Z − exact", "its s.e.")
+    line(*["---"] * 7)
+    worst = []
+    rows = [
+        ("TwistedSMC, MomentMatched", True, lambda: smc(None)),
+        ("TwistedSMC, PseudoInverse", True, lambda: smc(twists.PseudoInverse())),
+        ("ParticleGibbs, 2 particles", True, lambda: gibbs(None, 2)),
+        ("ParticleGibbs, 16, PseudoInverse", True, lambda: gibbs(twists.PseudoInverse(), 16)),
+        ("NUTS, reparameterised", True, nuts),
+        ("Guided, PseudoInverse", False, lambda: independent(samplers.Guided(twists.PseudoInverse()))),
+        ("Guided, Tweedie (as DPS)", False, lambda: independent(samplers.Guided(twists.Tweedie()))),
+        ("Perturbed, constant r", False, lambda: independent(samplers.Perturbed())),
+    ]
+    for name, right, run in rows:
+        estimates, log_evidences = run()
+        z = z_scores(np.asarray(estimates, dtype=np.float64), truth)
+        evidence: list[Any] = ["", ""]
+        if log_evidences is not None:
+            ratio = np.exp(np.asarray(log_evidences, dtype=np.float64) - log_evidence)
+            evidence = [float(np.log(ratio.mean())), float(ratio.std(ddof=1) / np.sqrt(runs))]
+        root = lambda part: float(np.sqrt(np.mean(part**2)))
+        line(name, root(z[:d]), float(np.abs(z[:d]).max()), root(z[d:]), float(np.abs(z[d:]).max()), *evidence)
+        if right:
+            worst.append(root(z))
+    return worst
+
+
+def bits(size: int) -> list[float]:
+    """Total variation on 256 states."""
+    n, steps = 8, 40
+    rng = np.random.default_rng(1)
+    states = np.array([[s >> i & 1 for i in range(n)] for s in range(2**n)])
+    picked = rng.choice(2**n, 12, replace=False)
+    diffusion = nd.BinomialDiffusion(nd.schedules.log_snr(steps, -6, 4))
+    denoiser = nd.denoisers.Enumerated(states[picked], rng.dirichlet(np.ones(12)))
+    process = nd.ReverseProcess(diffusion, denoiser, (n,))
+    factor = nd.factors.Elementwise(1.5 * rng.standard_normal(n))
+    every = jnp.asarray(states)
+
+    def law() -> Array:
+        now = jnp.exp(jax.vmap(process.terminal().log_prob)(every))
+        for t in range(steps, 0, -1):
+            table = jnp.exp(jax.vmap(lambda x: jax.vmap(process.kernel(x, t, t - 1).log_prob)(every))(every))  # noqa: B023
+            now = now @ table
+        target = now * jnp.exp(jax.vmap(factor.log_r)(every))
+        return jnp.stack([target / target.sum(), jnp.full(2**n, jnp.log(target.sum()))])
+
+    target, evidence = np.asarray(law(), dtype=np.float64)
+    number = lambda x: jnp.tensordot(x, 2 ** jnp.arange(n), 1).astype(int)
+    empirical = lambda x, weight: np.bincount(np.asarray(number(x)), np.asarray(weight), 2**n)
+    ideal = rng.multinomial(size, target / target.sum(), 20) / size
+    print(f"\n{n} bits, {size} draws; independent draws have {np.abs(ideal - target).sum(1).mean() / 2:.4f}\n")
+    line("sampler", "total variation", "log Z − exact")
+    line(*["---"] * 3)
+    worst = []
+
+    def report(name: str, share: np.ndarray, error: Any, right: bool) -> None:
+        distance = float(np.abs(share - target).sum() / 2)
+        line(name, distance, error)
+        if right:
+            worst.append(distance)
+
+    for name, twist in (("default", None), ("constant", twists.Constant()), ("Tweedie", twists.Tweedie())):
+        run = jax.jit(lambda key, twist=twist: samplers.TwistedSMC(size, twist).run(key, process, factor))
+        particles = run(jax.random.key(2))
+        share = empirical(particles.x, jnp.exp(particles.log_weight))
+        report(f"TwistedSMC, {name} twist", share, float(particles.log_evidence - evidence[0]), True)
+    for count in (2, 16):
+        kernel = samplers.ParticleGibbs(count)
+
+        def chain(key: Array, kernel: Any = kernel) -> Array:
+            first, rest = jax.random.split(key)
+            step = lambda path, key: (new := kernel.step(key, process, factor, path).x, new[0])
+            start = kernel.init(first, process, factor).x
+            return jax.lax.scan(step, start, jax.random.split(rest, size // 20))[1][size // 200 :]
+
+        x = jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(3), 20)).reshape(-1, n)
+        report(f"ParticleGibbs, {count} particles", empirical(x, np.full(len(x), 1 / len(x))), "", True)
+    for name, sampler in (
+        ("Guided, not corrected", samplers.Guided()),
+        ("Perturbed, constant r", samplers.Perturbed()),
+    ):
+        draw = jax.jit(jax.vmap(lambda key, sampler=sampler: sampler.sample(key, process, factor)))
+        x = draw(jax.random.split(jax.random.key(4), size))
+        report(name, empirical(x, np.full(size, 1 / size)), "", False)
+    return worst
+
+
+def joint(chains: int, size: int) -> list[float]:
+    """Gibbs marginals of a mixture-distributed x, an unknown gain and an unknown noise scale."""
+    rng = np.random.default_rng(2)
+    locs = np.array([[-2.0, 0.0], [1.0, 2.0], [2.0, -1.5]])
+    scales, weights = np.array([0.6, 0.4, 0.8]), np.array([0.5, 0.2, 0.3])
+    operator = rng.standard_normal((6, 2))
+    observation = operator @ np.array([0.8, 1.7]) + 1.0 * rng.standard_normal(6)
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(100, -9, 3))
+    process = nd.ReverseProcess(diffusion, nd.denoisers.GaussianMixture(locs, scales, weights), (2,))
+    prior = nd.DiffusionPrior(process, nd.KBound(1, 1, antithetic=False))
+
+    def model(y: Array) -> None:
+        gain = numpyro.sample("gain", dist.Normal(1.0, 0.3))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
+        x = numpyro.sample("x", prior)
+        numpyro.sample("y", dist.Normal(gain * (jnp.asarray(operator) @ x), sigma).to_event(1), obs=y)
+
+    gain, sigma = np.meshgrid(np.linspace(-0.5, 2.5, 301), np.linspace(0.02, 5.0, 400), indexing="ij")
+    density = np.exp(-0.5 * ((gain - 1) / 0.3) ** 2 - 0.5 * sigma**2)
+    parts, means = [], []
+    for loc, scale, weight in zip(locs, scales, weights, strict=True):
+        gram = operator.T @ operator
+        root, basis = np.linalg.eigh(gram)  # the covariance of y has these directions and noise elsewhere
+        size_x = gain[..., None] ** 2 * scale**2 * root + sigma[..., None] ** 2
+        residual = observation - gain[..., None] * (operator @ loc)
+        inner = residual @ operator @ basis / np.sqrt(root)
+        rest = (residual**2).sum(-1) - (inner**2).sum(-1)
+        log_density = -0.5 * ((inner**2 / size_x).sum(-1) + np.log(size_x).sum(-1))
+        log_density += -0.5 * (rest / sigma**2 + (len(observation) - 2) * np.log(sigma**2))
+        parts.append(weight * density * np.exp(log_density))
+        step = gain[..., None] * scale**2 * (inner * np.sqrt(root) / size_x) @ basis.T
+        means.append(loc + step)
+    total = np.sum(parts)
+    truth = {
+        "gain": sum((part * gain).sum() for part in parts) / total,
+        "gain²": sum((part * gain**2).sum() for part in parts) / total,
+        "sigma": sum((part * sigma).sum() for part in parts) / total,
+        "sigma²": sum((part * sigma**2).sum() for part in parts) / total,
+        "x_0": sum((part * mean[..., 0]).sum() for part, mean in zip(parts, means, strict=True)) / total,
+        "x_1": sum((part * mean[..., 1]).sum() for part, mean in zip(parts, means, strict=True)) / total,
+    }
+    kernel = Gibbs([(nd.infer.ParticleGibbs(model, num_particles=16), ["x"]), (NUTS(model), None)])
+    mcmc = MCMC(kernel, num_warmup=300, num_samples=size, num_chains=chains, chain_method=jax.vmap, progress_bar=False)
+    mcmc.run(jax.random.key(5), observation)
+    draws = mcmc.get_samples(group_by_chain=True)
+    values = {
+        "gain": draws["gain"], "gain²": draws["gain"] ** 2, "sigma": draws["sigma"], "sigma²": draws["sigma"] ** 2,
+        "x_0": draws["x"][..., 0], "x_1": draws["x"][..., 1],
+    }  # fmt: skip
+    print(f"\nJoint model by Gibbs, {chains} chains of {size}\n")
+    line("quantity", "quadrature", "Gibbs", "s.e.", "z")
+    line(*["---"] * 5)
+    z = []
+    for name, value in values.items():
+        chain_means = np.asarray(value, dtype=np.float64).mean(1)
+        error = chain_means.std(ddof=1) / np.sqrt(chains)
+        z.append(float((chain_means.mean() - truth[name]) / error))
+        line(name, float(truth[name]), float(chain_means.mean()), float(error), z[-1])
+    return z
+
+
+def main() -> None:
+    """Run the three checks; with --short, smaller, and fail where a right sampler is far off."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="small runs")
+    short = parser.parse_args().short
+    worst = linear_gaussian(*((16, 64) if short else (64, 1000)))
+    distances = bits(2000 if short else 20_000)
+    z = joint(*((4, 100) if short else (16, 2000)))
+    if short:
+        assert max(worst) < 3 and max(distances[:1]) < 0.2 and max(map(abs, z)) < 12, (worst, distances, z)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""What the posterior samplers cost: overhead, memory, effective draws per second, and the work of several devices.
+
+python examples/benchmarks/samplers.py [--short] [--only overhead memory efficiency devices]
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.diagnostics import effective_sample_size
+from numpyro.infer import MCMC, NUTS, init_to_sample
+
+import numpyro_diffusion as nd
+
+DEVICES = """
+import time, jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpyro_diffusion as nd
+d = 256
+network = nd.networks.MLP(jax.random.key(0), (d,), num_steps=20, width=256)
+diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+process = nd.ReverseProcess(diffusion, nd.denoisers.Network(network), (d,))
+sampler = nd.samplers.TwistedSMC(64, nd.twists.PseudoInverse())
+observations = jnp.linspace(-1, 1, 8)[:, None] * jnp.ones(d)
+def run(keys, observations):
+    one = lambda key, y: sampler.run(key, process, nd.factors.Gaussian(y, 0.5))
+    return jax.vmap(one)(keys, observations)
+keys = jax.random.split(jax.random.key(1), 8)
+alone = jax.jit(run)(keys, observations)
+mesh = Mesh(np.array(jax.devices()), ("island",))
+spread = NamedSharding(mesh, PartitionSpec("island"))
+shared = jax.jit(run)(jax.device_put(keys, spread), jax.device_put(observations, spread))
+print(len(jax.devices()), "devices; draws live on", len(shared.x.sharding.device_set), "of them,",
+      shared.x.addressable_shards[0].data.shape, "of", shared.x.shape, "each; largest difference",
+      float(jnp.abs(alone.x - np.asarray(shared.x)).max()), "in x,",
+      float(jnp.abs(alone.log_evidence - np.asarray(shared.log_evidence)).max()), "nats in log Z")
+"""
+
+
+def timed(run: Any, rounds: int) -> float:
+    """The smallest of `rounds` wall times of a compiled call."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def image_process(steps: int, width: int) -> nd.ReverseProcess:
+    """An untrained network on 28 × 28: the cost is what counts."""
+    network = nd.networks.MLP(jax.random.key(0), (28, 28), num_steps=steps, width=width, depth=3)
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(steps))
+    return nd.ReverseProcess(diffusion, nd.denoisers.Network(network), (28, 28))
+
+
+def overhead(short: bool) -> None:
+    """TwistedSMC against the bare denoiser with its gradient."""
+    count, steps, width = (64, 5, 64) if short else (256, 50, 512)
+    process = image_process(steps, width)
+    factor = nd.factors.Gaussian(jnp.zeros((28, 28)), 0.5)
+    sampler = nd.samplers.TwistedSMC(count, nd.twists.PseudoInverse())
+    smc = jax.jit(lambda key: sampler.run(key, process, factor).log_evidence)
+
+    def bare(x: Array) -> Array:
+        def step(x: Array, t: Array) -> tuple[Array, None]:
+            def loss(x: Array) -> Array:
+                return process.denoiser.posterior(process.diffusion, x, t).mean.sum()
+
+            return x + 1e-6 * jax.vmap(jax.grad(loss))(x), None
+
+        return jax.lax.scan(step, x, jnp.arange(steps, 0, -1.0))[0]
+
+    rounds = 2 if short else 7
+    x = jax.random.normal(jax.random.key(1), (count, 28, 28))
+    bare_run, key = jax.jit(bare), jax.random.key(2)
+    ratios = [timed(lambda: smc(key), 1) / timed(lambda: bare_run(x), 1) for _ in range(rounds)]
+    best = timed(lambda: smc(key), rounds) / timed(lambda: bare_run(x), rounds)
+    size = f"{count} particles, {steps} steps, 28 × 28, width {width}"
+    print(f"overhead: {size}: TwistedSMC ÷ bare denoiser with gradient {best:.2f} (smallest times)")
+    print(f"overhead: {size}: median of {rounds} pairs {np.median(ratios):.2f}", flush=True)
+
+
+def memory(short: bool) -> None:
+    """Planned memory of many particles, in chunks and all at once."""
+    count, chunk = (1000, 100) if short else (10_000, 250)
+    process = image_process(20, 512)
+    factor = nd.factors.Gaussian(jnp.zeros((28, 28)), 0.5)
+    for size in (chunk, None):
+        sampler = nd.samplers.TwistedSMC(count, nd.twists.PseudoInverse(), chunk=size)
+        compiled = (
+            jax.jit(lambda key, sampler=sampler: sampler.run(key, process, factor)).lower(jax.random.key(0)).compile()
+        )
+        plan = compiled.memory_analysis()
+        total = (plan.temp_size_in_bytes + plan.output_size_in_bytes + plan.argument_size_in_bytes) / 2**30
+        print(f"memory: {count} particles of 784 dimensions, chunk {size}: {total:.2f} GiB planned")
+
+
+def report(*cells: Any) -> None:
+    """One line of the table: posterior, sampler, draws, least effective size, seconds."""
+    title, name, draws, least, seconds = cells
+    print(f"| {title} | {name} | {draws} | {least:.0f} | {seconds:.1f} | {least / seconds:.1f} |", flush=True)
+
+
+def efficiency(short: bool) -> None:
+    """Effective draws per second of one posterior, by four ways."""
+    size = 40 if short else 1000
+    rng = np.random.default_rng(0)
+    locs = 3 * rng.standard_normal((4, 16))
+    mixture = nd.denoisers.GaussianMixture(locs, np.full(4, 0.7), np.full(4, 0.25))
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(50, -10, 2))
+    plane = nd.DiffusionPrior(nd.ReverseProcess(diffusion, mixture, (16,)))
+    operator = jnp.asarray(rng.standard_normal((2, 16)) / 4)
+    digits = nd.load("digits").with_(sampler=nd.samplers.Ancestral(25))
+    image = jnp.asarray(nd.datasets.digits().test_images[0])
+    mask = jax.random.bernoulli(jax.random.key(1), 0.5, (8, 8))
+    pixels = image + 0.2 * jax.random.normal(jax.random.key(2), (8, 8))
+
+    def linear() -> None:
+        x = numpyro.sample("x", plane)
+        numpyro.sample("y", dist.Normal(operator @ x, 0.5).to_event(1), obs=operator @ locs[0])
+
+    def hidden() -> None:
+        x = numpyro.sample("x", digits)
+        numpyro.sample("y", dist.Normal(x, 0.2).mask(mask).to_event(2), obs=jnp.where(mask, pixels, 0.0))
+
+    print("| posterior | sampler | draws | least ESS | seconds | least ESS per second |")
+    print("|---|---|---|---|---|---|")
+    for title, model in (("mixture, d = 16", linear), ("digits, half hidden", hidden)):
+        free = numpyro.handlers.reparam(model, config={"x": nd.infer.DiffusionReparam()})
+        chains = {"num_warmup": size // 2, "num_samples": size, "num_chains": 2, "chain_method": "vectorized",
+                  "progress_bar": False}  # fmt: skip
+        for name, kernel in (
+            ("NUTS on K", NUTS(model, init_strategy=init_to_sample, max_tree_depth=7)),
+            ("NUTS, reparameterised", NUTS(free, init_strategy=init_to_sample, max_tree_depth=7)),
+            ("ParticleGibbs, 16", nd.infer.ParticleGibbs(model, num_particles=16)),
+        ):
+            if short and name == "NUTS on K":
+                continue
+            mcmc = MCMC(kernel, **chains)
+            mcmc.run(jax.random.key(3))
+            start = time.perf_counter()
+            mcmc.run(jax.random.key(4))
+            x = jax.block_until_ready(mcmc.get_samples(group_by_chain=True)["x"])
+            seconds = time.perf_counter() - start
+            least = float(np.min(effective_sample_size(np.asarray(x))))
+            report(title, name, x.shape[0] * x.shape[1], least, seconds)
+        smc = nd.infer.SMC(model, num_particles=size, num_islands=8)
+        smc.run(jax.random.key(5))
+        start = time.perf_counter()
+        smc.run(jax.random.key(6))
+        particles = jax.block_until_ready(smc.particles)
+        seconds = time.perf_counter() - start
+        # Spread of the islands' means against that of single draws: how many independent draws an island is worth.
+        weight = jnp.exp(particles.log_weight)
+        means = jnp.einsum("in,in...->i...", weight, particles.x)
+        within = jnp.einsum("in,in...->i...", weight, (particles.x - means.mean(0)) ** 2).mean(0)
+        least = float(8 * jnp.median(within / means.var(0, ddof=1)))
+        report(title, "SMC, 8 islands (median element)", 8 * size, least, seconds)
+
+
+def devices(short: bool) -> None:
+    """Eight simulated devices in a process of their own."""
+    del short
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", DEVICES], check=True, env=environment)
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parts = {"overhead": overhead, "memory": memory, "efficiency": efficiency, "devices": devices}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="small sizes")
+    parser.add_argument("--only", nargs="*", choices=list(parts), default=list(parts))
+    options = parser.parse_args()
+    for name in options.only:
+        parts[name](options.short)
+
+
+if __name__ == "__main__":
+    main()

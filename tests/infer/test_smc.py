@@ -1,0 +1,203 @@
+"""SMC for models: evidence against closed forms, and what becomes of the particles."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer import Predictive
+from scipy.stats import norm
+
+import numpyro_diffusion as nd
+from numpyro_diffusion import twists
+
+LOC, SCALE, NOISE = 0.5, 1.2, 0.7
+Y = np.array([2.0, -0.5])
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+    """Slow tests compute little here too; what takes time is compiling."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def prior(num_steps=6, **options):
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(num_steps, -9.0, 6.0), 0.2, 1.5)
+    return nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(LOC, SCALE), 2), **options)
+
+
+PRIOR = prior()
+
+
+def model(y=None):
+    x = numpyro.sample("x", PRIOR)
+    numpyro.sample("constant", dist.Normal(0.0, 2.0), obs=1.3)
+    numpyro.sample("y", dist.Normal(x, NOISE).to_event(1), obs=y)
+
+
+def exact_log_evidence(y=Y):
+    return norm(LOC, np.hypot(SCALE, NOISE)).logpdf(y).sum() + norm(0, 2).logpdf(1.3)
+
+
+POSTERIOR_MEAN = LOC + SCALE**2 / (SCALE**2 + NOISE**2) * (Y - LOC)
+POSTERIOR_SD = SCALE * NOISE / np.hypot(SCALE, NOISE)
+
+
+@pytest.fixture(scope="module")
+def smc():
+    """One run that several tests look at."""
+    return nd.infer.SMC(model, num_particles=128, num_islands=3).run(jax.random.key(0), Y)
+
+
+def test_the_evidence_counts_every_observed_site(smc):
+    """Also the one that says nothing about x."""
+    assert smc.log_evidences.shape == (3,)
+    assert abs(smc.log_evidence - exact_log_evidence()) < 5 * smc.log_evidence_error + 5e-3
+    evidences = np.exp(np.asarray(smc.log_evidences, np.float64))
+    np.testing.assert_allclose(smc.log_evidence, np.log(evidences.mean()), rtol=1e-5)
+    error = evidences.std(ddof=1) / np.sqrt(3) / evidences.mean()
+    np.testing.assert_allclose(smc.log_evidence_error, error, rtol=0.05, atol=1e-5)
+
+
+def test_samples_are_equally_weighted_draws(smc):
+    """Those of all islands are the grouped ones' law; resampled draws come from the particles."""
+    flat, grouped = smc.get_samples()["x"], smc.get_samples(group_by_chain=True)["x"]
+    assert flat.shape == (384, 2) and grouped.shape == (3, 128, 2)
+    particles = {tuple(x) for x in np.asarray(smc.particles.x).reshape(-1, 2).tolist()}
+    assert {tuple(x) for x in np.asarray(flat).tolist()} <= particles
+    for island in range(3):
+        own = {tuple(x) for x in np.asarray(smc.particles.x[island]).tolist()}
+        assert {tuple(x) for x in np.asarray(grouped[island]).tolist()} <= own
+    for draws in (flat, grouped.reshape(-1, 2)):
+        assert (abs(np.asarray(draws).mean(0) - POSTERIOR_MEAN) < 5 * POSTERIOR_SD * np.sqrt(2 / 384)).all()
+        assert (abs(np.asarray(draws).std(0) / POSTERIOR_SD - 1) < 5 / np.sqrt(384)).all()
+    np.testing.assert_array_equal(flat, smc.get_samples()["x"])
+
+
+def test_particles_have_islands_in_front(smc):
+    assert smc.particles.x.shape == (3, 128, 2)
+    assert smc.particles.log_weight.shape == (3, 128)
+    assert smc.particles.effective_size.shape == (3, 7)
+    assert len(np.unique(np.asarray(smc.particles.x)[..., 0])) > 300  # islands are independent
+
+
+def test_the_summary_names_the_site_and_the_evidence(smc, capsys):
+    smc.print_summary()
+    printed = capsys.readouterr().out
+    assert "x[0]" in printed and f"log evidence {smc.log_evidence:.3f} ±" in printed
+    assert "of 128 an island" in printed
+
+
+def test_draws_go_into_predictive(smc):
+    draws = Predictive(model, smc.get_samples())(jax.random.key(1))
+    assert draws["y"].shape == (384, 2)
+    error = 5 * np.hypot(POSTERIOR_SD, NOISE) * np.sqrt(2 / 384)
+    assert (abs(np.asarray(draws["y"]).mean(0) - POSTERIOR_MEAN) < error).all()
+
+
+def test_nothing_before_a_run():
+    smc = nd.infer.SMC(model)
+    for ask in (lambda: smc.particles, lambda: smc.log_evidence, smc.get_samples, smc.print_summary):
+        with pytest.raises(ValueError, match="SMC: expected a finished run; call run"):
+            ask()
+
+
+@pytest.mark.slow
+def test_a_model_that_is_impossible_everywhere_is_an_error():
+    def impossible():
+        numpyro.factor("never", jnp.where(numpyro.sample("x", PRIOR).sum() > 1e6, 0.0, -jnp.inf))
+
+    smc = nd.infer.SMC(impossible, num_particles=4, num_islands=2, num_steps=2)
+    with pytest.raises(ValueError, match="model: expected a positive density of the observed sites somewhere, got 0"):
+        smc.run(jax.random.key(0))
+
+
+@pytest.mark.slow
+def test_particles_double_until_the_evidence_is_good_enough():
+    poor = {"num_islands": 4, "twist": twists.PseudoInverse(), "progress_bar": False}
+    smc = nd.infer.SMC(model, num_particles=8, target_log_evidence_sd=0.3, **poor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        smc.run(jax.random.key(2), Y)
+    assert smc.num_particles in 8 * 2 ** np.arange(1, 11)
+    assert np.std(np.asarray(smc.log_evidences), ddof=1) <= 0.3
+    assert smc.get_samples()["x"].shape == (4 * smc.num_particles, 2)
+    short = nd.infer.SMC(model, num_particles=8, target_log_evidence_sd=1e-6, max_particles=11, **poor)
+    with pytest.warns(UserWarning, match="at 8 particles, more than target_log_evidence_sd = 1e-06; max_part"):
+        short.run(jax.random.key(2), Y)
+    assert short.num_particles == 8
+
+
+@pytest.mark.slow
+def test_one_island_has_no_error():
+    smc = nd.infer.SMC(model, num_particles=32, num_islands=1).run(jax.random.key(3), Y)
+    assert np.isnan(smc.log_evidence_error)
+    assert abs(smc.log_evidence - exact_log_evidence()) < 0.02
+
+
+@pytest.mark.slow
+def test_a_plate_is_a_product_of_evidences():
+    ys = np.array([[2.0, -0.5], [0.0, 1.0], [1.0, -1.5]])
+
+    def plated(ys):
+        with numpyro.plate("n", 3):
+            x = numpyro.sample("x", PRIOR)
+            numpyro.sample("y", dist.Normal(x, NOISE).to_event(1), obs=ys)
+
+    smc = nd.infer.SMC(plated, num_particles=256, num_islands=2).run(jax.random.key(4), ys)
+    assert smc.particles.x.shape == (2, 3, 256, 2)
+    truth = norm(LOC, np.hypot(SCALE, NOISE)).logpdf(ys).sum()
+    assert abs(smc.log_evidence - truth) < 0.02
+    flat, grouped = smc.get_samples()["x"], smc.get_samples(group_by_chain=True)["x"]
+    assert flat.shape == (512, 3, 2) and grouped.shape == (2, 256, 3, 2)
+    mean = LOC + SCALE**2 / (SCALE**2 + NOISE**2) * (ys - LOC)
+    for draws in (flat, grouped.reshape(512, 3, 2)):
+        assert (abs(np.asarray(draws).mean(0) - mean) < 5 * POSTERIOR_SD * np.sqrt(2 / 512)).all()
+
+
+@pytest.mark.slow
+def test_bits_and_the_priors_own_strides():
+    """A prior whose sampler takes fewer steps is that prior in SMC too."""
+    diffusion = nd.BinomialDiffusion(nd.schedules.erasing(6))
+    process = nd.ReverseProcess(diffusion, nd.denoisers.Enumerated(np.eye(3, dtype=int)), 3)
+    strided = nd.DiffusionPrior(process, sampler=nd.samplers.Ancestral(3))
+
+    def noisy():
+        x = numpyro.sample("x", strided)
+        numpyro.sample("y", dist.Bernoulli(0.9 * x + 0.1 * (1 - x)).to_event(1), obs=np.array([1, 0, 0]))
+
+    smc = nd.infer.SMC(noisy, num_particles=512, num_islands=4).run(jax.random.key(5))
+    assert smc.particles.effective_size.shape == (4, 4)
+    x = np.asarray(strided.sample(jax.random.key(6), (100_000,)))
+    likelihood = np.where(x == [1, 0, 0], 0.9, 0.1).prod(1)
+    error = np.hypot(likelihood.std() / likelihood.mean() / np.sqrt(100_000), smc.log_evidence_error)
+    assert abs(smc.log_evidence - np.log(likelihood.mean())) < 5 * error
+    truth = np.average(x[:, 0], weights=likelihood)
+    assert abs(np.asarray(smc.get_samples()["x"])[:, 0].mean() - truth) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_particles": 1}, "num_particles: expected a whole number of at least 2, got 1"),
+        ({"num_islands": 0}, "num_islands: expected a whole number of at least 1, got 0"),
+        ({"threshold": 2.0}, "threshold: expected a fraction"),
+        ({"target_log_evidence_sd": 0.0}, "target_log_evidence_sd: expected a positive number, got 0.0"),
+        ({"target_log_evidence_sd": 0.1, "num_islands": 1}, "num_islands: expected at least 2 with target"),
+        ({"max_particles": 1}, "max_particles: expected a whole number of at least 2"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        nd.infer.SMC(model, **options)
+
+
+def test_a_model_that_does_not_fit_says_why():
+    with pytest.raises(ValueError, match="site: expected the name of a latent site"):
+        nd.infer.SMC(lambda: numpyro.sample("y", dist.Normal(0.0, 1.0), obs=0.0)).run(jax.random.key(0))
