@@ -6,6 +6,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.infer import MCMC, NUTS
 
+import numpyro_diffusion as nd
 from numpyro_diffusion.convert import to_arviz
 
 
@@ -41,3 +42,41 @@ def test_nothing_is_excluded_unless_asked(run):
 def test_an_unknown_site_is_said(run):
     with pytest.raises(ValueError, match=r"exclude: expected some of the sites \['noise', 'x'\], got \['nose'\]"):
         to_arviz(run, exclude=["nose"])
+
+
+@pytest.fixture(scope="module")
+def smc():
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(6, -8, 3))
+    prior = nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), (2,)))
+
+    def model(y):
+        x = numpyro.sample("x", prior)
+        numpyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=y)
+
+    return nd.infer.SMC(model, num_particles=20, num_islands=3).run(jax.random.key(0), jnp.array([1.0, -1.0]))
+
+
+def test_smc_runs(smc, tmp_path):
+    draws = {"x": np.zeros((7, 2))}
+    data = to_arviz(smc, dims={"x": ["element"]}, prior=draws, posterior_predictive={"y": np.zeros((5, 2))})
+    assert data["posterior"]["x"].dims == ("chain", "draw", "element")
+    assert data["posterior"]["x"].shape == (3, 20, 2)
+    stats = data["sample_stats"]
+    assert stats["log_weight"].dims == ("chain", "particle") and stats["log_weight"].shape == (3, 20)
+    assert stats["effective_size"].shape == (3, 7)
+    np.testing.assert_allclose(stats["log_evidence"].values, smc.particles.log_evidence)
+    x = data["posterior"]["x"].values
+    expected = -0.5 * ((x - [1.0, -1.0]) ** 2).sum(-1) - np.log(2 * np.pi)
+    np.testing.assert_allclose(data["log_likelihood"]["y"].values, expected, rtol=1e-4)
+    assert data["prior"]["x"].shape == (1, 7, 2) and data["posterior_predictive"]["y"].shape == (1, 5, 2)
+    data.to_netcdf(str(tmp_path / "smc.nc"))
+
+
+def test_effective_sizes_are_drawn(smc):
+    ax = nd.plots.effective_size(smc)
+    assert len(ax.lines) == 4  # three islands and the number of particles
+
+
+def test_other_results_are_refused():
+    with pytest.raises(TypeError, match=r"result: expected a numpyro.infer.MCMC or a SMC, got dict"):
+        to_arviz({})

@@ -1,0 +1,70 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from numpyro_diffusion import diagnostics, plots
+
+
+def model():
+    x = numpyro.sample("x", dist.Normal(0.0, 1.0).expand((2,)).to_event(1))
+    numpyro.sample("y", dist.Normal(x, 1.0).to_event(1))
+
+
+class Conjugate:
+    """The exact posterior of `model`, or one whose spread is wrong by `factor`."""
+
+    def __init__(self, model, factor=1.0):
+        self.factor = factor
+
+    def run(self, key, **kwargs):
+        y = kwargs[diagnostics.OBSERVED_KWARG]["y"]
+        self.draws = y / 2 + self.factor * jnp.sqrt(0.5) * jax.random.normal(key, (99, 2))
+
+    def get_samples(self):
+        return {"x": self.draws}
+
+
+def calibrate(inference, **options):
+    return diagnostics.calibrate(
+        model, "x", inference, jax.random.key(0), observed="y", num_replicates=150, progress_bar=False, **options
+    )
+
+
+def test_an_exact_inference_has_uniform_ranks():
+    result = calibrate(Conjugate)
+    assert result.ranks["x"].shape == (150, 2)
+    assert result.worst() > 0.01
+    assert np.abs(result.coverage(0.9)["x"] - 0.9).max() < 4 * result.coverage_error(0.9)
+    assert np.abs(result.z_scores()["x"]).max() < 4
+
+
+def test_a_wrong_spread_is_found():
+    narrow = calibrate(lambda model: Conjugate(model, 0.5))
+    assert narrow.worst() < 1e-4
+    assert narrow.coverage(0.9)["x"].max() < 0.8
+
+
+def test_ranks_are_drawn():
+    axes = plots.ranks(calibrate(Conjugate))
+    assert [panel.get_title() for panel in axes] == ["x"]
+
+
+def test_quantities_replace_the_sites():
+    result = calibrate(Conjugate, quantities=lambda values: {"sum": values["x"].sum()})
+    assert result.ranks["sum"].shape == (150,)
+
+
+def test_ties_are_broken_at_random():
+    draws = {"b": jnp.zeros((9, 1000), int)}
+    ranks = diagnostics._rank(jax.random.key(0), {"b": jnp.zeros(1000, int)}, draws)["b"]
+    assert set(np.unique(ranks)) == set(range(10))
+
+
+def test_bad_input_is_said():
+    with pytest.raises(ValueError, match=r"site, observed: expected sites of the model, \['x', 'y'\], got \['z'\]"):
+        diagnostics.calibrate(model, "z", Conjugate, jax.random.key(0), observed="y", progress_bar=False)
+    with pytest.raises(ValueError, match="num_draws: expected at most the 99 draws"):
+        calibrate(Conjugate, num_draws=100)
