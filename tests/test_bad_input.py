@@ -93,7 +93,7 @@ VALUE_ERRORS = {
     "no pair": (lambda: _network(lambda x, t: jnp.zeros(3), "mean"), "fn: predicts='mean', .* needs a pair of outputs"),
     "logits of reals": (
         lambda: _network(lambda x, t: x, "logits"),
-        "predicts: 'logits' does not fit GaussianDiffusion",
+        "predicts: expected 'noise' or 'data' or 'velocity' or 'mean' with GaussianDiffusion, got 'logits'",
     ),
     "noise of bits": (
         lambda: _network(lambda x, t: x, "noise", BITS),

@@ -35,7 +35,7 @@ def digits(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]
 
     def inference(model: Any) -> MCMC:
         kernel = Gibbs([(nd.infer.ParticleGibbs(model, num_particles=16), ["x"]), (NUTS(model), None)])
-        return MCMC(kernel, num_warmup=100, num_samples=size, progress_bar=False, jit_model_args=True)
+        return MCMC(kernel, num_warmup=min(size, 100), num_samples=size, progress_bar=False, jit_model_args=True)
 
     def quantities(values: Any) -> dict[str, Any]:
         x = values["x"]
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=["a", "b", "c"], help="which of a, b, c")
     parser.add_argument("--output", type=Path, default=Path("figures"), help="folder of the pictures")
     options = parser.parse_args()
-    replicates, size = (8, 60) if options.short else (200, 1000)
+    replicates, size = (3, 40) if options.short else (200, 1000)
     print("| check | quantity | p (χ², 10 bins) | 90% interval covers | mean rank, in s.e. | seconds |")
     print("|---|---|---|---|---|---|")
     for name, run in (("a", digits), ("b", smc), ("c", nuts)):

@@ -2,6 +2,7 @@
 
 from .base import AbstractFactor as AbstractFactor
 from .base import Product as Product
+from .base import factors_of as factors_of
 from .callable import Factor as Factor
 from .delta import Delta as Delta
 from .elementwise import Elementwise as Elementwise

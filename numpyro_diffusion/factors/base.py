@@ -87,6 +87,11 @@ class Product(AbstractFactor):
         return total, law
 
 
+def factors_of(factor: AbstractFactor) -> tuple[AbstractFactor, ...]:
+    """The factors of a product, or the one there is."""
+    return factor.factors if isinstance(factor, Product) else (factor,)
+
+
 def batched_log_r(factor: AbstractFactor, x: ArrayLike, event_shape: tuple[int, ...]) -> Array:
     """log r for examples with leading dimensions, shape (*batch,)."""
     x = jnp.asarray(x)

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.tree_util import Partial
 from numpyro.handlers import trace
 from numpyro.primitives import Messenger
 
+from .._checks import is_concrete
 from ..distributions import DiffusionPrior
 from ..factors import AbstractFactor, Elementwise, Factor, Gaussian, LinearGaussian, Product, simplify
 from ..samplers import Ancestral
@@ -186,11 +188,27 @@ def _part(
         )
     if batch > len(frames) and batch:
         raise ValueError(f"site: expected the batch of {site!r} to come from plates, got a batch shape of its own")
+    if batch:
+        _check_independent(run, name, x, batch, site)
     plain = msg["scale"] is None
     if bits:
         elementwise = plain and _bits(run, name, x)
         return elementwise or _any(run, name, x, batch)
     return (plain and _gaussian(run, name, msg, x, batch)) or _any(run, name, x, batch)
+
+
+def _check_independent(run: Any, name: str, x: Array, batch: int, site: str) -> None:
+    """Raise ``ValueError`` if one element of the plate changes what the site says of another; needs known values."""
+    one = jnp.asarray(np.random.default_rng(0).random(x.shape) > 0.5, dtype=x.dtype)
+    flat = lambda x: _batch_first(_log_density(run(x)[name]), batch, 0).reshape(_size(x.shape[:batch]), -1)
+    lead = lambda x: x.reshape((-1, *x.shape[batch:]))
+    changed = lead(one).at[0].set(1 - lead(one)[0]).reshape(x.shape)
+    before, after = flat(one), flat(changed)
+    if is_concrete(before) and not np.array_equal(before[1:], after[1:], equal_nan=True):
+        raise ValueError(
+            f"model: {name!r} depends on {site!r} across the plate they share, whose elements must be independent; "
+            "use one site of a larger event instead"
+        )
 
 
 def _bits(run: Any, name: str, x: Array) -> AbstractFactor | None:

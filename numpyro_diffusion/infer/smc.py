@@ -80,6 +80,7 @@ class SMC:
         """Run, with the model's arguments; returns itself."""
         key, self._key = jax.random.split(key)
         self.args, self.kwargs = args, kwargs
+        extract(self.model, self.site, args, kwargs)  # outside of any compiled code, where values can be checked
         wanted = self.target_log_evidence_sd
         bar = tqdm(disable=wanted is None or not self.progress_bar, desc="SMC", unit="run")
         while True:

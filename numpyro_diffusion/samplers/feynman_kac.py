@@ -10,7 +10,7 @@ from jax import Array
 
 from .._batching import batched_map
 from .._checks import check_count
-from ..factors import AbstractFactor, simplify
+from ..factors import AbstractFactor, Delta, factors_of, simplify
 from ..process import ReverseProcess
 from ..twists import AbstractTwist, TwistedStep, default_twist, last_step
 from .ancestral import Ancestral
@@ -64,6 +64,11 @@ class TwistedChain(eqx.Module):
         self.times = tuple(int(t) for t in Ancestral(num_steps).times(process))
         kernel = lambda: process.last_kernel(jnp.zeros(process.event_shape))
         self.ends_exactly = jax.eval_shape(lambda: factor.multiply(kernel())) is not None
+        if not self.ends_exactly and any(isinstance(part, Delta) for part in factors_of(factor)):
+            raise ValueError(
+                "factor: expected known coordinates (Delta) alone or with factors of single elements, whose product "
+                f"the last step takes in closed form, got {[type(part).__name__ for part in factors_of(factor)]}"
+            )
         self.chunk = None if chunk is None else check_count("chunk", chunk)
 
     @property

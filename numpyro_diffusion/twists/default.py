@@ -1,10 +1,10 @@
 """The twist that fits a factor, where the user names none."""
 
 from ..diffusions import GaussianDiffusion
-from ..factors import AbstractFactor, Delta, Elementwise, Gaussian, LinearGaussian
+from ..factors import AbstractFactor, Delta, Elementwise, Gaussian, LinearGaussian, factors_of
 from ..process import ReverseProcess
 from .base import AbstractTwist
-from .linear import MomentMatched, PseudoInverse, factors_of, observation_size
+from .linear import MomentMatched, PseudoInverse, observation_size
 from .tweedie import Tweedie
 
 LARGEST_EXACT = 16

@@ -15,7 +15,7 @@ from numpyro.distributions import Distribution
 from .._checks import check_choice, check_count
 from ..denoisers.base import normal
 from ..diffusions import GaussianDiffusion
-from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, Product
+from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, factors_of
 from ..factors.gaussian import condition
 from ..factors.low_rank import LoweredNormal
 from ..process import ReverseProcess
@@ -97,11 +97,6 @@ class PseudoInverse(AbstractTwist):
         value, outer = jax.value_and_grad(log_psi)(mean)
         (gradient,) = pull(outer)
         return TwistedStep(value, kernel, moved(process, kernel, gradient, t, s))
-
-
-def factors_of(factor: AbstractFactor) -> tuple[AbstractFactor, ...]:
-    """The factors of a product, or the one there is."""
-    return factor.factors if isinstance(factor, Product) else (factor,)
 
 
 def _inflated(factor: AbstractFactor, known: Any, mean: Array, variance: Array) -> Array:

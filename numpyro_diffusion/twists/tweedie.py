@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..diffusions import GaussianDiffusion
-from ..factors import AbstractFactor, Delta, Product
+from ..factors import AbstractFactor, Delta, factors_of
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep, tilt
 
@@ -22,7 +22,7 @@ class Tweedie(AbstractTwist):
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
         """Not for known coordinates."""
         del process
-        if any(isinstance(part, Delta) for part in (factor.factors if isinstance(factor, Product) else (factor,))):
+        if any(isinstance(part, Delta) for part in factors_of(factor)):
             raise ValueError("twist: Tweedie has no gradient for a Delta factor; take PseudoInverse or MomentMatched")
 
     def step(

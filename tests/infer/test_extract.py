@@ -389,6 +389,12 @@ def across():
     observe("y", dist.Normal(x.sum(0), 1.0).to_event(1), Y3)
 
 
+def across_inside():
+    with numpyro.plate("n", 4):
+        x = draw_x()
+        observe("y", dist.Normal(jnp.roll(x, 1, 0).sum(-1), 1.0), np.zeros(4))
+
+
 def nothing():
     draw_x()
     observe("y", dist.Normal(0.0, 1.0), 0.3)
@@ -430,6 +436,7 @@ REFUSED = {
     later_latent: "model: expected a value for the other latent site 'gain'",
     subsampled: "model: plate 'n' subsamples",
     across: "model: 'y' depends on 'x' but is outside of its plate 'n'",
+    across_inside: "model: 'y' depends on 'x' across the plate they share",
     masked_site: "site: expected a DiffusionPrior, neither masked nor made an event, got MaskedDistribution",
     scaled_site: "site: expected 'x' without a scale",
     event_site: "site: expected a DiffusionPrior, .* got Independent",
