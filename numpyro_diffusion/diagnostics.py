@@ -33,7 +33,8 @@ class Calibration(NamedTuple):
 
         The bins are as equal as whole numbers allow, and the test knows their true sizes.
         """
-        edges = np.round(np.linspace(0, self.num_draws + 1, check_count("num_bins", num_bins, 2) + 1))
+        count = min(check_count("num_bins", num_bins, 2), self.num_draws + 1)
+        edges = np.round(np.linspace(0, self.num_draws + 1, count + 1))
         share = np.diff(edges) / (self.num_draws + 1)
 
         def test(ranks: np.ndarray) -> float:

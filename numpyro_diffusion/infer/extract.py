@@ -167,7 +167,7 @@ def _refuse(msg: dict[str, Any], site: str) -> None:
     if latent and msg["name"] != site:
         raise ValueError(
             f"model: expected a value for the other latent site {msg['name']!r}; give it with "
-            f"numpyro.handlers.substitute(model, data={{{msg['name']!r}: …}})"
+            f"numpyro.handlers.substitute(model, data={{{msg['name']!r}: …}}); the diffusion site is {site!r}"
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -86,9 +87,8 @@ class ParticleGibbs(MCMCKernel):
     ) -> ParticleGibbsState:
         """A first chain from SMC; for several chains at once, `rng_key` is an array of keys."""
         del num_warmup, init_params
-        if not is_prng_key(rng_key):
-            return jax.vmap(lambda key: self._init(key, model_args, model_kwargs))(rng_key)
-        return self._init(rng_key, model_args, model_kwargs)
+        self._extract(model_args, model_kwargs)  # outside of compiled code, where values can be checked
+        return _start(self, rng_key, model_args, model_kwargs)
 
     def sample(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
         """One step."""
@@ -145,3 +145,10 @@ class ParticleGibbs(MCMCKernel):
         batch = path.changed.ndim
         x_0 = path.x[(slice(None),) * batch + (0,)]
         return ParticleGibbsState({self.site: x_0}, path.x, path.effective_size, path.changed, key)
+
+
+@eqx.filter_jit
+def _start(kernel: ParticleGibbs, rng_key: Array, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
+    if not is_prng_key(rng_key):
+        return jax.vmap(lambda key: kernel._init(key, model_args, model_kwargs))(rng_key)
+    return kernel._init(rng_key, model_args, model_kwargs)

@@ -237,7 +237,7 @@ UNEVEN = lambda z, t: (z, z[0])
         ),
         (
             lambda: ReverseProcess(_diffusion(), Network(PLAIN, "logits"), 2),
-            "predicts: 'logits' does not fit GaussianDiffusion",
+            "predicts: expected 'noise' or 'data' .* with GaussianDiffusion, got 'logits'",
         ),
         (
             lambda: ReverseProcess(BITS, Network(PLAIN, "noise"), 2),
