@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -75,6 +76,7 @@ def test_smc_runs(smc, tmp_path):
 def test_effective_sizes_are_drawn(smc):
     ax = nd.plots.effective_size(smc)
     assert len(ax.lines) == 4  # three islands and the number of particles
+    plt.close(ax.figure)
 
 
 def test_other_results_are_refused():

@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -50,6 +51,7 @@ def test_a_wrong_spread_is_found():
 def test_ranks_are_drawn():
     axes = plots.ranks(calibrate(Conjugate))
     assert [panel.get_title() for panel in axes] == ["x"]
+    plt.close(axes[0].figure)
 
 
 def test_quantities_replace_the_sites():
