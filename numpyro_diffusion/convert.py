@@ -73,7 +73,7 @@ def to_arviz(
     for name, draws in (("prior", prior), ("posterior_predictive", posterior_predictive)):
         if draws is not None:
             groups[name] = build({site: np.asarray(value)[None] for site, value in draws.items()}, lead)
-    if hasattr(az, "InferenceData"):  # ArviZ 0.x
+    if az.__version__.startswith("0."):
         return az.InferenceData(**groups)
     return xr.DataTree.from_dict({name: group for name, group in groups.items() if group})
 
