@@ -53,3 +53,19 @@ def check_binary(name: str, value: Any) -> None:
         bad = (array != 0) & (array != 1)
         if bad.any():
             raise ValueError(f"{name}: expected only 0 and 1, got {array[bad].flat[0]!r} among others")
+
+
+def check_broadcast(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` unless `shape` broadcasts to `wanted`."""
+    try:
+        fits = np.broadcast_shapes(shape, wanted) == tuple(wanted)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name}: expected a shape that broadcasts to {wanted}, got {shape}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise ``ValueError`` unless all of a concrete `value` is positive."""
+    if is_concrete(value) and not (np.asarray(value) > 0).all():
+        raise ValueError(f"{name}: expected positive numbers, got a minimum of {np.min(np.asarray(value))}")

@@ -7,5 +7,5 @@ from .callable import Factor as Factor
 from .delta import Delta as Delta
 from .elementwise import Elementwise as Elementwise
 from .gaussian import Gaussian as Gaussian
-from .gaussian import LinearGaussian as LinearGaussian
+from .linear import LinearGaussian as LinearGaussian
 from .simplify import simplify as simplify

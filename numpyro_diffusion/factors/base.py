@@ -39,6 +39,14 @@ class AbstractFactor(eqx.Module):
                 f"factor: expected log r(x) of shape () for an example of shape {event_shape}, got {answer.shape}"
             )
 
+    def check_kind(self, discrete: bool, wanted: bool) -> None:
+        """Raise ``ValueError`` if the prior is over bits where real numbers are wanted, or the other way round."""
+        if discrete != wanted:
+            names = ("real numbers", "bits")
+            raise ValueError(
+                f"factor: {type(self).__name__} is for {names[wanted]}, got a prior over {names[discrete]}"
+            )
+
     def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
         """Multiply a factorised law of x (`Normal` or `Bernoulli`, one event) by r in closed form.
 

@@ -7,9 +7,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions.discrete import BernoulliLogits
 
-from .._checks import check_finite, is_concrete
+from .._checks import check_broadcast, check_finite, is_concrete
 from .base import AbstractFactor
-from .gaussian import check_broadcast
 from .low_rank import PartlyKnown, elements
 
 

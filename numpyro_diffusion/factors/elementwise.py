@@ -7,9 +7,8 @@ from jax.nn import log_sigmoid
 from jax.typing import ArrayLike
 from numpyro.distributions.discrete import BernoulliLogits
 
-from .._checks import check_finite
+from .._checks import check_broadcast, check_finite
 from .base import AbstractFactor
-from .gaussian import check_broadcast
 from .low_rank import elements
 
 
@@ -38,8 +37,7 @@ class Elementwise(AbstractFactor):
 
     def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
         """For bits, of a shape that broadcasts to one example."""
-        if not discrete:
-            raise ValueError("factor: Elementwise is for bits, got a prior over real numbers")
+        self.check_kind(discrete, True)
         for name in ("log_one", "log_zero"):
             check_broadcast(name, getattr(self, name).shape, event_shape)
 

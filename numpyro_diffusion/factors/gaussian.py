@@ -1,23 +1,16 @@
-"""Gaussian observations of x: of x itself, or of a linear map of it."""
+"""Single elements of x, observed in Gaussian noise."""
 
-from collections.abc import Callable
-
-import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jax import Array
-from jax.scipy.linalg import solve_triangular
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from .._checks import check_finite, is_concrete
+from .._checks import check_broadcast, check_finite, check_positive
 from ..denoisers.base import normal
-from .base import AbstractFactor, as_function
-from .low_rank import LoweredNormal, elements
-
-Operator = Callable[[Array], Array]
+from .base import AbstractFactor
+from .linear import LinearGaussian
+from .low_rank import elements
 
 
 class Gaussian(AbstractFactor):
@@ -39,7 +32,7 @@ class Gaussian(AbstractFactor):
     def __init__(self, loc: ArrayLike, scale: ArrayLike, gain: ArrayLike = 1.0) -> None:
         check_finite("loc", loc)
         check_finite("gain", gain)
-        _check_positive("scale", scale)
+        check_positive("scale", scale)
         self.loc, self.scale, self.gain = (jnp.asarray(part, dtype=float) for part in (loc, scale, gain))
 
     def log_r(self, x: Array) -> Array:
@@ -50,7 +43,7 @@ class Gaussian(AbstractFactor):
 
     def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
         """`loc`, `scale` and `gain` must broadcast to one example of real numbers."""
-        check_real(self, discrete)
+        self.check_kind(discrete, False)
         for name in ("loc", "scale", "gain"):
             check_broadcast(name, getattr(self, name).shape, event_shape)
 
@@ -77,259 +70,3 @@ class Gaussian(AbstractFactor):
         """Standard deviations, 1 where nothing is observed, and where something is."""
         seen = jnp.isfinite(self.scale)
         return jnp.where(seen, self.scale, 1.0), seen
-
-
-class LinearGaussian(AbstractFactor):
-    """r(x) = N(observation; A x, noise).
-
-    Args:
-        observation: y, of any shape `seen`.
-        operator: A, as an array of shape (*seen, *event) or (y.size, x.size) that acts on flattened x, or as a linear
-            callable from one example to an array of shape `seen`. Callables are checked to be linear.
-        scale: standard deviation of the noise, scalar or of shape `seen`, positive; or, for a `y` of one dimension,
-            its covariance matrix, shape (y.size, y.size).
-        mask: which elements of `y` count, shape `seen`; all unless given. Not with a covariance matrix.
-
-    Raises:
-        ValueError: values that are not finite, shapes that do not fit, `scale` not positive, a covariance that is not
-            symmetric and positive definite, an operator that is not linear.
-    """
-
-    observation: Array
-    operator: Array | Operator
-    scale: Array
-    mask: Array | None
-
-    def __init__(
-        self,
-        observation: ArrayLike,
-        operator: ArrayLike | Operator,
-        scale: ArrayLike,
-        *,
-        mask: ArrayLike | None = None,
-    ) -> None:
-        check_finite("observation", observation)
-        self.observation = jnp.asarray(observation, dtype=float)
-        seen = self.observation.shape
-        self.operator = as_function(operator) if callable(operator) else jnp.asarray(operator, dtype=float)
-        if isinstance(self.operator, Array):
-            check_finite("operator", operator)
-            if self.operator.shape[: len(seen)] != seen and self.operator.shape[:1] != (self.observation.size,):
-                raise ValueError(
-                    f"operator: expected shape ({self.observation.size}, x.size) or (*{seen}, *event) for an "
-                    f"observation of shape {seen}, got {self.operator.shape}"
-                )
-        self.scale = _noise(scale, self.observation)
-        self.mask = None if mask is None else jnp.asarray(mask, dtype=bool)
-        if self.mask is not None and (self.mask.shape != seen or self.is_covariance):
-            raise ValueError(
-                f"mask: expected shape {seen}, that of the observation, and a scale that is no covariance; "
-                f"got mask {self.mask.shape} and scale {self.scale.shape}"
-            )
-
-    @property
-    def is_covariance(self) -> bool:
-        """Whether `scale` is a covariance matrix."""
-        return self.scale.ndim == 2 and self.observation.ndim == 1
-
-    @property
-    def num_observed(self) -> int:
-        """Size of the observation, hidden elements included."""
-        return self.observation.size
-
-    @property
-    def seen(self) -> Array:
-        """Flat mask of the observation as numbers, shape (y.size,)."""
-        size = self.num_observed
-        return jnp.ones(size) if self.mask is None else self.mask.reshape(-1).astype(self.observation.dtype)
-
-    def apply(self, x: Array) -> Array:
-        """A x, flat, shape (y.size,), 0 where the observation is hidden."""
-        if isinstance(self.operator, Array):
-            out = self.operator.reshape(self.num_observed, -1) @ x.reshape(-1)
-        else:
-            out = jnp.asarray(self.operator(x)).reshape(-1)
-        return out * self.seen
-
-    def transpose(self, y: Array, event_shape: tuple[int, ...]) -> Array:
-        """Aᵀ y for a flat `y`, shape `event`."""
-        (x,) = jax.linear_transpose(lambda x: self.apply(x), jax.ShapeDtypeStruct(event_shape, self.observation.dtype))(
-            y
-        )
-        return x
-
-    def rows(self, event_shape: tuple[int, ...]) -> Array:
-        """A as rows, shape (y.size, *event): only for observations with few elements."""
-        if isinstance(self.operator, Array):
-            return self.operator.reshape(self.num_observed, *event_shape) * self.seen.reshape(
-                (-1,) + (1,) * len(event_shape)
-            )
-        return jax.vmap(lambda row: self.transpose(row, event_shape))(jnp.eye(self.num_observed))
-
-    def residual(self, x: Array) -> Array:
-        """y − A x, flat, shape (y.size,), 0 where the observation is hidden."""
-        return (self.observation.reshape(-1) - self.apply(x)) * self.seen
-
-    def noise_variance(self) -> Array:
-        """Variance of each element of the noise, flat; 1 where the observation is hidden."""
-        if self.is_covariance:
-            return jnp.diagonal(self.scale)
-        variance = jnp.broadcast_to(self.scale**2, self.observation.shape).reshape(-1)
-        return jnp.where(self.seen > 0, variance, 1.0)
-
-    def covariance(self, signal: Array | None = None) -> Array:
-        """Covariance of y: that of the noise, 1 on the diagonal where it is hidden, plus A V Aᵀ = `signal`."""
-        noise = self.scale if self.is_covariance else jnp.diag(self.noise_variance())
-        return noise if signal is None else noise + signal
-
-    def log_density(self, square: Array, log_det: Array) -> Array:
-        """log N(y; …) from the Mahalanobis square and the log determinant over the observed elements."""
-        return -0.5 * (square + log_det + jnp.sum(self.seen) * jnp.log(2 * jnp.pi))
-
-    def log_r(self, x: Array) -> Array:
-        """log N(y; A x, noise) in nats."""
-        residual = self.residual(x)
-        if not self.is_covariance:
-            variance = self.noise_variance()
-            return self.log_density(jnp.sum(residual**2 / variance), jnp.sum(jnp.log(variance)))
-        factor = jnp.linalg.cholesky(self.scale)
-        white = solve_triangular(factor, residual, lower=True)
-        return self.log_density(white @ white, 2 * jnp.sum(jnp.log(jnp.diagonal(factor))))
-
-    def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
-        """Condition a factorised normal on the observation: exact, by a Cholesky factor of y's covariance."""
-        if not isinstance(elements(law), dist.Normal):
-            return None
-        rows = self.rows(law.event_shape)
-        log_r, shift, directions = condition(self, self.residual(law.mean), rows * law.variance, rows)
-        scale = jnp.sqrt(law.variance)
-        safe = jnp.where(scale > 0, scale, 1.0)
-        return log_r, LoweredNormal(law.mean + shift, scale, directions / safe)
-
-    def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
-        """The operator must be a linear map from one example to the observation."""
-        check_real(self, discrete)
-        if isinstance(self.operator, Array):
-            if self.operator.size != self.num_observed * int(np.prod(event_shape)):
-                raise ValueError(
-                    f"operator: expected {self.num_observed} rows for examples of shape {event_shape}, "
-                    f"got shape {self.operator.shape}"
-                )
-            return
-        check_linear(self.operator, self.observation.shape, event_shape)
-
-    def linear(self, event_shape: tuple[int, ...]) -> "LinearGaussian":
-        """Itself."""
-        del event_shape
-        return self
-
-
-def condition(
-    factor: LinearGaussian, residual: Array, covariances: Array, rows: Array, *, project: bool = False
-) -> tuple[Array, Array, Array]:
-    """Condition x on y, given Cov[y, x] before noise.
-
-    Args:
-        factor: the observation.
-        residual: y − A E[x], flat.
-        covariances: Cov[A x, x] as rows, shape (y.size, *event).
-        rows: A as rows, likewise.
-        project: whether Cov[A x] may be no covariance (a network's Jacobian) and is made one.
-
-    Returns:
-        log N(y; A E[x], Cov[y]) in nats; E[x | y] − E[x], shape `event`; and directions W, shape (y.size, *event),
-        with Cov[x | y] = Cov[x] − Wᵀ W.
-    """
-    flat, size = covariances.reshape(len(covariances), -1), len(covariances)
-    signal = flat @ rows.reshape(size, -1).T
-    signal = (signal + signal.T) / 2
-    if project:
-        values, vectors = jnp.linalg.eigh(signal)
-        signal = (vectors * jnp.clip(values, 0.0)) @ vectors.T
-    lower = jnp.linalg.cholesky(factor.covariance(signal))
-    white = solve_triangular(lower, residual, lower=True)
-    directions = solve_triangular(lower, flat, lower=True)
-    log_r = factor.log_density(white @ white, 2 * jnp.sum(jnp.log(jnp.diagonal(lower))))
-    return log_r, (white @ directions).reshape(rows.shape[1:]), directions.reshape(rows.shape)
-
-
-class Stack(eqx.Module):
-    """The operator of several observations of one x, end to end."""
-
-    factors: tuple[LinearGaussian, ...]
-
-    def __call__(self, x: Array) -> Array:
-        """All of A x, flat."""
-        return jnp.concatenate([factor.apply(x) for factor in self.factors])
-
-
-def stack(factors: tuple[LinearGaussian, ...]) -> LinearGaussian:
-    """The product of observations as one, exact."""
-    observation = jnp.concatenate([factor.observation.reshape(-1) for factor in factors])
-    if not any(factor.is_covariance for factor in factors):
-        scale = jnp.sqrt(jnp.concatenate([factor.noise_variance() for factor in factors]))
-        mask = jnp.concatenate([factor.seen for factor in factors]) > 0
-        return LinearGaussian(observation, Stack(factors), scale, mask=mask)
-    # Correlated noise has no mask: what is hidden is 0, seen as 0 with variance 1/2π, a factor of 1.
-    seen = jnp.concatenate([factor.seen for factor in factors])
-    noise = jax.scipy.linalg.block_diag(*[factor.covariance() for factor in factors])
-    noise = jnp.where(jnp.diag(seen == 0), 1 / (2 * jnp.pi), noise)
-    return LinearGaussian(jnp.where(seen > 0, observation, 0.0), Stack(factors), noise)
-
-
-def _noise(scale: ArrayLike, observation: Array) -> Array:
-    array = jnp.asarray(scale, dtype=float)
-    check_finite("scale", scale)
-    if array.shape == (observation.size, observation.size) and observation.ndim == 1 and array.ndim == 2:
-        if is_concrete(array):
-            matrix = np.asarray(array, dtype=np.float64)
-            least = np.linalg.eigvalsh((matrix + matrix.T) / 2).min()
-            if not np.allclose(matrix, matrix.T, rtol=1e-5) or least <= 1e-7 * np.abs(matrix).max():
-                raise ValueError(
-                    "scale: expected a symmetric positive definite covariance, "
-                    f"got one whose smallest eigenvalue is {least:.3g}"
-                )
-        return array
-    _check_positive("scale", scale)
-    check_broadcast("scale", array.shape, observation.shape)
-    return array
-
-
-def check_linear(operator: Operator, seen: tuple[int, ...], event_shape: tuple[int, ...]) -> None:
-    """Raise ``ValueError`` unless `operator` maps one example linearly to an array of shape `seen`."""
-    generator = np.random.default_rng(0)
-    one, two = (jnp.asarray(generator.standard_normal(event_shape), dtype=float) for _ in range(2))
-    shape = jax.eval_shape(lambda x: operator(x), one).shape
-    if shape != seen:
-        raise ValueError(f"operator: expected a result of the observation's shape {seen}, got {shape}")
-    zero, sum_, a, b = (operator(x) for x in (0 * one, one - 2.5 * two, one, two))
-    if not all(is_concrete(value) for value in (zero, sum_, a, b)):
-        return
-    size = np.max(np.abs([a, b])) + 1e-30
-    excess = max(np.max(np.abs(zero)), np.max(np.abs(sum_ - (a - 2.5 * b))))
-    if not excess <= 1e-3 * size:
-        raise ValueError(
-            "operator: expected a linear map, A(x + c y) = A x + c A y and A 0 = 0, "
-            f"got a difference of {excess:.3g} for values of size {size:.3g}"
-        )
-
-
-def check_real(factor: AbstractFactor, discrete: bool) -> None:
-    """Raise ``ValueError`` for bits."""
-    if discrete:
-        raise ValueError(f"factor: {type(factor).__name__} is for real numbers, got a prior over bits")
-
-
-def check_broadcast(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """Raise ``ValueError`` unless `shape` broadcasts to `wanted`."""
-    try:
-        fits = np.broadcast_shapes(shape, wanted) == tuple(wanted)
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(f"{name}: expected a shape that broadcasts to {wanted}, got {shape}")
-
-
-def _check_positive(name: str, value: ArrayLike) -> None:
-    if is_concrete(value) and not (np.asarray(value) > 0).all():
-        raise ValueError(f"{name}: expected positive numbers, got a minimum of {np.min(np.asarray(value))}")

@@ -2,7 +2,8 @@
 
 from .base import AbstractFactor, Product
 from .delta import Delta
-from .gaussian import Gaussian, LinearGaussian, stack
+from .gaussian import Gaussian
+from .linear import LinearGaussian, stack
 
 
 def simplify(factor: AbstractFactor, event_shape: tuple[int, ...]) -> AbstractFactor:

@@ -78,9 +78,9 @@ class KBound(AbstractLikelihood):
         num_times: how many of the T − 1 KL terms each draw evaluates: one, chosen at random, from each of as many
             equal strata, weighted by the stratum's size. All of them unless given.
         antithetic: whether draws come in pairs with mirrored noise.
-        chunk: at most so many network calls (a pair at least) are batched at a time, forward and backward; bounds the
-            memory. A call of the estimator on a batch of examples keeps to it; the `log_prob` of a prior maps over its
-            values, and batches so many calls for each of them.
+        chunk: at most so many network calls are batched at a time, forward and backward; bounds the memory. A call of
+            the estimator on a batch of examples keeps to it; the `log_prob` of a prior maps over its values, and
+            batches so many calls for each of them.
 
     Raises:
         ValueError: counts that are not whole numbers of at least 1; an odd `num_samples` above 1 with `antithetic`;
@@ -116,34 +116,30 @@ class KBound(AbstractLikelihood):
         count = process.num_steps - 1 if self.num_times is None else self.num_times
         if count > process.num_steps - 1:
             raise ValueError(f"num_times: expected at most T - 1 = {process.num_steps - 1}, got {count}")
-        mirrored = 2 if self.antithetic else 1
-        replicates = jnp.arange(self.num_samples // mirrored)
-        chunk = None if self.chunk is None else max(1, self.chunk // mirrored)
+        draw = lambda sample: self._draw(key, process, x_0, sample, count)
+        step, weight, recon = batched_map(draw, jnp.arange(self.num_samples), self.chunk)
+        pairs = (jnp.repeat(jnp.arange(self.num_samples), count), jnp.tile(jnp.arange(count), self.num_samples))
+        term = lambda pair: step_kl(process, x_0, step[pair], self._noise(key, process, pair[0], pair[1] + 2))
+        kl = batched_map(term, pairs, self.chunk).reshape(step.shape)
+        return _assemble(process, x_0, step, weight * kl, recon, self.antithetic)
 
-        def draw(replicate: Array) -> tuple[Array, Array, Array]:
-            """Steps and their weights, shape (count,), and the reconstruction term of each noise, shape (mirrored,)."""
-            steps = stratified_steps(self._key(key, replicate, 0), process.num_steps, count)
-            noises = self._noises(self._key(key, replicate, 1), process)
-            return *steps, jax.vmap(lambda noise: reconstruction(process, x_0, noise))(noises)
+    def _draw(
+        self, key: Array, process: ReverseProcess, x_0: Array, sample: Array, count: int
+    ) -> tuple[Array, Array, Array]:
+        """One draw's steps and their weights, shape (count,), and its reconstruction term, shape ()."""
+        replicate = sample // 2 if self.antithetic else sample
+        key_steps = jax.random.fold_in(jax.random.fold_in(key, replicate), 0)
+        step, weight = stratified_steps(key_steps, process.num_steps, count)
+        return step, weight, reconstruction(process, x_0, self._noise(key, process, sample, 1))
 
-        def term(pair: tuple[Array, Array]) -> Array:
-            """One KL term of each noise, shape (mirrored,)."""
-            noises = self._noises(self._key(key, pair[0], pair[1] + 2), process)
-            return jax.vmap(lambda noise: step_kl(process, x_0, step[pair], noise))(noises)
-
-        step, weight, recon = batched_map(draw, replicates, chunk)
-        pairs = (jnp.repeat(replicates, count), jnp.tile(jnp.arange(count), len(replicates)))
-        kl = weight[:, None] * jnp.moveaxis(batched_map(term, pairs, chunk).reshape((*step.shape, mirrored)), -1, 1)
-        samples = (jnp.repeat(step, mirrored, axis=0), kl.reshape((-1, count)), recon.reshape(-1))
-        return _assemble(process, x_0, *samples, self.antithetic)
-
-    def _key(self, key: Array, replicate: Array, index: Array | int) -> Array:
-        return jax.random.fold_in(jax.random.fold_in(key, replicate), index)
-
-    def _noises(self, key: Array, process: ReverseProcess) -> Array:
-        """Standard noise and its mirror image, if any; drawn where it is used, so that no array of all of it exists."""
+    def _noise(self, key: Array, process: ReverseProcess, sample: Array, index: Array | int) -> Array:
+        """Standard noise for one draw and time; drawn where it is used, so that no array of all of it exists."""
+        replicate = sample // 2 if self.antithetic else sample
+        key = jax.random.fold_in(jax.random.fold_in(key, replicate), index)
         noise = process.diffusion.marginal_noise(key, process.event_shape)
-        return jnp.stack([noise, process.diffusion.mirror_noise(noise)]) if self.antithetic else noise[None]
+        if not self.antithetic:
+            return noise
+        return jnp.where(sample % 2 == 0, noise, process.diffusion.mirror_noise(noise))
 
 
 def step_kl(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Array:

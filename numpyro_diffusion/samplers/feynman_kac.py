@@ -135,6 +135,41 @@ class TwistedChain(eqx.Module):
         return batched_map(maybe, (keys, step, is_known), self.chunk)
 
 
+class ParticleSampler(eqx.Module):
+    """The arguments of `TwistedSMC` and `ParticleGibbs`, and the chain they make of a process and a factor."""
+
+    num_particles: int = eqx.field(static=True)
+    twist: AbstractTwist | None
+    num_steps: int | None = eqx.field(static=True)
+    threshold: float = eqx.field(static=True)
+    chunk: int | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        num_particles: int,
+        twist: AbstractTwist | None = None,
+        *,
+        num_steps: int | None = None,
+        threshold: float = 0.5,
+        chunk: int | None = None,
+    ) -> None:
+        self.num_particles = check_count("num_particles", num_particles, 2)
+        self.twist = twist
+        self.num_steps = None if num_steps is None else check_count("num_steps", num_steps, 2)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold: expected a fraction in [0, 1], got {threshold}")
+        self.threshold = float(threshold)
+        self.chunk = None if chunk is None else check_count("chunk", chunk)
+
+    def chain(self, process: ReverseProcess, factor: AbstractFactor) -> TwistedChain:
+        """The twisted chain, checked and ready."""
+        return TwistedChain(process, factor, self.twist, self.num_steps, self.chunk)
+
+    def poor(self, size: Array) -> Array:
+        """Whether so few effective particles call for resampling."""
+        return size < self.threshold * self.num_particles
+
+
 def _ratio(step: TwistedStep, x: Array) -> Array:
     """log p(x | x_t) − log proposal(x | x_t) − log ψ_t(x_t)."""
     return step.kernel.log_prob(x) - step.proposal.log_prob(x) - step.log_psi

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -11,9 +10,8 @@ from .._checks import check_event
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
 from ..twists import AbstractTwist
-from .feynman_kac import Cloud, TwistedChain
+from .feynman_kac import Cloud, ParticleSampler, TwistedChain
 from .resampling import effective_size
-from .smc import TwistedSMC
 
 
 class Path(NamedTuple):
@@ -32,7 +30,7 @@ class Path(NamedTuple):
     changed: Array
 
 
-class ParticleGibbs(eqx.Module):
+class ParticleGibbs(ParticleSampler):
     """Conditional SMC with ancestor sampling (Andrieu et al. 2010; Lindsten et al. 2014) on the twisted chain.
 
     One `step` keeps p(x_T … x_0) r(x_0)/Z *exactly* invariant for any number of particles of at least 2; more of them,
@@ -41,12 +39,6 @@ class ParticleGibbs(eqx.Module):
     Raises:
         ValueError: fewer than 2 particles.
     """
-
-    num_particles: int = eqx.field(static=True)
-    twist: AbstractTwist | None
-    num_steps: int | None = eqx.field(static=True)
-    threshold: float = eqx.field(static=True)
-    chunk: int | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -57,13 +49,11 @@ class ParticleGibbs(eqx.Module):
         threshold: float = 0.5,
         chunk: int | None = None,
     ) -> None:
-        same = TwistedSMC(num_particles, twist, num_steps=num_steps, threshold=threshold, chunk=chunk)
-        self.num_particles, self.twist, self.num_steps = same.num_particles, twist, same.num_steps
-        self.threshold, self.chunk = same.threshold, same.chunk
+        super().__init__(num_particles, twist, num_steps=num_steps, threshold=threshold, chunk=chunk)
 
     def init(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Path:
         """A first chain: one of a plain SMC run's particles, traced back."""
-        chain = self._chain(process, factor)
+        chain = self.chain(process, factor)
         return self._run(key, chain, None)
 
     def step(self, key: Array, process: ReverseProcess, factor: AbstractFactor, path: Array) -> Path:
@@ -81,14 +71,11 @@ class ParticleGibbs(eqx.Module):
         Raises:
             ValueError: a path of another shape; a factor or twist that does not fit.
         """
-        chain = self._chain(process, factor)
+        chain = self.chain(process, factor)
         expected = (len(chain.times) + 1, *process.event_shape)
         if check_event("path", path.shape, expected):
             raise ValueError(f"path: expected shape {expected}, got {path.shape}")
         return self._run(key, chain, path)
-
-    def _chain(self, process: ReverseProcess, factor: AbstractFactor) -> TwistedChain:
-        return TwistedChain(process, factor, self.twist, self.num_steps, self.chunk)
 
     def _run(self, key: Array, chain: TwistedChain, path: Array | None) -> Path:
         known = None if path is None else path[::-1]  # from x_T to x_0
@@ -132,7 +119,7 @@ class ParticleGibbs(eqx.Module):
         if known is not None:
             lead = jax.random.categorical(own, cloud.log_weight + chain.log_kernel(cloud, known))
             drawn = drawn.at[0].set(lead)
-        poor = size < self.threshold * count
+        poor = self.poor(size)
         ancestors = jnp.where(poor, drawn, jnp.arange(count))
         taken = jax.tree.map(lambda leaf: leaf[ancestors], (cloud.x, cloud.step))
         return Cloud(taken[0], jnp.where(poor, 0.0, cloud.log_weight), taken[1]), size, ancestors

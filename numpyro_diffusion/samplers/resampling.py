@@ -14,7 +14,7 @@ def normalise(log_weight: Array) -> Array:
 
 def effective_size(log_weight: Array) -> Array:
     """(Σ w)² / Σ w², between 1 and the number of particles, shape ()."""
-    return jnp.exp(-logsumexp(2 * normalise(log_weight)))
+    return jnp.minimum(jnp.exp(-logsumexp(2 * normalise(log_weight))), float(log_weight.size))
 
 
 def systematic(key: Array, log_weight: Array) -> Array:

@@ -2,18 +2,16 @@
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from .._checks import check_count
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
 from ..twists import AbstractTwist
 from .base import AbstractPosteriorSampler
-from .feynman_kac import Cloud, TwistedChain
+from .feynman_kac import Cloud, ParticleSampler
 from .resampling import effective_size, normalise, systematic
 
 
@@ -35,7 +33,7 @@ class Particles(NamedTuple):
     ancestors: Array
 
 
-class TwistedSMC(AbstractPosteriorSampler):
+class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
     r"""Particles that run the reverse chain led by a twist, weighted by what the lead gets wrong (Wu et al. 2023).
 
     *Consistent as particles grow*, for any factor and twist: the weighted particles tend to p(x_0) r(x_0)/Z under the
@@ -54,12 +52,6 @@ class TwistedSMC(AbstractPosteriorSampler):
         ValueError: fewer than 2 particles, a threshold outside [0, 1].
     """
 
-    num_particles: int = eqx.field(static=True)
-    twist: AbstractTwist | None
-    num_steps: int | None = eqx.field(static=True)
-    threshold: float = eqx.field(static=True)
-    chunk: int | None = eqx.field(static=True)
-
     def __init__(
         self,
         num_particles: int = 64,
@@ -69,13 +61,7 @@ class TwistedSMC(AbstractPosteriorSampler):
         threshold: float = 0.5,
         chunk: int | None = None,
     ) -> None:
-        self.num_particles = check_count("num_particles", num_particles, 2)
-        self.twist = twist
-        self.num_steps = None if num_steps is None else check_count("num_steps", num_steps, 2)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold: expected a fraction in [0, 1], got {threshold}")
-        self.threshold = float(threshold)
-        self.chunk = None if chunk is None else check_count("chunk", chunk)
+        super().__init__(num_particles, twist, num_steps=num_steps, threshold=threshold, chunk=chunk)
 
     def run(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Particles:
         """One run.
@@ -91,7 +77,7 @@ class TwistedSMC(AbstractPosteriorSampler):
         Raises:
             ValueError: a factor or a twist that does not fit the process.
         """
-        chain = TwistedChain(process, factor, self.twist, self.num_steps, self.chunk)
+        chain = self.chain(process, factor)
         first, inner, one, last = jax.random.split(key, 4)
         cloud = chain.first(first, self.num_particles)
 
@@ -124,7 +110,7 @@ class TwistedSMC(AbstractPosteriorSampler):
     def _resample(self, key: Array, cloud: Cloud, log_evidence: Array) -> tuple[Cloud, Array, Array, Array]:
         """Resample if need be: the cloud, the evidence so far, the effective size before, and every ancestor."""
         size, same = effective_size(cloud.log_weight), jnp.arange(self.num_particles)
-        poor = size < self.threshold * self.num_particles
+        poor = self.poor(size)
         ancestors = jnp.where(poor, systematic(key, cloud.log_weight), same)
         level = logsumexp(cloud.log_weight) - jnp.log(float(self.num_particles))
         log_weight = jnp.where(poor, 0.0, cloud.log_weight)

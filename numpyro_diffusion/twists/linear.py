@@ -16,7 +16,7 @@ from .._checks import check_choice, check_count
 from ..denoisers.base import normal
 from ..diffusions import GaussianDiffusion
 from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, factors_of
-from ..factors.gaussian import condition
+from ..factors.linear import condition
 from ..factors.low_rank import LoweredNormal
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
@@ -62,9 +62,9 @@ def as_linear(process: ReverseProcess, factor: Any) -> LinearGaussian:
 class PseudoInverse(AbstractTwist):
     """ψ_t(x_t) = N(y; A E[x_0|x_t], Σ_y + v_t A Aᵀ) with v_t = (1 − ᾱ_t)c² (ΠGDM, Song et al. 2023).
 
-    v_t is what x_0 given x_t has for data of the noise law. One gradient through the denoiser a step, and for a linear
-    operator one eigendecomposition in all. In a product, factors other than `Gaussian`, `LinearGaussian` and `Delta`
-    are taken at E[x_0|x_t], as `Tweedie` does.
+    v_t is what x_0 given x_t has for data of the noise law; for a `LinearGaussian`, the largest of its elements. One
+    gradient through the denoiser a step, and for a linear operator one eigendecomposition in all. In a product, factors
+    other than `Gaussian`, `LinearGaussian` and `Delta` are taken at E[x_0|x_t], as `Tweedie` does.
     """
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:

@@ -394,5 +394,8 @@ def test_factors_that_do_not_fit_the_prior_say_why(name):
         factor.check(SHAPE, discrete)
 
 
-def test_hidden_values_of_known_bits_may_be_anything():
-    Delta([[0.5, 1.0], [0.0, 7.0]], [[False, True], [True, False]]).check(SHAPE, discrete=True)
+def test_only_the_known_bits_must_be_bits():
+    mask = np.array([[False, True], [True, False]])
+    assert Delta([[0.5, 1.0], [0.0, 7.0]], mask).check(SHAPE, discrete=True) is None
+    with pytest.raises(ValueError, match="values: expected only 0 and 1 where known"):
+        Delta([[0.5, 1.0], [0.0, 7.0]], ~mask).check(SHAPE, discrete=True)
