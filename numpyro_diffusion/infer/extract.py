@@ -1,6 +1,7 @@
 """From a NumPyro model to the factor of one diffusion site."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -198,17 +199,27 @@ def _part(
 
 
 def _check_independent(run: Any, name: str, x: Array, batch: int, site: str) -> None:
-    """Raise ``ValueError`` if one element of the plate changes what the site says of another; needs known values."""
-    one = jnp.asarray(np.random.default_rng(0).random(x.shape) > 0.5, dtype=x.dtype)
-    flat = lambda x: _batch_first(_log_density(run(x)[name]), batch, 0).reshape(_size(x.shape[:batch]), -1)
-    lead = lambda x: x.reshape((-1, *x.shape[batch:]))
-    changed = lead(one).at[0].set(1 - lead(one)[0]).reshape(x.shape)
-    before, after = flat(one), flat(changed)
-    if is_concrete(before) and not np.array_equal(before[1:], after[1:], equal_nan=True):
-        raise ValueError(
-            f"model: {name!r} depends on {site!r} across the plate they share, whose elements must be independent; "
-            "use one site of a larger event instead"
-        )
+    """Raise ``ValueError`` if one element of the plate changes what the site says of another; needs known values.
+
+    Elements are changed in groups, those with a given binary digit in their number: any two differ in some digit, so
+    that one of them is changed while the other must not follow.
+    """
+    count = math.prod(x.shape[:batch])
+    says = lambda x: _batch_first(_log_density(run(x)[name]), batch, 0).reshape(count, -1)
+    start = jnp.asarray(np.random.default_rng(0).random(x.shape) > 0.5, dtype=x.dtype)
+    before = says(start)
+    if not is_concrete(before):
+        return
+    for digit in range((count - 1).bit_length()):
+        for value in (0, 1):
+            changed = (np.arange(count) >> digit & 1) == value
+            where = changed.reshape(x.shape[:batch] + (1,) * (x.ndim - batch))
+            after = says(jnp.where(where, 1 - start, start))
+            if not np.array_equal(before[~changed], after[~changed], equal_nan=True):
+                raise ValueError(
+                    f"model: {name!r} depends on {site!r} across the plate they share, whose elements must be "
+                    "independent; use one site of a larger event instead"
+                )
 
 
 def _bits(run: Any, name: str, x: Array) -> AbstractFactor | None:
@@ -257,7 +268,7 @@ def _gaussian(run: Any, name: str, msg: Any, x: Array, batch: int) -> AbstractFa
     if not batch:
         return LinearGaussian(residual, push, scale, mask=seen)
     forward = lambda array: _batch_first(array, batch, event)
-    index = jnp.arange(x.size // _size(x.shape[batch:])).reshape(x.shape[:batch])
+    index = jnp.arange(x.size // math.prod(x.shape[batch:])).reshape(x.shape[:batch])
     operator = Partial(_PlateMap(push, forward, x.shape, batch), index)
     return LinearGaussian(forward(residual), operator, forward(scale), mask=None if seen is None else forward(seen))
 
@@ -267,7 +278,7 @@ def _any(run: Any, name: str, x: Array, batch: int) -> AbstractFactor:
     if not batch:
         return Factor(lambda x: _log_density(run(x)[name]).sum())
     forward = lambda array: _batch_first(array, batch, 0)
-    index = jnp.arange(x.size // _size(x.shape[batch:])).reshape(x.shape[:batch])
+    index = jnp.arange(x.size // math.prod(x.shape[batch:])).reshape(x.shape[:batch])
     log_density = _PlateMap(lambda x: _log_density(run(x)[name]), forward, x.shape, batch)
     return Factor(Partial(lambda index, x: log_density(index, x).sum(), index))
 
@@ -305,10 +316,3 @@ def _unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Any, int]:
         own = own.reshape(own.shape + (1,) * (event - outside))
         mask = own if mask is None else mask & own
     return fn, mask, event
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size

@@ -64,7 +64,7 @@ class SMC:
         self.model, self.site = model, site
         self.num_islands = check_count("num_islands", num_islands)
         self._make = lambda count: TwistedSMC(count, twist, num_steps=num_steps, threshold=threshold, chunk=chunk)
-        self.num_particles = self._make(num_particles).num_particles
+        self._start = self.num_particles = self._make(num_particles).num_particles
         if target_log_evidence_sd is not None and not target_log_evidence_sd > 0:
             raise ValueError(f"target_log_evidence_sd: expected a positive number, got {target_log_evidence_sd}")
         if target_log_evidence_sd is not None and self.num_islands < 2:
@@ -79,7 +79,7 @@ class SMC:
     def run(self, key: Array, *args: Any, **kwargs: Any) -> "SMC":
         """Run, with the model's arguments; returns itself."""
         key, self._key = jax.random.split(key)
-        self.args, self.kwargs = args, kwargs
+        self.args, self.kwargs, self.num_particles = args, kwargs, self._start
         extract(self.model, self.site, args, kwargs)  # outside of any compiled code, where values can be checked
         wanted = self.target_log_evidence_sd
         bar = tqdm(disable=wanted is None or not self.progress_bar, desc="SMC", unit="run")
@@ -129,7 +129,7 @@ class SMC:
 
         Args:
             group_by_chain: keep the islands apart, each resampled by its own weights. Otherwise all particles are
-                resampled together, islands weighted by their evidence (for a site in plates: each equally).
+                resampled together, islands weighted by their evidence, for every element of the site's batch.
 
         Returns:
             The site's draws, shape (num_islands, num_particles, *batch, *event) or with the first two as one.
@@ -140,8 +140,7 @@ class SMC:
         weight = jnp.moveaxis(particles.log_weight, -1, 1)  # island, particle, *batch
         x = jnp.moveaxis(particles.x, batch + 1, 1)
         if not group_by_chain:
-            island = particles.log_evidence if not batch else jnp.zeros(self.num_islands)
-            weight = (weight + island.reshape((-1,) + (1,) * (weight.ndim - 1))).reshape((1, -1, *weight.shape[2:]))
+            weight = (weight + particles.log_evidence[:, None]).reshape((1, -1, *weight.shape[2:]))
             x = x.reshape((1, -1, *x.shape[2:]))
         draws = _resample(key, x, weight, batch)
         return {self.site: draws if group_by_chain else draws[0]}

@@ -395,6 +395,13 @@ def across_inside():
         observe("y", dist.Normal(jnp.roll(x, 1, 0).sum(-1), 1.0), np.zeros(4))
 
 
+def neighbours():
+    """Only the last but one says something of another element."""
+    with numpyro.plate("n", 4):
+        x = draw_x()
+        observe("y", dist.Normal(x[:, 0] + jnp.array([0.0, 0.0, 1.0, 0.0]) * x[3, 1], 1.0), np.zeros(4))
+
+
 def nothing():
     draw_x()
     observe("y", dist.Normal(0.0, 1.0), 0.3)
@@ -436,6 +443,7 @@ REFUSED = {
     later_latent: "model: expected a value for the other latent site 'gain'",
     subsampled: "model: plate 'n' subsamples",
     across: "model: 'y' depends on 'x' but is outside of its plate 'n'",
+    neighbours: "model: 'y' depends on 'x' across the plate they share",
     across_inside: "model: 'y' depends on 'x' across the plate they share",
     masked_site: "site: expected a DiffusionPrior, neither masked nor made an event, got MaskedDistribution",
     scaled_site: "site: expected 'x' without a scale",

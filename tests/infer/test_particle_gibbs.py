@@ -1,5 +1,6 @@
 """Particle Gibbs as a NumPyro kernel: alone, and as a block beside NUTS, against exact posteriors."""
 
+import arviz as az
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +75,15 @@ def test_extra_fields_say_how_it_went(vectorized):
     assert np.asarray(extra["changed"]).mean() > 0.4
     assert ((np.asarray(extra["effective_size"]) > 0.999) & (np.asarray(extra["effective_size"]) < 4.001)).all()
     assert "new states" in vectorized.sampler.get_diagnostics_str(vectorized.last_state)
+
+
+def test_arviz_reads_it(vectorized):
+    """By its own converter and by ours."""
+    draws = np.asarray(vectorized.get_samples(group_by_chain=True)["x"])
+    for data in (az.from_numpyro(vectorized, log_likelihood=False), nd.to_arviz(vectorized)):
+        np.testing.assert_array_equal(data["posterior"]["x"].values, draws)
+    np.testing.assert_allclose(data["log_likelihood"]["y"].values, norm.logpdf(Y, draws, NOISE).sum(-1), rtol=1e-4)
+    assert data["sample_stats"]["changed"].shape == (2, 200)
 
 
 @pytest.mark.slow
