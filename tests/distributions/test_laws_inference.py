@@ -239,7 +239,7 @@ def _score_only_jvp(primals, tangents):
 
 
 def _one_posterior(prior, y=2.0):
-    mcmc = _nuts(_observed, 500, 1500, num_chains=4, chain_method="vectorized")
+    mcmc = _nuts(_observed, 500, 2500, num_chains=4, chain_method="vectorized")
     mcmc.run(KEY, prior, jnp.asarray(y))
     return np.asarray(mcmc.get_samples(group_by_chain=True)["x"])
 
@@ -252,7 +252,7 @@ def test_a_score_is_not_enough():
     diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(8))
     draws = _one_posterior(nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), ())))
     size = numpyro.diagnostics.effective_sample_size(draws)
-    assert draws.std() / np.sqrt(size) < 0.0165
+    assert draws.std() / np.sqrt(size) < 0.015
     assert abs(draws.mean() - 1.0) < 0.05
     assert abs(draws.std() - np.sqrt(0.5)) < 0.05
     assert _one_posterior(ScoreOnly()).mean() > 1.5
