@@ -51,10 +51,9 @@ def ranks(calibration: Calibration, ax: Any = None, *, num_bins: int = 10) -> np
         counts = np.histogram(flat, edges)[0] / flat.shape[1]
         share = np.diff(edges) / (calibration.num_draws + 1)
         low, high = binom.ppf([[0.005], [0.995]], len(values), share)
-        middle = (edges[1:] + edges[:-1]) / 2
-        panel.fill_between(middle, low, high, step="mid", color="0.88", linewidth=0)
-        panel.bar(middle, counts, 0.92 * np.diff(edges), color=BLUE)
-        panel.plot(middle, share * len(values), color=ORANGE, linewidth=1)
+        panel.bar((edges[1:] + edges[:-1]) / 2, counts, 0.92 * np.diff(edges), color=BLUE)
+        panel.stairs(high, edges, baseline=low, fill=True, color="0.6", alpha=0.4, zorder=2)
+        panel.stairs(share * len(values), edges, baseline=None, color=ORANGE, linewidth=1, zorder=3)
         panel.set(title=name, xlabel="rank of the truth", ylim=(0, None))
         plain(panel)
     return axes
