@@ -1,9 +1,13 @@
-"""Mapping over many examples with bounded memory."""
+"""Mapping over many examples, and scanning over many steps, with bounded memory."""
 
+import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+LONG_SCAN = 256
 
 
 def batched_map(fn: Any, xs: Any, chunk: int | None) -> Any:
@@ -19,3 +23,22 @@ def batched_map(fn: Any, xs: Any, chunk: int | None) -> Any:
     parts = jax.tree.map(lambda leaf: leaf[index].reshape((count, chunk, *leaf.shape[1:])), xs)
     out = jax.lax.map(jax.checkpoint(jax.vmap(fn)), parts)
     return jax.tree.map(lambda leaf: leaf.reshape((-1, *leaf.shape[2:]))[:size], out)
+
+
+def checkpointed_scan(step: Any, carry: Any, xs: Any) -> Any:
+    """The final carry of ``lax.scan(step, carry, xs)``, whose gradient keeps few of the carries between n steps.
+
+    Up to `LONG_SCAN` steps it keeps them all, and runs each step again for its derivative: two forward passes in all.
+    More steps run in segments of √n. The backward pass keeps where each segment begins, and runs a segment again to
+    keep where each of its steps begins: about 2 √n carries, one step's work, and three forward passes.
+    """
+    count = jax.tree.leaves(xs)[0].shape[0]
+    again = partial(jax.checkpoint, prevent_cse=False)  # a scan separates the passes by itself
+    inner = lambda carry, xs: jax.lax.scan(again(step), carry, xs)
+    if count <= LONG_SCAN:
+        return inner(carry, xs)[0]
+    size = math.isqrt(count)
+    whole = count // size * size
+    parts = jax.tree.map(lambda leaf: leaf[:whole].reshape((-1, size, *leaf.shape[1:])), xs)
+    carry, _ = jax.lax.scan(again(inner), carry, parts)
+    return again(inner)(carry, jax.tree.map(lambda leaf: leaf[whole:], xs))[0]

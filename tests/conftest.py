@@ -15,10 +15,17 @@ def x64() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Quick tests compile a lot and compute little: an unoptimised program is ready in half the time."""
+@pytest.fixture
+def unoptimised() -> Iterator[None]:
+    """For tests that compile a lot and compute little: an unoptimised program is ready in half the time."""
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("slow") is None)
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(request: pytest.FixtureRequest) -> None:
+    """Quick tests are of that kind."""
+    if request.node.get_closest_marker("slow") is None:
+        request.getfixturevalue("unoptimised")

@@ -33,16 +33,9 @@ def test_the_program_does_not_grow_with_the_steps(name):
             return lines(jax.grad(lambda z: prior.from_noise(z).sum()), jnp.zeros(prior.noise_shape))
         return lines(jax.grad(prior.log_prob) if name == "gradient" else prior.log_prob, jnp.zeros(4))
 
-    assert program(20) == program(320)
-
-
-@pytest.fixture
-def unoptimised():
-    """What is planned is only read, never run."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    # From 257 steps on, the gradient through the chain recomputes whole segments of it.
+    counts = (430, 1200) if name == "from_noise" else (20, 320)
+    assert len({program(count) for count in counts}) == 1
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 
+from .._batching import checkpointed_scan
 from .._checks import check_count
 from ..diffusions import GaussianDiffusion
 from ..process import ReverseProcess
@@ -47,7 +48,7 @@ class Ancestral(AbstractSampler):
         return (len(self.times(process)) + 1, *process.event_shape)
 
     def from_noise(self, noise: Array, process: ReverseProcess) -> Array:
-        """The draw of x_0 that `noise` makes, x_T's noise first; differentiable, one state kept for each step.
+        """The draw of x_0 that `noise` makes, x_T's noise first; its gradient keeps at most 256, or about 2 √T, states.
 
         Raises:
             ValueError: the chain's steps are not Gaussian.
@@ -61,7 +62,7 @@ class Ancestral(AbstractSampler):
             return _shift(process.inner_kernel(x_t, t, s), noise), None
 
         x_T = _shift(process.terminal(), noise[0])
-        x_1, _ = jax.lax.scan(jax.checkpoint(step), x_T, (noise[1:-1], times[:-1], times[1:]))
+        x_1 = checkpointed_scan(step, x_T, (noise[1:-1], times[:-1], times[1:]))
         return _shift(process.last_kernel(x_1), noise[-1])
 
     def times(self, process: ReverseProcess) -> np.ndarray:
