@@ -1,19 +1,21 @@
 """Is an inference right on average? Simulation-based calibration."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 from numpyro.handlers import condition
-from numpyro.infer import Predictive
+from numpyro.infer import MCMC, Predictive
 from scipy.stats import chi2
 from tqdm.auto import tqdm
 
 from ._checks import check_count
 
 OBSERVED_KWARG = "_calibration_observed"
+Inference = Callable[[Callable[..., Any]], Any]
 
 
 class Calibration(NamedTuple):
@@ -72,13 +74,14 @@ class Calibration(NamedTuple):
 def calibrate(
     model: Callable[..., Any],
     site: str | Sequence[str],
-    inference: Callable[[Callable[..., Any]], Any],
+    inference: Inference,
     key: Array,
     *args: Any,
     observed: str | Sequence[str],
     num_replicates: int = 200,
     num_draws: int = 99,
     quantities: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None,
+    batch_size: int = 1,
     progress_bar: bool = True,
     **kwargs: Any,
 ) -> Calibration:
@@ -91,8 +94,8 @@ def calibrate(
         model: a NumPyro model that draws `observed` when it is called with `args` and `kwargs` (no data in them).
         site: one or more latent sites to rank, element by element.
         inference: from a model to an object with ``run(key, *args, **kwargs)`` and ``get_samples()``, such as
-            ``lambda model: nd.infer.SMC(model)`` or ``lambda model: MCMC(NUTS(model), …, jit_model_args=True)``. It is
-            called once; the data of each replicate come with the keyword arguments, so that nothing compiles again.
+            ``lambda model: nd.infer.SMC(model)`` or ``lambda model: MCMC(NUTS(model), …)``. The data of each replicate
+            come with the keyword arguments, so that nothing compiles again; runs of an `MCMC` are one program.
         key: JAX random key.
         *args: arguments of the model.
         observed: one or more sites that are data.
@@ -100,6 +103,7 @@ def calibrate(
         num_draws: L, draws kept of each posterior, evenly spaced over the run. Autocorrelated draws look like a wrong
             inference: run at least a few times as many.
         quantities: from a dict of the ranked sites' values, of one draw, to a dict of arrays to rank in their place.
+        batch_size: replicates at once, by ``jax.vmap``, where the inference is an `MCMC`.
         progress_bar: whether to show one.
         **kwargs: keyword arguments of the model.
 
@@ -117,21 +121,50 @@ def calibrate(
     if unknown := sorted({*names, *data_names} - set(truths)):
         raise ValueError(f"site, observed: expected sites of the model, {sorted(truths)}, got {unknown}")
     quantities = quantities or (lambda values: values)
-    engine = inference(_with_data(model))
-    rank = jax.jit(lambda key, truth, draws: _rank(key, quantities(truth), jax.vmap(quantities)(draws)))
+    infer = _engine(inference, _with_data(model), args, kwargs)
+    rank = jax.jit(jax.vmap(lambda key, truth, draws: _rank(key, quantities(truth), jax.vmap(quantities)(draws))))
     ranks = []
-    for index in tqdm(range(num_replicates), disable=not progress_bar, desc="calibrate"):
-        data = {name: truths[name][index] for name in data_names}
-        engine.run(jax.random.fold_in(runs, index), *args, **{**kwargs, OBSERVED_KWARG: data})
-        draws = engine.get_samples()
-        count = len(draws[names[0]])
+    bar = tqdm(total=num_replicates, disable=not progress_bar, desc="calibrate")
+    for start in range(0, num_replicates, check_count("batch_size", batch_size)):
+        # The last batch is filled up with the last replicate, so that one program serves all.
+        index = np.minimum(np.arange(start, start + batch_size), num_replicates - 1)
+        keys, tie_keys = (jax.vmap(partial(jax.random.fold_in, key))(index) for key in (runs, ties))
+        draws = infer(keys, {name: truths[name][index] for name in data_names})
+        count = draws[names[0]].shape[1]
         if count < num_draws:
             raise ValueError(f"num_draws: expected at most the {count} draws of the inference, got {num_draws}")
         picked = np.round(np.linspace(0, count - 1, num_draws)).astype(int)
         truth = {name: truths[name][index] for name in names}
-        ranks.append(rank(jax.random.fold_in(ties, index), truth, {name: draws[name][picked] for name in names}))
-    stacked = {name: np.stack([np.asarray(one[name]) for one in ranks]) for name in ranks[0]}
+        ranks.append(rank(tie_keys, truth, {name: draws[name][:, picked] for name in names}))
+        bar.update(len(np.unique(index)))
+    bar.close()
+    stacked = {name: np.concatenate([one[name] for one in ranks])[:num_replicates] for name in ranks[0]}
     return Calibration(stacked, num_draws)
+
+
+def _engine(inference: Inference, model: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """From keys and data of several replicates, leading axis (replicates,), to their draws, (replicates, draws, …)."""
+    engine = inference(model)
+
+    def run(engine: Any, key: Array, data: Mapping[str, Array]) -> dict[str, Array]:
+        engine.run(key, *args, **{**kwargs, OBSERVED_KWARG: data})
+        return engine.get_samples()
+
+    if isinstance(engine, MCMC):
+
+        def traced(key: Array, data: Mapping[str, Array]) -> dict[str, Array]:
+            engine = inference(model)  # anew, as it keeps what is traced here
+            engine.progress_bar = False
+            return run(engine, key, data)
+
+        # NumPyro compiles the start of every run again; as a part of one program it is compiled once.
+        return jax.jit(jax.vmap(traced))
+
+    def each(keys: Array, data: Mapping[str, Array]) -> dict[str, Array]:
+        runs = [run(engine, keys[i], {name: value[i] for name, value in data.items()}) for i in range(len(keys))]
+        return jax.tree.map(lambda *draws: jax.numpy.stack(draws), *runs)
+
+    return each
 
 
 def _with_data(model: Callable[..., Any]) -> Callable[..., Any]:

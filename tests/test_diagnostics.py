@@ -5,6 +5,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.infer import MCMC, NUTS
 
 from numpyro_diffusion import diagnostics, plots
 
@@ -46,6 +47,30 @@ def test_a_wrong_spread_is_found():
     narrow = calibrate(lambda model: Conjugate(model, 0.5))
     assert narrow.worst() < 1e-4
     assert narrow.coverage(0.9)["x"].max() < 0.8
+
+
+def test_an_mcmc_runs_many_replicates_in_one_program():
+    traces = []
+
+    def counted():
+        traces.append(1)
+        model()
+
+    def inference(model):
+        return MCMC(NUTS(model), num_warmup=200, num_samples=300)
+
+    result = diagnostics.calibrate(
+        counted, "x", inference, jax.random.key(0), observed="y", num_replicates=63, num_draws=49, batch_size=16,
+        progress_bar=False,
+    )  # fmt: skip
+    before = len(traces)
+    assert result.ranks["x"].shape == (63, 2)
+    assert result.worst() > 0.01
+    diagnostics.calibrate(
+        counted, "x", inference, jax.random.key(0), observed="y", num_replicates=16, num_draws=49, batch_size=16,
+        progress_bar=False,
+    )  # fmt: skip
+    assert len(traces) - before == before  # as often for one batch as for four
 
 
 def test_ranks_are_drawn():

@@ -35,7 +35,7 @@ def digits(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]
 
     def inference(model: Any) -> MCMC:
         kernel = Gibbs([(nd.infer.ParticleGibbs(model, num_particles=16), ["x"]), (NUTS(model), None)])
-        return MCMC(kernel, num_warmup=min(size, 100), num_samples=size, progress_bar=False, jit_model_args=True)
+        return MCMC(kernel, num_warmup=min(size, 100), num_samples=size)
 
     def quantities(values: Any) -> dict[str, Any]:
         x = values["x"]
@@ -48,7 +48,7 @@ def digits(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]
 
     calibration = nd.diagnostics.calibrate(
         model, ["sigma", "x"], inference, jax.random.key(0), observed="y", num_replicates=replicates,
-        num_draws=min(size // 10, 99), quantities=quantities,
+        num_draws=min(size // 10, 99), quantities=quantities, batch_size=10,
     )  # fmt: skip
     return calibration, "(a) digits and noise scale, Gibbs"
 
@@ -80,12 +80,10 @@ def smc(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
 
 def nuts(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
     """The mixture by NUTS on the K bound."""
-    inference = lambda model: MCMC(
-        NUTS(model), num_warmup=300, num_samples=size, progress_bar=False, jit_model_args=True
-    )
+    inference = lambda model: MCMC(NUTS(model), num_warmup=300, num_samples=size)
     calibration = nd.diagnostics.calibrate(
         mixture_model(), "x", inference, jax.random.key(2), observed="y", num_replicates=replicates,
-        num_draws=min(size // 10, 99),
+        num_draws=min(size // 10, 99), batch_size=10,
     )  # fmt: skip
     return calibration, "(c) mixture, NUTS on K"
 
