@@ -132,6 +132,17 @@ def test_posterior_panels_carry_their_images():
     axes[0].figure.canvas.draw()
 
 
+def test_posterior_shows_quantiles_and_ranks():
+    draws, truth = images(9), images(1)[0]
+    axes = plots.posterior(truth, truth, draws, quantiles=(0.05, 0.5), ranks=True, num_draws=0)
+    titles = ["truth", "observation", "posterior mean", "posterior sd", "5% quantile", "50% quantile"]
+    assert [ax.get_title() for ax in axes] == [*titles, "rank of the truth"]
+    np.testing.assert_allclose(axes[5].images[0].get_array(), np.median(draws, axis=0))
+    # The truth is the first of the draws: half of it counts.
+    np.testing.assert_allclose(axes[6].images[0].get_array(), ((draws[1:] < truth).sum(0) + 0.5) / 9)
+    assert axes[6].images[0].get_clim() == (0, 1)
+
+
 def test_posterior_hides_nan_in_a_colour_off_the_scale():
     observation = np.ones((4, 6))
     observation[0, 0] = np.nan
@@ -157,6 +168,8 @@ def test_posterior_names_what_does_not_fit():
         ("known: expected shape", lambda: plots.posterior(image, image, draws, known=np.ones(3))),
         ("ax: expected Axes of shape", lambda: plots.posterior(image, image, draws, plt.subplots(1, 3)[1])),
         ("num_draws: expected", lambda: plots.posterior(image, image, draws, num_draws=-1)),
+        (r"quantiles: expected levels in \[0, 1\]", lambda: plots.posterior(image, image, draws, quantiles=[5])),
+        ("ranks: expected False where truth is None", lambda: plots.posterior(None, image, draws, ranks=True)),
     ]:
         with pytest.raises(ValueError, match=match):
             call()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -55,13 +56,17 @@ def posterior(
     ax: Sequence[Axes] | np.ndarray | None = None,
     *,
     known: ArrayLike | None = None,
+    quantiles: Sequence[float] = (),
+    ranks: bool = False,
     num_draws: int = 4,
     limits: tuple[float, float] | None = None,
     cmap: str = "gray",
 ) -> np.ndarray:
-    """One row: truth, observation, posterior mean, posterior standard deviation, some posterior draws.
+    """One row: truth, observation, posterior mean and standard deviation, quantiles, ranks, some posterior draws.
 
-    All but the standard deviation share one colour scale. What was not observed is shown in a colour of its own.
+    All but the standard deviation and the ranks share one colour scale. What was not observed is shown in a colour of
+    its own. A rank is the share of draws below the truth: over all elements, uniform on [0, 1] where the posterior is
+    right, so that patches at either end show where it is not.
 
     Args:
         truth: shape (height, width); None leaves the panel out.
@@ -69,6 +74,8 @@ def posterior(
         draws: shape (n, height, width), n ≥ 2.
         ax: as many Axes as there are panels.
         known: True where the observation is one, shape (height, width); everywhere unless given.
+        quantiles: element by element, of these levels in [0, 1]; a panel each.
+        ranks: whether to map the rank of the truth among the draws.
         num_draws: how many of the draws are shown, spread evenly over them.
         limits: values drawn as the two ends of the colour map; those of the truth (or the draws) unless given.
         cmap: a colour map.
@@ -77,7 +84,7 @@ def posterior(
         The Axes, shape (panels,).
 
     Raises:
-        ValueError: shapes that do not fit, or another number of Axes than of panels.
+        ValueError: shapes that do not fit, a level outside [0, 1], ranks without a truth, or too few or many Axes.
     """
     sampled, seen = np.asarray(draws, dtype=float), np.array(observation, dtype=float)
     if sampled.ndim != 3 or len(sampled) < 2:
@@ -85,23 +92,38 @@ def posterior(
     for name, value in (("observation", observation), ("truth", truth), ("known", known)):
         if value is not None and np.shape(value) != sampled.shape[1:]:
             raise ValueError(f"{name}: expected shape {sampled.shape[1:]} as draws has, got {np.shape(value)}")
+    if not all(0 <= level <= 1 for level in quantiles):
+        raise ValueError(f"quantiles: expected levels in [0, 1], got {quantiles}")
+    if ranks and truth is None:
+        raise ValueError("ranks: expected False where truth is None, got True")
     if known is not None:
         seen[~np.asarray(known, dtype=bool)] = np.nan
     shown = min(check_count("num_draws", num_draws, 0), len(sampled))
     picked = np.round(np.linspace(0, len(sampled) - 1, shown)).astype(int)
-    panels = [] if truth is None else [("truth", np.asarray(truth, dtype=float))]
-    panels += [("observation", seen), ("posterior mean", sampled.mean(0)), ("posterior sd", sampled.std(0, ddof=1))]
-    panels += [(f"draw {i + 1}", sampled[index]) for i, index in enumerate(picked)]
+    scale = _scale(sampled if truth is None else np.asarray(truth), limits, cmap)
+    panels: list[tuple[str, np.ndarray, Any]] = [] if truth is None else [("truth", np.asarray(truth, float), scale)]
+    panels += [("observation", seen, scale), ("posterior mean", sampled.mean(0), scale)]
+    panels += [("posterior sd", sampled.std(0, ddof=1), (0.0, None, "viridis"))]
+    panels += [(f"{level:.0%} quantile", np.quantile(sampled, level, axis=0), scale) for level in quantiles]
+    if ranks:
+        panels += [("rank of the truth", _ranks(np.asarray(truth, float), sampled), (0.0, 1.0, "RdBu_r"))]
+    panels += [(f"draw {i + 1}", sampled[index], scale) for i, index in enumerate(picked)]
     axes = axes_array(ax, (1, len(panels)), (1.5 * len(panels) + 0.4, 1.9)).reshape(-1)
-    reference = sampled if truth is None else np.asarray(truth)
-    low, high = (reference.min(), reference.max()) if limits is None else limits
-    for panel, (title, image) in zip(axes, panels, strict=True):
-        if title == "posterior sd":
-            drawn = draw_image(panel, image, 0.0, None, "viridis")
+    for panel, (title, image, colours) in zip(axes, panels, strict=True):
+        drawn = draw_image(panel, image, *colours)
+        if colours is not scale:
             bar = panel.figure.colorbar(drawn, ax=panel, fraction=0.05, pad=0.03)
             bar.ax.tick_params(labelsize=7)
             bar.outline.set_visible(False)
-        else:
-            draw_image(panel, image, low, high, cmap)
         panel.set_title(title, fontsize=9)
     return axes
+
+
+def _scale(values: np.ndarray, limits: tuple[float, float] | None, cmap: str) -> tuple[float, float, str]:
+    low, high = (values.min(), values.max()) if limits is None else limits
+    return low, high, cmap
+
+
+def _ranks(truth: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Share of draws below the truth; half of those that equal it count."""
+    return (draws < truth).mean(0) + (draws == truth).mean(0) / 2
