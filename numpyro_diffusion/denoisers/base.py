@@ -37,5 +37,4 @@ class AbstractDenoiser(eqx.Module):
 
 def normal(mean: Array, variance: ArrayLike) -> dist.Distribution:
     """Independent normals with the shape of `mean` as one event; `variance` broadcasts and may be 0."""
-    scale = jnp.broadcast_to(jnp.sqrt(variance), jnp.shape(mean))
-    return dist.Normal(mean, scale, validate_args=False).to_event(jnp.ndim(mean))
+    return dist.Normal(mean, jnp.sqrt(variance), validate_args=False).to_event(jnp.ndim(mean))

@@ -90,7 +90,7 @@ class GaussianDiffusion(AbstractDiffusion):
         """
         from_data, from_noise, variance = self.bridge_coefficients(t, s)
         mean = from_data * self.standardize(posterior.mean) + from_noise * self.standardize(x_t)
-        return self._normal(mean, variance + from_data**2 * posterior.variance / self.scale**2)
+        return self._normal(mean, variance + from_data**2 * _variance(posterior) / self.scale**2)
 
     def bridge_coefficients(self, t: ArrayLike, s: ArrayLike | None = None) -> tuple[Array, Array, Array]:
         """Weights of x_0 and x_t in the bridge's mean, and its variance, in standardised units."""
@@ -144,5 +144,11 @@ class GaussianDiffusion(AbstractDiffusion):
 
     def _normal(self, mean: Array, variance: Array) -> dist.Distribution:
         """Normal with standardised `mean` and `variance`, in data units, one event."""
-        scale = jnp.broadcast_to(self.scale * jnp.sqrt(variance), jnp.shape(mean))
+        scale = self.scale * jnp.sqrt(variance)  # not broadcast: its logarithm is then taken once, not per element
         return dist.Normal(self.unstandardize(mean), scale, validate_args=False).to_event(jnp.ndim(mean))
+
+
+def _variance(law: dist.Distribution) -> Array:
+    """The variance, in the shape in which a factorised Gaussian keeps it: it may be one number for all elements."""
+    base = law.base_dist if isinstance(law, dist.Independent) else law
+    return jnp.square(base.scale) if isinstance(base, dist.Normal) else law.variance
