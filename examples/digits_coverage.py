@@ -1,7 +1,7 @@
 """How often the 90% interval of the noise scale holds the true one: held-out digits, half of each hidden.
 
 Every digit has a noise scale of its own to infer: as many independent copies of the demonstration's model, one digit
-each, sampled in one run.
+each, sampled in one run of NUTS on the noises that drive the prior's chain.
 
 python examples/digits_coverage.py
 """

@@ -36,8 +36,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="demo", help="folder for the figure and the ArviZ file (default: demo)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     parser.add_argument("--digits", type=_count, default=3, help="number of held-out digits (default: 3)")
-    parser.add_argument("--warmup", type=_count, default=200, help="NUTS warm-up iterations (default: 200)")
-    parser.add_argument("--samples", type=_count, default=250, help="NUTS draws in each of 2 chains (default: 250)")
+    parser.add_argument("--warmup", type=_count, default=100, help="Gibbs warm-up iterations (default: 100)")
+    parser.add_argument("--samples", type=_count, default=400, help="Gibbs draws in each of 2 chains (default: 400)")
     parser.add_argument("--train-steps", type=_count, default=6000, help="optimiser steps with --train (default: 6000)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 

@@ -1,6 +1,7 @@
 """The demonstration: real handwritten digits, half hidden, under noise of an unknown scale."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +13,14 @@ import numpyro
 import numpyro.distributions as dist
 from jax import Array
 from matplotlib.figure import Figure
-from numpyro.infer import MCMC, NUTS, init_to_sample
+from numpyro.infer import MCMC, NUTS, Gibbs
 
 from . import plots
 from .convert import to_arviz
 from .datasets import digits
 from .distributions import DiffusionPrior
 from .hub import card, load
-from .infer import DiffusionReparam
+from .infer import SMC, ParticleGibbs
 from .likelihoods import KBound
 from .networks import MLP
 from .samplers import Ancestral
@@ -27,6 +28,7 @@ from .training import fit_prior
 
 TRUE_SIGMA = 0.2
 CHAIN_STEPS = 25
+NUM_PARTICLES = 32
 
 
 class Observation(NamedTuple):
@@ -67,12 +69,17 @@ def observe(key: Array, truth: Array, sigma: float = TRUE_SIGMA) -> Observation:
     return Observation(truth, mask, jnp.where(mask, truth + sigma * jax.random.normal(noise, truth.shape), 0.0))
 
 
-def model(prior: DiffusionPrior, mask: Array, y: Array | None = None) -> None:
-    """An ordinary NumPyro model whose prior is a diffusion."""
-    sigma = numpyro.sample("sigma", dist.HalfNormal(0.5))
+def model(prior: DiffusionPrior, mask: Array, y: Array | None = None, sigma: Array | None = None) -> None:
+    """An ordinary NumPyro model whose prior is a diffusion; `sigma` is unknown unless given."""
+    sigma = numpyro.sample("sigma", dist.HalfNormal(0.5), obs=sigma)
     with numpyro.plate("digit", len(mask)):
         x = numpyro.sample("x", prior)
         numpyro.sample("y", dist.Normal(x, sigma).mask(mask).to_event(2), obs=y)
+
+
+def short_chain(prior: DiffusionPrior) -> DiffusionPrior:
+    """The prior whose chain has 25 steps, and whose density, a constant to the other blocks of Gibbs, costs nothing."""
+    return prior.with_(sampler=Ancestral(CHAIN_STEPS), likelihood=KBound(1, 1, antithetic=False))
 
 
 def sample_posterior(
@@ -80,24 +87,45 @@ def sample_posterior(
     prior: DiffusionPrior,
     observation: Observation,
     *,
-    num_warmup: int = 200,
-    num_samples: int = 250,
+    num_warmup: int = 100,
+    num_samples: int = 400,
     num_chains: int = 2,
+    model: Callable[..., None] = model,
     progress: bool = True,
 ) -> MCMC:
-    """NUTS on the noises that drive the prior's chain, 25 steps of it: exact for that chain, and mixing well."""
-    prior = prior.with_(sampler=Ancestral(CHAIN_STEPS))
-    reparameterised = numpyro.handlers.reparam(model, config={"x": DiffusionReparam()})
+    """Digits by particle Gibbs, the noise scale by NUTS, in turn: exact for the prior's chain of 25 steps."""
+    kernel = Gibbs([(ParticleGibbs(model, num_particles=NUM_PARTICLES), ["x"]), (NUTS(model), ["sigma"])])
     mcmc = MCMC(
-        NUTS(reparameterised, init_strategy=init_to_sample, max_tree_depth=7),
+        kernel,
         num_warmup=num_warmup,
         num_samples=num_samples,
         num_chains=num_chains,
-        chain_method="vectorized",
+        chain_method="sequential",
         progress_bar=progress,
     )
-    mcmc.run(key, prior, observation.mask, observation.y)
+    mcmc.run(key, short_chain(prior), observation.mask, observation.y)
     return mcmc
+
+
+def log_evidence(
+    key: Array, prior: DiffusionPrior, observation: Observation, sigma: Array, *, num_particles: int = 512
+) -> tuple[SMC, float, float]:
+    """SMC given the noise scale, and log p(y), over all noise scales, with its standard error.
+
+    SMC gives log p(y, sigma) at the five points of a Gauss-Hermite rule laid where the draws of log sigma are.
+    """
+    points, weights = np.polynomial.hermite_e.hermegauss(5)
+    middle, spread = float(jnp.log(sigma).mean()), float(jnp.log(sigma).std())
+    log_places = middle + spread * points
+    smc = SMC(model, num_particles=num_particles)
+    values, errors = np.zeros(5), np.zeros(5)
+    for i in (0, 1, 3, 4, 2):  # the mean last, for the particles that are kept
+        given = jnp.exp(jnp.asarray(log_places[i], dtype=sigma.dtype))
+        smc.run(jax.random.fold_in(key, i), short_chain(prior), observation.mask, observation.y, given)
+        values[i], errors[i] = smc.log_evidence, smc.log_evidence_error
+    parts = values + np.log(weights * spread) + points**2 / 2 + log_places
+    share = np.exp(parts - np.logaddexp.reduce(parts))
+    return smc, float(np.logaddexp.reduce(parts)), float(np.sqrt(np.sum((share * errors) ** 2)))
 
 
 def run(
@@ -106,25 +134,26 @@ def run(
     train: bool = False,
     seed: int = 0,
     num_digits: int = 3,
-    num_warmup: int = 200,
-    num_samples: int = 250,
+    num_warmup: int = 100,
+    num_samples: int = 400,
     train_steps: int = 6000,
     progress: bool = True,
 ) -> Any:
     """Run the whole demonstration, print the summary, and write the figure and the ArviZ file.
 
     Args:
-        output: folder for ``posterior.png`` and ``posterior.nc``; made if it does not exist.
+        output: folder for ``posterior.png``, ``posterior.nc`` (by Gibbs) and ``evidence.nc`` (by SMC, given the mean
+            noise scale); made if it does not exist.
         train: whether to learn the prior afresh in place of the packaged one.
         seed: of everything random.
         num_digits: held-out digits, observed with one noise scale.
-        num_warmup: NUTS iterations that adapt.
-        num_samples: NUTS draws kept, in each of two chains.
+        num_warmup: Gibbs iterations that are not kept.
+        num_samples: Gibbs draws kept, in each of two chains.
         train_steps: optimiser steps, with `train`.
         progress: whether to show progress bars.
 
     Returns:
-        The ArviZ container.
+        The ArviZ container of the Gibbs run; its posterior has the log evidence, in nats, as an attribute.
     """
     keys = jax.random.split(jax.random.key(seed), 4)
     start = time.perf_counter()
@@ -137,16 +166,21 @@ def run(
         keys[2], prior, observation, num_warmup=num_warmup, num_samples=num_samples, progress=progress
     )
     coords = {"digit": np.arange(num_digits), "row": np.arange(8), "column": np.arange(8)}
-    data = to_arviz(mcmc, dims={"x": ["digit", "row", "column"]}, coords=coords, exclude=["x_noise"])
+    dims = {"x": ["digit", "row", "column"]}
+    data = to_arviz(mcmc, dims=dims, coords=coords)
     summary: Any = az.summary(data, var_names=["sigma", "x"])
     centre = [name for name in summary.index if name.startswith("x[0, ") and name[5:] in ("3, 3]", "3, 4]", "4, 3]")]
     print(summary.loc[["sigma", *centre]].to_string())
     print(f"over all {len(summary)} unknowns: {_worst(summary)}")
+    smc, evidence, error = log_evidence(keys[3], prior, observation, mcmc.get_samples()["sigma"])
+    print(f"log evidence, over all noise scales: {evidence:.2f} ± {error:.2f} nats")
+    data["posterior"].attrs |= {"log_evidence": evidence, "log_evidence_error": error}
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     _picture(folder / "posterior.png", observation, np.asarray(mcmc.get_samples()["x"]))
     data.to_netcdf(str(folder / "posterior.nc"))
-    print(f"wrote posterior.png and posterior.nc to {folder} ({time.perf_counter() - start:.0f} s in all)")
+    to_arviz(smc, dims=dims, coords=coords).to_netcdf(str(folder / "evidence.nc"))
+    print(f"wrote posterior.png, posterior.nc and evidence.nc to {folder} ({time.perf_counter() - start:.0f} s in all)")
     return data
 
 

@@ -10,8 +10,8 @@ from numpyro_diffusion import cli
 
 
 @pytest.mark.slow
-def test_demo_writes_the_figure_and_the_arviz_file(tmp_path, capsys):
-    sizes = ["--digits", "1", "--warmup", "5", "--samples", "10"]
+def test_demo_writes_the_figure_and_the_arviz_file(tmp_path, capsys, unoptimised):
+    sizes = ["--digits", "1", "--warmup", "10", "--samples", "10"]
     assert cli.main(["demo", "--quiet", *sizes, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "sigma" in said
@@ -19,7 +19,11 @@ def test_demo_writes_the_figure_and_the_arviz_file(tmp_path, capsys):
     data = az.from_netcdf(str(tmp_path / "out" / "posterior.nc"))
     assert data["posterior"]["x"].shape == (2, 10, 1, 8, 8)
     assert data["posterior"]["sigma"].shape == (2, 10)
-    assert "x_noise" not in data["posterior"]
+    evidence = data["posterior"].attrs["log_evidence"]
+    assert f"log evidence, over all noise scales: {evidence:.2f} ±" in said
+    particles = az.from_netcdf(str(tmp_path / "out" / "evidence.nc"))
+    assert particles["posterior"]["x"].shape == (4, 512, 1, 8, 8)
+    assert particles["sample_stats"]["log_evidence"].shape == (4, 1)
     assert data["observed_data"]["y"].shape == (1, 8, 8)
     assert (tmp_path / "out" / "posterior.png").read_bytes().startswith(b"\x89PNG")
 

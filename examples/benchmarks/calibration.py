@@ -35,7 +35,7 @@ def digits(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]
 
     def inference(model: Any) -> MCMC:
         kernel = Gibbs([(nd.infer.ParticleGibbs(model, num_particles=16), ["x"]), (NUTS(model), None)])
-        return MCMC(kernel, num_warmup=min(size, 100), num_samples=size)
+        return MCMC(kernel, num_warmup=min(size, 100), num_samples=size // 2)
 
     def quantities(values: Any) -> dict[str, Any]:
         x = values["x"]
@@ -48,7 +48,7 @@ def digits(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]
 
     calibration = nd.diagnostics.calibrate(
         model, ["sigma", "x"], inference, jax.random.key(0), observed="y", num_replicates=replicates,
-        num_draws=min(size // 10, 99), quantities=quantities, batch_size=10,
+        num_draws=size // 20 - 1, quantities=quantities, batch_size=10,
     )  # fmt: skip
     return calibration, "(a) digits and noise scale, Gibbs"
 

@@ -1,6 +1,6 @@
-"""What the posterior samplers cost: overhead, memory, effective draws per second, and the work of several devices.
+"""What the posterior samplers cost: overhead, memory, effective draws per second, several devices, ArviZ.
 
-python examples/benchmarks/samplers.py [--short] [--only overhead memory efficiency devices]
+python examples/benchmarks/samplers.py [--short] [--only overhead memory efficiency devices arviz]
 """
 
 import argparse
@@ -28,7 +28,7 @@ import numpyro_diffusion as nd
 d = 256
 network = nd.networks.MLP(jax.random.key(0), (d,), num_steps=20, width=256)
 diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
-process = nd.ReverseProcess(diffusion, nd.denoisers.Network(network), (d,))
+process = nd.ReverseProcess(diffusion, nd.denoisers.Network(network, "velocity"), (d,))
 sampler = nd.samplers.TwistedSMC(64, nd.twists.PseudoInverse())
 observations = jnp.linspace(-1, 1, 8)[:, None] * jnp.ones(d)
 def run(keys, observations):
@@ -177,9 +177,31 @@ def devices(short: bool) -> None:
     subprocess.run([sys.executable, "-c", DEVICES], check=True, env=environment)
 
 
+def arviz(short: bool) -> None:
+    """Seconds of `to_arviz` for a site of many elements, log likelihood and all."""
+    size = 500 if short else 20_000
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(5))
+    prior = nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), (size,)))
+
+    def model() -> None:
+        x = numpyro.sample("x", prior)
+        numpyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=jnp.zeros(size))
+
+    kernel = nd.infer.ParticleGibbs(model, num_particles=4)
+    mcmc = MCMC(kernel, num_warmup=0, num_samples=250, num_chains=2, chain_method="sequential", progress_bar=False)
+    mcmc.run(jax.random.key(0))
+    smc = nd.infer.SMC(model, num_particles=250, num_islands=2).run(jax.random.key(1))
+    for name, result in (("MCMC", mcmc), ("SMC", smc)):
+        jax.block_until_ready(result.get_samples())
+        start = time.perf_counter()
+        data = nd.to_arviz(result)
+        seconds = time.perf_counter() - start
+        print(f"arviz: {name}, 2 × 250 draws of {data['posterior']['x'].shape[-1]} variables: {seconds:.1f} s")
+
+
 def main() -> None:
     """Run the parts that are asked for."""
-    parts = {"overhead": overhead, "memory": memory, "efficiency": efficiency, "devices": devices}
+    parts = {"overhead": overhead, "memory": memory, "efficiency": efficiency, "devices": devices, "arviz": arviz}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="small sizes")
     parser.add_argument("--only", nargs="*", choices=list(parts), default=list(parts))
