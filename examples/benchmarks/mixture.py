@@ -195,8 +195,8 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Markdown: one line for every cell and sampler."""
     lines = [
         "| d_x or kind | d_y or offset | problems | sampler | sliced W, floor | sliced W | ratio "
-        "| log Z bias | log Z RMSE | median s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| median ratio | log Z bias | log Z RMSE | median s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for cell, rows in results.items():
         floor = np.array([row["floor"] for row in rows])
@@ -210,6 +210,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
             lines.append(
                 f"| {cell.replace(',', ' | ')} | {len(rows)} | {name} | {floor.mean():.3f} | "
                 f"{values[good].mean():.3f} ± {spread:.3f}{failed} | {values[good].mean() / floor[good].mean():.2f} | "
+                f"{np.median(values[good] / floor[good]):.2f} | "
                 f"{errors.mean():.3f} | {np.sqrt((errors**2).mean()):.3f} | {seconds:.1f} |"
             )
     return "\n".join(lines)
