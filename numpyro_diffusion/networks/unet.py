@@ -109,7 +109,7 @@ class UNet(eqx.Module):
     down_padding: tuple[int, int] = eqx.field(static=True)
     cosine_first: bool = eqx.field(static=True)
     frequency_shift: int = eqx.field(static=True)
-    compute_dtype: ComputeType | None = eqx.field(static=True)
+    compute_dtype: str | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -172,9 +172,8 @@ class UNet(eqx.Module):
         self.down_padding = _sequence("down_padding", down_padding)
         self.cosine_first = bool(cosine_first)
         self.frequency_shift = check_count("frequency_shift", frequency_shift, 0)
-        self.compute_dtype = None
-        if compute_dtype is not None:
-            self.compute_dtype = check_choice("compute_dtype", compute_dtype, ("bfloat16", "float32"))
+        kinds = ("bfloat16", "float32")
+        self.compute_dtype = None if compute_dtype is None else check_choice("compute_dtype", compute_dtype, kinds)
         self._check()
         self._build(key)
 
