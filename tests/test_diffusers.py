@@ -130,6 +130,23 @@ def test_the_chain_is_that_of_the_files(tmp_path):
     assert jnp.abs(predictions).max() == 1.0
 
 
+def test_channels_that_come_first_are_said_to(tmp_path):
+    prior = nd.load_diffusers(_folder(tmp_path, "pair"))
+    with pytest.raises(ValueError, match=r"x_t: .*\(8, 8, 3\), got \(5, 3, 8, 8\) \(channels first: move that axis to"):
+        prior.process.predict(jnp.zeros((5, 3, 8, 8)), 3)
+    with pytest.raises(ValueError, match=r"value: .* got \(3, 8, 8\) \(channels first"):
+        prior.log_prob(jnp.zeros((3, 8, 8)))
+
+
+def test_a_loaded_prior_is_saved_in_our_own_format_too(tmp_path):
+    folder = _folder(tmp_path, scheduler={"num_train_timesteps": 20, "clip_sample_range": 2.0})
+    prior = nd.load_diffusers(folder).with_(likelihood=nd.KBound(1, 1))
+    prior.save(tmp_path / "prior.safetensors")
+    x = 0.3 * MAKE["draw"]("data", (8, 8))
+    values = [eqx.filter_jit(lambda p: p.log_prob(x))(p) for p in (prior, nd.load(tmp_path / "prior.safetensors"))]
+    assert np.isfinite(values[0]) and values[0] == values[1]
+
+
 def test_units_are_the_users(tmp_path):
     """Pixels in 0 … 255 are the same model in other units."""
     folder = _folder(tmp_path)
@@ -187,8 +204,8 @@ def test_another_image_size(tmp_path):
 def _prior(schedule=None, predicts="noise", variance="beta_tilde", clip=(-1.0, 1.0), diffusion=None, **changes):
     """A prior of our own, with none of its weights at its initial value."""
     settings = {"channels": (4, 8), "depth": 1, "num_groups": 2, "outputs": 2 if variance == "learned" else 1}
-    net = networks.UNet(KEY, (4, 6, 3), **(settings | changes))
-    net = jax.tree.map(lambda leaf: leaf + 0.3 * MAKE["draw"](str(leaf.shape), leaf.shape), net)
+    net = eqx.filter_eval_shape(lambda: networks.UNet(KEY, (4, 6, 3), **(settings | changes)))
+    net = jax.tree.map(lambda leaf: jnp.asarray(MAKE["draw"](str(leaf.shape), leaf.shape)), net)
     diffusion = nd.GaussianDiffusion(schedules.cosine(20) if schedule is None else schedule, *(diffusion or ()))
     denoiser = denoisers.Network(net, predicts, variance, clip)
     return nd.DiffusionPrior(nd.ReverseProcess(diffusion, denoiser, (4, 6, 3)))
