@@ -11,6 +11,7 @@ from .checkpoints import CheckpointError, describe, read_module
 from .diffusers import read_process
 from .distributions import DiffusionPrior
 from .distributions.prior import PriorParts
+from .networks.unet import ComputeType
 
 _FOLDER = Path(__file__).parent / "priors"
 
@@ -49,6 +50,7 @@ def load_diffusers(
     image_size: tuple[int, int] | None = None,
     loc: ArrayLike = 0.0,
     scale: ArrayLike = 1.0,
+    compute_dtype: ComputeType | None = None,
 ) -> DiffusionPrior:
     """Read a pixel-space pipeline of the `diffusers` library as a prior, without that library and without torch.
 
@@ -66,6 +68,7 @@ def load_diffusers(
         image_size: height and width; those of the file unless given. Both must divide by 2^(levels − 1).
         loc: location of the noise law, in data units; the model's images lie from loc − scale to loc + scale.
         scale: its scale. The default is the model's own units, [-1, 1]; 127.5 for both means pixels in 0 … 255.
+        compute_dtype: ``"bfloat16"`` for a network that computes with less precision, as `networks.UNet` has it.
 
     Returns:
         The prior, with float32 weights. Nothing in a file is ever executed.
@@ -73,8 +76,9 @@ def load_diffusers(
     Raises:
         FileNotFoundError: no such folder, or a file in it that is missing.
         CheckpointError: a file that is damaged or foreign, a field that is unknown or not supported, weights that are
-            missing or left over, each by name; pickled weights, which can execute code.
-        ValueError: `image_size` that is no pair of positive whole numbers, or does not divide.
+            missing or left over, each by name; pickled weights, which can execute code; an image that does not divide.
+        ValueError: `image_size` that is no pair of positive whole numbers, `loc` and `scale` that are not finite
+            numbers.
     """
     if not isinstance(folder, (str, PathLike)):
         raise ValueError(f"folder: expected a path, got {folder!r}")
@@ -82,7 +86,7 @@ def load_diffusers(
         if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
             raise ValueError(f"image_size: expected (height, width), got {image_size!r}")
         image_size = check_count("image_size", image_size[0]), check_count("image_size", image_size[1])
-    return DiffusionPrior(read_process(folder, image_size, loc, scale))
+    return DiffusionPrior(read_process(folder, image_size, loc, scale, compute_dtype))
 
 
 def card(source: str | PathLike[str]) -> dict[str, Any]:

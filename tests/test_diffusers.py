@@ -142,8 +142,8 @@ def test_a_loaded_prior_is_saved_in_our_own_format_too(tmp_path):
     folder = _folder(tmp_path, scheduler={"num_train_timesteps": 20, "clip_sample_range": 2.0})
     prior = nd.load_diffusers(folder).with_(likelihood=nd.KBound(1, 1))
     prior.save(tmp_path / "prior.safetensors")
-    x = 0.3 * MAKE["draw"]("data", (8, 8))
-    values = [eqx.filter_jit(lambda p: p.log_prob(x))(p) for p in (prior, nd.load(tmp_path / "prior.safetensors"))]
+    x, log_prob = 0.3 * MAKE["draw"]("data", (8, 8)), eqx.filter_jit(lambda prior, x: prior.log_prob(x))
+    values = [log_prob(p, x) for p in (prior, nd.load(tmp_path / "prior.safetensors"))]
     assert np.isfinite(values[0]) and values[0] == values[1]
 
 
@@ -184,6 +184,18 @@ def test_weights_of_other_precision_become_float32(dtype, tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(net)} == {jnp.dtype("float32")}
     expected = tensors["conv_in.weight"].astype(np.float32)
     np.testing.assert_array_equal(np.transpose(net.conv_in.weight, (3, 2, 0, 1)), expected)
+
+
+def test_half_precision_on_request(tmp_path):
+    """The same weights in float32, and answers that differ by the 8 bits of bfloat16."""
+    folder, x = _folder(tmp_path), MAKE["draw"]("half", (8, 8))
+    exact, half = (nd.load_diffusers(folder, compute_dtype=kind).process.denoiser.fn for kind in (None, "bfloat16"))
+    left, right = (eqx.filter_jit(lambda net: net(x, 9))(net) for net in (exact, half))
+    assert right.dtype == jnp.float32 and 1e-4 < jnp.std(left - right) / jnp.std(left) < 0.05
+    for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(half), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="compute_dtype: expected one of 'bfloat16', 'float32', got 'int8'"):
+        nd.load_diffusers(folder, compute_dtype="int8")
 
 
 def test_another_image_size(tmp_path):
@@ -255,6 +267,9 @@ def test_every_weight_has_a_name_of_its_own():
     config, shapes, _ = _golden("cifar10")
     paths, _ = jax.tree_util.tree_flatten_with_path(read_unet(config))
     assert sum(leaf.size for _, leaf in paths) == 35_746_307
+    # Ho et al. 2020, appendix B: 114 million for the 256-pixel models
+    large = read_unet({"_class_name": "UNet2DModel", **MAKE["CHURCH"]})
+    assert large.event_shape == (256, 256, 3) and sum(leaf.size for leaf in jax.tree.leaves(large)) == 113_673_219
     assert {name_of(path): leaf.size for path, leaf in paths} == {k: np.prod(v) for k, v in shapes.items()}
 
 

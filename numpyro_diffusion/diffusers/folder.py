@@ -15,6 +15,7 @@ from ..checkpoints import CheckpointError
 from ..denoisers import Network
 from ..diffusions import GaussianDiffusion
 from ..networks import UNet
+from ..networks.unet import ComputeType
 from ..process import LearnedStep, ReverseProcess
 from .config import Config
 from .scheduler import read_scheduler, write_scheduler
@@ -30,6 +31,7 @@ def read_process(
     image_size: tuple[int, int] | None = None,
     loc: ArrayLike = 0.0,
     scale: ArrayLike = 1.0,
+    compute_dtype: ComputeType | None = None,
 ) -> ReverseProcess:
     """Return the reverse process of a pipeline; arguments and errors are those of `hub.load_diffusers`."""
     folder = Path(folder)
@@ -40,7 +42,7 @@ def read_process(
     config, weights = unet / "config.json", unet / WEIGHTS
     scheduler = folder / "scheduler" / "scheduler_config.json"
     scheduler = scheduler if scheduler.is_file() else folder / "scheduler_config.json"
-    net = _reading(config, lambda: read_unet(_json(config), image_size))
+    net = _reading(config, lambda: read_unet(_json(config), image_size, compute_dtype))
     chain = _reading(scheduler, lambda: read_scheduler(_json(scheduler)))
     if (net.outputs == 2) != (chain.variance == "learned"):
         raise CheckpointError(

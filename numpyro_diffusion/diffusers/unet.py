@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 
 from ..networks import UNet
+from ..networks.unet import ComputeType
 from .config import Config, complete, count, names, number, require
 
 # What the constructor of UNet2DModel takes, with its defaults.
@@ -61,7 +62,11 @@ _SUPPORTED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
 _DOWN, _UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 
 
-def read_unet(config: Mapping[str, Any], image_size: tuple[int, int] | None = None) -> UNet:
+def read_unet(
+    config: Mapping[str, Any],
+    image_size: tuple[int, int] | None = None,
+    compute_dtype: ComputeType | None = None,
+) -> UNet:
     """Return the `UNet` that a configuration describes, with `jax.ShapeDtypeStruct`s in place of its weights.
 
     Dropout is passed over, since it acts in training only.
@@ -69,6 +74,7 @@ def read_unet(config: Mapping[str, Any], image_size: tuple[int, int] | None = No
     Args:
         config: the content of the file.
         image_size: height and width, where they are not those of the file.
+        compute_dtype: as for `UNet`.
 
     Raises:
         ValueError: a field that is unknown, unsupported or of the wrong kind, named; an image that does not divide.
@@ -93,6 +99,7 @@ def read_unet(config: Mapping[str, Any], image_size: tuple[int, int] | None = No
         "down_padding": (config["downsample_padding"], 1),
         "cosine_first": bool(config["flip_sin_to_cos"]),
         "frequency_shift": count(config, "freq_shift", 0),
+        "compute_dtype": compute_dtype,
     }
     colours = count(config, "in_channels")
     size = _image_size(config) if image_size is None else image_size
