@@ -156,7 +156,8 @@ def _write_betas(schedule: AbstractSchedule) -> Config:
         for digits in (2, 3, 4, 5):  # the table is rounded, its ends were not meant to be
             first, last = (float(f"{beta[end]:.{digits}g}") for end in (0, -1))
             if 0 < first <= last <= 1 and np.array_equal(_named(kind, steps, first, last).table, schedule.table):
-                return {"beta_schedule": kind, "beta_start": first, "beta_end": last}
+                ends = {} if kind == "squaredcos_cap_v2" else {"beta_start": first, "beta_end": last}
+                return {"beta_schedule": kind, **ends}
     return {"trained_betas": beta.tolist()}
 
 
