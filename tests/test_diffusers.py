@@ -62,7 +62,9 @@ def _errors(name, prior):
     net, call = prior.process.denoiser.fn, eqx.filter_jit(lambda net, x, t: net(x, t))
     for t, expected in zip(MAKE["UNET_STEPS"], outputs, strict=True):
         halves = np.split(expected, net.outputs)
-        found = np.reshape(call(net, _as_ours(x, prior.event_shape), t + 1.0), (net.outputs, *prior.event_shape))
+        found = np.reshape(
+            call(net, _as_ours(x, prior.event_shape), jnp.asarray(t + 1.0)), (net.outputs, *prior.event_shape)
+        )
         yield max(np.abs(a - _as_ours(b, prior.event_shape)).max() for a, b in zip(found, halves, strict=True))
 
 

@@ -24,9 +24,8 @@ MAKE = runpy.run_path(str(Path(__file__).parent / "golden" / "diffusers" / "make
 UNETS = MAKE["UNETS"] | {"church": MAKE["CHURCH"] | {"sample_size": 64}}
 
 
-def _save(folder, model, chain):
-    model.save_pretrained(folder / "unet")
-    chain.save_pretrained(folder / "scheduler")
+def _save(folder, model, chain, pipeline="DDPMPipeline"):
+    getattr(diffusers, pipeline)(unet=model, scheduler=chain).save_pretrained(folder)
     return folder
 
 
@@ -57,7 +56,9 @@ def test_network_outputs(name, tmp_path):
     event_shape = prior.event_shape
     for t in (0, 10, 500, 999):
         x = np.random.default_rng(t).standard_normal((model.config.in_channels, *event_shape[:2])).astype(np.float32)
-        found = np.reshape(call(net, np.moveaxis(x, 0, -1).reshape(event_shape), t + 1.0), (net.outputs, *event_shape))
+        found = np.reshape(
+            call(net, np.moveaxis(x, 0, -1).reshape(event_shape), jnp.asarray(t + 1.0)), (net.outputs, *event_shape)
+        )
         for a, b in zip(found, _theirs(model, x, t), strict=True):
             b = np.moveaxis(b, 0, -1).reshape(event_shape)
             assert b.std() > 0.05
@@ -118,10 +119,19 @@ def test_a_whole_chain_with_the_same_noise(name, tmp_path):
 
     y = ours[20]
     for t in range(20, 1, -1):
-        y = step(prior, y, float(t), t - 1.0, ours[t - 1])
+        y = step(prior, y, jnp.asarray(float(t)), jnp.asarray(t - 1.0), ours[t - 1])
     y = prior.process.predict(y, 1)
     assert np.std(y) > 0.1
     np.testing.assert_allclose(y, np.moveaxis(x, 0, -1).reshape(prior.event_shape), rtol=0, atol=1e-3)
+
+
+def test_a_pipeline_that_has_changed_its_scheduler(tmp_path):
+    """The file of the second scheduler keeps fields of the first."""
+    first = diffusers.DDPMScheduler(variance_type="fixed_large", prediction_type="sample", clip_sample_range=2.0)
+    second = diffusers.DDIMScheduler.from_config(first.config)
+    prior = nd.load_diffusers(_save(tmp_path, _random(UNETS["grey"]), second, "DDIMPipeline"))
+    denoiser = prior.process.denoiser
+    assert (denoiser.predicts, denoiser.variance, denoiser.clip) == ("data", "beta_tilde", (-2.0, 2.0))
 
 
 @pytest.mark.parametrize("variance", ["beta", "beta_tilde", "learned"])

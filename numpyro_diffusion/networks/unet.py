@@ -83,7 +83,8 @@ class UNet(eqx.Module):
     sinusoids of t − 1, since the paper's code counts steps from 0. The last convolution, every block's second one and
     every attention's output start at zero, so the initial output is exactly zero. The paper's dropout is left out.
 
-    It is the architecture of the `diffusers` library's `UNet2DModel`, whose published models it can hold.
+    It is the architecture of the `diffusers` library's `UNet2DModel`, whose published models it can hold. `UNET_SIZES`
+    has settings for smaller ones, by name: `UNet(key, event_shape, **UNET_SIZES["small"])`.
 
     Source: Ho et al. 2020, appendix B, and their code; the defaults are their CIFAR-10 configuration.
     """

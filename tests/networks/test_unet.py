@@ -75,7 +75,7 @@ def test_output_shape_and_zero_start(event_shape, outputs):
 
 def test_jit_and_vmap_agree_with_eager():
     net = _stirred(_small)
-    x, t = _image(2, 4, 4, 3), np.array([1.0, 2.5])
+    x, t = jnp.asarray(_image(2, 4, 4, 3)), jnp.array([1.0, 2.5])
     single, both = eqx.filter_jit(net), jax.jit(jax.vmap(net))(x, t)
     assert np.abs(both[0] - both[1]).max() > 0.1
     np.testing.assert_allclose(both, np.stack([single(x[i], t[i]) for i in range(2)]), rtol=1e-4, atol=1e-5)
