@@ -21,6 +21,7 @@ from .distributions import ReverseTrajectory as ReverseTrajectory
 from .distributions import joint_log_ratio as joint_log_ratio
 from .hub import card as card
 from .hub import load as load
+from .hub import load_diffusers as load_diffusers
 from .hub import packaged as packaged
 from .likelihoods import Estimate as Estimate
 from .likelihoods import KBound as KBound

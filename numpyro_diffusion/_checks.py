@@ -33,7 +33,9 @@ def check_event(name: str, shape: Sequence[int], event_shape: Sequence[int]) -> 
     shape, event_shape = tuple(shape), tuple(event_shape)
     start = len(shape) - len(event_shape)
     if start < 0 or shape[start:] != event_shape:
-        raise ValueError(f"{name}: expected a shape that ends in the event shape {event_shape}, got {shape}")
+        first = len(event_shape) == 3 and shape[-3:] == (event_shape[2], *event_shape[:2])
+        hint = " (channels first: move that axis to the end)" if first else ""
+        raise ValueError(f"{name}: expected a shape that ends in the event shape {event_shape}, got {shape}{hint}")
     return shape[:start]
 
 

@@ -185,7 +185,9 @@ def _unpack(node: Json, name: str, tensors: Tensors) -> object:
         case {"module": str(kind), "fields": dict(fields)}:
             if (cls := _known_classes().get(kind)) is None:
                 raise _error(name, f"a class of the installed {FORMAT_NAME} or equinox.nn", repr(kind))
-            names = [field.name for field in dataclasses.fields(cls)]
+            # A field that a class gained after the file was written comes with the value that changes nothing.
+            later = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+            names, fields = [field.name for field in dataclasses.fields(cls)], later | fields
             _check_names(f"{name or 'module'}: fields unlike those of {kind}", names, fields)
             module = object.__new__(cls)
             for key in names:  # object's own setter, since modules are frozen

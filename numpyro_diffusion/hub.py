@@ -4,9 +4,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from jax.typing import ArrayLike
+
+from ._checks import check_count
 from .checkpoints import CheckpointError, describe, read_module
+from .diffusers import read_process
 from .distributions import DiffusionPrior
 from .distributions.prior import PriorParts
+from .networks.unet import ComputeType
 
 _FOLDER = Path(__file__).parent / "priors"
 
@@ -37,6 +42,51 @@ def load(source: str | PathLike[str]) -> DiffusionPrior:
         return DiffusionPrior(parts.process, parts.likelihood, parts.sampler, parts.key)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: expected the parts of a DiffusionPrior, got others ({error})") from error
+
+
+def load_diffusers(
+    folder: str | PathLike[str],
+    *,
+    image_size: tuple[int, int] | None = None,
+    loc: ArrayLike = 0.0,
+    scale: ArrayLike = 1.0,
+    compute_dtype: ComputeType | None = None,
+) -> DiffusionPrior:
+    """Read a pixel-space pipeline of the `diffusers` library as a prior, without that library and without torch.
+
+    Read are `DDPMPipeline` and `DDIMPipeline`, of a `UNet2DModel` of plain and attention blocks and a `DDPMScheduler`
+    or `DDIMScheduler`, as saved by `save_pretrained`: from the folders `unet` and `scheduler`, or all from one folder,
+    as the first published models are. A `DDIMScheduler` stands for its chain with η = 1.
+
+    The network's event has its channels last: `(height, width, channels)`, or `(height, width)` for one channel. The
+    library adds no noise in the last step; here it has the variance β̃_2, as in the code of Ho et al. 2020, so that
+    there is a density. `log_prob` calls the network 4 T times with the default likelihood; for fewer, say
+    `prior.with_(likelihood=nd.KBound(2, 16))`.
+
+    Args:
+        folder: the pipeline's folder.
+        image_size: height and width; those of the file unless given. Both must divide by 2^(levels − 1).
+        loc: location of the noise law, in data units; the model's images lie from loc − scale to loc + scale.
+        scale: its scale. The default is the model's own units, [-1, 1]; 127.5 for both means pixels in 0 … 255.
+        compute_dtype: ``"bfloat16"`` for a network that computes with less precision, as `networks.UNet` has it.
+
+    Returns:
+        The prior, with float32 weights. Nothing in a file is ever executed.
+
+    Raises:
+        FileNotFoundError: no such folder, or a file in it that is missing.
+        CheckpointError: a file that is damaged or foreign, a field that is unknown or not supported, weights that are
+            missing or left over, each by name; pickled weights, which can execute code; an image that does not divide.
+        ValueError: `image_size` that is no pair of positive whole numbers, `loc` and `scale` that are not finite
+            numbers.
+    """
+    if not isinstance(folder, (str, PathLike)):
+        raise ValueError(f"folder: expected a path, got {folder!r}")
+    if image_size is not None:
+        if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
+            raise ValueError(f"image_size: expected (height, width), got {image_size!r}")
+        image_size = check_count("image_size", image_size[0]), check_count("image_size", image_size[1])
+    return DiffusionPrior(read_process(folder, image_size, loc, scale, compute_dtype))
 
 
 def card(source: str | PathLike[str]) -> dict[str, Any]:

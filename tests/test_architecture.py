@@ -20,7 +20,7 @@ LAYERS = [
     {"diffusions"},
     {"denoisers"},
     {"process"},
-    {"factors", "likelihoods"},
+    {"diffusers", "factors", "likelihoods"},
     {"twists"},
     {"samplers"},
     {"distributions"},

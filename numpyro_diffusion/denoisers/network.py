@@ -42,23 +42,33 @@ class Network(AbstractDenoiser):
         fn: the network; an `equinox.Module` is trained with the process, any other callable is used as it is.
         predicts: the meaning of its output.
         variance: of a reverse step; ignored by ``"mean"`` and ``"logits"``.
+        clip: the least and the greatest value of an element of x_0, in data units; a prediction outside is moved to
+            the nearer one ([DDPM 2020] code). Where it is moved, its gradient is 0. For ``"noise"``, ``"data"`` and
+            ``"velocity"``; no clipping unless given.
 
     Raises:
-        ValueError: an unknown name, a function that cannot be called, an output of another shape (when traced).
+        ValueError: an unknown name, a function that cannot be called, `clip` that is no range or for another head, an
+            output of another shape (when traced).
     """
 
     fn: Callable[[Array, Array], Any]
     predicts: Predicts = eqx.field(static=True)
     variance: Variance = eqx.field(static=True)
+    clip: tuple[float, float] | None = eqx.field(static=True, default=None)
 
     def __init__(
-        self, fn: Callable[[Array, Array], Any], predicts: Predicts = "noise", variance: Variance = "beta"
+        self,
+        fn: Callable[[Array, Array], Any],
+        predicts: Predicts = "noise",
+        variance: Variance = "beta",
+        clip: tuple[float, float] | None = None,
     ) -> None:
         if not callable(fn):
             raise ValueError(f"fn: expected a callable fn(x_t, t), got {fn!r}")
         self.fn = fn
         self.predicts = check_choice("predicts", predicts, ("noise", "data", "velocity", "mean", "logits"))
         self.variance = check_choice("variance", variance, ("beta", "beta_tilde", "learned"))
+        self.clip = None if clip is None else _checked_clip(clip, self.predicts)
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """Law of x_0 given x_t that the output stands for."""
@@ -147,7 +157,8 @@ class Network(AbstractDenoiser):
             out = (z - lost * out) / kept
         elif self.predicts == "velocity":
             out = kept * z - lost * out
-        return diffusion.unstandardize(out)
+        prediction = diffusion.unstandardize(out)
+        return prediction if self.clip is None else jnp.clip(prediction, *self.clip)
 
 
 def _implied(diffusion: Any, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:
@@ -173,6 +184,14 @@ def _least_variance(diffusion: GaussianDiffusion, t: ArrayLike, s: ArrayLike | N
     _, _, variance = diffusion.bridge_coefficients(t, s)
     _, _, second = diffusion.bridge_coefficients(2.0, 1.0)
     return jnp.where(jnp.asarray(s) > 0, variance, second)
+
+
+def _checked_clip(clip: Any, predicts: str) -> tuple[float, float]:
+    if predicts in ("mean", "logits"):
+        raise ValueError(f"clip: expected None with predicts={predicts!r}, got {clip!r}")
+    if not isinstance(clip, (tuple, list)) or len(clip) != 2 or not clip[0] < clip[1]:
+        raise ValueError(f"clip: expected the least and the greatest value, (low, high), got {clip!r}")
+    return float(clip[0]), float(clip[1])
 
 
 def _checked(out: Any, shape: tuple[int, ...]) -> Array:

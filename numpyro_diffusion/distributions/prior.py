@@ -14,6 +14,7 @@ from numpyro.distributions import constraints
 
 from .._checks import check_event
 from ..checkpoints import write_module
+from ..diffusers import write_process
 from ..factors import AbstractFactor
 from ..likelihoods import AbstractLikelihood, Estimate, KBound
 from ..process import ReverseProcess
@@ -185,6 +186,23 @@ class DiffusionPrior(ModuleDistribution):
         if self.batch_shape:
             raise ValueError(f"save: expected a prior of batch shape (), got {self.batch_shape}")
         write_module(path, self.module, metadata={"content": "DiffusionPrior", "card": dict(card or {})}, dtype=dtype)
+
+    def save_diffusers(self, folder: str | PathLike[str]) -> None:
+        """Write the process as a `DDPMPipeline` that the `diffusers` library can load, without that library.
+
+        That has no place for the scale of the last step, the likelihood, the sampler and the key. Where `loc` and
+        `scale` are 127.5, as for pixels in 0 … 255, they are those of the pipeline's own last line.
+
+        Args:
+            folder: made if it does not exist; files in it that have the names of the pipeline's are replaced.
+
+        Raises:
+            ValueError: a part that `diffusers` has no place for, by name: a network that is no `networks.UNet`, a head
+                other than ``"noise"``, ``"data"`` or ``"velocity"``, other units, a respaced schedule, a batch shape.
+        """
+        if self.batch_shape:
+            raise ValueError(f"save_diffusers: expected a prior of batch shape (), got {self.batch_shape}")
+        write_process(folder, self.process)
 
     def __mul__(self, factor: AbstractFactor) -> "DiffusionPosterior":
         if not isinstance(factor, AbstractFactor):

@@ -5,5 +5,6 @@ from .embedding import sinusoidal
 from .layers import ACTIVATIONS
 from .mlp import MLP
 from .rbf import RBF
+from .unet import UNET_SIZES, UNet
 
-__all__ = ["ACTIVATIONS", "MLP", "RBF", "BumpReadout", "Dense", "sinusoidal"]
+__all__ = ["ACTIVATIONS", "MLP", "RBF", "UNET_SIZES", "BumpReadout", "Dense", "UNet", "sinusoidal"]

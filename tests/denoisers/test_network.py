@@ -85,6 +85,25 @@ def test_heads_mean_the_same_kernel(predicts: str, variance: str, x64: None) -> 
         np.testing.assert_allclose(spread[i], np.exp(share * np.log(beta) + (1 - share) * np.log(tilde)), rtol=1e-9)
 
 
+@pytest.mark.parametrize("variance", ["beta", "beta_tilde", "learned"])
+@pytest.mark.parametrize("predicts", HEADS)
+def test_clipping_moves_the_prediction_and_the_mean_that_follows(predicts: str, variance: str, x64: None) -> None:
+    """The prediction is moved into the range, in data units; kernels follow it, and their variance does not move."""
+    low, high = 0.9, 1.3  # between the two elements of E[x_0 | x_t]: one is moved up, the other down
+    head = HEADS[predicts]
+    fn = (lambda z, t: (head(z, t), 0.2 * z)) if variance == "learned" else head
+    free, clipped = (Network(fn, predicts, variance, clip) for clip in (None, (low, high)))
+    (_, spread), (mean, same) = _kernels(free), _kernels(clipped)
+    np.testing.assert_array_equal(same, spread)
+    for i, (t, s) in enumerate(PAIRS):
+        prediction = LOC + SCALE * _guess(Z, t)
+        assert prediction[0] > high and prediction[1] < low
+        data, noise, _, _ = _coefficients(t, s)
+        np.testing.assert_allclose(mean[i], data * (np.array([high, low]) - LOC) / SCALE + noise * Z, rtol=1e-9)
+    found = jax.jit(lambda x: clipped.posterior(_diffusion(), x, 3).mean)(jnp.asarray(X))
+    np.testing.assert_allclose(found, [high, low], rtol=1e-12)
+
+
 def test_ddpm_mean_by_its_own_formula(x64: None) -> None:
     """The noise head's mean is (x - beta / sqrt(1 - alpha_bar) eps) / sqrt(alpha)."""
     mean, _ = _kernels(Network(_noise_head), pairs=[(t, t - 1) for t in range(2, T + 1)])
@@ -219,6 +238,15 @@ UNEVEN = lambda z, t: (z, z[0])
         (lambda: Network(3), r"fn: expected a callable fn\(x_t, t\), got 3"),
         (lambda: Network(PLAIN, "score"), "predicts: expected one of 'noise', 'data', .*, got 'score'"),
         (lambda: Network(PLAIN, variance="fixed"), "variance: expected one of 'beta', .*, got 'fixed'"),
+        (
+            lambda: Network(PLAIN, clip=(1.0, 1.0)),
+            r"clip: expected the least and the greatest value, .* got \(1.0, 1.0",
+        ),
+        (lambda: Network(PLAIN, clip=1.0), r"clip: expected the least and the greatest value, \(low, high\), got 1.0"),
+        (
+            lambda: Network(PLAIN, "mean", clip=(-1.0, 1.0)),
+            r"clip: expected None with predicts='mean', got \(-1.0, 1.0",
+        ),
         (
             lambda: ReverseProcess(_diffusion(), Network(ONE), 2),
             r"fn: expected an output of the shape of x_t, \(2,\), got \(\)",
