@@ -1,7 +1,6 @@
 """The demonstration: real handwritten digits, half hidden, under noise of an unknown scale."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +89,6 @@ def sample_posterior(
     num_warmup: int = 100,
     num_samples: int = 400,
     num_chains: int = 2,
-    model: Callable[..., None] = model,
     progress: bool = True,
 ) -> MCMC:
     """Digits by particle Gibbs, the noise scale by NUTS, in turn: exact for the prior's chain of 25 steps."""
