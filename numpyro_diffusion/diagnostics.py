@@ -103,7 +103,8 @@ def calibrate(
         num_draws: L, draws kept of each posterior, evenly spaced over the run. Autocorrelated draws look like a wrong
             inference: run at least a few times as many.
         quantities: from a dict of the ranked sites' values, of one draw, to a dict of arrays to rank in their place.
-        batch_size: replicates at once, by ``jax.vmap``, where the inference is an `MCMC`.
+        batch_size: replicates at once, by ``jax.vmap``, where the inference is an `MCMC`. Values are traced there, so
+            that what kernels check of values in plain runs is not checked.
         progress_bar: whether to show one.
         **kwargs: keyword arguments of the model.
 
