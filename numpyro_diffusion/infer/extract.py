@@ -7,17 +7,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.tree_util import Partial
 from numpyro.handlers import trace
 from numpyro.primitives import Messenger
 
-from .._checks import is_concrete
 from ..distributions import DiffusionPrior
 from ..factors import AbstractFactor, Elementwise, Factor, Gaussian, LinearGaussian, Product, simplify
 from ..samplers import Ancestral
+from .independence import check_independent
 from .structure import depends, is_affine, is_elementwise
 
 
@@ -190,36 +189,13 @@ def _part(
     if batch > len(frames) and batch:
         raise ValueError(f"site: expected the batch of {site!r} to come from plates, got a batch shape of its own")
     if batch:
-        _check_independent(run, name, x, batch, site)
+        says = lambda x: _batch_first(_log_density(run(x)[name]), batch, 0)
+        check_independent(says, name, x, batch, site)
     plain = msg["scale"] is None
     if bits:
         elementwise = plain and _bits(run, name, x)
         return elementwise or _any(run, name, x, batch)
     return (plain and _gaussian(run, name, msg, x, batch)) or _any(run, name, x, batch)
-
-
-def _check_independent(run: Any, name: str, x: Array, batch: int, site: str) -> None:
-    """Raise ``ValueError`` if one element of the plate changes what the site says of another; needs known values.
-
-    Elements are changed in groups, those with a given binary digit in their number: any two differ in some digit, so
-    that one of them is changed while the other must not follow.
-    """
-    count = math.prod(x.shape[:batch])
-    says = lambda x: _batch_first(_log_density(run(x)[name]), batch, 0).reshape(count, -1)
-    start = jnp.asarray(np.random.default_rng(0).random(x.shape) > 0.5, dtype=x.dtype)
-    before = says(start)
-    if not is_concrete(before):
-        return
-    for digit in range((count - 1).bit_length()):
-        for value in (0, 1):
-            changed = (np.arange(count) >> digit & 1) == value
-            where = changed.reshape(x.shape[:batch] + (1,) * (x.ndim - batch))
-            after = says(jnp.where(where, 1 - start, start))
-            if not np.array_equal(before[~changed], after[~changed], equal_nan=True):
-                raise ValueError(
-                    f"model: {name!r} depends on {site!r} across the plate they share, whose elements must be "
-                    "independent; use one site of a larger event instead"
-                )
 
 
 def _bits(run: Any, name: str, x: Array) -> AbstractFactor | None:

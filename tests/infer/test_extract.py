@@ -458,6 +458,24 @@ def test_what_has_no_factor_is_said(model):
         extract_factor(model, "x")
 
 
+def test_elements_of_a_plate_are_held_apart_where_other_values_are_traced():
+    """Chains under `jax.vmap` have traced values of the other sites; what mixes elements is refused there too."""
+
+    def model(mixing):
+        with numpyro.plate("n", 4):
+            x = draw_x()
+            gain = numpyro.sample("gain", dist.Normal(0.0, 1.0))
+            neighbour = jnp.roll(x, 1, 0) if mixing else x
+            observe("y", dist.Normal(gain[:, None] * neighbour, 1.0).to_event(1), YS)
+
+    def loc(gain, mixing):
+        return extract_factor(substitute(model, data={"gain": gain}), "x", mixing).loc
+
+    assert jax.vmap(lambda gain: loc(gain, False))(jnp.ones((2, 4))).shape == (2, 4, 3)
+    with pytest.raises(ValueError, match="'y' depends on 'x' across the plate they share"):
+        jax.vmap(lambda gain: loc(gain, True))(jnp.ones((2, 4)))
+
+
 def test_an_absent_site_is_told_the_others():
     given = substitute(normal_elements, data={"x": jnp.zeros(3)})
     with pytest.raises(ValueError, match=r"site: expected the name of a latent site .*, \['x', 'y'\], got 'z'"):
