@@ -45,16 +45,13 @@ class AbstractSchedule(eqx.Module):
         Where one is not (next to t = 0, or to a step that erases everything), and for schedules that are linear in
         :math:`\bar\alpha`, the neighbours' :math:`\bar\alpha` are mixed instead.
         """
-        low, weight = self._locate(t)
-        left, right = self.table[low], self.table[low + 1]
-        mixed = _log_mix(weight, jax.nn.log_sigmoid(left), jax.nn.log_sigmoid(right)) - _log_mix(
-            weight, jax.nn.log_sigmoid(-left), jax.nn.log_sigmoid(-right)
-        )
+        pair, weight = self._around(self.table, t)
+        mixed = _mixed(pair, weight)
         if self.interpolation == "alpha_bar":
             return mixed
-        finite = jnp.isfinite(left) & jnp.isfinite(right)
-        straight = jnp.where(finite, left, 0.0) * (1 - weight) + jnp.where(finite, right, 0.0) * weight
-        return jnp.where(finite, straight, mixed)
+        finite = jnp.isfinite(pair).all(0)
+        pair = jnp.where(finite, pair, 0.0)
+        return jnp.where(finite, pair[0] * (1 - weight) + pair[1] * weight, mixed)
 
     def log_alpha_bar(self, t: ArrayLike) -> Array:
         r""":math:`\log\bar\alpha_t`, exactly 0 at t = 0."""
@@ -70,14 +67,18 @@ class AbstractSchedule(eqx.Module):
 
     def beta(self, t: ArrayLike, s: ArrayLike | None = None) -> Array:
         r""":math:`\beta_{t|s} = 1 - \bar\alpha_t/\bar\alpha_s` for s < t; `s` is ``t - 1`` unless given."""
-        s = jnp.asarray(t) - 1 if s is None else s
-        return -jnp.expm1(self.log_alpha_bar(t) - self.log_alpha_bar(s))
+        now, before = self.log_snr(t), self.log_snr(jnp.asarray(t) - 1 if s is None else s)
+        return jax.nn.sigmoid(-now) * -jnp.expm1(now - before)
+
+    def shares(self, t: ArrayLike) -> tuple[Array, Array]:
+        r""":math:`\bar\alpha_t` and :math:`1-\bar\alpha_t`, both without rounding."""
+        log_snr = self.log_snr(t)
+        return jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
 
     def time(self, t: ArrayLike) -> Array:
         """What a network is told at step `t`: `t` itself, or the original chain's step after respacing."""
-        low, weight = self._locate(t)
-        times = jax.lax.stop_gradient(self.times)
-        return times[low] * (1 - weight) + times[low + 1] * weight
+        pair, weight = self._around(jax.lax.stop_gradient(self.times), t)
+        return pair[0] * (1 - weight) + pair[1] * weight
 
     def respace(self, num_steps: int) -> "Schedule":
         """The same path in fewer steps, spread evenly; networks are still told the original step.
@@ -91,10 +92,12 @@ class AbstractSchedule(eqx.Module):
         kept = np.round(np.linspace(0, self.num_steps, num_steps + 1)).astype(int)
         return Schedule(self.table[kept], self.interpolation, self.times[kept])
 
-    def _locate(self, t: ArrayLike) -> tuple[Array, Array]:
+    def _around(self, table: Array, t: ArrayLike) -> tuple[Array, Array]:
+        """The entries of a table next to `t`, shape (2, *t.shape), and the weight of the second."""
         t = jnp.asarray(t, dtype=self.times.dtype)
-        low = jnp.clip(jnp.floor(t), 0, self.num_steps - 1).astype(int)
-        return low, t - low
+        low = jnp.clip(jnp.floor(t), 0, self.num_steps - 1)
+        index = jnp.stack([low, low + 1]).astype(int)
+        return jnp.take(table, index, mode="clip"), t - low
 
 
 class Schedule(AbstractSchedule):
@@ -273,7 +276,9 @@ def _log_snr(log_alpha_bar: np.ndarray) -> np.ndarray:
     return np.concatenate([[np.inf], log_alpha_bar - np.log(-np.expm1(log_alpha_bar))])
 
 
-def _log_mix(weight: Array, left: Array, right: Array) -> Array:
-    """Log of the weighted mean of two numbers given by their logarithms, either of which may be -inf."""
-    mixed = (1 - weight) * jnp.exp(left) + weight * jnp.exp(right)
-    return jnp.where(mixed > 0, jnp.log(jnp.where(mixed > 0, mixed, 1.0)), -jnp.inf)
+def _mixed(pair: Array, weight: Array) -> Array:
+    """Log-SNR at the weighted mean of two ᾱ that are given by their log-SNR, either of which may be infinite."""
+    shares = jax.nn.sigmoid(jnp.stack([pair, -pair]))
+    mean = shares[:, 0] * (1 - weight) + shares[:, 1] * weight
+    logs = jnp.where(mean > 0, jnp.log(jnp.where(mean > 0, mean, 1.0)), -jnp.inf)
+    return logs[0] - logs[1]

@@ -143,7 +143,7 @@ def _condition(
     """Mean and variance of x_0 given x_t for x_0 ~ N(loc, scale²), and log q(x_t), element by element."""
     if not isinstance(diffusion, GaussianDiffusion):
         raise ValueError(f"diffusion: Gaussian oracles are for GaussianDiffusion, got {type(diffusion).__name__}")
-    kept, lost = diffusion.schedule.alpha_bar(t), diffusion.schedule.noise_variance(t)
+    kept, lost = diffusion.schedule.shares(t)
     mean, scale, z = diffusion.standardize(loc), scale / diffusion.scale, diffusion.standardize(x_t)
     spread = kept * scale**2 + lost
     residual = z - jnp.sqrt(kept) * mean

@@ -151,7 +151,7 @@ class Network(AbstractDenoiser):
 
     def _prediction(self, diffusion: GaussianDiffusion, out: Array, x_t: Array, t: ArrayLike) -> Array:
         """The prediction of x_0, in data units."""
-        kept, lost = jnp.sqrt(diffusion.schedule.alpha_bar(t)), jnp.sqrt(diffusion.schedule.noise_variance(t))
+        kept, lost = (jnp.sqrt(share) for share in diffusion.schedule.shares(t))
         z = diffusion.standardize(x_t)
         if self.predicts == "noise":
             out = (z - lost * out) / kept

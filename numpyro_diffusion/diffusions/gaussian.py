@@ -73,8 +73,8 @@ class GaussianDiffusion(AbstractDiffusion):
 
     def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
         """q(x_t | x_0), exact; event shape that of `x_0`."""
-        mean = jnp.sqrt(self.schedule.alpha_bar(t)) * self.standardize(x_0)
-        return self._normal(mean, self.schedule.noise_variance(t))
+        kept, lost = self.schedule.shares(t)
+        return self._normal(jnp.sqrt(kept) * self.standardize(x_0), lost)
 
     def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """q(x_s | x_t, x_0), exact ([DDPM 2020] eqs. 6-7); event shape that of `x_t`."""
@@ -94,10 +94,11 @@ class GaussianDiffusion(AbstractDiffusion):
 
     def bridge_coefficients(self, t: ArrayLike, s: ArrayLike | None = None) -> tuple[Array, Array, Array]:
         """Weights of x_0 and x_t in the bridge's mean, and its variance, in standardised units."""
-        s = jnp.asarray(t) - 1 if s is None else s
-        beta, noise_t = self.schedule.beta(t, s), self.schedule.noise_variance(t)
-        kept = self.schedule.noise_variance(s) / noise_t
-        return jnp.sqrt(self.schedule.alpha_bar(s)) * beta / noise_t, jnp.sqrt(1 - beta) * kept, beta * kept
+        schedule = self.schedule
+        now, before = schedule.log_snr(t), schedule.log_snr(jnp.asarray(t) - 1 if s is None else s)
+        signal_t, noise_t, signal_s, noise_s = (jax.nn.sigmoid(ratio) for ratio in (now, -now, before, -before))
+        gained = -jnp.expm1(now - before)  # β_{t|s} / (1 − ᾱ_t)
+        return jnp.sqrt(signal_s) * gained, jnp.sqrt(signal_t / signal_s) * noise_s / noise_t, noise_s * gained
 
     def terminal(self, event_shape: tuple[int, ...]) -> dist.Distribution:
         """N(loc, scale²) on every element; event shape `event_shape`."""
@@ -117,7 +118,7 @@ class GaussianDiffusion(AbstractDiffusion):
 
     def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
         """Reparameterised draw from q(x_t | x_0): differentiable in x_0 and in a learned schedule."""
-        kept, lost = self.schedule.alpha_bar(t), self.schedule.noise_variance(t)
+        kept, lost = self.schedule.shares(t)
         return self.unstandardize(jnp.sqrt(kept) * self.standardize(x_0) + jnp.sqrt(lost) * noise)
 
     def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Array:
@@ -130,8 +131,8 @@ class GaussianDiffusion(AbstractDiffusion):
 
     def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Array:
         """E log π(X^t) given x_0: a Gaussian's second moment, in nats."""
-        z = self.standardize(x_0)
-        square = self.schedule.alpha_bar(t) * z**2 + self.schedule.noise_variance(t)
+        kept, lost = self.schedule.shares(t)
+        square = kept * self.standardize(x_0) ** 2 + lost
         return -0.5 * jnp.sum(square + jnp.log(2 * jnp.pi) + 2 * jnp.log(self.scale))
 
     def terminal_entropy(self, event_shape: tuple[int, ...]) -> Array:
