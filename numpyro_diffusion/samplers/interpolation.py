@@ -61,6 +61,8 @@ def interpolate(
     for name, x in (("x_a", x_a), ("x_b", x_b)):
         if check_event(name, x.shape, process.event_shape):
             raise ValueError(f"{name}: expected one example, of shape {process.event_shape}, got {x.shape}")
+    if mix == "spherical" and x_a.size < 2:
+        raise ValueError("mix: expected 'linear' for examples of one element, which have no great circle")
     if weights.ndim != 1:
         raise ValueError(f"weights: expected shape (n,), got {weights.shape}")
     check_finite("weights", weights)

@@ -121,8 +121,8 @@ class AbstractSmoothSampler(AbstractSampler):
     def noise_shape(self, process: ReverseProcess) -> tuple[int, ...]:
         """(n, *event): a standard normal for x_T, one for each inner step if these need any, one for the last step."""
         self._diffusion(process)
-        inner = 0 if self.is_deterministic else len(self.levels(process).t) - 1
-        return (inner + 2, *process.event_shape)
+        count = jax.eval_shape(lambda: self.levels(process)).t.shape[0]
+        return (2 if self.is_deterministic else count + 1, *process.event_shape)
 
     def from_noise(self, noise: Array, process: ReverseProcess) -> Array:
         """The draw of x_0 that `noise` makes, x_T's noise first; its gradient keeps at most 256, or about 2 √n, states.
