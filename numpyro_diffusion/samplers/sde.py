@@ -44,11 +44,12 @@ class SDE(AbstractSmoothSampler):
         method: how a step is taken.
 
             * ``"euler"``: Euler–Maruyama, of first order;
-            * ``"heun"``: of second order (weakly), at two calls of the denoiser;
+            * ``"heun"``: of second order (weakly), at two calls of the denoiser; steps that are too long for much noise
+              diverge, as Euler's do;
             * ``"exponential"``: exact where x̂_0 does not change, of first order: DDIM's step for λ = 0, the bridge's
               (variance β̃) for λ = 1, and stable for steps of any length;
             * ``"multistep"``: the same with x̂_0 extrapolated from the step before (DPM-Solver++ 2M of Lu et al. 2022,
-              SA-Solver of Xue et al. 2023): of second order for one call.
+              SA-Solver of Xue et al. 2023): of second order for one call, and as stable.
         grid: ``"log_snr"`` spaces the levels evenly in log-SNR, ``"steps"`` in t; or the times themselves, decreasing
             from T to 1.
         form: ``"preserving"`` or ``"exploding"``: in which form of the process ``"euler"`` and ``"heun"`` step. The
@@ -69,7 +70,7 @@ class SDE(AbstractSmoothSampler):
         self,
         noise: float = 1.0,
         num_steps: int | None = None,
-        method: Method = "heun",
+        method: Method = "multistep",
         grid: Grid | Sequence[float] = "log_snr",
         *,
         form: Form = "preserving",
@@ -193,7 +194,7 @@ class SDE(AbstractSmoothSampler):
         if not self.is_deterministic:
             raise ValueError(f"noise: expected 0, the deterministic flow, to encode or decode, got {self.noise:g}")
         diffusion, x = self._diffusion(process), jnp.asarray(x, dtype=float)
-        levels = self.levels(process)
+        batch, levels = check_event(name, x.shape, process.event_shape), self.levels(process)
         levels = jax.tree.map(lambda part: part[::-1], levels) if up else levels
         idle = jnp.zeros(len(levels.t) - 1)
 
@@ -203,7 +204,7 @@ class SDE(AbstractSmoothSampler):
             x = diffusion.unstandardize(z)
             return x if up else diffusion.to_exploding(x, 1.0)
 
-        for _ in check_event(name, x.shape, process.event_shape):
+        for _ in batch:
             one = jax.vmap(one)
         return one(x)
 

@@ -85,7 +85,7 @@ def test_the_printed_drift_is_wrong(monkeypatch, x64):
     """(1 + λ)/2 with noise λ ends with variance λ in place of 1; (1 + λ²)/2 keeps it."""
     diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(50, -10, 8))
     process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), (1,))
-    variance = lambda noise: law(SDE(noise, 160), process)[1].item()
+    variance = lambda noise: law(SDE(noise, 160, "heun"), process)[1].item()
     monkeypatch.setattr(SDE, "pull", property(lambda self: (1 + self.noise) / 2))
     assert abs(variance(0.5) - 0.5) < 0.02
     monkeypatch.undo()
@@ -97,7 +97,7 @@ def test_the_flow_keeps_quantiles_and_is_inverted(x64):
     process = mixture()
     x_T = process.diffusion.unstandardize(jnp.linspace(-2.5, 2.5, 41))[:, None]
     smooth = np.sqrt(SCALES**2 + (1.3 * np.exp(-3)) ** 2)
-    flow = SDE(0.0, 160)
+    flow = SDE(0.0, 160, "heun")
     decode, encode = (jax.jit(lambda x, map=map: map(process, x)) for map in (flow.decode, flow.encode))
     x_0 = decode(x_T)
     np.testing.assert_allclose(encode(x_0), x_T, atol=1e-3)
@@ -149,7 +149,8 @@ def test_both_forms_are_one_process(x64):
     def gap(length):
         u = schedule.log_snr(t)
         move = Move(Level(jnp.asarray(t), u), Level(schedule.time_at(u + length), u + length), jnp.inf)
-        step = lambda *args: SDE(*args[:1], form=args[1]).step(predict, State(jnp.array([0.3]), None), move, 0.4).z[0]
+        start = State(jnp.array([0.3]), None)
+        step = lambda noise, form: SDE(noise, method="heun", form=form).step(predict, start, move, 0.4).z[0]
         return jnp.stack([abs(step(noise, "preserving") - step(noise, "exploding")) for noise in (0.0, 1.5)])
 
     coarse, fine = gap(1e-2), gap(1e-3)
@@ -235,7 +236,7 @@ def test_a_schedule_that_erases_everything():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
-    [DDIM(50, 1.0), Ancestral(), SDE(0.5)],
+    [DDIM(50, 1.0), Ancestral(), SDE(0.5, 100)],
     ids=lambda sampler: type(sampler).__name__,
 )
 def test_the_rest_of_a_chain(sampler):
@@ -285,7 +286,7 @@ def test_draws_have_the_mixtures_law(noise):
     data = process.denoiser.data()
     points = jnp.linspace(-2, 2, 9)
     expected = (WEIGHTS * norm.cdf((points[:, None] - LOCS[:, 0]) / SCALES)).sum(1)
-    for sampler in (SDE(noise, 150), SDE(noise, 200, "multistep")):
+    for sampler in (SDE(noise, 150, "heun"), SDE(noise, 200, "multistep")):
         draw = lambda key, sampler=sampler: sampler.sample(key, process)
         x = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), count))
         gates = 4.5 * np.sqrt(expected * (1 - expected) / count) + 0.002
