@@ -161,7 +161,7 @@ def picture(all_results: dict[str, dict[Any, Any]], budgets: tuple[int, ...], pa
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     path.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path / "work_precision.png", dpi=100)
+    figure.savefig(path / "work_precision.png", dpi=80)
 
 
 def main() -> None:
