@@ -80,6 +80,24 @@ class AbstractSchedule(eqx.Module):
         pair, weight = self._around(jax.lax.stop_gradient(self.times), t)
         return pair[0] * (1 - weight) + pair[1] * weight
 
+    def time_at(self, log_snr: ArrayLike) -> Array:
+        r"""The t in [0, T] at which :math:`\lambda(t)` is `log_snr`; its inverse, of the same shape.
+
+        Beyond the table's ends it is 0 or T.
+        """
+        log_snr = jnp.asarray(log_snr, dtype=self.times.dtype)
+        low = jnp.clip(jnp.searchsorted(-self.table, -log_snr, side="left") - 1, 0, self.num_steps - 1)
+        left, right = self.table[low], self.table[low + 1]
+        # Of alpha_bar and 1 − alpha_bar the smaller one is interpolated: it has the digits.
+        sign = jnp.where(log_snr < 0, 1, -1)
+        start, end, here = jax.nn.sigmoid(sign * left), jax.nn.sigmoid(sign * right), jax.nn.sigmoid(sign * log_snr)
+        mixed = (here - start) / (end - start)
+        if self.interpolation == "alpha_bar":
+            return low + jnp.clip(mixed, 0, 1)
+        finite = jnp.isfinite(left) & jnp.isfinite(right)
+        straight = (jnp.where(finite, left, 1.0) - log_snr) / jnp.where(finite, left - right, 1.0)
+        return low + jnp.clip(jnp.where(finite, straight, mixed), 0, 1)
+
     def respace(self, num_steps: int) -> "Schedule":
         """The same path in fewer steps, spread evenly; networks are still told the original step.
 

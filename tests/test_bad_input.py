@@ -267,6 +267,8 @@ UNKNOWN = {
     "ReverseProcess": lambda **bad: nd.ReverseProcess(REALS, denoisers.Gaussian(0.0, 1.0), 2, **bad),
     "KBound": lambda **bad: nd.KBound(**bad),
     "Ancestral": lambda **bad: samplers.Ancestral(**bad),
+    "DDIM": lambda **bad: samplers.DDIM(**bad),
+    "SDE": lambda **bad: samplers.SDE(**bad),
     "DiffusionPrior": lambda **bad: nd.DiffusionPrior(PROCESS, **bad),
     "ForwardTrajectory": lambda **bad: nd.ForwardTrajectory(REALS, [0.0], **bad),
     "ReverseTrajectory": lambda **bad: nd.ReverseTrajectory(PROCESS, **bad),

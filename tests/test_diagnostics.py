@@ -7,6 +7,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.infer import MCMC, NUTS
 
+import numpyro_diffusion as nd
 from numpyro_diffusion import diagnostics, plots
 
 
@@ -95,3 +96,27 @@ def test_bad_input_is_said():
         diagnostics.calibrate(model, "z", Conjugate, jax.random.key(0), observed="y", progress_bar=False)
     with pytest.raises(ValueError, match="num_draws: expected at most the 99 draws"):
         calibrate(Conjugate, num_draws=100)
+
+
+def test_information_and_entropy_of_a_gaussian():
+    """I-MMSE in closed form: ½ Σ log(1 + SNR s²/c²), and ½ log 2πe s² for the entropy."""
+    deviations, scale = np.array([0.3, 2.0]), 1.5
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(30, -10, 8), 0.5, scale)
+    process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.2, deviations), (2,))
+    draws = 0.2 + deviations * jax.random.normal(jax.random.key(0), (1500, 2))
+    result = diagnostics.mutual_information(jax.random.key(1), process, draws, num_levels=80)
+    expected = 0.5 * np.log1p(np.exp(result.log_snr[:, None]) * (deviations / scale) ** 2).sum(1)
+    assert (result.t[0], result.t[-1]) == (30, 1)
+    assert (np.abs(result.information - expected) < 4.5 * result.standard_error + 3e-3).all()
+    entropy = 0.5 * np.log(2 * np.pi * np.e * deviations**2).sum()
+    assert abs(result.entropy - entropy) < 4.5 * result.entropy_error + 3e-3
+    assert result.standard_error[-1] < 0.1
+    ax = plots.mutual_information(result, label="here")
+    assert ax.get_xlabel().startswith("log-SNR")
+    plt.close(ax.figure)
+    for data, message in ((1, "data: expected a whole number of at least 2"), (draws[0], "data: expected shape")):
+        with pytest.raises(ValueError, match=message):
+            diagnostics.mutual_information(jax.random.key(1), process, data)
+    coins = nd.ReverseProcess(nd.BinomialDiffusion(nd.schedules.erasing(4)), nd.denoisers.Enumerated([[0, 1]]), 2)
+    with pytest.raises(ValueError, match="process: expected a GaussianDiffusion, got BinomialDiffusion"):
+        diagnostics.mutual_information(jax.random.key(1), coins, 10)

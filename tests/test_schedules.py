@@ -57,7 +57,8 @@ def _alpha_bar(beta: np.ndarray) -> np.ndarray:
 @jax.jit
 def _values(schedule: AbstractSchedule, t: jax.Array, s: jax.Array) -> dict[str, jax.Array]:
     methods = ("log_snr", "alpha_bar", "log_alpha_bar", "noise_variance", "time")
-    return {m: jax.vmap(getattr(schedule, m))(t) for m in methods} | {"beta": jax.vmap(schedule.beta)(t, s)}
+    values = {m: jax.vmap(getattr(schedule, m))(t) for m in methods} | {"beta": jax.vmap(schedule.beta)(t, s)}
+    return values | {"time_at": schedule.time_at(values["log_snr"])}
 
 
 def _at(schedule: AbstractSchedule, method: str, t: Any, s: Any = None) -> np.ndarray:
@@ -100,6 +101,7 @@ def test_fractions_decrease_and_lie_between_their_neighbours(name: str) -> None:
     below, above = np.repeat(whole[1:], 7), np.repeat(whole[:-1], 7)
     inside = np.delete(kept, np.arange(0, 8 * T + 1, 8))
     assert ((below < inside) & (inside < above)).all()
+    np.testing.assert_allclose(_at(schedule, "time_at", fine), fine, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "log_snr", "learned", "from_beta"])

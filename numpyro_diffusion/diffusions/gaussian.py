@@ -66,6 +66,18 @@ class GaussianDiffusion(AbstractDiffusion):
         """From units in which the noise law is N(0, 1) to data units."""
         return self.loc + self.scale * z
 
+    def to_exploding(self, x_t: ArrayLike, t: ArrayLike) -> Array:
+        r"""The same state in the variance-exploding form: :math:`m + (x_t - m)/\sqrt{\bar\alpha_t}`, shape of `x_t`.
+
+        It is :math:`x_0 + \sigma_t c\,\varepsilon` with :math:`\sigma_t^2 = (1-\bar\alpha_t)/\bar\alpha_t`, the time
+        of McAllester (2023), who lets the noise grow and leaves the data as they are.
+        """
+        return self.unstandardize(self.standardize(x_t) / jnp.sqrt(self.schedule.alpha_bar(t)))
+
+    def from_exploding(self, y_t: ArrayLike, t: ArrayLike) -> Array:
+        """The inverse of `to_exploding`, shape of `y_t`."""
+        return self.unstandardize(self.standardize(y_t) * jnp.sqrt(self.schedule.alpha_bar(t)))
+
     def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """q(x_t | x_s), exact; event shape that of `x_s`."""
         beta = self.schedule.beta(t, s)

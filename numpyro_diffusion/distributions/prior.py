@@ -109,7 +109,7 @@ class DiffusionPrior(ModuleDistribution):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """Shape of the standard-normal noise that makes one draw: (steps + 1, *event_shape)."""
+        """Shape of the standard-normal noise that makes one draw: (n, *event_shape), steps + 1 for `Ancestral`."""
         return self.sampler.noise_shape(self.process)
 
     def from_noise(self, noise: ArrayLike) -> Array:

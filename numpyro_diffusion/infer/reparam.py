@@ -12,11 +12,12 @@ class DiffusionReparam(Reparam):
     """Replaces a `DiffusionPrior` site by its sampler's standard-normal noises and the reverse chain they drive.
 
     Use it as any NumPyro reparameterisation, ``numpyro.handlers.reparam(model, config={"x": DiffusionReparam()})``.
-    NUTS then samples the noises: the site `<name>_noise`, of shape (*batch, steps + 1, *event), while the site itself
+    NUTS then samples the noises: the site `<name>_noise`, of shape (*batch, *prior.noise_shape), while the site itself
     becomes deterministic. This is *exact* for the law of the prior's sampler, no bound is involved, and the geometry
     is that of standard normals, which chains cross easily where the density of x_0 has many modes. A gradient costs
     one network call per step of the prior's sampler, forward and backward: fewer steps
     (``prior.with_(sampler=nd.samplers.Ancestral(25))``) are cheaper, and exact for the strided chain.
+    `nd.samplers.SDE(0.0, …)` and `nd.samplers.DDIM` with η = 0 need two noises in all, of x_T and of the last step.
     """
 
     def __call__(self, name: str, fn: dist.Distribution, obs: Array | None) -> tuple[None, Array]:

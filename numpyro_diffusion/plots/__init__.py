@@ -6,6 +6,7 @@ Without `ax` a figure is made.
 from .images import posterior as posterior
 from .images import samples as samples
 from .inference import effective_size as effective_size
+from .inference import mutual_information as mutual_information
 from .inference import ranks as ranks
 from .training import history as history
 from .training import schedule as schedule

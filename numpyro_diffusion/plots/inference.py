@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
-from ..diagnostics import Calibration
+from ..diagnostics import Calibration, MutualInformation
 from ..infer import SMC
 from ..samplers import Particles
 from ._axes import BLUE, ORANGE, Axes, axes_array, axes_or_new, plain
@@ -26,6 +26,24 @@ def effective_size(result: SMC | Particles, ax: Axes | None = None) -> Axes:
         ax.plot(line, color=BLUE, alpha=0.6, linewidth=1)
     ax.axhline(count, color="0.6", linewidth=0.8, linestyle=":")
     ax.set(xlabel="step, from noise to data", ylabel="effective particles", ylim=(0, 1.05 * count))
+    return plain(ax)
+
+
+def mutual_information(result: MutualInformation, ax: Axes | None = None, *, label: str | None = None) -> Axes:
+    """What the noise leaves of x_0, I(x_0; x_t) against log-SNR, with a band of two standard errors.
+
+    Args:
+        result: what `nd.diagnostics.mutual_information` returned.
+        ax: where to draw.
+        label: of the line, for a legend.
+    """
+    ax = axes_or_new(ax, (5.0, 3.4))
+    information, spread = result.information, 2 * result.standard_error
+    (line,) = ax.plot(result.log_snr, information, linewidth=1.5, label=label)
+    ax.fill_between(
+        result.log_snr, information - spread, information + spread, color=line.get_color(), alpha=0.25, linewidth=0
+    )
+    ax.set(xlabel="log-SNR, from noise to data", ylabel="I(x_0; x_t), nats")
     return plain(ax)
 
 

@@ -3,6 +3,8 @@
 from .ancestral import Ancestral as Ancestral
 from .base import AbstractPosteriorSampler as AbstractPosteriorSampler
 from .base import AbstractSampler as AbstractSampler
+from .ddim import DDIM as DDIM
+from .interpolation import interpolate as interpolate
 from .particle_gibbs import ParticleGibbs as ParticleGibbs
 from .particle_gibbs import Path as Path
 from .perturbed import Guided as Guided
@@ -10,5 +12,6 @@ from .perturbed import Perturbed as Perturbed
 from .perturbed import Replacement as Replacement
 from .resampling import effective_size as effective_size
 from .resampling import systematic as systematic
+from .sde import SDE as SDE
 from .smc import Particles as Particles
 from .smc import TwistedSMC as TwistedSMC

@@ -37,6 +37,12 @@ class Ancestral(AbstractSampler):
         x_1, _, key = self._run(key, process, keep=False)
         return process.last_kernel(x_1).sample(key)
 
+    def sample_from(self, key: Array, process: ReverseProcess, x_t: Array, t: float) -> Array:
+        """One draw of x_0 from the state `x_t` at time `t`, by those of the sampler's steps that lie below `t`."""
+        inner, last = jax.random.split(key)
+        x_1, _ = self._steps(inner, process, x_t, self.times(process, check_start(t, process)), keep=False)
+        return process.last_kernel(x_1).sample(last)
+
     def trajectory(self, key: Array, process: ReverseProcess) -> Array:
         """One draw of the chain, x_0 first; shape (num_steps + 1, *event)."""
         x_1, chain, key = self._run(key, process, keep=True)
@@ -59,34 +65,44 @@ class Ancestral(AbstractSampler):
 
         def step(x_t: Array, step: tuple[Array, Array, Array]) -> tuple[Array, None]:
             noise, t, s = step
-            return _shift(process.inner_kernel(x_t, t, s), noise), None
+            return shift(process.inner_kernel(x_t, t, s), noise), None
 
-        x_T = _shift(process.terminal(), noise[0])
+        x_T = shift(process.terminal(), noise[0])
         x_1 = checkpointed_scan(step, x_T, (noise[1:-1], times[:-1], times[1:]))
-        return _shift(process.last_kernel(x_1), noise[-1])
+        return shift(process.last_kernel(x_1), noise[-1])
 
-    def times(self, process: ReverseProcess) -> np.ndarray:
-        """The steps that are visited, from T down to 1."""
+    def times(self, process: ReverseProcess, start: float | None = None) -> np.ndarray:
+        """The steps that are visited, from `start` (T unless given) down to 1."""
         count = process.num_steps if self.num_steps is None else self.num_steps
         if count > process.num_steps:
             raise ValueError(f"num_steps: expected at most T = {process.num_steps}, got {count}")
-        return np.round(np.linspace(process.num_steps, 1, count)).astype(int)
+        times = np.round(np.linspace(process.num_steps, 1, count)).astype(int)
+        return times if start is None else np.append(start, times[times < start])
 
     def _run(self, key: Array, process: ReverseProcess, keep: bool) -> tuple[Array, Any, Array]:
         """x_1, the states before it (T first) if `keep`, and the key of the last step."""
-        times = self.times(process)
         first, inner, last = jax.random.split(key, 3)
+        return *self._steps(inner, process, process.terminal().sample(first), self.times(process), keep), last
+
+    def _steps(self, key: Array, process: ReverseProcess, x: Array, times: np.ndarray, keep: bool) -> tuple[Array, Any]:
+        """The state at the last of the times, and the states before it if `keep`."""
 
         def step(x_t: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array | None]:
             key, t, s = step
             return process.inner_kernel(x_t, t, s).sample(key), x_t if keep else None
 
-        steps = (jax.random.split(inner, len(times) - 1), jnp.asarray(times[:-1]), jnp.asarray(times[1:]))
-        x_1, chain = jax.lax.scan(step, process.terminal().sample(first), steps)
-        return x_1, chain, last
+        steps = (jax.random.split(key, len(times) - 1), jnp.asarray(times[:-1]), jnp.asarray(times[1:]))
+        return jax.lax.scan(step, x, steps)
 
 
-def _shift(kernel: dist.Distribution, noise: Array) -> Array:
+def check_start(t: Any, process: ReverseProcess) -> Any:
+    """Return the time `t` at which a chain is taken up, or raise ``ValueError``."""
+    if isinstance(t, bool) or not isinstance(t, (int, float, np.integer)) or not 1 <= t <= process.num_steps:
+        raise ValueError(f"t: expected a number in [1, T], T = {process.num_steps}, got {t!r}")
+    return t
+
+
+def shift(kernel: dist.Distribution, noise: Array) -> Array:
     """The draw of a Gaussian kernel that standard noise makes."""
     normal = kernel.base_dist
     return normal.loc + normal.scale * noise

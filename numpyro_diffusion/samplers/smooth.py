@@ -1,0 +1,186 @@
+"""What the reverse SDE and DDIM share: chains whose every state is a smooth function of standard noise."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .._batching import checkpointed_scan
+from ..diffusions import GaussianDiffusion
+from ..process import ReverseProcess
+from .ancestral import check_start, shift
+from .base import AbstractSampler
+
+
+class Level(NamedTuple):
+    """Points of a chain, all of one shape.
+
+    Attributes:
+        t: times, whole or fractional.
+        log_snr: log ᾱ/(1 − ᾱ) there.
+    """
+
+    t: Array
+    log_snr: Array
+
+    @property
+    def signal(self) -> Array:
+        """√ᾱ."""
+        return jnp.sqrt(jax.nn.sigmoid(self.log_snr))
+
+    @property
+    def variance(self) -> Array:
+        """1 − ᾱ."""
+        return jax.nn.sigmoid(-self.log_snr)
+
+    @property
+    def spread(self) -> Array:
+        """√(1 − ᾱ)."""
+        return jnp.sqrt(self.variance)
+
+
+class State(NamedTuple):
+    """Where a chain is, in units in which the noise law is N(0, 1).
+
+    Attributes:
+        z: the state x_t, standardised.
+        memory: what the sampler carries from step to step beside it.
+    """
+
+    z: Array
+    memory: Any
+
+
+class Move(NamedTuple):
+    """One step.
+
+    Attributes:
+        now: the level of the state.
+        to: the level to go to.
+        before: by how much the step before this one raised the log-SNR; infinite for the first.
+    """
+
+    now: Level
+    to: Level
+    before: Array
+
+
+class AbstractSmoothSampler(AbstractSampler):
+    """Steps from level to level, down to t = 1, and the process's own last step from there to the data."""
+
+    @property
+    @abstractmethod
+    def is_deterministic(self) -> bool:
+        """Whether the inner steps need no noise."""
+
+    @abstractmethod
+    def levels(self, process: ReverseProcess, start: float | None = None) -> Level:
+        """The levels that are visited, from `start` (T unless given) down to 1; shape (steps,)."""
+
+    @abstractmethod
+    def step(self, predict: Callable[[Array, Level], Array], state: State, move: Move, noise: Array) -> State:
+        """One step; `predict(z, level)` is E[x_0 | x_t], standardised, `noise` a standard normal or unused."""
+
+    def begin(self, z: Array) -> State:
+        """The state before the first step."""
+        return State(z, None)
+
+    def sample(self, key: Array, process: ReverseProcess) -> Array:
+        """One draw of x_0, shape `event`; the chain is not kept.
+
+        Raises:
+            ValueError: the process is not Gaussian.
+        """
+        diffusion = self._diffusion(process)
+        first, rest = jax.random.split(key)
+        return self._down(rest, process, diffusion.marginal_noise(first, process.event_shape), self.levels(process))
+
+    def sample_from(self, key: Array, process: ReverseProcess, x_t: Array, t: float) -> Array:
+        """One draw of x_0 from the state `x_t` at time `t`, both of shape `event`.
+
+        Raises:
+            ValueError: `t` is not in [1, T], or the process is not Gaussian.
+        """
+        z = self._diffusion(process).standardize(x_t)
+        return self._down(key, process, z, self.levels(process, check_start(t, process)))
+
+    def trajectory(self, key: Array, process: ReverseProcess) -> Array:
+        """One draw of the chain, x_0 first; shape (steps + 1, *event)."""
+        diffusion = self._diffusion(process)
+        first, inner, last = jax.random.split(key, 3)
+        levels, step = self.levels(process), self._step(process, self._draw(process))
+        start = self.begin(diffusion.marginal_noise(first, process.event_shape))
+        keep = lambda state, xs: (step(state, xs)[0], state.z)
+        end, chain = jax.lax.scan(keep, start, (_moves(levels), jax.random.split(inner, len(levels.t) - 1)))
+        x = jax.vmap(diffusion.unstandardize)(jnp.concatenate([end.z[None], chain[::-1]]))
+        return jnp.concatenate([process.last_kernel(x[0]).sample(last)[None], x])
+
+    def noise_shape(self, process: ReverseProcess) -> tuple[int, ...]:
+        """(n, *event): a standard normal for x_T, one for each inner step if these need any, one for the last step."""
+        self._diffusion(process)
+        count = jax.eval_shape(lambda: self.levels(process)).t.shape[0]
+        return (2 if self.is_deterministic else count + 1, *process.event_shape)
+
+    def from_noise(self, noise: Array, process: ReverseProcess) -> Array:
+        """The draw of x_0 that `noise` makes, x_T's noise first; its gradient keeps at most 256, or about 2 √n, states.
+
+        Raises:
+            ValueError: the process is not Gaussian.
+        """
+        diffusion, levels = self._diffusion(process), self.levels(process)
+        inner = jnp.zeros(len(levels.t) - 1) if self.is_deterministic else noise[1:-1]
+        z_1 = self.run(process, noise[0], levels, inner, lambda noise: noise)
+        return shift(process.last_kernel(diffusion.unstandardize(z_1)), noise[-1])
+
+    def run(
+        self, process: ReverseProcess, z: Array, levels: Level, source: Array, draw: Callable[[Array], Array]
+    ) -> Array:
+        """The state at the last of the levels, standardised; each step's noise is `draw` of its `source`."""
+        step = self._step(process, draw)
+        return checkpointed_scan(step, self.begin(z), (_moves(levels), source)).z
+
+    def _down(self, key: Array, process: ReverseProcess, z: Array, levels: Level) -> Array:
+        inner, last = jax.random.split(key)
+        z_1 = self.run(process, z, levels, jax.random.split(inner, len(levels.t) - 1), self._draw(process))
+        return process.last_kernel(self._diffusion(process).unstandardize(z_1)).sample(last)
+
+    def _draw(self, process: ReverseProcess) -> Callable[[Array], Array]:
+        if self.is_deterministic:
+            return lambda key: jnp.zeros(())
+        return lambda key: process.diffusion.marginal_noise(key, process.event_shape)
+
+    def _step(self, process: ReverseProcess, draw: Callable[[Array], Array]) -> Any:
+        diffusion = self._diffusion(process)
+
+        def predict(z: Array, level: Level) -> Array:
+            posterior = process.denoiser.posterior(diffusion, diffusion.unstandardize(z), level.t)
+            return diffusion.standardize(posterior.mean)
+
+        return lambda state, xs: (self.step(predict, state, xs[0], draw(xs[1])), None)
+
+    def _diffusion(self, process: ReverseProcess) -> GaussianDiffusion:
+        """The Gaussian diffusion, or an error that names the samplers that serve others."""
+        if not isinstance(process.diffusion, GaussianDiffusion):
+            raise ValueError(
+                f"process: expected a GaussianDiffusion for {type(self).__name__}, got "
+                f"{type(process.diffusion).__name__}, which Ancestral, and for posteriors TwistedSMC, serve"
+            )
+        return process.diffusion
+
+
+def mixed(z: Array, prediction: Array, move: Move, noise: Array, fresh: Array | None) -> Array:
+    """√ᾱ_s x̂_0 + √(1−ᾱ_s) (√(1−f) ε̂ + √f ε), f = `fresh` or 0: the steps that are exact for a known x_0."""
+    direction = (z - move.now.signal * prediction) / move.now.spread
+    if fresh is not None:
+        direction = jnp.sqrt(1 - fresh) * direction + jnp.sqrt(fresh) * noise
+    return move.to.signal * prediction + move.to.spread * direction
+
+
+def _moves(levels: Level) -> Move:
+    """The steps between the levels."""
+    now, to = (Level(*(part[where] for part in levels)) for where in (slice(None, -1), slice(1, None)))
+    raised = to.log_snr - now.log_snr
+    return Move(now, to, jnp.concatenate([jnp.full(1, jnp.inf), raised])[: len(raised)])
