@@ -111,7 +111,7 @@ VALUE_ERRORS = {
     "bare function": (lambda: nd.ReverseProcess(REALS, lambda x, t: x, 2), "denoiser: expected one from numpyro_diff"),
     "unknown last step": (
         lambda: nd.ReverseProcess(REALS, denoisers.Gaussian(0.0, 1.0), 2, last_step="none"),
-        "last_step: expected 'learned', 'forward' or a last step module, got 'none'",
+        "last_step: expected 'learned', 'forward', 'discretised' or a last step module, got 'none'",
     ),
     "kernel off the event": (
         lambda: PROCESS.kernel(np.zeros(3), 2),
