@@ -12,7 +12,7 @@ from numpyro.infer import MCMC, Predictive
 from scipy.stats import chi2
 from tqdm.auto import tqdm
 
-from ._checks import check_count
+from .._checks import check_count
 
 OBSERVED_KWARG = "_calibration_observed"
 Inference = Callable[[Callable[..., Any]], Any]
