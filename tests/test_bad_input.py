@@ -177,7 +177,10 @@ VALUE_ERRORS = {
     "objects for data": (lambda: _fit(data=[[None, 1.0]]), "data: expected numbers, got dtype object"),
     "ragged data": (lambda: _fit(data=[[1.0, 2.0], [3.0]]), "data: expected an array of numbers, got list"),
     "data that are no bits": (lambda: _fit(COINS, 0.5 * TOSSES), "data: expected only 0 and 1, got"),
-    "fit objective": (lambda: _fit(objective="elbo"), "objective: expected one of 'bound', 'simple', got 'elbo'"),
+    "fit objective": (
+        lambda: _fit(objective="elbo"),
+        "objective: expected one of 'bound', 'simple', 'hybrid', got 'elbo'",
+    ),
     "ema of 1": (lambda: _fit(ema=1.0), "ema: expected a decay in [0, 1), got 1.0"),
     "ema below 0": (lambda: _fit(ema=-0.1), "ema: expected a decay in [0, 1), got -0.1"),
     "ema of nan": (lambda: _fit(ema=NAN), "ema: expected a decay in [0, 1), got nan"),
@@ -209,6 +212,11 @@ VALUE_ERRORS = {
         lambda: _fit(_network(lambda x, t: (x, x), "noise", variance="learned"), objective="simple"),
         "objective: expected 'bound' for a learned variance, got 'simple'",
     ),
+    "hybrid with a fixed variance": (
+        lambda: _fit(objective="hybrid"),
+        "objective: expected 'bound' or 'simple' without a Network of variance='learned', got 'hybrid'",
+    ),
+    "hybrid for bits": (lambda: _fit(COINS, TOSSES, objective="hybrid"), "objective: expected 'bound' or 'simple'"),
     "simple with a mean": (
         lambda: _fit(_network(lambda x, t: (x, x), "mean"), objective="simple"),
         "objective: expected 'bound' for a learned variance, got 'simple'",

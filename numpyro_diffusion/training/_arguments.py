@@ -76,13 +76,25 @@ def check_process(process: ReverseProcess, objective: str) -> None:
     learned = isinstance(process.diffusion.schedule, LearnedSchedule)
     if learned and isinstance(process.diffusion, BinomialDiffusion):
         raise ValueError("schedule: expected a fixed one for bits, whose draws have no gradient, got a LearnedSchedule")
-    if objective == "simple":
-        denoiser = process.denoiser
-        if learned:
-            raise ValueError("objective: expected 'bound' for a learned schedule, got 'simple', which has no best one")
-        spread = getattr(denoiser, "variance", None) == "learned" or getattr(denoiser, "predicts", None) == "mean"
-        if spread and not isinstance(process.diffusion, BinomialDiffusion):
-            raise ValueError("objective: expected 'bound' for a learned variance, got 'simple', which does not see it")
+    if objective == "bound":
+        return
+    if learned:
+        raise ValueError(
+            f"objective: expected 'bound' for a learned schedule, got {objective!r}, which has no best one"
+        )
+    predicts, variance = (getattr(process.denoiser, name, None) for name in ("predicts", "variance"))
+    between = variance == "learned" and predicts not in ("mean", "logits")
+    gaussian = not isinstance(process.diffusion, BinomialDiffusion)
+    if objective == "simple" and gaussian and (between or predicts == "mean"):
+        more = ", or 'hybrid'" if between else ""
+        raise ValueError(
+            f"objective: expected 'bound' for a learned variance, got 'simple', which does not see it{more}"
+        )
+    if objective == "hybrid" and not (gaussian and between and predicts is not None):
+        raise ValueError(
+            "objective: expected 'bound' or 'simple' without a Network of variance='learned', got 'hybrid', which is "
+            f"for it alone (predicts {predicts!r}, variance {variance!r})"
+        )
 
 
 def check_settings(

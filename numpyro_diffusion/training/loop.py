@@ -109,7 +109,8 @@ def fit(
         process: what to train; its denoiser is usually a `Network`.
         data: shape (n, *event), finite; 0 and 1 for bits.
         num_steps: optimiser steps in all.
-        objective: ``"bound"`` for K, ``"simple"`` for the unweighted loss.
+        objective: ``"bound"`` for K, ``"simple"`` for the unweighted loss, ``"hybrid"`` for that with a thousandth of
+            −K, which teaches a learned variance and nothing else.
         batch_size: examples a step, drawn with replacement.
         learning_rate: the peak of the default schedule (a warm-up over 2% of the steps, then a cosine to 1% of the
             peak), or an optax schedule; used by the default optimiser, Adam with gradients clipped to norm 1.
