@@ -208,6 +208,16 @@ VALUE_ERRORS = {
     "never validated": (lambda: _fit(validate_every=0), "validate_every: expected a whole number of at least 1, got 0"),
     "never saved": (lambda: _fit(checkpoint_every=-1), "checkpoint_every: expected a whole number .* got -1"),
     "never logged": (lambda: _fit(log_every=0), "log_every: expected a whole number of at least 1, got 0"),
+    "no devices": (lambda: _fit(devices=0), "devices: expected a whole number of at least 1, got 0"),
+    "an empty list of devices": (
+        lambda: _fit(devices=[]),
+        "devices: expected different devices, as from jax.devices()",
+    ),
+    "devices by number": (
+        lambda: _fit(devices=[0, 1]),
+        "devices: expected different devices, as from jax.devices(), got",
+    ),
+    "more devices than there are": (lambda: _fit(devices=999), "devices: expected at most the .* got 999"),
     "simple with a learned variance": (
         lambda: _fit(_network(lambda x, t: (x, x), "noise", variance="learned"), objective="simple"),
         "objective: expected 'bound' for a learned variance, got 'simple'",
