@@ -1,30 +1,10 @@
-"""Training on named devices; eight of them are in examples/benchmarks/data_parallel.py, which CI runs."""
+"""Where batches and weights lie. Training on eight devices is held by examples/benchmarks/data_parallel.py."""
 
-import equinox as eqx
 import jax
 import numpy as np
 import pytest
 
-import numpyro_diffusion as nd
 from numpyro_diffusion.training._devices import check_devices, collect, distribute, replicate
-
-KEY = jax.random.key(0, impl="unsafe_rbg")  # the generator that compiles fastest
-
-
-@pytest.mark.slow
-def test_one_device_by_name_is_the_default():
-    """The same losses and weights, and arrays that are not tied to a device afterwards."""
-    network = nd.networks.RBF(KEY, (2,), num_steps=4, num_centers=3, outputs=1)
-    diffusion = nd.GaussianDiffusion(nd.schedules.cosine(4))
-    process = nd.ReverseProcess(diffusion, nd.denoisers.Network(network), 2, last_step="forward")
-    data = np.random.default_rng(0).normal(size=(16, 2))
-    fit = lambda devices: nd.fit(
-        KEY, process, data, num_steps=3, batch_size=8, validation=0.0, devices=devices, progress=False
-    )
-    plain, named = fit(None), fit(1)
-    assert plain.history == named.history
-    assert eqx.tree_equal(plain.process, named.process)
-    assert not any(leaf.committed for leaf in jax.tree.leaves(eqx.filter(named.process, eqx.is_inexact_array)))
 
 
 def test_examples_are_distributed_where_they_divide():
