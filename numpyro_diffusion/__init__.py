@@ -25,6 +25,8 @@ from .hub import load_diffusers as load_diffusers
 from .hub import packaged as packaged
 from .likelihoods import Estimate as Estimate
 from .likelihoods import KBound as KBound
+from .process import DiscretisedStep as DiscretisedStep
+from .process import FixedStep as FixedStep
 from .process import ForwardStep as ForwardStep
 from .process import LearnedStep as LearnedStep
 from .process import ReverseProcess as ReverseProcess

@@ -57,6 +57,17 @@ def check_binary(name: str, value: Any) -> None:
             raise ValueError(f"{name}: expected only 0 and 1, got {array[bad].flat[0]!r} among others")
 
 
+def check_levels(name: str, value: Any, num_levels: int) -> None:
+    """Raise ``ValueError`` if a concrete `value` holds anything but whole numbers from 0 to num_levels − 1."""
+    if is_concrete(value):
+        array = np.asarray(value)
+        bad = ~((array >= 0) & (array <= num_levels - 1) & (array == np.round(array)))
+        if bad.any():
+            raise ValueError(
+                f"{name}: expected whole numbers from 0 to {num_levels - 1}, got {array[bad].flat[0]:g} among others"
+            )
+
+
 def check_broadcast(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     """Raise ``ValueError`` unless `shape` broadcasts to `wanted`."""
     try:

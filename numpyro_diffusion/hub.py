@@ -48,9 +48,10 @@ def load_diffusers(
     folder: str | PathLike[str],
     *,
     image_size: tuple[int, int] | None = None,
-    loc: ArrayLike = 0.0,
-    scale: ArrayLike = 1.0,
+    loc: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
     compute_dtype: ComputeType | None = None,
+    integers: bool = False,
 ) -> DiffusionPrior:
     """Read a pixel-space pipeline of the `diffusers` library as a prior, without that library and without torch.
 
@@ -69,6 +70,8 @@ def load_diffusers(
         loc: location of the noise law, in data units; the model's images lie from loc − scale to loc + scale.
         scale: its scale. The default is the model's own units, [-1, 1]; 127.5 for both means pixels in 0 … 255.
         compute_dtype: ``"bfloat16"`` for a network that computes with less precision, as `networks.UNet` has it.
+        integers: whether pixels are whole numbers 0 … 255, rounded by a `DiscretisedStep`: the prior is then a
+            discrete distribution, and `log_prob` bounds a log probability. `loc` and `scale` are 127.5.
 
     Returns:
         The prior, with float32 weights. Nothing in a file is ever executed.
@@ -78,7 +81,7 @@ def load_diffusers(
         CheckpointError: a file that is damaged or foreign, a field that is unknown or not supported, weights that are
             missing or left over, each by name; pickled weights, which can execute code; an image that does not divide.
         ValueError: `image_size` that is no pair of positive whole numbers, `loc` and `scale` that are not finite
-            numbers.
+            numbers, or are given with `integers`.
     """
     if not isinstance(folder, (str, PathLike)):
         raise ValueError(f"folder: expected a path, got {folder!r}")
@@ -86,7 +89,9 @@ def load_diffusers(
         if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
             raise ValueError(f"image_size: expected (height, width), got {image_size!r}")
         image_size = check_count("image_size", image_size[0]), check_count("image_size", image_size[1])
-    return DiffusionPrior(read_process(folder, image_size, loc, scale, compute_dtype))
+    if integers and (loc is not None or scale is not None):
+        raise ValueError(f"loc, scale: expected None with integers, whose units are fixed, got {loc!r} and {scale!r}")
+    return DiffusionPrior(read_process(folder, image_size, loc, scale, compute_dtype, integers))
 
 
 def card(source: str | PathLike[str]) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 
-from ._checks import check_event, is_concrete
+from ._checks import check_choice, check_count, check_event, is_concrete
 from .denoisers import AbstractDenoiser, Network
 from .denoisers.base import normal
 from .diffusions import AbstractDiffusion, GaussianDiffusion
+from .discretised import DiscretisedNormal
 from .schedules import LearnedSchedule
 
 
@@ -26,6 +27,14 @@ class AbstractLastStep(eqx.Module):
     @abstractmethod
     def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""
+
+    def element_support(self, diffusion: AbstractDiffusion) -> constraints.Constraint:
+        """Support of one element of x_0: that of the noise unless a step says otherwise."""
+        return diffusion.element_support
+
+    def log_null(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+        """log π(x_0) in nats, shape (): the example as if it were noise, in the measure of the step's `log_prob`."""
+        return diffusion.expected_log_terminal(x_0, 0.0)
 
 
 class ForwardStep(AbstractLastStep):
@@ -54,10 +63,79 @@ class LearnedStep(AbstractLastStep):
         """p(x_0 | x_1) for one unbatched example."""
         if self.log_scale is None:
             return denoiser.reverse(diffusion, x_1, 1.0, 0.0)
-        if not isinstance(diffusion, GaussianDiffusion):
-            raise ValueError(f"log_scale: only GaussianDiffusion has a scale, got {type(diffusion).__name__}")
+        diffusion = _gaussian(diffusion, "log_scale: only GaussianDiffusion has a scale")
         mean = denoiser.posterior(diffusion, x_1, 1.0).mean
         return normal(mean, jnp.square(diffusion.scale * jnp.exp(self.log_scale)))
+
+
+class FixedStep(AbstractLastStep):
+    """N(E[x_0 | x_1], σ_1²) with a σ_1 that is not trained, as in [DDPM 2020].
+
+    Args:
+        variance: ``"beta"`` for β_1; ``"beta_tilde"`` for β̃_2, which takes the place of β̃_1 = 0, and in the code of
+            [DDPM 2020] that of β_1 too.
+
+    Raises:
+        ValueError: an unknown name; no Gaussian diffusion (when called).
+    """
+
+    variance: Literal["beta", "beta_tilde"] = eqx.field(static=True)
+
+    def __init__(self, variance: Literal["beta", "beta_tilde"] = "beta_tilde") -> None:
+        self.variance = check_choice("variance", variance, ("beta", "beta_tilde"))
+
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+        """p(x_0 | x_1) for one unbatched example."""
+        gaussian = _gaussian(diffusion)
+        if self.variance == "beta":
+            variance = gaussian.schedule.noise_variance(1)
+        else:
+            variance = gaussian.bridge_coefficients(2.0, 1.0)[2]
+        return normal(denoiser.posterior(diffusion, x_1, 1.0).mean, variance * gaussian.scale**2)
+
+
+class DiscretisedStep(AbstractLastStep):
+    """A Gaussian last step rounded to whole numbers 0 … num_levels − 1: grey levels ([DDPM 2020] eq. 13).
+
+    p(x_0 | x_1) is a probability mass, element by element, and so is the law of x_0: K bounds a log probability, −K is
+    the length of a code. Data are in levels; `loc` and `scale` of the diffusion bring them to the network's units, as
+    127.5 and 127.5 do for 256 levels and images in [−1, 1]. No Jacobian of theirs is counted.
+
+    Args:
+        num_levels: how many levels there are, at least 2.
+        step: the Gaussian last step that is rounded, such as `FixedStep`; `ReverseProcess` takes the one that it names
+            ``"learned"`` unless given.
+
+    Raises:
+        ValueError: `num_levels` is no whole number of at least 2; `step` is no last step, or has bits.
+    """
+
+    num_levels: int = eqx.field(static=True)
+    step: AbstractLastStep | None
+
+    def __init__(self, num_levels: int = 256, step: AbstractLastStep | None = None) -> None:
+        self.num_levels = check_count("num_levels", num_levels, 2)
+        if step is not None and (not isinstance(step, AbstractLastStep) or isinstance(step, DiscretisedStep)):
+            raise ValueError(f"step: expected a last step to round, such as FixedStep(), got {step!r}")
+        self.step = step
+
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+        """p(x_0 | x_1) for one unbatched example."""
+        step = LearnedStep() if self.step is None else self.step
+        return self._rounded(step.kernel(_gaussian(diffusion), denoiser, x_1), jnp.shape(x_1))
+
+    def element_support(self, diffusion: AbstractDiffusion) -> constraints.Constraint:
+        """Whole numbers from 0 to num_levels − 1."""
+        return constraints.integer_interval(0, self.num_levels - 1)
+
+    def log_null(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+        """Log probability of rounded noise in nats, shape ()."""
+        return self._rounded(diffusion.terminal(jnp.shape(x_0)), jnp.shape(x_0)).log_prob(x_0)
+
+    def _rounded(self, law: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:
+        each = law.base_dist
+        loc = jnp.broadcast_to(each.loc, shape)
+        return DiscretisedNormal(loc, each.scale, self.num_levels, validate_args=False).to_event(len(shape))
 
 
 class ReverseProcess(eqx.Module):
@@ -67,8 +145,9 @@ class ReverseProcess(eqx.Module):
         diffusion: the forward process that it inverts.
         denoiser: predicts clean data from noisy data.
         event_shape: shape of one example.
-        last_step: ``"learned"`` for `LearnedStep`, ``"forward"`` for the 2015 paper's fixed `ForwardStep`, or a module
-            with that interface.
+        last_step: ``"learned"`` for `LearnedStep`, ``"forward"`` for the 2015 paper's fixed `ForwardStep`,
+            ``"discretised"`` for a `DiscretisedStep` of 256 levels around the learned one, or a module with that
+            interface.
 
     Raises:
         ValueError: a part of the wrong kind, or a denoiser whose answer has another shape than the example.
@@ -85,7 +164,7 @@ class ReverseProcess(eqx.Module):
         denoiser: AbstractDenoiser,
         event_shape: tuple[int, ...] | int,
         *,
-        last_step: Literal["learned", "forward"] | AbstractLastStep = "learned",
+        last_step: Literal["learned", "forward", "discretised"] | AbstractLastStep = "learned",
     ) -> None:
         if not isinstance(diffusion, AbstractDiffusion):
             raise ValueError(f"diffusion: expected a GaussianDiffusion or BinomialDiffusion, got {diffusion!r}")
@@ -105,7 +184,12 @@ class ReverseProcess(eqx.Module):
     @property
     def support(self) -> constraints.Constraint:
         """Support of x_0, of the event's rank."""
-        return constraints.independent(self.diffusion.element_support, len(self.event_shape))
+        return constraints.independent(self.last_step.element_support(self.diffusion), len(self.event_shape))
+
+    @property
+    def num_levels(self) -> int | None:
+        """How many whole numbers an element of x_0 can be, if a `DiscretisedStep` makes it one."""
+        return self.last_step.num_levels if isinstance(self.last_step, DiscretisedStep) else None
 
     def terminal(self) -> dist.Distribution:
         """p(x_T) = π."""
@@ -126,7 +210,8 @@ class ReverseProcess(eqx.Module):
             A distribution of batch shape `batch` and event shape `event`.
 
         Raises:
-            ValueError: `x_t` does not end in the event shape, or `s` is 0 and `t` is not 1, neither of them traced.
+            ValueError: `x_t` does not end in the event shape, or `s` is 0 and `t` is not 1, neither of them traced; a
+                traced `s` with a last step of whole numbers, which is of another kind than the other steps.
         """
         x_t = jnp.asarray(x_t)
         batch = check_event("x_t", x_t.shape, self.event_shape)
@@ -154,6 +239,10 @@ class ReverseProcess(eqx.Module):
 
     def _kernel(self, x_t: Array, t: ArrayLike, s: ArrayLike) -> dist.Distribution:
         if not is_concrete(s):
+            if self.num_levels is not None:
+                raise ValueError(
+                    "s: expected a known step, since the last one rounds to whole numbers, got a traced one"
+                )
             # One traced `s` may be either kind of step; both kernels have one family, so parameters can be chosen.
             last, inner = self.last_kernel(x_t), self.inner_kernel(x_t, t, s)
             return jax.tree.map(lambda a, b: jnp.where(s == 0, a, b), last, inner)
@@ -195,14 +284,32 @@ def trainable(process: ReverseProcess) -> ReverseProcess:
 
 
 def _named_last_step(name: Any, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> AbstractLastStep:
+    if name == "discretised":
+        name = DiscretisedStep()
+    if isinstance(name, DiscretisedStep):
+        _gaussian(diffusion, "last_step: whole numbers need a GaussianDiffusion")
+        return name if name.step is not None else DiscretisedStep(name.num_levels, _learned(diffusion, denoiser))
     if isinstance(name, AbstractLastStep):
         return name
     if name == "forward":
         return ForwardStep()
     if name != "learned":
-        raise ValueError(f"last_step: expected 'learned', 'forward' or a last step module, got {name!r}")
+        raise ValueError(f"last_step: expected 'learned', 'forward', 'discretised' or a last step module, got {name!r}")
+    return _learned(diffusion, denoiser)
+
+
+def _learned(diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> LearnedStep:
+    """With a scale of its own where the denoiser has none."""
     predicts_point = isinstance(denoiser, Network) and denoiser.predicts in ("noise", "data", "velocity")
     learned_variance = isinstance(denoiser, Network) and denoiser.variance == "learned"
     if not predicts_point or learned_variance or not isinstance(diffusion, GaussianDiffusion):
         return LearnedStep()
     return LearnedStep(0.5 * jnp.log(diffusion.schedule.noise_variance(1)))
+
+
+def _gaussian(
+    diffusion: AbstractDiffusion, expected: str = "diffusion: expected a GaussianDiffusion"
+) -> GaussianDiffusion:
+    if not isinstance(diffusion, GaussianDiffusion):
+        raise ValueError(f"{expected}, got {type(diffusion).__name__}")
+    return diffusion

@@ -16,7 +16,7 @@ MAX_LINES = 400
 # From the bottom up. Parts of one layer do not import one another; a part may import from any layer below its own.
 LAYERS = [
     {"_batching", "_checks"},
-    {"schedules", "networks", "checkpoints"},
+    {"schedules", "networks", "checkpoints", "discretised"},
     {"diffusions"},
     {"denoisers"},
     {"process"},

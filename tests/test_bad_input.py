@@ -111,7 +111,7 @@ VALUE_ERRORS = {
     "bare function": (lambda: nd.ReverseProcess(REALS, lambda x, t: x, 2), "denoiser: expected one from numpyro_diff"),
     "unknown last step": (
         lambda: nd.ReverseProcess(REALS, denoisers.Gaussian(0.0, 1.0), 2, last_step="none"),
-        "last_step: expected 'learned', 'forward' or a last step module, got 'none'",
+        "last_step: expected 'learned', 'forward', 'discretised' or a last step module, got 'none'",
     ),
     "kernel off the event": (
         lambda: PROCESS.kernel(np.zeros(3), 2),
@@ -177,7 +177,10 @@ VALUE_ERRORS = {
     "objects for data": (lambda: _fit(data=[[None, 1.0]]), "data: expected numbers, got dtype object"),
     "ragged data": (lambda: _fit(data=[[1.0, 2.0], [3.0]]), "data: expected an array of numbers, got list"),
     "data that are no bits": (lambda: _fit(COINS, 0.5 * TOSSES), "data: expected only 0 and 1, got"),
-    "fit objective": (lambda: _fit(objective="elbo"), "objective: expected one of 'bound', 'simple', got 'elbo'"),
+    "fit objective": (
+        lambda: _fit(objective="elbo"),
+        "objective: expected one of 'bound', 'simple', 'hybrid', got 'elbo'",
+    ),
     "ema of 1": (lambda: _fit(ema=1.0), "ema: expected a decay in [0, 1), got 1.0"),
     "ema below 0": (lambda: _fit(ema=-0.1), "ema: expected a decay in [0, 1), got -0.1"),
     "ema of nan": (lambda: _fit(ema=NAN), "ema: expected a decay in [0, 1), got nan"),
@@ -205,10 +208,25 @@ VALUE_ERRORS = {
     "never validated": (lambda: _fit(validate_every=0), "validate_every: expected a whole number of at least 1, got 0"),
     "never saved": (lambda: _fit(checkpoint_every=-1), "checkpoint_every: expected a whole number .* got -1"),
     "never logged": (lambda: _fit(log_every=0), "log_every: expected a whole number of at least 1, got 0"),
+    "no devices": (lambda: _fit(devices=0), "devices: expected a whole number of at least 1, got 0"),
+    "an empty list of devices": (
+        lambda: _fit(devices=[]),
+        "devices: expected different devices, as from jax.devices()",
+    ),
+    "devices by number": (
+        lambda: _fit(devices=[0, 1]),
+        "devices: expected different devices, as from jax.devices(), got",
+    ),
+    "more devices than there are": (lambda: _fit(devices=999), "devices: expected at most the .* got 999"),
     "simple with a learned variance": (
         lambda: _fit(_network(lambda x, t: (x, x), "noise", variance="learned"), objective="simple"),
         "objective: expected 'bound' for a learned variance, got 'simple'",
     ),
+    "hybrid with a fixed variance": (
+        lambda: _fit(objective="hybrid"),
+        "objective: expected 'bound' or 'simple' without a Network of variance='learned', got 'hybrid'",
+    ),
+    "hybrid for bits": (lambda: _fit(COINS, TOSSES, objective="hybrid"), "objective: expected 'bound' or 'simple'"),
     "simple with a mean": (
         lambda: _fit(_network(lambda x, t: (x, x), "mean"), objective="simple"),
         "objective: expected 'bound' for a learned variance, got 'simple'",

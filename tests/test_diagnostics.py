@@ -87,7 +87,7 @@ def test_quantities_replace_the_sites():
 
 def test_ties_are_broken_at_random():
     draws = {"b": jnp.zeros((9, 1000), int)}
-    ranks = diagnostics._rank(jax.random.key(0), {"b": jnp.zeros(1000, int)}, draws)["b"]
+    ranks = diagnostics.calibration._rank(jax.random.key(0), {"b": jnp.zeros(1000, int)}, draws)["b"]
     assert set(np.unique(ranks)) == set(range(10))
 
 

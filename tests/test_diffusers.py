@@ -160,6 +160,16 @@ def test_units_are_the_users(tmp_path):
     assert bytes_.process.denoiser.clip == (0.0, 255.0) and 0 < np.mean((right > 0) & (right < 255)) < 1
 
 
+def test_whole_numbers_on_request(tmp_path):
+    folder = _folder(tmp_path)
+    prior, plain = nd.load_diffusers(folder, integers=True), nd.load_diffusers(folder)
+    assert prior.support.is_discrete and prior.process.num_levels == 256
+    assert float(prior.process.diffusion.loc) == float(prior.process.diffusion.scale) == 127.5
+    assert prior.process.last_step.step.log_scale == plain.process.last_step.log_scale
+    with pytest.raises(ValueError, match="loc, scale: expected None with integers, whose units are fixed, got 0.0"):
+        nd.load_diffusers(folder, integers=True, loc=0.0)
+
+
 def test_the_first_published_layout_and_names(tmp_path):
     """All files in one folder, and attention layers under their old names."""
     _, shapes, _ = _golden("pair")

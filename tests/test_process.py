@@ -180,7 +180,7 @@ def test_supports() -> None:
         ),
         (
             lambda: _gaussian("none"),
-            "last_step: expected 'learned', 'forward' or a last step module, got 'none'",
+            "last_step: expected 'learned', 'forward', 'discretised' or a last step module, got 'none'",
         ),
         (
             lambda: ReverseProcess(GaussianDiffusion(schedules.linear(5)), Gaussian(np.zeros(3), 1.0), 1),

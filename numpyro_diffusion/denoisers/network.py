@@ -18,6 +18,7 @@ from .base import AbstractDenoiser, normal
 
 Predicts = Literal["noise", "data", "velocity", "mean", "logits"]
 Variance = Literal["beta", "beta_tilde", "learned"]
+ComputeType = Literal["bfloat16", "float16", "float32"]
 
 
 class Network(AbstractDenoiser):
@@ -45,6 +46,10 @@ class Network(AbstractDenoiser):
         clip: the least and the greatest value of an element of x_0, in data units; a prediction outside is moved to
             the nearer one ([DDPM 2020] code). Where it is moved, its gradient is 0. For ``"noise"``, ``"data"`` and
             ``"velocity"``; no clipping unless given.
+        dtype: ``"bfloat16"`` (or ``"float16"``, ``"float32"``) for a network that computes in it: its floating arrays
+            and its input are cast, the step stays as it is (a large one has no bfloat16), and outputs come back in
+            the schedule's type, in which all else is computed. The arrays themselves, and what training does to
+            them, keep their type. The network's own types unless given.
 
     Raises:
         ValueError: an unknown name, a function that cannot be called, `clip` that is no range or for another head, an
@@ -55,6 +60,7 @@ class Network(AbstractDenoiser):
     predicts: Predicts = eqx.field(static=True)
     variance: Variance = eqx.field(static=True)
     clip: tuple[float, float] | None = eqx.field(static=True, default=None)
+    dtype: ComputeType | None = eqx.field(static=True, default=None)
 
     def __init__(
         self,
@@ -62,6 +68,7 @@ class Network(AbstractDenoiser):
         predicts: Predicts = "noise",
         variance: Variance = "beta",
         clip: tuple[float, float] | None = None,
+        dtype: ComputeType | None = None,
     ) -> None:
         if not callable(fn):
             raise ValueError(f"fn: expected a callable fn(x_t, t), got {fn!r}")
@@ -69,6 +76,8 @@ class Network(AbstractDenoiser):
         self.predicts = check_choice("predicts", predicts, ("noise", "data", "velocity", "mean", "logits"))
         self.variance = check_choice("variance", variance, ("beta", "beta_tilde", "learned"))
         self.clip = None if clip is None else _checked_clip(clip, self.predicts)
+        kinds: tuple[ComputeType, ...] = ("bfloat16", "float16", "float32")
+        self.dtype = None if dtype is None else check_choice("dtype", dtype, kinds)
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """Law of x_0 given x_t that the output stands for."""
@@ -100,7 +109,7 @@ class Network(AbstractDenoiser):
             z = diffusion.standardize(x_t)
         else:
             z = jnp.asarray(x_t, dtype=diffusion.schedule.times.dtype)
-        out: Any = self.fn(z, diffusion.schedule.time(t))
+        out = self._call(z, diffusion.schedule.time(t))
         if bits or not self._is_pair:
             return _checked(out, shape), jnp.zeros(())
         if not (isinstance(out, (tuple, list)) or jnp.ndim(out)) or len(out) != 2:
@@ -109,6 +118,14 @@ class Network(AbstractDenoiser):
                 f"each of shape {shape}, got {jax.tree.map(jnp.shape, out)}"
             )
         return _checked(out[0], shape), _checked(out[1], shape)
+
+    def _call(self, z: Array, time: Array) -> Any:
+        """The network's answer, computed in `dtype`, in the type of `z`."""
+        if self.dtype is None:
+            return self.fn(z, time)
+        lower = lambda leaf: leaf.astype(self.dtype) if eqx.is_inexact_array(leaf) else leaf
+        out = jax.tree.map(lower, self.fn)(lower(z), time)
+        return jax.tree.map(lambda part: jnp.asarray(part, z.dtype), out)
 
     def _posterior(
         self, diffusion: AbstractDiffusion, output: tuple[Array, Array], x_t: Array, t: ArrayLike

@@ -16,7 +16,7 @@ from ..denoisers import Network
 from ..diffusions import GaussianDiffusion
 from ..networks import UNet
 from ..networks.unet import ComputeType
-from ..process import LearnedStep, ReverseProcess
+from ..process import AbstractLastStep, DiscretisedStep, LearnedStep, ReverseProcess
 from .config import Config
 from .scheduler import read_scheduler, write_scheduler
 from .unet import read_unet, write_unet
@@ -29,9 +29,10 @@ _PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 def read_process(
     folder: str | PathLike[str],
     image_size: tuple[int, int] | None = None,
-    loc: ArrayLike = 0.0,
-    scale: ArrayLike = 1.0,
+    loc: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
     compute_dtype: ComputeType | None = None,
+    integers: bool = False,
 ) -> ReverseProcess:
     """Return the reverse process of a pipeline; arguments and errors are those of `hub.load_diffusers`."""
     folder = Path(folder)
@@ -50,10 +51,13 @@ def read_process(
             f"got {net.outputs} times and a variance of {chain.variance!r}"
         )
     net = _reading(weights, lambda: read_weights(_tensors(weights), net))
-    diffusion = GaussianDiffusion(chain.schedule, loc, scale)
+    own = _UNITS[1 if integers else 0]
+    diffusion = GaussianDiffusion(chain.schedule, own[0] if loc is None else loc, own[1] if scale is None else scale)
     clip = None if chain.clip is None else _our_clip(diffusion, chain.clip)
     denoiser = Network(net, chain.predicts, chain.variance, clip)
-    return ReverseProcess(diffusion, denoiser, net.event_shape, last_step=_last_step(diffusion, denoiser))
+    last_step: AbstractLastStep = _last_step(diffusion, denoiser)
+    last_step = DiscretisedStep(256, last_step) if integers else last_step
+    return ReverseProcess(diffusion, denoiser, net.event_shape, last_step=last_step)
 
 
 def write_process(folder: str | PathLike[str], process: ReverseProcess) -> None:

@@ -95,7 +95,7 @@ class DiffusionPrior(ModuleDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """Real or binary, with the event's rank."""
+        """Real, binary or whole numbers, with the event's rank."""
         return self.process.support
 
     @property
@@ -265,7 +265,7 @@ class DiffusionPosterior(ModuleDistribution):
         check_kind("sampler", sampler, AbstractPosteriorSampler)
         if prior.batch_shape:
             raise ValueError(f"prior: expected batch shape (), got {prior.batch_shape}; expand the posterior instead")
-        factor.check(prior.event_shape, prior.support.is_discrete)
+        factor.check(prior.event_shape, prior.process.diffusion.element_support.is_discrete)
         parts = PosteriorParts(prior.module, factor, sampler)
         super().__init__(parts, prior.event_shape, validate_args=validate_args)
 

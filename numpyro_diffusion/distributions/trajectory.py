@@ -86,6 +86,32 @@ class ForwardTrajectory(ModuleDistribution):
         return jnp.sum(jax.vmap(lambda x_s, x_t, t: module.diffusion.step(x_s, t).log_prob(x_t))(before, value, times))
 
 
+class _DataThenNoise(constraints.Constraint):
+    """The first entry along the time axis in `data`, the others in `noise`."""
+
+    is_discrete = True
+
+    def __init__(self, data: constraints.Constraint, noise: constraints.Constraint) -> None:
+        self.data, self.noise = data, noise
+        self.event_dim = noise.event_dim
+
+    def __call__(self, x: Any) -> Any:
+        return self.data(x[_first(x, self.event_dim)]) & self.noise(x)
+
+    def __repr__(self) -> str:
+        return f"{self.data} for x_0, {self.noise} after"
+
+    def feasible_like(self, prototype: Any) -> Any:
+        return jnp.zeros_like(prototype)
+
+    def tree_flatten(self) -> Any:
+        return (self.data, self.noise), (("data", "noise"), {"event_dim": self.event_dim})
+
+
+def _first(x: Any, event_dim: int) -> tuple[Any, ...]:
+    return (..., 0, *[slice(None)] * (event_dim - 1))
+
+
 class ReverseTrajectory(ModuleDistribution):
     """p(x_0, …, x_T): the generative chain as a joint distribution; `log_prob` is *exact*, in nats.
 
@@ -112,8 +138,11 @@ class ReverseTrajectory(ModuleDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of the data, for every step."""
-        return constraints.independent(self.process.diffusion.element_support, len(self.event_shape))
+        """That of the data for x_0, and that of the noise for the other steps; mostly they are the same."""
+        noise, data = self.process.diffusion.element_support, self.process.support
+        if self.process.num_levels is None:
+            return constraints.independent(noise, len(self.event_shape))
+        return _DataThenNoise(data, constraints.independent(noise, len(self.event_shape)))
 
     def _sample_one(self, module: Any, key: Array) -> Array:
         return Ancestral().trajectory(key, module)

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions.discrete import BernoulliLogits
 
 from .._checks import check_broadcast, check_finite, is_concrete
+from ..discretised import DiscretisedNormal
 from .base import AbstractFactor
 from .low_rank import PartlyKnown, elements
 
@@ -55,7 +56,7 @@ class Delta(AbstractFactor):
         """Exact: the law's density at the known values, and the law of the others."""
         if isinstance(law, PartlyKnown):
             return self._multiply_partly_known(law)
-        if not isinstance(elements(law), dist.Normal | BernoulliLogits):
+        if not isinstance(elements(law), dist.Normal | BernoulliLogits | DiscretisedNormal):
             return None
         each = elements(law).log_prob(self.values)
         return jnp.sum(jnp.where(self.mask, each, 0.0)), PartlyKnown(law, self.values, self.mask)

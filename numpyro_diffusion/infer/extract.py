@@ -68,7 +68,7 @@ def extract(model: Callable[..., Any], site: str, args: tuple[Any, ...], kwargs:
     """See `extract_factor`."""
     prior, frames = find_prior(model, site, args, kwargs)
     run = lambda x: trace(_Given(model, site, x)).get_trace(*args, **kwargs)
-    bits = prior.support.is_discrete
+    bits = prior.process.diffusion.element_support.is_discrete
     x = jnp.zeros(prior.batch_shape + prior.event_shape)
     # Only names and static facts are taken from this trace; all values come from traces of their own.
     prototype = {name: msg for name, msg in run(x).items() if msg["type"] == "sample" and name != site}

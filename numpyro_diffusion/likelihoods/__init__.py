@@ -2,6 +2,7 @@
 
 from .base import AbstractLikelihood as AbstractLikelihood
 from .base import Estimate as Estimate
+from .base import bits_per_dim as bits_per_dim
 from .k_bound import KBound as KBound
 from .k_bound import KTerms as KTerms
 from .k_bound import reconstruction as reconstruction

@@ -1,5 +1,6 @@
 """What every likelihood estimator returns, and how it is batched."""
 
+import math
 from abc import abstractmethod
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._batching import batched_map
-from .._checks import check_event
+from .._checks import check_event, check_levels
 from ..process import ReverseProcess
 
 
@@ -26,6 +27,22 @@ class Estimate(NamedTuple):
     value: Array
     standard_error: Array
     terms: Any
+
+
+def bits_per_dim(nats: ArrayLike, event_shape: tuple[int, ...]) -> Array:
+    """Code length −log p(x_0) / (d log 2) of examples of d elements, in bits per dimension.
+
+    It is one of a code where log p is a log probability (bits, and whole numbers by `DiscretisedStep`); for real values
+    it is that of a density, which changes with their unit.
+
+    Args:
+        nats: log p(x_0) or a bound on it, such as `Estimate.value`, any shape.
+        event_shape: shape of one example.
+
+    Returns:
+        The shape of `nats`.
+    """
+    return -jnp.asarray(nats) / (math.prod(event_shape) * math.log(2.0))
 
 
 class AbstractLikelihood(eqx.Module):
@@ -54,9 +71,11 @@ class AbstractLikelihood(eqx.Module):
             An `Estimate` whose arrays have leading shape `batch`.
 
         Raises:
-            ValueError: `x_0` does not end in the process's event shape.
+            ValueError: `x_0` does not end in the process's event shape, or is known and is not of its whole numbers.
         """
         x_0 = jnp.asarray(x_0)
+        if process.num_levels is not None:
+            check_levels("x_0", x_0, process.num_levels)
         batch = check_event("x_0", x_0.shape, process.event_shape)
         if not batch:
             return self.estimate(key, process, x_0)

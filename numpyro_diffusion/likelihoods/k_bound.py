@@ -29,7 +29,8 @@ class KTerms(NamedTuple):
         entropy_prior: H_p(X^T); shape ().
         correction: what eq. 14 assumes to be zero: it is, on average, for data of the noise law's second moment
             (Gaussian) or mean activity (bits). 0 with another last step than the 2015 one, which needs none.
-        null: L_null = log π(x_0), the log density of the data as pure noise; shape ().
+        null: L_null = log π(x_0), the log density of the data as pure noise (of grey levels, its log probability
+            rounded); shape ().
         step: t of each KL term that was evaluated, shape (num_samples, num_times).
         step_kl: each KL term, weighted so that the mean over samples of the sum over times is `kl`.
     """
@@ -175,7 +176,7 @@ def stratified_steps(key: Array, num_steps: int, count: int) -> tuple[Array, Arr
 
 def _assemble(process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon: Array, antithetic: bool) -> Estimate:
     diffusion, end = process.diffusion, process.num_steps
-    null, cross_terminal = diffusion.expected_log_terminal(x_0, 0.0), diffusion.expected_log_terminal(x_0, end)
+    null, cross_terminal = process.last_step.log_null(diffusion, x_0), diffusion.expected_log_terminal(x_0, end)
     entropy_terminal, entropy_first = diffusion.marginal_entropy(x_0, end), diffusion.marginal_entropy(x_0, 1.0)
     entropy_prior = diffusion.terminal_entropy(process.event_shape)
     forward = isinstance(process.last_step, ForwardStep)

@@ -4,7 +4,8 @@ from .bump import BumpReadout, Dense
 from .embedding import sinusoidal
 from .layers import ACTIVATIONS
 from .mlp import MLP
+from .multiscale import MultiScale
 from .rbf import RBF
 from .unet import UNET_SIZES, UNet
 
-__all__ = ["ACTIVATIONS", "MLP", "RBF", "UNET_SIZES", "BumpReadout", "Dense", "UNet", "sinusoidal"]
+__all__ = ["ACTIVATIONS", "MLP", "RBF", "UNET_SIZES", "BumpReadout", "Dense", "MultiScale", "UNet", "sinusoidal"]

@@ -89,7 +89,9 @@ class BumpReadout(eqx.Module):
         # A body with one output drops its leading axis.
         if values.shape != expected and (expected[0] > 1 or values.shape != event_shape):
             raise ValueError(f"network: expected output of shape {expected}, got {values.shape}")
-        mixed = jnp.einsum("oj...,j->o...", values.reshape(self.outputs, self.num_bumps, *event_shape), self.bumps(t))
+        bumps = self.bumps(t)
+        bumps = bumps if values.dtype.itemsize >= 4 else bumps.astype(values.dtype)
+        mixed = jnp.einsum("oj...,j->o...", values.reshape(self.outputs, self.num_bumps, *event_shape), bumps)
         return layers.split_outputs(mixed, self.outputs, event_shape)
 
 

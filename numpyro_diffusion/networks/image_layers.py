@@ -4,6 +4,7 @@ Channels come last, as in the events of the package, so that nothing is transpos
 the floating type of its input and weights; sums over many pixels (group norm, softmax) are at least float32.
 """
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import equinox as eqx
@@ -175,6 +176,23 @@ def double(x: Image) -> Image:
     return jnp.broadcast_to(x[:, None, :, None], (height, 2, width, 2, channels)).reshape(
         2 * height, 2 * width, channels
     )
+
+
+def check_image_shape(event_shape: Sequence[int], factor: int, what: str) -> tuple[int, ...]:
+    """Return the shape of an image as a tuple once both sides divide by `factor`, which `what` asks for.
+
+    Raises:
+        ValueError: it has another rank, or does not divide; channels that come first are said to.
+    """
+    shape = layers.check_event_shape(event_shape)
+    if len(shape) not in (2, 3):
+        raise ValueError(f"event_shape: expected (height, width) or (height, width, channels), got {shape}")
+    if shape[0] % factor or shape[1] % factor:
+        hint = "; are the channels first? they belong last" if len(shape) == 3 and shape[0] in (1, 3, 4) else ""
+        raise ValueError(
+            f"event_shape: expected a height and width divisible by {factor}, for {what}, got {shape}{hint}"
+        )
+    return shape
 
 
 def _initial(key: PRNGKeyArray, shape: tuple[int, ...], zero: bool) -> Array:

@@ -47,9 +47,16 @@ def flatten_event(x: ArrayLike, event_shape: tuple[int, ...]) -> Float[Array, " 
         ValueError: if the shape of `x` is not `event_shape`.
     """
     x = jnp.asarray(x, jnp.result_type(float, x))
-    if x.shape != event_shape:
-        raise ValueError(f"x: expected one example of shape {event_shape}, got shape {x.shape} (batch with jax.vmap)")
+    check_example(x.shape, event_shape)
     return x.reshape(-1)
+
+
+def check_example(shape: tuple[int, ...], event_shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `shape` is that of one example."""
+    if shape != event_shape:
+        first = len(event_shape) == 3 and shape == (event_shape[2], *event_shape[:2])
+        hint = "channels first: move that axis to the end" if first else "batch with jax.vmap"
+        raise ValueError(f"x: expected one example of shape {event_shape}, got shape {shape} ({hint})")
 
 
 def split_outputs(flat: Array, outputs: int, event_shape: tuple[int, ...]) -> Float[Array, "..."]:

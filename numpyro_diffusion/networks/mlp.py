@@ -29,7 +29,9 @@ class _Block(eqx.Module):
         self, h: Float[Array, " width"], condition: Float[Array, " conditions"], activation: str
     ) -> Float[Array, " width"]:
         scale, shift = jnp.split(self.modulate(condition), 2)
-        update = self.inner(jax.nn.standardize(h)) * (1 + scale) + shift
+        # Sums over all units are at least float32, whatever the rest is computed in.
+        norm = jax.nn.standardize(h.astype(jnp.promote_types(h.dtype, jnp.float32))).astype(h.dtype)
+        update = self.inner(norm) * (1 + scale) + shift
         return h + self.outer(layers.ACTIVATIONS[activation](update))
 
 
@@ -128,4 +130,7 @@ class MLP(eqx.Module):
         """Embed the step index."""
         activation = layers.ACTIVATIONS[self.activation]
         features = sinusoidal(t, self.time_features, self.num_steps)
+        # A step in float32 must not make all that follows float32 where the weights are of a lower type.
+        weight = self.embed[0].weight.dtype
+        features = features if weight.itemsize >= 4 else features.astype(weight)
         return activation(self.embed[1](activation(self.embed[0](features))))

@@ -12,7 +12,16 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from .._checks import check_choice, check_count
 from . import layers
 from .embedding import scalar_time, sinusoidal
-from .image_layers import Attention, Convolution, GroupNorm, Image, Pointwise, ResidualBlock, double
+from .image_layers import (
+    Attention,
+    Convolution,
+    GroupNorm,
+    Image,
+    Pointwise,
+    ResidualBlock,
+    check_image_shape,
+    double,
+)
 
 ComputeType = Literal["bfloat16", "float32"]
 
@@ -260,14 +269,7 @@ class UNet(eqx.Module):
     def _check(self) -> None:
         """Raise ValueError for settings that do not fit one another."""
         shape, factor = self.event_shape, 2 ** (len(self.channels) - 1)
-        if len(shape) not in (2, 3):
-            raise ValueError(f"event_shape: expected (height, width) or (height, width, channels), got {shape}")
-        if shape[0] % factor or shape[1] % factor:
-            hint = "; are the channels first? they belong last" if len(shape) == 3 and shape[0] in (1, 3, 4) else ""
-            raise ValueError(
-                f"event_shape: expected a height and width divisible by {factor}, for {len(self.channels)} levels, "
-                f"got {shape}{hint}"
-            )
+        check_image_shape(shape, factor, f"{len(self.channels)} levels")
         if self.channels[0] % 2 or self.frequency_shift >= max(self.channels[0] // 2, 2):
             expected = f"an even number above {2 * self.frequency_shift}"
             raise ValueError(f"channels: expected the first to be {expected}, got {self.channels[0]}")
@@ -284,11 +286,7 @@ class UNet(eqx.Module):
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless `shape` is that of one example."""
-        if shape == self.event_shape:
-            return
-        first = len(self.event_shape) == 3 and shape == (self.event_shape[2], *self.event_shape[:2])
-        hint = "channels first: move that axis to the end" if first else "batch with jax.vmap"
-        raise ValueError(f"x: expected one example of shape {self.event_shape}, got shape {shape} ({hint})")
+        layers.check_example(shape, self.event_shape)
 
 
 def _colours(event_shape: tuple[int, ...]) -> int:

@@ -3,6 +3,7 @@
 Without `ax` a figure is made.
 """
 
+from .coding import rate_distortion as rate_distortion
 from .images import posterior as posterior
 from .images import samples as samples
 from .inference import effective_size as effective_size

@@ -57,10 +57,12 @@ class Ancestral(AbstractSampler):
         """The draw of x_0 that `noise` makes, x_T's noise first; its gradient keeps at most 256, or about 2 √T, states.
 
         Raises:
-            ValueError: the chain's steps are not Gaussian.
+            ValueError: the chain's steps are not Gaussian, or the last one rounds to whole numbers.
         """
         if not isinstance(process.diffusion, GaussianDiffusion):
             raise ValueError(f"process: expected a GaussianDiffusion, got {type(process.diffusion).__name__}")
+        if process.num_levels is not None:
+            raise ValueError("process: expected a last step that is smooth, got one that rounds to whole numbers")
         times = jnp.asarray(self.times(process))
 
         def step(x_t: Array, step: tuple[Array, Array, Array]) -> tuple[Array, None]:

@@ -55,7 +55,7 @@ class TwistedChain(eqx.Module):
     ) -> None:
         if not isinstance(factor, AbstractFactor):
             raise ValueError(f"factor: expected one from numpyro_diffusion.factors, got {factor!r}")
-        factor.check(process.event_shape, process.support.is_discrete)
+        factor.check(process.event_shape, process.diffusion.element_support.is_discrete)
         factor = simplify(factor, process.event_shape)
         twist = default_twist(process, factor) if twist is None else twist
         twist.check(process, factor)

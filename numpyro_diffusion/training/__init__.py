@@ -7,4 +7,5 @@ from .loop import FitResult as FitResult
 from .loop import TrainingDiverged as TrainingDiverged
 from .loop import fit as fit
 from .objectives import bound_loss as bound_loss
+from .objectives import hybrid_loss as hybrid_loss
 from .objectives import simple_loss as simple_loss

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from .._checks import check_binary, check_choice, check_count, check_finite
+from .._checks import check_binary, check_choice, check_count, check_finite, check_levels
 from ..diffusions import BinomialDiffusion
 from ..likelihoods import AbstractLikelihood, KBound
 from ..process import ReverseProcess
@@ -43,7 +43,7 @@ def check_numbers(name: str, data: ArrayLike) -> np.ndarray:
 
 
 def check_data(name: str, data: ArrayLike, process: ReverseProcess) -> Array:
-    """Return `data` as an array once it suits the process: not empty, of the event shape, finite, binary for bits."""
+    """Return `data` as an array once it suits the process: not empty, of the event shape, finite, of its values."""
     array = check_numbers(name, data)
     if array.shape[1:] != process.event_shape or array.ndim == 0 or len(array) == 0:
         sizes = ", ".join(["n", *map(str, process.event_shape)])
@@ -53,6 +53,8 @@ def check_data(name: str, data: ArrayLike, process: ReverseProcess) -> Array:
     check_finite(name, array)
     if isinstance(process.diffusion, BinomialDiffusion):
         check_binary(name, array)
+    if process.num_levels is not None:
+        check_levels(name, array, process.num_levels)
     return jnp.asarray(array)
 
 
@@ -74,13 +76,25 @@ def check_process(process: ReverseProcess, objective: str) -> None:
     learned = isinstance(process.diffusion.schedule, LearnedSchedule)
     if learned and isinstance(process.diffusion, BinomialDiffusion):
         raise ValueError("schedule: expected a fixed one for bits, whose draws have no gradient, got a LearnedSchedule")
-    if objective == "simple":
-        denoiser = process.denoiser
-        if learned:
-            raise ValueError("objective: expected 'bound' for a learned schedule, got 'simple', which has no best one")
-        spread = getattr(denoiser, "variance", None) == "learned" or getattr(denoiser, "predicts", None) == "mean"
-        if spread and not isinstance(process.diffusion, BinomialDiffusion):
-            raise ValueError("objective: expected 'bound' for a learned variance, got 'simple', which does not see it")
+    if objective == "bound":
+        return
+    if learned:
+        raise ValueError(
+            f"objective: expected 'bound' for a learned schedule, got {objective!r}, which has no best one"
+        )
+    predicts, variance = (getattr(process.denoiser, name, None) for name in ("predicts", "variance"))
+    between = variance == "learned" and predicts not in ("mean", "logits")
+    gaussian = not isinstance(process.diffusion, BinomialDiffusion)
+    if objective == "simple" and gaussian and (between or predicts == "mean"):
+        more = ", or 'hybrid'" if between else ""
+        raise ValueError(
+            f"objective: expected 'bound' for a learned variance, got 'simple', which does not see it{more}"
+        )
+    if objective == "hybrid" and not (gaussian and between and predicts is not None):
+        raise ValueError(
+            "objective: expected 'bound' or 'simple' without a Network of variance='learned', got 'hybrid', which is "
+            f"for it alone (predicts {predicts!r}, variance {variance!r})"
+        )
 
 
 def check_settings(
@@ -93,12 +107,12 @@ def check_settings(
         expected = "a positive number or an optax schedule"
         check_number("learning_rate", learning_rate, expected, lambda value: value > 0)
     check_number("ema", ema, "a decay in [0, 1)", lambda value: 0 <= value < 1)
-    bits = isinstance(process.diffusion, BinomialDiffusion)
+    discrete = process.support.is_discrete
     check_number(
         "dequantize",
         dequantize,
-        "a width of at least 0 (0 for bits)",
-        lambda width: width == 0 or width > 0 and not bits,
+        "a width of at least 0 (0 for bits" + (" and grey levels)" if process.num_levels else ")"),
+        lambda width: width == 0 or width > 0 and not discrete,
     )
     if patience is not None:
         check_count("patience", patience)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 from tqdm.auto import tqdm
 
@@ -21,6 +22,7 @@ from ..checkpoints import CheckpointError, describe, read_training_state, write_
 from ..likelihoods import AbstractLikelihood
 from ..process import ReverseProcess, trainable
 from ._arguments import VALIDATION, check_data, check_key, check_process, check_settings, check_validation, split
+from ._devices import Devices, agree, check_devices, collect, distribute, replicate, share
 from .objectives import OBJECTIVES, Objective
 
 History = dict[str, list[float]]
@@ -97,6 +99,7 @@ def fit(
     checkpoint: str | PathLike[str] | None = None,
     checkpoint_every: int = 1000,
     log_every: int = 100,
+    devices: Devices | None = None,
     progress: bool = True,
 ) -> FitResult:
     """Train the denoiser, the last step and a learned schedule by stochastic gradient steps.
@@ -109,7 +112,8 @@ def fit(
         process: what to train; its denoiser is usually a `Network`.
         data: shape (n, *event), finite; 0 and 1 for bits.
         num_steps: optimiser steps in all.
-        objective: ``"bound"`` for K, ``"simple"`` for the unweighted loss.
+        objective: ``"bound"`` for K, ``"simple"`` for the unweighted loss, ``"hybrid"`` for that with a thousandth of
+            −K, which teaches a learned variance and nothing else.
         batch_size: examples a step, drawn with replacement.
         learning_rate: the peak of the default schedule (a warm-up over 2% of the steps, then a cosine to 1% of the
             peak), or an optax schedule; used by the default optimiser, Adam with gradients clipped to norm 1.
@@ -125,6 +129,9 @@ def fit(
             with an optimizer or a schedule of its own may be resumed with more `num_steps`.
         checkpoint_every: steps between saves; rounded up to whole `log_every`.
         log_every: steps between entries of the history; also the number of steps compiled into one scan.
+        devices: devices that share each batch, or how many of `jax.devices()`; they must divide `batch_size`. Weights
+            and optimiser live on all of them. The run is the same but for the order of sums, and may be resumed on
+            others. One, where JAX puts it, unless given.
         progress: whether to show a progress bar.
 
     Returns:
@@ -150,8 +157,12 @@ def fit(
     settings |= {"key": _hash(key), "data": _hash(train), "validation": _hash(held_out), "process": _hash(process)}
     if optimizer is None:
         optimizer = _default_optimizer(learning_rate if callable(learning_rate) else float(learning_rate), num_steps)
-    run = TrainingRun(process, optimizer, OBJECTIVES[objective], ema, dequantize, min(batch_size, len(train)))
+    batch_size = min(batch_size, len(train))
+    spread = check_devices(devices, batch_size)
+    run = TrainingRun(process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, spread)
     now = _resume(checkpoint, run.start(), settings)
+    run, now, key = replicate(run, spread), replicate(now, spread), replicate(key, spread)
+    train, held_out = replicate(train, spread), distribute(held_out, spread)
     bar = tqdm(total=num_steps, initial=int(now.state.step), disable=not progress, desc="training", unit="step")
     try:
         with bar:
@@ -186,6 +197,7 @@ class TrainingRun(eqx.Module):
     ema: float
     dequantize: float
     batch_size: int
+    spread: NamedSharding | None
 
     def __init__(
         self,
@@ -195,6 +207,7 @@ class TrainingRun(eqx.Module):
         ema: float,
         dequantize: float,
         batch_size: int,
+        spread: NamedSharding | None = None,
     ) -> None:
         params, self.rest = eqx.partition(process, trainable(process))
         if not jax.tree.leaves(params):
@@ -203,6 +216,7 @@ class TrainingRun(eqx.Module):
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), params)
         self.optimizer, self.loss = optimizer, loss
         self.ema, self.dequantize, self.batch_size = float(ema), float(dequantize), batch_size
+        self.spread = spread
 
     def start(self) -> _State:
         """The state before the first step."""
@@ -220,7 +234,7 @@ class TrainingRun(eqx.Module):
 
     def _step(self, key: Array, state: _State, data: Array) -> tuple[_State, Array]:
         keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        batch = data[jax.random.randint(keys[0], (self.batch_size,), 0, len(data))]
+        batch = share(data[jax.random.randint(keys[0], (self.batch_size,), 0, len(data))], self.spread)
         batch = _dequantize(keys[1], batch, self.dequantize)
         loss, grad = jax.value_and_grad(lambda p: self.loss(keys[2], self.process(p), batch))(state.params)
         updates, optimizer = self.optimizer.update(grad, state.optimizer, state.params)
@@ -230,7 +244,7 @@ class TrainingRun(eqx.Module):
         new = state._replace(params=params, average=average, optimizer=optimizer, step=state.step + 1)
         # A bad step changes nothing, nor do those after it: the same step, with the same noise, is bad again.
         finite = jnp.isfinite(loss) & jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]))
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), loss
+        return agree(jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), self.spread), loss
 
 
 class _NotFinite(Exception):
@@ -322,7 +336,7 @@ def _status(history: History) -> str:
 def _result(run: TrainingRun, now: _Progress, stopped: str, patience: int | None) -> FitResult:
     state, history = now
     params = state.best if patience is not None and history["validation"] else state.average
-    return FitResult(run.process(params), history, int(state.step), stopped)
+    return FitResult(collect(run.process(params), run.spread), history, int(state.step), stopped)
 
 
 def _hash(tree: Any) -> str:

@@ -5,13 +5,18 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from jax import Array
+from numpyro.distributions.kl import kl_divergence
 
-from ..diffusions import BinomialDiffusion, GaussianDiffusion
+from ..diffusions import AbstractDiffusion, BinomialDiffusion, GaussianDiffusion
 from ..likelihoods import reconstruction, step_kl, terminal_kl
 from ..process import ForwardStep, ReverseProcess
 
-Objective = Literal["bound", "simple"]
+Objective = Literal["bound", "simple", "hybrid"]
+
+# λ of Nichol & Dhariwal 2021, eq. 16.
+BOUND_WEIGHT = 0.001
 
 
 def bound_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
@@ -64,7 +69,33 @@ def simple_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
     return loss - jnp.mean(last)
 
 
-OBJECTIVES = {"bound": bound_loss, "simple": simple_loss}
+def hybrid_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
+    """The unweighted loss for the mean, and a thousandth of −K for a learned variance (Nichol & Dhariwal 2021, eq. 16).
+
+    L_simple + 0.001 L_vlb, where L_vlb is −K in nats, estimated as by `bound_loss`, and sees the kernels' variances
+    alone: their means, and the last step's, count as constants in it. One network call serves both terms; the last step
+    is estimated on an eighth of the batch. For Gaussian networks with ``variance="learned"``.
+
+    Args:
+        key: JAX random key.
+        process: the process that is trained.
+        batch: shape (n, *event).
+
+    Returns:
+        The loss, shape (): summed over the elements of an example, averaged over the batch.
+    """
+    keys = jax.random.split(key, 4)
+    t = 1 + _stratified_times(keys[0], len(batch), process.num_steps)
+    noise = _noise(keys[1], process, batch)
+    simple, kl = jax.vmap(lambda *args: _hybrid_terms(process, *args))(batch, t, noise)
+    few = _eighth(keys[3], batch)
+    last = jax.vmap(lambda x_0, noise: _last_of_fixed_mean(process, x_0, noise))(few, _noise(keys[2], process, few))
+    bound = process.num_steps * jnp.mean(kl) - jnp.mean(last)
+    bound += jnp.mean(jax.vmap(lambda x_0: terminal_kl(process, x_0))(batch))
+    return jnp.mean(simple) + BOUND_WEIGHT * bound
+
+
+OBJECTIVES = {"bound": bound_loss, "simple": simple_loss, "hybrid": hybrid_loss}
 
 
 def _denoising_loss(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Array:
@@ -73,9 +104,35 @@ def _denoising_loss(process: ReverseProcess, x_0: Array, t: Array, noise: Array)
     posterior = process.denoiser.posterior(diffusion, x_t, t)
     if isinstance(diffusion, BinomialDiffusion):
         return -posterior.log_prob(x_0)
+    return _squared_noise_error(diffusion, x_0, posterior.mean, t)
+
+
+def _squared_noise_error(diffusion: AbstractDiffusion, x_0: Array, prediction: Array, t: Array) -> Array:
+    """‖ε − ε̂‖², of the noise that the prediction of x_0 implies."""
     assert isinstance(diffusion, GaussianDiffusion)
-    error = diffusion.standardize(x_0) - diffusion.standardize(posterior.mean)
+    error = diffusion.standardize(x_0) - diffusion.standardize(prediction)
     return jnp.exp(diffusion.schedule.log_snr(t)) * jnp.sum(jnp.square(error))
+
+
+def _hybrid_terms(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> tuple[Array, Array]:
+    """‖ε − ε̂‖² and the KL term of the step from t, 0 for t = 1, at one x_t."""
+    diffusion = process.diffusion
+    x_t = diffusion.marginal_from_noise(noise, x_0, t)
+    s = jnp.maximum(t - 1, 1)  # the step from 1 has no bridge; where it is drawn, any other serves
+    t_kl = s + 1
+    posterior, kernel = process.denoiser.denoise(diffusion, x_t, t)
+    kl = kl_divergence(diffusion.bridge(x_t, x_0, t_kl, s), _of_fixed_mean(kernel))
+    return _squared_noise_error(diffusion, x_0, posterior.mean, t), jnp.where(t > 1, kl, 0.0)
+
+
+def _last_of_fixed_mean(process: ReverseProcess, x_0: Array, noise: Array) -> Array:
+    """log p(x_0 | x_1), the kernel's location taken as a constant."""
+    x_1 = process.diffusion.marginal_from_noise(noise, x_0, 1.0)
+    return _of_fixed_mean(process.last_kernel(x_1)).log_prob(x_0)
+
+
+def _of_fixed_mean(kernel: dist.Distribution) -> dist.Distribution:
+    return eqx.tree_at(lambda law: law.base_dist.loc, kernel, replace_fn=jax.lax.stop_gradient)
 
 
 def _stratified_times(key: Array, count: int, choices: int) -> Array:

@@ -12,6 +12,7 @@ from numpyro.distributions.discrete import BernoulliLogits
 
 from ..denoisers.base import normal
 from ..diffusions.binomial import posterior_logits
+from ..discretised import DiscretisedNormal
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
 
@@ -64,8 +65,15 @@ def last_step(process: ReverseProcess, factor: AbstractFactor, x_1: Array) -> Tw
 
 
 def tilt(kernel: dist.Distribution, gradient: Array) -> dist.Distribution:
-    """kernel(x) · exp(gradient · x), normalised: a normal's mean moves by Σ·gradient, bits' logits by the gradient."""
+    """kernel(x) · exp(gradient · x), normalised: a normal's mean moves by Σ·gradient, bits' logits by the gradient.
+
+    A rounded normal law is tilted before it is rounded: *approximate*.
+    """
     if isinstance(kernel.base_dist, BernoulliLogits):
         logits = posterior_logits(kernel) + gradient
         return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(logits))
+    if isinstance(each := kernel.base_dist, DiscretisedNormal):
+        # Of the normal law that is rounded: every level keeps some mass, so that weights can correct the rest.
+        loc = each.loc + jnp.square(each.scale) * gradient
+        return DiscretisedNormal(loc, each.scale, each.num_levels, validate_args=False).to_event(jnp.ndim(loc))
     return normal(kernel.mean + kernel.variance * gradient, kernel.variance)

@@ -1,5 +1,6 @@
 """What each head's output means, against kernels written out in numpy."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_diffusion import BinomialDiffusion, GaussianDiffusion, ReverseProcess, schedules
+from numpyro_diffusion import BinomialDiffusion, GaussianDiffusion, KBound, ReverseProcess, load, networks, schedules
 from numpyro_diffusion.denoisers import Enumerated, Network
+from numpyro_diffusion.samplers import Ancestral
 
 BETA = np.array([0.02, 0.1, 0.3, 0.15, 0.5])
 T = len(BETA)
@@ -281,3 +283,78 @@ def test_errors(build: Callable[[], Any], message: str) -> None:
     """Wrong arguments and outputs are named, with what was expected and what came."""
     with pytest.raises(ValueError, match=message):
         build()
+
+
+class _Recording(eqx.Module):
+    """A network that says in what type it computes."""
+
+    weight: jax.Array
+    seen: dict[str, Any] = eqx.field(static=True)
+
+    def __call__(self, z: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out = self.weight * z
+        self.seen.update(out=out.dtype, t=jnp.result_type(t))
+        return out, jnp.zeros_like(z)
+
+
+def test_a_network_computes_in_the_type_that_is_asked_for() -> None:
+    """Weights and input are cast, the step is not; answers and gradients are float32."""
+    seen: dict[str, Any] = {}
+    net, diffusion = _Recording(jnp.full(2, 1 / 3, jnp.float32), seen), _diffusion()
+    exact, half = (Network(net, "noise", "learned", dtype=kind) for kind in (None, "bfloat16"))
+
+    def mean(denoiser: Network) -> jax.Array:
+        law = denoiser.reverse(diffusion, jnp.asarray(X, jnp.float32), 3, 2)
+        return law.mean.sum() + law.variance.sum()
+
+    run = eqx.filter_jit(eqx.filter_value_and_grad(mean))
+    (expected, slope), kept = run(exact), dict(seen)
+    value, gradient = run(half)
+    assert kept["out"] == jnp.float32 and seen == {"out": jnp.bfloat16, "t": kept["t"]}
+    assert value.dtype == gradient.fn.weight.dtype == jnp.float32
+    assert value != expected
+    np.testing.assert_allclose(value, expected, rtol=1e-2)
+    np.testing.assert_allclose(gradient.fn.weight, slope.fn.weight, rtol=2e-2)
+    with pytest.raises(ValueError, match="dtype: expected one of 'bfloat16', 'float16', 'float32', got 'int8'"):
+        Network(net, dtype="int8")
+
+
+@pytest.mark.parametrize("build", ["mlp", "bump", "multiscale", "unet"])
+def test_every_network_stays_in_a_lower_type(build: str) -> None:
+    """No product is taken in float32, though the step is a float32."""
+    key = jax.random.key(0, impl="unsafe_rbg")
+    nets = {
+        "mlp": lambda: networks.MLP(key, (4, 4), num_steps=5, width=8, depth=1, time_features=4),
+        "bump": lambda: networks.BumpReadout(networks.Dense(key, (4, 4), outputs=4, width=4, depth=1), num_steps=5,
+                                             num_bumps=4, outputs=1),
+        "multiscale": lambda: networks.BumpReadout(networks.MultiScale(key, (4, 4), outputs=4, channels=3),
+                                                   num_steps=5, num_bumps=4, outputs=1),
+        "unet": lambda: networks.UNet(key, (4, 4), **networks.UNET_SIZES["tiny"]),
+    }  # fmt: skip
+    shapes = eqx.filter_eval_shape(nets[build])
+    net = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype) if eqx.is_array_like(a) or hasattr(a, "shape") else a, shapes
+    )
+    denoiser, diffusion = Network(net, dtype="bfloat16"), GaussianDiffusion(schedules.cosine(5))
+    program = jax.make_jaxpr(lambda x: denoiser.posterior(diffusion, x, 3).mean)(jnp.zeros((4, 4)))
+    assert program.out_avals[0].dtype == jnp.float32
+    products = re.findall(r":(\w+)\[[\d,]*\] = (?:dot_general|conv_general_dilated)\[", str(program))
+    assert products and set(products) == {"bf16"}
+
+
+@pytest.mark.slow
+def test_bfloat16_leaves_the_bound_of_the_digits_within_half_a_percent() -> None:
+    """K of a trained network, on draws from it, with the same noise."""
+    exact = load("digits").process
+    half = eqx.tree_at(lambda p: p.denoiser, exact, Network(exact.denoiser.fn, "velocity", dtype="bfloat16"))
+    draw = lambda key: Ancestral(20).sample(key, exact)
+
+    @eqx.filter_jit
+    def both(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = jax.vmap(draw)(keys)
+        bounds = [KBound(2, 16)(jax.random.key(1), process, x).value.mean() for process in (exact, half)]
+        return bounds[0], bounds[1]
+
+    values = [float(value) for value in both(jax.random.split(jax.random.key(0), 16))]
+    assert values[0] != values[1]
+    assert abs(values[1] / values[0] - 1) < 0.005, values

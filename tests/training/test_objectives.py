@@ -9,7 +9,7 @@ import pytest
 import numpyro_diffusion as nd
 from numpyro_diffusion import schedules
 from numpyro_diffusion.denoisers import Network
-from numpyro_diffusion.training import bound_loss, simple_loss
+from numpyro_diffusion.training import bound_loss, hybrid_loss, simple_loss
 from numpyro_diffusion.training.objectives import _eighth, _stratified_times
 
 T = 5
@@ -126,3 +126,46 @@ def test_an_eighth_favours_no_example():
     counts = np.bincount(some.ravel().astype(int), minlength=20)
     assert np.abs(counts - 800).max() < 4.5 * np.sqrt(800)
     assert _eighth(jax.random.key(0), batch[:3]).shape == (1, 1)
+
+
+def _numbers(parts):
+    return [(name, np.asarray(x, np.float64)) for name, x in parts.items()]
+
+
+class Pair(eqx.Module):
+    """An affine noise head, and one number v for each step."""
+
+    affine: Affine
+    share: jax.Array
+
+    def __call__(self, x, t):
+        return self.affine(x, t), jnp.broadcast_to(self.share[jnp.asarray(t).astype(int) - 1], x.shape)
+
+
+@pytest.mark.slow
+def test_the_hybrid_loss_is_the_simple_one_and_a_thousandth_of_minus_k():
+    """Its value on average; the gradient of the mean is that of the simple loss, that of the variance is of −K/1000."""
+    batch, key = jnp.asarray(_batch("real", 16)), jax.random.key(3)
+    fn = Pair(_process("real").denoiser.fn, jnp.linspace(-0.8, 0.9, T))
+    process = nd.ReverseProcess(_process("real").diffusion, Network(fn, "noise", "learned"), 3)
+    plain = _process("real", "forward")
+    means = {}
+    for name, loss, chain in (("hybrid", hybrid_loss, process), ("bound", bound_loss, process),
+                              ("simple", simple_loss, plain)):  # fmt: skip
+        both = eqx.filter_value_and_grad(lambda p, key, loss=loss: loss(key, p, batch))
+        run = eqx.filter_jit(jax.vmap(lambda key, both=both, chain=chain: both(chain, key)))
+        value, gradient = run(jax.random.split(key, 20_000))
+        net = gradient.denoiser.fn
+        parts = {"value": value, "slope": (net if name == "simple" else net.affine).slope}
+        parts |= {} if name == "simple" else {"share": net.share}
+        means[name] = {part: (np.mean(x, 0), np.std(x, 0) / 20_000**0.5) for part, x in _numbers(parts)}
+    hybrid, bound, simple = means["hybrid"], means["bound"], means["simple"]
+    for part, parts in (
+        ("value", [(1.0, simple["value"]), (0.001, bound["value"])]),
+        ("slope", [(1.0, simple["slope"])]),
+        ("share", [(0.001, bound["share"])]),
+    ):
+        expected = sum(weight * mean for weight, (mean, _) in parts)
+        error = np.sqrt(hybrid[part][1] ** 2 + sum((weight * std) ** 2 for weight, (_, std) in parts))
+        assert np.all(np.abs(hybrid[part][0] - expected) < 4.5 * error), part
+        assert np.max(np.abs(hybrid[part][0]) / error) > 10, part

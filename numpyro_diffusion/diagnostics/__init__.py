@@ -1,0 +1,10 @@
+"""Is an inference right on average, what does noise leave of the data, and where does a model spend its bits?"""
+
+from .calibration import OBSERVED_KWARG as OBSERVED_KWARG
+from .calibration import Calibration as Calibration
+from .calibration import calibrate as calibrate
+from .information import MutualInformation as MutualInformation
+from .information import mutual_information as mutual_information
+from .progressive import ProgressiveCode as ProgressiveCode
+from .progressive import progressive_coding as progressive_coding
+from .progressive import progressive_generation as progressive_generation
