@@ -1,4 +1,4 @@
-"""Is an inference right on average? Simulation-based calibration."""
+"""Is an inference right on average? Simulation-based calibration; and Parzen windows, for samples without a density."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,6 +13,8 @@ from scipy.stats import chi2
 from tqdm.auto import tqdm
 
 from ._checks import check_count
+from .parzen import Parzen as Parzen
+from .parzen import parzen as parzen
 
 OBSERVED_KWARG = "_calibration_observed"
 Inference = Callable[[Callable[..., Any]], Any]

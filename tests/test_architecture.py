@@ -25,7 +25,7 @@ LAYERS = [
     {"samplers"},
     {"distributions"},
     {"training", "hub"},
-    {"infer"},
+    {"infer", "parzen"},
     {"convert", "datasets", "diagnostics"},
     {"plots"},
     {"__init__"},
