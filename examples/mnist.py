@@ -11,39 +11,30 @@ enlarged.
 """
 
 import argparse
-import json
 import tempfile
-import time
 from pathlib import Path
 
+import _images
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import checkpoints, datasets, denoisers, diagnostics, networks, plots, schedules
+from numpyro_diffusion import checkpoints, datasets, denoisers, diagnostics, plots, schedules
 
 WIDTH = 1 / 255  # of the uniform noise that fills the gaps between grey levels
-STEADY = 0.7  # share of the minutes at a constant learning rate
-ROUND = 500  # steps between two looks at the clock
 
 
 def untrained(key, name, num_steps):
     """Log-SNR in equal steps, its ends from the grey levels; the data's mean and standard deviation."""
     scale = 0.3081
     schedule = schedules.log_snr(num_steps, detail=WIDTH / np.sqrt(12) / scale)
-    if name.startswith("mlp"):
-        network = networks.MLP(
-            key, (28, 28), num_steps=num_steps, width=int(name[4:]), depth=1 if name == "mlp-16" else 3
-        )
-    else:
-        network = networks.UNet(key, (28, 28), **networks.UNET_SIZES[name])
     diffusion = nd.GaussianDiffusion(schedule, 0.1307, scale)
-    return nd.ReverseProcess(diffusion, denoisers.Network(network, "velocity"), (28, 28))
+    return nd.ReverseProcess(
+        diffusion, denoisers.Network(_images.network(key, name, (28, 28), num_steps), "velocity"), (28, 28)
+    )
 
 
 def write_small_digits(folder):
@@ -59,70 +50,9 @@ def write_small_digits(folder):
     return folder
 
 
-def train(key, process, data, validation, work, options):
-    """A constant rate until its share of the time is over, then a falling one from its averaged weights."""
-    common = {"batch_size": options.batch, "dequantize": WIDTH, "validation": 0 if options.short else validation,
-              "objective": options.objective, "likelihood": nd.KBound(2, min(4, options.chain - 1), chunk=512),
-              "checkpoint_every": ROUND}  # fmt: skip
-    process, steps, seconds = constant_rate(key, process, data, work, options, common)
-    start = time.perf_counter()
-    print(
-        f"{steps} steps at a constant rate ({seconds / 60:.0f} minutes), {3 * steps // 7} at a falling one", flush=True
-    )
-    result = nd.fit(
-        jax.random.fold_in(key, 1), process, data, num_steps=3 * steps // 7, learning_rate=options.rate,
-        checkpoint=work / "falling.state", **common,
-    )  # fmt: skip
-    if not options.short:
-        plots.history(result).figure.savefig(work / "history.png", dpi=120)
-    return result.process, steps, seconds + time.perf_counter() - start
-
-
-def constant_rate(key, process, data, work, options, common):
-    """Rounds of steps until the clock, which counts earlier runs too, or the number of steps says stop."""
-    state, clock = work / "steady.state", work / "clock.json"
-    seconds = json.loads(clock.read_text())["seconds"] if clock.exists() else 0.0
-    steps = checkpoints.describe(state)["metadata"]["history"]["step"][-1] if state.exists() else 0
-    over = (work / "falling.state").exists()
-    # One optimiser for all rounds, so that they share compiled code.
-    rate = optax.linear_schedule(0.0, options.rate, 200)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    while True:
-        start = time.perf_counter()
-        steps = steps if over else min(steps + ROUND, options.steps or steps + ROUND)
-        result = nd.fit(key, process, data, num_steps=steps, optimizer=optimizer, checkpoint=state, **common)
-        seconds += time.perf_counter() - start
-        clock.write_text(json.dumps({"seconds": seconds}))
-        if over or (steps >= options.steps if options.steps else seconds >= 60 * STEADY * options.minutes):
-            return result.process, steps, seconds
-
-
-def batches(function, count, size, about):
-    """The results of `function` for batches of indices of one size, joined; so that one program serves all."""
-    parts = []
-    for start in tqdm(range(0, count, size), desc=about, unit="batch"):
-        index = np.minimum(np.arange(start, start + size), count - 1)
-        parts.append(np.asarray(function(index))[: count - start])
-    return np.concatenate(parts)
-
-
-@eqx.filter_jit
-def bound(likelihood, key, process, x_0):
-    return likelihood(key, process, x_0).value
-
-
 @eqx.filter_jit
 def draw(prior, keys):
     return jax.vmap(prior.sample)(keys)
-
-
-def held_out_bound(key, process, images, terms):
-    """K of each test image in nats, dequantised."""
-    data = images + WIDTH * (np.asarray(jax.random.uniform(key, images.shape)) - 0.5)
-    likelihood = nd.KBound(2, min(terms, process.num_steps - 1), chunk=512)
-    keys = lambda index: jax.random.fold_in(key, int(index[0]))
-    one = lambda index: bound(likelihood, keys(index), process, data[index])
-    return batches(one, len(data), min(250, len(data)), "K").astype(float)
 
 
 def sample(key, prior, count, path, steps):
@@ -133,7 +63,7 @@ def sample(key, prior, count, path, steps):
             return found
     shorter = prior.with_(sampler=nd.samplers.Ancestral(min(steps, prior.process.num_steps)))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
-    found = batches(lambda index: draw(shorter, keys[index]), count, min(250, count), "samples")
+    found = _images.batches(lambda index: draw(shorter, keys[index]), count, min(250, count), "samples")
     np.save(path, found)
     return found
 
@@ -172,7 +102,7 @@ def pictures(work, samples, train_images):
 def measure(keys, prior, images, work, options):
     """K, the Parzen log-likelihood and the distances to training images; a dict for the card."""
     train_images, validation, test = images
-    k = held_out_bound(keys[0], prior.process, test, options.terms)
+    k, _ = _images.held_out_bound(keys[0], prior.process, test, options.terms, WIDTH)
     error = k.std() / np.sqrt(len(k))
     bits = -(k.mean() / 784 + np.log(WIDTH)) / np.log(2)
     print(f"K                {k.mean():.2f} ± {error:.2f} nats per image of {len(k)} for testing, "
@@ -204,18 +134,9 @@ def arguments():
     parser.add_argument("--data", type=Path, help="folder of the idx files of MNIST")
     parser.add_argument("--work", type=Path, default=Path("mnist"), help="folder for states, samples and pictures")
     parser.add_argument("--save", type=Path, help="write the packaged file here too")
-    parser.add_argument("--minutes", type=float, default=60.0, help="of training in all, at this machine's speed")
-    parser.add_argument("--steps", type=int, help="steps at the constant rate, in place of minutes")
-    parser.add_argument("--network", choices=(*networks.UNET_SIZES, "mlp-16", "mlp-512"), default="tiny")
-    parser.add_argument("--objective", choices=("bound", "simple"), default="bound")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
-    parser.add_argument("--chain", type=int, default=200, help="T")
-    parser.add_argument("--terms", type=int, default=10, help="terms of K for each of two noise draws of a test image")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--sample-steps", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--short", action="store_true", help="small digits, few steps: to see that everything runs")
+    _images.add_training(parser, minutes=60, batch=64)
     options = parser.parse_args()
     if not options.short and options.data is None:
         parser.error("--data: expected the folder of MNIST's idx files (or --short)")
@@ -245,7 +166,9 @@ def run(options):
     process = untrained(keys[0], options.network, options.chain)
     weights = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(process.denoiser, eqx.is_inexact_array)))
     print(f"{len(train_images)} training images, {weights} weights, T = {options.chain}", flush=True)
-    process, steps, seconds = train(keys[1], process, train_images, validation, options.work, options)
+    process, steps, seconds = _images.train(
+        keys[1], process, train_images, validation, options.work, options, dequantize=WIDTH
+    )
     print(f"{seconds / 60:.1f} minutes of training", flush=True)
     path = options.work / "mnist.safetensors"
     before = path.read_bytes() if path.exists() else b""
