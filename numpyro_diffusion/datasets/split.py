@@ -16,9 +16,9 @@ class LabelledImages(NamedTuple):
         test_labels: classes, int32.
     """
 
-    train_images: UInt8[np.ndarray, "train height width *colours"]
+    train_images: UInt8[np.ndarray, "train ..."]
     train_labels: Int[np.ndarray, " train"]
-    test_images: UInt8[np.ndarray, "test height width *colours"]
+    test_images: UInt8[np.ndarray, "test ..."]
     test_labels: Int[np.ndarray, " test"]
 
 
@@ -30,5 +30,5 @@ class Patches(NamedTuple):
         test: pieces of other pictures, or of another part of the picture; shape likewise.
     """
 
-    train: UInt8[np.ndarray, "train size size *colours"]
-    test: UInt8[np.ndarray, "test size size *colours"]
+    train: UInt8[np.ndarray, "train ..."]
+    test: UInt8[np.ndarray, "test ..."]
