@@ -34,6 +34,7 @@ def main() -> None:
             "data": "the 8x8 handwritten digits of scikit-learn (UCI), grey levels 0 to 1, uniform noise of 1/16 added",
             "licence": "data CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits); weights Apache-2.0",
             "command": f"python examples/digits_prior.py --seed {options.seed} --steps {steps} --save PATH",
+            "dequantize": 1 / 16,
             "schedule": f"log-SNR in {prior.process.num_steps} equal steps",
             "bound": value,
             "bound_error": error,

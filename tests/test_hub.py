@@ -149,6 +149,36 @@ def test_every_packaged_prior_loads_and_has_its_card():
         )
 
 
+def _digits(key):
+    images = jnp.asarray(nd.datasets.digits().test_images)
+    return images + (jax.random.uniform(key, images.shape) - 0.5) * nd.card("digits")["dequantize"]
+
+
+# Data that no training has seen: generated afresh, or the part of a data set that is held out.
+HELD_OUT = {
+    "digits": _digits,
+    "heartbeat": lambda key: nd.datasets.heartbeat(key, 2000),
+    "swiss-roll": lambda key: nd.datasets.swiss_roll(key, 2000, 0.5),
+}
+
+
+def test_every_packaged_prior_has_held_out_data():
+    assert set(HELD_OUT) == set(nd.packaged())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_a_packaged_prior_reaches_its_recorded_bound(name, unoptimised):
+    prior, card = nd.load(name), nd.card(name)
+    data_key, key = jax.random.split(jax.random.key(11))
+    x_0 = HELD_OUT[name](data_key)
+    bound = nd.KBound(2, min(prior.process.num_steps - 1, 50), chunk=4096)
+    value = np.asarray(eqx.filter_jit(bound)(key, prior.process, x_0).value, np.float64)
+    error = np.hypot(value.std() / np.sqrt(len(value)), card["bound_error"])
+    assert abs(value.mean() - card["bound"]) < 3 * error
+    assert error < 2
+
+
 def test_a_name_is_looked_up_among_the_packaged_and_a_file_wins(path, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "_FOLDER", path.parent)
     monkeypatch.chdir(tmp_path)

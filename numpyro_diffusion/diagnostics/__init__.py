@@ -5,6 +5,8 @@ from .calibration import Calibration as Calibration
 from .calibration import calibrate as calibrate
 from .information import MutualInformation as MutualInformation
 from .information import mutual_information as mutual_information
+from .parzen import Parzen as Parzen
+from .parzen import parzen as parzen
 from .progressive import ProgressiveCode as ProgressiveCode
 from .progressive import progressive_coding as progressive_coding
 from .progressive import progressive_generation as progressive_generation

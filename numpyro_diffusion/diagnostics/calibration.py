@@ -1,4 +1,4 @@
-"""Is an inference right on average? Simulation-based calibration."""
+"""Is an inference right on average? Simulation-based calibration; and Parzen windows, for samples without a density."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

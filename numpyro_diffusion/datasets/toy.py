@@ -1,26 +1,15 @@
-"""Small data sets: the toy problems of Sohl-Dickstein et al. 2015, with their exact laws, and digits."""
+"""The toy problems of Sohl-Dickstein et al. 2015, with their exact laws."""
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from ._checks import check_count
+from .._checks import check_count
 
-_NUM_TRAIN = 1500
 _INNER, _OUTER = 1.5 * math.pi, 4.5 * math.pi  # the roll's first and last angle, in radians
-
-
-class Digits(NamedTuple):
-    """Handwritten digits, split into a training and a test part."""
-
-    train_images: Float[Array, "train 8 8"]
-    train_labels: Int[Array, " train"]
-    test_images: Float[Array, "test 8 8"]
-    test_labels: Int[Array, " test"]
 
 
 def swiss_roll(key: PRNGKeyArray, num_samples: int, noise: float = 0.0) -> Float[Array, "num_samples 2"]:
@@ -140,32 +129,6 @@ def heartbeat_states(length: int = 20, period: int = 5) -> Int[Array, "period le
     bins = jnp.arange(length, dtype=jnp.int32)
     phases = jnp.arange(period, dtype=jnp.int32)
     return (bins % period == phases[:, None]).astype(jnp.int32)
-
-
-def digits() -> Digits:
-    """Return the 1,797 digits of scikit-learn, 8 × 8 pixels, grey values divided by 16 into [0, 1].
-
-    A fixed permutation, then the last 297 images for testing. Needs the extra `numpyro-diffusion[datasets]`,
-    but no network: scikit-learn carries the images.
-
-    Raises:
-        ImportError: if scikit-learn is not installed.
-
-    Source: `sklearn.datasets.load_digits`, the test part of the UCI optical digits of Alpaydin and Kaynak
-    1998.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            "digits() needs scikit-learn: install it with pip install 'numpyro-diffusion[datasets]'"
-        ) from error
-    bunch = load_digits()
-    # RandomState, unlike numpy's newer generators, promises the same permutation in every version.
-    order = np.random.RandomState(0).permutation(len(bunch.images))
-    images = jnp.asarray(bunch.images[order] / 16, jnp.result_type(float))
-    labels = jnp.asarray(bunch.target[order], jnp.int32)
-    return Digits(images[:_NUM_TRAIN], labels[:_NUM_TRAIN], images[_NUM_TRAIN:], labels[_NUM_TRAIN:])
 
 
 def _roll_quadrature(noise: float) -> tuple[Float[np.ndarray, "nodes 2"], Float[np.ndarray, " nodes"]]:

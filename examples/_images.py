@@ -1,0 +1,101 @@
+"""What the scripts about images share: training for some minutes, and K of many images."""
+
+import json
+import time
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+from tqdm.auto import tqdm
+
+import numpyro_diffusion as nd
+from numpyro_diffusion import checkpoints, networks, plots
+
+STEADY = 0.7  # share of the minutes at a constant learning rate
+ROUND = 500  # steps between two looks at the clock
+
+
+def add_training(parser, *, minutes, batch):
+    """The options of `train`, and those of a network."""
+    parser.add_argument("--minutes", type=float, default=minutes, help="of training in all, at this machine's speed")
+    parser.add_argument("--steps", type=int, help="steps at the constant rate, in place of minutes")
+    parser.add_argument("--network", choices=(*networks.UNET_SIZES, "mlp-16", "mlp-512"), default="tiny")
+    parser.add_argument("--objective", choices=("bound", "simple"), default="bound")
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
+    parser.add_argument("--chain", type=int, default=200, help="T")
+    parser.add_argument("--terms", type=int, default=10, help="terms of K for each of two noise draws of a test image")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--short", action="store_true", help="a small run that shows that the script works")
+
+
+def network(key, name, shape, num_steps):
+    """A U-Net by the name of its size, or an MLP by its width."""
+    if not name.startswith("mlp"):
+        return networks.UNet(key, shape, **networks.UNET_SIZES[name])
+    width = int(name.removeprefix("mlp-"))
+    return networks.MLP(key, shape, num_steps=num_steps, width=width, depth=3 if width > 16 else 1)
+
+
+def train(key, process, data, validation, work, options, *, dequantize):
+    """A constant rate until its share of the time is over, then a falling one from its averaged weights.
+
+    Both keep their state in `work`, so that a run that was interrupted goes on. Returns the process, the steps at the
+    constant rate (3/7 as many follow), and the seconds.
+    """
+    common = {"batch_size": options.batch, "dequantize": dequantize, "validation": 0 if options.short else validation,
+              "objective": options.objective, "likelihood": nd.KBound(2, min(4, options.chain - 1), chunk=512),
+              "checkpoint_every": ROUND}  # fmt: skip
+    # One optimiser for all rounds, so that they share compiled code.
+    rate = optax.linear_schedule(0.0, options.rate, 200)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    process, steps, seconds = _constant_rate(key, process, data, work, options, common | {"optimizer": optimizer})
+    start = time.perf_counter()
+    falling = {"num_steps": 3 * steps // 7, "learning_rate": options.rate}
+    if options.short:  # another optimiser would be compiled again
+        falling = {"num_steps": steps, "optimizer": optimizer}
+    print(f"{steps} steps at a constant rate ({seconds / 60:.0f} minutes), then {falling['num_steps']}", flush=True)
+    result = nd.fit(jax.random.fold_in(key, 1), process, data, **falling, checkpoint=work / "falling.state", **common)
+    if not options.short:
+        plots.history(result).figure.savefig(work / "history.png", dpi=120)
+    return result.process, steps, seconds + time.perf_counter() - start
+
+
+def _constant_rate(key, process, data, work, options, common):
+    """Rounds of steps until the clock, which counts earlier runs too, or the number of steps says stop."""
+    state, clock = work / "steady.state", work / "clock.json"
+    seconds = json.loads(clock.read_text())["seconds"] if clock.exists() else 0.0
+    steps = checkpoints.describe(state)["metadata"]["history"]["step"][-1] if state.exists() else 0
+    over = (work / "falling.state").exists()
+    while True:
+        start = time.perf_counter()
+        steps = steps if over else min(steps + ROUND, options.steps or steps + ROUND)
+        result = nd.fit(key, process, data, num_steps=steps, checkpoint=state, **common)
+        seconds += time.perf_counter() - start
+        clock.write_text(json.dumps({"seconds": seconds}))
+        if over or (steps >= options.steps if options.steps else seconds >= 60 * STEADY * options.minutes):
+            return result.process, steps, seconds
+
+
+def batches(function, count, size, about):
+    """The results of `function` for batches of indices of one size, joined; so that one program serves all."""
+    parts = []
+    for start in tqdm(range(0, count, size), desc=about, unit="batch"):
+        index = np.minimum(np.arange(start, start + size), count - 1)
+        parts.append(np.asarray(function(index))[: count - start])
+    return np.concatenate(parts)
+
+
+@eqx.filter_jit
+def _bound(likelihood, key, process, x_0):
+    found = likelihood(key, process, x_0)
+    return jax.numpy.stack([found.value, found.terms.null], axis=1)
+
+
+def held_out_bound(key, process, images, terms, dequantize):
+    """K and L_null of each image in nats, dequantised; float64, shape (images,) each."""
+    data = images + np.float32(dequantize) * (np.asarray(jax.random.uniform(key, images.shape)) - np.float32(0.5))
+    likelihood = nd.KBound(2, min(terms, process.num_steps - 1), chunk=512)
+    one = lambda index: _bound(likelihood, jax.random.fold_in(key, int(index[0])), process, data[index])
+    return batches(one, len(data), min(250, len(data)), "K").astype(float).T

@@ -1,0 +1,47 @@
+"""The command line: ``numpyro-diffusion`` or ``python -m numpyro_diffusion``."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+
+COMMANDS = {
+    "fit": "learn a prior from an array of examples",
+    "sample": "draw from a prior",
+    "evaluate": "how probable a prior finds some data: the K bound",
+    "info": "what a prior file holds",
+    "demo": "infer half-hidden digits and the noise scale, with a learned prior",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 2 for bad input, 1 for what else failed, 130 for an interrupt."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    parser = argparse.ArgumentParser(prog="numpyro-diffusion", description="Learned diffusion priors for NumPyro.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    parsers = {name: commands.add_parser(name, help=about, description=about) for name, about in COMMANDS.items()}
+    # Only the module of the command that is used is loaded: the demo needs ArviZ, and training needs Optax.
+    name = next((word for word in arguments if word in COMMANDS), None)
+    module = None if name is None else importlib.import_module(f".{name}", __name__)
+    if name is not None and module is not None:
+        module.add_arguments(parsers[name])
+    options = parser.parse_args(arguments)
+    assert module is not None  # the parser has refused a line without a command
+    try:
+        module.run(options)
+    except (ImportError, FloatingPointError) as error:  # the latter: training that diverged
+        return _fail(error, 1)
+    except (ValueError, OSError) as error:
+        return _fail(error, module.BAD_INPUT_STATUS)
+    except KeyboardInterrupt as error:
+        return _fail(f"interrupted {error}".strip(), 130)
+    return 0
+
+
+def _fail(error: object, status: int) -> int:
+    """One line, whatever the message's own lines."""
+    print(f"numpyro-diffusion: {' '.join(str(error).split())}", file=sys.stderr)
+    return status

@@ -1,0 +1,82 @@
+"""What several commands read and check: numbers, arrays, and files to be written."""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number that JAX takes as a seed."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2**32 - 1, got {text!r}")
+    return int(text)
+
+
+def number(expected: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
+    """A parser of finite numbers for which `fits` holds."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and fits(value)):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return value
+
+    return parse
+
+
+positive = number("a positive number", lambda value: value > 0)
+width = number("a number of at least 0", lambda value: value >= 0)
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """``--seed``, of everything random, and ``--quiet``."""
+    parser.add_argument("--seed", type=seed, default=0, help="seed of everything random (default: 0)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def read_array(path: str) -> np.ndarray:
+    """The array of an ``.npy`` file, or the only one of an ``.npz`` file; nothing is unpickled.
+
+    Raises:
+        ValueError: no such file, or not one of these; the message names it.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        loaded: Any = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            if len(loaded.files) != 1:
+                raise ValueError(f"expected one array, got {len(loaded.files)}: {', '.join(loaded.files)}")
+            return loaded[loaded.files[0]]
+    except (ValueError, OSError, EOFError) as error:
+        reason = "it holds Python objects, which are not read" if "pickle" in str(error) else str(error)
+        raise ValueError(f"{path}: expected an .npy file, or an .npz file of one array ({reason})") from error
+
+
+def writable(name: str, path: str) -> Path:
+    """`path` once its folder exists, so that no work is done for a file that cannot be written.
+
+    Raises:
+        ValueError: no such folder, or the path is itself a folder.
+    """
+    file = Path(path)
+    if not file.parent.is_dir() or file.is_dir():
+        raise ValueError(f"{name}: expected a file in a folder that exists, got {path!r}")
+    return file

@@ -1,0 +1,116 @@
+"""``numpyro-diffusion evaluate``: the K bound of data under a prior."""
+
+import argparse
+import json
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax import Array
+from tqdm.auto import tqdm
+
+from .._checks import check_binary, check_event, check_finite
+from ..diffusions import BinomialDiffusion
+from ..hub import card, load
+from ..likelihoods import KBound
+from ._arguments import add_seed, count, read_array, width
+
+BAD_INPUT_STATUS = 2
+_BATCH = 256
+_EPILOG = """
+K is a lower bound on log p(data), a mean over the examples with its standard error. Bits per dimension are minus K
+for each element, as a code of data in steps of the dequantisation (of 1 where there is none): the smaller the better.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the bound."""
+    parser.epilog = _EPILOG
+    parser.add_argument("prior", help="a prior file, or the name of a packaged prior")
+    parser.add_argument("data", help=".npy file (or .npz of one array) of the examples, shape (n, *event)")
+    parser.add_argument("--samples", type=count, default=2, help="noise draws for each example, even (default: 2)")
+    parser.add_argument("--terms", type=count, help="terms of K for each draw, chosen at random (default: at most 100)")
+    parser.add_argument("--limit", type=count, help="only so many of the examples, the first")
+    parser.add_argument("--dequantize", type=width, help="width of uniform noise to add to the data "
+                        "(default: as the prior's card says, or none)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_seed(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print K, K − L_null and bits per dimension."""
+    prior, recorded = load(options.prior), card(options.prior)
+    data = _checked(options.data, prior)[: options.limit]
+    terms = min(prior.process.num_steps - 1, options.terms or 100)
+    likelihood = KBound(options.samples, terms, chunk=4096)
+    width = recorded.get("dequantize", 0.0) if options.dequantize is None else options.dequantize
+    if width and isinstance(prior.process.diffusion, BinomialDiffusion):
+        raise ValueError(f"--dequantize: expected 0 for a prior of bits, got {width}")
+    data_key, key = jax.random.split(jax.random.key(options.seed))
+    if width:
+        data = data + width * (np.asarray(jax.random.uniform(data_key, data.shape)) - 0.5)
+    value, gain = _bound(key, prior.process, likelihood, data, progress=not (options.quiet or options.json))
+    result = _result(options, prior, value, gain, float(width))
+    print(json.dumps(result) if options.json else _said(result))
+
+
+def _checked(path: str, prior: Any) -> np.ndarray:
+    data = read_array(path)
+    if data.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: expected numbers, got dtype {data.dtype}")
+    lead = check_event(path, data.shape, prior.event_shape)
+    if len(lead) != 1 or lead[0] == 0:
+        sizes = ", ".join(["n", *map(str, prior.event_shape)])
+        raise ValueError(f"{path}: expected shape ({sizes}) with n >= 1, got {data.shape}")
+    check_finite(path, data)
+    if isinstance(prior.process.diffusion, BinomialDiffusion):
+        check_binary(path, data)
+    return data.astype(np.float32)
+
+
+def _bound(
+    key: Array, process: Any, likelihood: KBound, data: np.ndarray, progress: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """K and K − L_null of each example, in nats; batches of one size, so that one program serves all."""
+    batch, parts = min(_BATCH, len(data)), []
+    with tqdm(total=len(data), disable=not progress, desc="evaluating", unit="example") as bar:
+        for start in range(0, len(data), batch):
+            index = np.minimum(np.arange(start, start + batch), len(data) - 1)
+            kept = min(batch, len(data) - start)
+            found = _estimate(likelihood, jax.random.fold_in(key, start), process, data[index])
+            parts.append(np.asarray(found)[:, :kept])
+            bar.update(kept)
+    value, gain = np.concatenate(parts, axis=1).astype(np.float64)
+    return value, gain
+
+
+@eqx.filter_jit
+def _estimate(likelihood: KBound, key: Array, process: Any, x_0: np.ndarray) -> tuple[Array, Array]:
+    found = likelihood(key, process, x_0)
+    return found.value, found.terms.gain
+
+
+def _result(
+    options: argparse.Namespace, prior: Any, value: np.ndarray, gain: np.ndarray, width: float
+) -> dict[str, Any]:
+    count, size = len(value), int(np.prod(prior.event_shape))
+    error = lambda x: float(x.std(ddof=1) / np.sqrt(count)) if count > 1 else None
+    code = -(value / size + np.log(width or 1.0)) / np.log(2)
+    return {
+        "prior": str(options.prior), "data": str(options.data), "examples": count, "dequantize": width,
+        "bound": float(value.mean()), "bound_error": error(value),
+        "gain": float(gain.mean()), "gain_error": error(gain),
+        "bits_per_dim": float(code.mean()), "bits_per_dim_error": error(code),
+        "unit": "nats per example",
+    }  # fmt: skip
+
+
+def _said(result: dict[str, Any]) -> str:
+    pair = lambda name: f"{result[name]:.4f}" + ("" if (e := result[f"{name}_error"]) is None else f" ± {e:.4f}")
+    step = f"dequantised by {result['dequantize']:g}" if result["dequantize"] else "data as they are"
+    return (
+        f"K             {pair('bound')} nats per example ({result['examples']} examples, {step})\n"
+        f"K - L_null    {pair('gain')} nats per example\n"
+        f"bits/dim      {pair('bits_per_dim')}"
+    )

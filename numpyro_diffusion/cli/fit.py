@@ -1,0 +1,99 @@
+"""``numpyro-diffusion fit``: from an array of examples to a prior file."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..checkpoints import describe
+from ..diffusions import BinomialDiffusion
+from ..networks import UNET_SIZES, UNet
+from ..training import fit_prior, plan_prior
+from ._arguments import add_seed, count, positive, read_array, width, writable
+
+BAD_INPUT_STATUS = 2
+_EPILOG = """
+The data are one array, shape (n, *event): n examples of any shape. Family, scaling, schedule, network and training
+length are chosen from them and said; a tenth is held out, and training stops when K on it no longer rises. An
+interrupted run goes on from its checkpoint when the same command is given again.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of training."""
+    parser.epilog = _EPILOG
+    parser.add_argument("data", help=".npy file (or .npz of one array) of the examples, shape (n, *event)")
+    parser.add_argument("-o", "--output", required=True, help="file for the prior, such as prior.safetensors")
+    parser.add_argument("--steps", type=count, help="optimiser steps at most (default: 10,000 or 20,000, by size)")
+    parser.add_argument("--batch-size", type=count, default=256, help="examples a step (default: 256)")
+    parser.add_argument("--learning-rate", type=positive, default=1e-3, help="its peak (default: 0.001)")
+    parser.add_argument("--family", choices=("gaussian", "binomial"), help="binomial for bits (default: by the data)")
+    parser.add_argument("--dequantize", type=width, help="width of uniform noise to add (default: the data's spacing)")
+    networks = ("mlp", *(f"unet-{size}" for size in UNET_SIZES))
+    parser.add_argument("--network", choices=networks, default="mlp", help="a U-Net suits images (default: mlp)")
+    parser.add_argument("--dtype", choices=("float16", "float32"), default="float32", help="weights in the file")
+    parser.add_argument("--checkpoint", help="file to resume from and save to (default: OUTPUT.checkpoint, "
+                        "which is removed at the end)")  # fmt: skip
+    add_seed(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Plan, train, save, and say the validation K."""
+    output = writable("--output", options.output)
+    checkpoint = writable("--checkpoint", options.checkpoint or f"{options.output}.checkpoint")
+    data = read_array(options.data)
+    key, network_key = jax.random.split(jax.random.key(options.seed))
+    choices: dict[str, Any] = {"family": options.family, "dequantize": options.dequantize, "num_steps": options.steps}
+    if options.network != "mlp":
+        choices["network"] = UNet(network_key, data.shape[1:], **UNET_SIZES[options.network.removeprefix("unet-")])
+    plan = plan_prior(key, data, **choices)  # the same choices as `fit_prior` makes, to be recorded
+    if not options.quiet and checkpoint.exists():
+        print(f"resuming from {checkpoint}")
+    try:
+        prior = fit_prior(
+            key, data, **choices, batch_size=options.batch_size, learning_rate=options.learning_rate,
+            checkpoint=checkpoint, progress=not options.quiet,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"(the state is in {checkpoint}: the same command goes on from there)") from None
+    card = _card(options, data, plan) | _validation(checkpoint, data, prior)
+    prior.save(output, dtype=options.dtype, card=card)
+    if options.checkpoint is None:
+        checkpoint.unlink()
+    print(f"wrote {output} ({output.stat().st_size / 1e3:.0f} kB); {_said(card)}")
+
+
+def _card(options: argparse.Namespace, data: np.ndarray, plan: Any) -> dict[str, Any]:
+    used = {"--steps": plan.num_steps, "--batch-size": options.batch_size, "--learning-rate": options.learning_rate,
+            "--network": options.network, "--seed": options.seed}  # fmt: skip
+    settings = " ".join(f"{name} {value}" for name, value in used.items())
+    return {
+        "data": f"{Path(options.data).name}: {len(data)} examples of shape {data.shape[1:]}",
+        "command": f"numpyro-diffusion fit DATA -o FILE {settings}",
+        "plan": list(plan.reasons),
+        "dequantize": plan.dequantize,
+    }
+
+
+def _validation(checkpoint: Path, data: np.ndarray, prior: Any) -> dict[str, Any]:
+    """The K of the weights that are kept: the best one where training may stop early, as `fit_prior` has it."""
+    description: Any = describe(checkpoint)
+    history = description["metadata"]["history"]
+    if not history["validation"]:
+        return {}
+    best = int(np.argmax(history["validation"])) if len(data) >= 100 else -1
+    kind = "probability" if isinstance(prior.process.diffusion, BinomialDiffusion) else "density"
+    return {
+        "bound": history["validation"][best],
+        "bound_error": history["validation_error"][best],
+        "bound_step": history["validation_step"][best],
+        "unit": f"nats per example (log {kind}), mean of the examples held out for validation",
+    }
+
+
+def _said(card: dict[str, Any]) -> str:
+    if "bound" not in card:
+        return "too few examples to hold any out for validation"
+    return f"validation K {card['bound']:.4f} ± {card['bound_error']:.4f} nats at step {card['bound_step']}"

@@ -1,0 +1,79 @@
+"""``numpyro-diffusion info``: what a prior file holds."""
+
+import argparse
+import json
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ..diffusions import BinomialDiffusion
+from ..hub import card, load, packaged
+
+BAD_INPUT_STATUS = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the description."""
+    parser.add_argument("prior", nargs="?", help="a prior file, or the name of a packaged prior (default: list these)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the description and the card."""
+    if options.prior is None:
+        found: dict[str, Any] = {name: card(name).get("data", "") for name in packaged()}
+        print(json.dumps(found) if options.json else "\n".join(f"{name}: {about}" for name, about in found.items()))
+        return
+    found = _describe(load(options.prior)) | {"card": card(options.prior)}
+    if options.json:
+        print(json.dumps(found))
+        return
+    lines = {name: value for name, value in found.items() if name != "card"}
+    lines |= {f"card: {name}": value for name, value in found["card"].items()}
+    print("\n".join(f"{name}: {_text(value)}" for name, value in lines.items()))
+
+
+def _describe(prior: Any) -> dict[str, Any]:
+    """Family, shape, noise law, schedule and parts, as JSON holds them."""
+    process = prior.process
+    diffusion, schedule = process.diffusion, process.diffusion.schedule
+    table = np.asarray(schedule.table)
+    finite = table[np.isfinite(table)]
+    law: dict[str, Any]
+    if isinstance(diffusion, BinomialDiffusion):
+        law = {"family": "binomial", "rate": _numbers(diffusion.rate)}
+    else:
+        law = {"family": "gaussian", "loc": _numbers(diffusion.loc), "scale": _numbers(diffusion.scale)}
+    weights = jax.tree.leaves(eqx.filter(process.denoiser, eqx.is_inexact_array))
+    denoiser, network = type(process.denoiser).__name__, getattr(process.denoiser, "fn", None)
+    if network is not None:
+        denoiser += f" ({type(network).__name__}, {process.denoiser.predicts})"
+    return law | {
+        "event_shape": list(prior.event_shape),
+        "num_steps": process.num_steps,
+        "schedule": f"{type(schedule).__name__}, log-SNR {finite[0]:.4g} to {finite[-1]:.4g}",
+        "denoiser": denoiser,
+        "weights": int(sum(leaf.size for leaf in weights)),
+        "last_step": type(process.last_step).__name__,
+        "likelihood": _settings(prior.likelihood),
+        "sampler": _settings(prior.sampler),
+    }
+
+
+def _numbers(value: Any) -> Any:
+    """A number, or a short list; the range of a longer one."""
+    array = np.asarray(value, dtype=float)
+    if array.size <= 8:
+        return array.tolist()
+    return {"shape": list(array.shape), "least": float(array.min()), "greatest": float(array.max())}
+
+
+def _settings(module: Any) -> str:
+    fields = ", ".join(f"{name}={value}" for name, value in vars(module).items())
+    return f"{type(module).__name__}({fields})"
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)

@@ -1,0 +1,75 @@
+"""``numpyro-diffusion sample``: draws of a prior, as an array and as a picture."""
+
+import argparse
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from tqdm.auto import tqdm
+
+from .. import plots
+from ..distributions import DiffusionPrior
+from ..hub import load
+from ..samplers import Ancestral
+from ._arguments import add_seed, count, writable
+
+BAD_INPUT_STATUS = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of sampling."""
+    parser.add_argument("prior", help="a prior file, or the name of a packaged prior")
+    parser.add_argument("-n", "--number", type=count, default=16, help="how many draws (default: 16)")
+    parser.add_argument("-o", "--output", required=True, help=".npy file for the draws, shape (number, *event)")
+    parser.add_argument("--image", help="file for a picture of the draws, if they are images (.png, .pdf, .svg)")
+    parser.add_argument("--steps", type=count, help="steps of a shorter chain (default: as the prior has it)")
+    parser.add_argument("--batch", type=count, default=256, help="draws at a time; they are the same (default: 256)")
+    add_seed(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw, and write what was drawn."""
+    output = writable("--output", options.output)
+    prior = load(options.prior)
+    image = None if options.image is None else writable("--image", options.image)
+    shape = prior.event_shape
+    if image is not None and (len(shape) not in (2, 3) or shape[2:] not in ((), (3,))):
+        raise ValueError(f"--image: expected a prior of images, (height, width) or with 3 colours, got shape {shape}")
+    if options.steps is not None:
+        prior = prior.with_(sampler=Ancestral(options.steps))
+    # Each draw has a key of its own: the first are the same, however many there are.
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), np.arange(options.number))
+    draws = _draw(keys, prior, options.batch, progress=not options.quiet)
+    with open(output, "wb") as file:  # a name without .npy stays as it is
+        np.save(file, draws)
+    print(f"wrote {output}: {options.number} draws of shape {shape}")
+    if image is not None:
+        axes = plots.samples(_displayed(draws))
+        axes.figure.savefig(image, dpi=150)
+        print(f"wrote {image}")
+
+
+def _draw(keys: Array, prior: Any, batch: int, progress: bool) -> np.ndarray:
+    """One draw for each key; batches of one size, so that one program serves all."""
+    batch, parts = min(batch, len(keys)), []
+    with tqdm(total=len(keys), disable=not progress, desc="sampling", unit="draw") as bar:
+        for start in range(0, len(keys), batch):
+            index = np.minimum(np.arange(start, start + batch), len(keys) - 1)
+            kept = min(batch, len(keys) - start)
+            parts.append(np.asarray(_batch(prior, keys[index]))[:kept])
+            bar.update(kept)
+    return np.concatenate(parts)
+
+
+@jax.jit
+def _batch(prior: DiffusionPrior, keys: Array) -> Array:
+    return jax.vmap(prior.sample)(keys)
+
+
+def _displayed(draws: np.ndarray) -> np.ndarray:
+    """Colours moved into [0, 1]; grey images as they are."""
+    if draws.ndim == 3:
+        return draws
+    low, high = (0.0, 1.0) if draws.max() <= 2 and draws.min() >= -1 else (draws.min(), draws.max())
+    return np.clip((draws - low) / (high - low), 0, 1)
