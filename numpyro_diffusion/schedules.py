@@ -56,6 +56,19 @@ class AbstractSchedule(eqx.Module):
         straight = jnp.where(finite, left, 0.0) * (1 - weight) + jnp.where(finite, right, 0.0) * weight
         return jnp.where(finite, straight, mixed)
 
+    def step_at(self, log_snr: ArrayLike) -> Array:
+        """The t at which the log-SNR is `log_snr`: the inverse of `log_snr`, fractional; 0 or T beyond its ends."""
+        wanted = jnp.asarray(log_snr, dtype=self.times.dtype)
+        low = jnp.clip(jnp.searchsorted(-self.table, -wanted, side="right") - 1, 0, self.num_steps - 1)
+        left, right = self.table[low], self.table[low + 1]
+        straight = jnp.isfinite(left) & jnp.isfinite(right) & (self.interpolation == "log_snr")
+        a, b, c = (jnp.where(straight, x, 0.0) for x in (left, wanted, right))
+        line = (a - b) / jnp.where(straight, a - c, 1.0)
+        # the share of the smaller of the signal's and the noise's variance, which has not been rounded away
+        near, at, far = (jnp.where(wanted > 0, jax.nn.sigmoid(-x), -jax.nn.sigmoid(x)) for x in (left, wanted, right))
+        weight = jnp.where(straight, line, (at - near) / (far - near))
+        return low + jnp.clip(weight, 0.0, 1.0)
+
     def log_alpha_bar(self, t: ArrayLike) -> Array:
         r""":math:`\log\bar\alpha_t`, exactly 0 at t = 0."""
         return jax.nn.log_sigmoid(self.log_snr(t))

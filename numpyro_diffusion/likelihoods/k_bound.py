@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from numpyro.distributions.kl import kl_divergence
 
 from .._batching import batched_map
@@ -159,9 +160,9 @@ def reconstruction(process: ReverseProcess, x_0: Array, noise: Array) -> Array:
     return process.last_kernel(x_1).log_prob(x_0)
 
 
-def terminal_kl(process: ReverseProcess, x_0: Array) -> Array:
-    """KL(q(x_T|x_0) ‖ π) in nats, exact, shape ()."""
-    end = process.num_steps
+def terminal_kl(process: ReverseProcess, x_0: Array, end: ArrayLike | None = None) -> Array:
+    """KL(q(x_T|x_0) ‖ π) in nats, exact, shape (); at another time than T if `end` is given."""
+    end = process.num_steps if end is None else end
     return -process.diffusion.marginal_entropy(x_0, end) - process.diffusion.expected_log_terminal(x_0, end)
 
 
@@ -197,4 +198,4 @@ def _assemble(process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon
         replicates = replicates.reshape(-1, 2).mean(axis=1)
     count = replicates.shape[0]
     error = jnp.std(replicates, ddof=1) / jnp.sqrt(count) if count > 1 else jnp.full_like(terms.value, jnp.nan)
-    return Estimate(terms.value, error, terms)
+    return Estimate(terms.value, error, terms, "lower bound")
