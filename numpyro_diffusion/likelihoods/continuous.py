@@ -6,16 +6,14 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from .._checks import check_count, check_optional_positive
 from ..process import ReverseProcess
 from .base import AbstractLikelihood, Estimate, require_gaussian
-from .denoising import Gaussian, draw, log_snr_ends, mean_and_error, num_last
+from .denoising import draw, log_snr_ends, mean_and_error, num_last
 from .k_bound import KBound, terminal_kl
-
-NOISE_LAW = Gaussian(np.zeros(()), np.ones(()))
+from .reference import NOISE_LAW
 
 
 class ContinuousTerms(NamedTuple):
@@ -48,7 +46,7 @@ class ContinuousBound(AbstractLikelihood):
 
     Args:
         num_samples: independent replicates; from 2 on there is a standard error.
-        num_times: points of each replicate; powers of two are the most even.
+        num_times: points (λ, ε) of each replicate.
         accuracy: in nats per dimension. If given, a call on arrays (not in compiled code) warns when the chain's own
             K bound is further than this below, which is what its finite T costs.
         chunk: at most so many network calls are batched at a time, forward and backward.
@@ -106,7 +104,7 @@ def step_gap(key: Array, process: ReverseProcess, x_0: Array) -> tuple[Array, Ar
         The mean over the batch and its Monte-Carlo standard error, shape () each; some 2000 network calls an example.
     """
     count = min(process.num_steps - 1, 64)
-    fine, coarse = ContinuousBound(16, 64, chunk=4096), KBound(16, count, chunk=4096)
+    fine, coarse = ContinuousBound(16, 64, chunk=4096), KBound(16, count, low_discrepancy=True, chunk=4096)
     one, two = (eqx.filter_jit(bound)(key, process, x_0) for bound in (fine, coarse))
     variance = jnp.square(one.standard_error) + jnp.square(two.standard_error)
     return jnp.mean(one.value - two.value), jnp.sqrt(jnp.sum(variance)) / variance.size

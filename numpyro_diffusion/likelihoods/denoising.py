@@ -4,57 +4,23 @@ With ε̂ the noise that a denoiser's prediction stands for, x_λ the data with 
 
 .. math:: \tfrac12\int_{\lambda_T}^{\lambda_1}\mathbb{E}\,\|\varepsilon-\hat\varepsilon(x_\lambda)\|^2\,d\lambda .
 
-Points in (λ, ε) are of low discrepancy, and the same integral for a Gaussian law of the data, which is known in closed
-form for every x_0, is a control variate: its error is subtracted point by point and its integral added back.
+λ runs over a grid with a random shift, ε over randomised Sobol points beside it. The same integral for a Gaussian law
+of the data is known in closed form for every x_0, and is a control variate: its error is subtracted point by point and
+its integral added back.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from .._batching import batched_map
 from ..process import ForwardStep, ReverseProcess
 from ..schedules import AbstractSchedule
 from .k_bound import reconstruction
-from .low_discrepancy import uniform_and_noise
-
-
-class Gaussian(NamedTuple):
-    """A Gaussian law of standardised data, element by element.
-
-    Attributes:
-        loc: mean, broadcastable to one example.
-        variance: likewise, positive.
-    """
-
-    loc: Array | np.ndarray
-    variance: Array | np.ndarray
-
-    def error(self, z_0: Array, log_snr: Array, noise: Array) -> Array:
-        """½ ‖ε − ε̂‖² of this law's exact denoiser, shape ()."""
-        kept, lost = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
-        spread = kept * self.variance + lost
-        gap = jnp.sqrt(kept * lost) * (z_0 - self.loc) - kept * self.variance * noise
-        return 0.5 * jnp.sum(jnp.square(gap / spread))
-
-    def mean_error(self, z_0: Array, log_snr: Array) -> Array:
-        """`error` averaged over standard normal noise, exact, shape ()."""
-        kept, lost = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
-        spread = kept * self.variance + lost
-        square = kept * lost * jnp.square(z_0 - self.loc) + jnp.square(kept * self.variance)
-        return 0.5 * jnp.sum(square / jnp.square(spread))
-
-    def integral(self, z_0: Array, low: Array, high: Array) -> Array:
-        """`mean_error` integrated over log-SNR from `low` to `high`, exact, shape ()."""
-        return self._antiderivative(z_0, high) - self._antiderivative(z_0, low)
-
-    def _antiderivative(self, z_0: Array, log_snr: Array) -> Array:
-        scaled = log_snr + jnp.log(self.variance)
-        square = jnp.square(z_0 - self.loc) / self.variance
-        return 0.5 * jnp.sum(jax.nn.softplus(scaled) + (1 - square) * jax.nn.sigmoid(-scaled))
+from .low_discrepancy import low_discrepancy_point
+from .reference import Gaussian, last_control
 
 
 class Draws(NamedTuple):
@@ -85,7 +51,7 @@ def draw(
     key: Array,
     process: ReverseProcess,
     x_0: Array,
-    reference: Gaussian,
+    reference: Gaussian | None,
     sizes: tuple[int, int],
     chunk: int | None,
     decode: Any = None,
@@ -96,7 +62,7 @@ def draw(
         key: JAX random key.
         process: a Gaussian diffusion's.
         x_0: one example.
-        reference: the control variate's law.
+        reference: the control variate's law; None for none.
         sizes: how many replicates, and how many points in (λ, ε) each of them takes.
         chunk: at most so many network calls at a time.
         decode: log p(x_0 | x_1) from x_1, in place of the process's own density.
@@ -108,37 +74,43 @@ def draw(
     diffusion: Any = process.diffusion
     (low, high), z_0 = log_snr_ends(diffusion.schedule), diffusion.standardize(x_0)
     keys = jax.random.split(key, num_samples)
+    shifts = jax.random.uniform(jax.random.fold_in(key, 0), (num_samples,), x_0.dtype)
 
     def error(pair: tuple[Array, Array]) -> Array:
-        place, noise = uniform_and_noise(keys[pair[0]], pair[1], num_times, x_0.shape)
+        point = low_discrepancy_point(keys[pair[0]], pair[1], num_times, x_0.size)
+        noise = diffusion.noise_from_uniform(point.reshape(x_0.shape))
+        place = (pair[1] + shifts[pair[0]]) / num_times
         return noise_error(process, x_0, reference, high - place * (high - low), noise)
 
     excess = batched_map(error, _pairs(num_samples, num_times), chunk).reshape(num_samples, num_times)
-    integral = reference.integral(z_0, low, high) + (high - low) * jnp.mean(excess, axis=1)
+    known = 0.0 if reference is None else reference.integral(z_0, low, high)
+    integral = known + (high - low) * jnp.mean(excess, axis=1)
     count = num_last(process, num_times)
     if decode is None and not count:
         return Draws(integral, jnp.broadcast_to(reconstruction(process, x_0, jnp.zeros_like(x_0)), (num_samples,)))
     count = count or 1
 
     def last(pair: tuple[Array, Array]) -> Array:
-        _, noise = uniform_and_noise(jax.random.fold_in(keys[pair[0]], 1), pair[1], count, x_0.shape)
+        point = low_discrepancy_point(jax.random.fold_in(keys[pair[0]], 1), pair[1], count, x_0.size)
+        noise = diffusion.noise_from_uniform(point.reshape(x_0.shape))
         if decode is not None:
             return decode(diffusion.marginal_from_noise(noise, x_0, 1.0))
-        control = reference.error(z_0, high, noise) - reference.mean_error(z_0, high)
+        control = 0.0 if reference is None else last_control(process, x_0, reference, noise)
         return reconstruction(process, x_0, noise) + control
 
     terms = batched_map(last, _pairs(num_samples, count), chunk).reshape(num_samples, count)
     return Draws(integral, jnp.mean(terms, axis=1))
 
 
-def noise_error(process: ReverseProcess, x_0: Array, reference: Gaussian, log_snr: Array, noise: Array) -> Array:
+def noise_error(process: ReverseProcess, x_0: Array, reference: Gaussian | None, log_snr: Array, noise: Array) -> Array:
     """½ ‖ε − ε̂‖² of the process less that of the reference, at one point, shape ()."""
     diffusion: Any = process.diffusion
     t, z_0 = diffusion.schedule.step_at(log_snr), diffusion.standardize(x_0)
     log_snr = diffusion.schedule.log_snr(t)
     x_t = diffusion.marginal_from_noise(noise, x_0, t)
     gap = diffusion.standardize(process.predict(x_t, t)) - z_0
-    return 0.5 * jnp.exp(log_snr) * jnp.sum(jnp.square(gap)) - reference.error(z_0, log_snr, noise)
+    error = 0.5 * jnp.exp(log_snr) * jnp.sum(jnp.square(gap))
+    return error if reference is None else error - reference.error(z_0, log_snr, noise)
 
 
 def _pairs(num_samples: int, count: int) -> tuple[Array, Array]:

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.special import ndtri
 
-MAX_DIMENSION = 2048  # beyond it noise is drawn independently: evenness in pairs of coordinates is lost anyhow
+MAX_DIMENSION = 2048  # memory; and in so many dimensions evenness is lost anyhow
 
 
 @functools.lru_cache(maxsize=16)
@@ -30,22 +29,22 @@ def scrambled(point: Array, seed: Array) -> Array:
     bits = _reverse_bits(point) + seed
     for factor in (0x6C50B47C, 0xB82F1E52, 0xC7AFE638, 0x8D22F6E6):
         bits = bits ^ (bits * jnp.uint32(factor))
-    return (_reverse_bits(bits) >> 8).astype(jnp.float32) * 2.0**-24 + 2.0**-25
+    # 23 bits and a half: exact in float32, so that no point rounds to 1 or into its neighbour's place
+    return (_reverse_bits(bits) >> 9).astype(jnp.float32) * 2.0**-23 + 2.0**-24
 
 
-def uniform_and_noise(key: Array, index: Array, count: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Point `index` of a set of `count` that `key` makes: a uniform number and standard normal noise of a shape.
+def low_discrepancy_point(key: Array, index: Array, count: int, dimension: int) -> Array:
+    """Point `index` of a set of `count` that `key` makes, shape (dimension,), each uniform in the unit cube.
 
-    Either is distributed as if drawn by itself.
+    Coordinates beyond the first `MAX_DIMENSION` are independent.
     """
-    size = int(np.prod(shape))
-    inside = size < MAX_DIMENSION
-    table = jnp.asarray(sobol(count, size + 1 if inside else 1))
-    seed = jax.random.bits(key, table.shape[1:], jnp.uint32)
-    place = scrambled(table[index], seed)
-    if inside:
-        return place[0], ndtri(place[1:]).reshape(shape)
-    return place[0], jax.random.normal(jax.random.fold_in(key, index), shape)
+    inside = min(dimension, MAX_DIMENSION)
+    table = jnp.asarray(sobol(count, inside))
+    point = scrambled(table[index], jax.random.bits(key, (inside,), jnp.uint32))
+    if inside == dimension:
+        return point
+    rest = jax.random.uniform(jax.random.fold_in(key, index), (dimension - inside,), jnp.float32, 2.0**-24)
+    return jnp.concatenate([point, rest])
 
 
 def _reverse_bits(x: Array) -> Array:

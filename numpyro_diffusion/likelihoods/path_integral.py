@@ -13,7 +13,8 @@ from .._checks import check_count, check_finite, check_optional_positive, check_
 from ..process import ReverseProcess
 from .base import AbstractLikelihood, Estimate, require_gaussian
 from .continuous import warn_if_coarse
-from .denoising import Gaussian, draw, log_snr_ends, mean_and_error, num_last
+from .denoising import draw, log_snr_ends, mean_and_error, num_last
+from .reference import Gaussian
 
 
 class PathTerms(NamedTuple):
@@ -48,7 +49,7 @@ class PathIntegral(AbstractLikelihood):
 
     Args:
         num_samples: independent replicates; from 2 on there is a standard error.
-        num_times: points of each replicate; powers of two are the most even.
+        num_times: points (λ, ε) of each replicate.
         loc: the population's mean, scalar or broadcastable to one example, in data units; the noise law's unless given.
             With `scale` it makes p_T, and the law of the control variate.
         scale: the population's standard deviation, likewise.
@@ -108,8 +109,10 @@ class PathIntegral(AbstractLikelihood):
         diffusion: Any = process.diffusion
         x_0 = jnp.asarray(x_0, diffusion.schedule.times.dtype)
         population = self._population(diffusion)
-        sizes = (self.num_samples, self.num_times)
-        draws = draw(key, process, x_0, population, sizes, self.chunk, self._decoder(process, x_0))
+        sizes, decoder = (self.num_samples, self.num_times), self._decoder(process, x_0)
+        # Where whole numbers can be told apart no error is left; a density's, half a nat a dimension, is no control.
+        control = population if decoder is None else None
+        draws = draw(key, process, x_0, control, sizes, self.chunk, decoder)
         mean, error = mean_and_error(draws.reconstruction - draws.integral)
         kl = _terminal_kl(population, diffusion.standardize(x_0), log_snr_ends(diffusion.schedule)[0])
         terms = PathTerms(jnp.mean(draws.integral), jnp.mean(draws.reconstruction), kl)

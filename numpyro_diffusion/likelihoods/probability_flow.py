@@ -26,7 +26,7 @@ class FlowTerms(NamedTuple):
     """The parts of the flow's log density for one example: value = log_terminal + log_volume.
 
     Attributes:
-        log_terminal: log π at the flow's end, in nats, shape ().
+        log_terminal: log density of the law at T at the flow's end, in nats, shape ().
         log_volume: log of the flow's Jacobian determinant, for each probe, shape (num_probes,), or (1,) if exact.
         x_end: where the flow takes x_0, shape `event`.
     """
@@ -44,8 +44,8 @@ class ProbabilityFlow(AbstractLikelihood):
     .. math:: dz/du = \sqrt{\bar\alpha}\,\big(\sqrt{\bar\alpha}\,z - \hat z_0(z, u)\big) ,
 
     and log p changes along it by its divergence (Song et al. 2021, eqs. 13 and 39). It runs from t = 1 to T; before
-    that, from the data to t = 1, goes one step that is right to first order in the noise's variance there. π is taken
-    for the law at T.
+    that, from the data to t = 1, goes one step that is right to first order in the noise's variance there. The law at T
+    is taken to be π, its mean moved to where the denoiser has it, √ᾱ E[z_0 | z_T = 0].
 
     The flow is a model of its own. It has the chain's law where the denoiser is exact and T large; a learned denoiser's
     flow and chain differ, and neither density bounds the other.
@@ -99,8 +99,8 @@ class ProbabilityFlow(AbstractLikelihood):
         return 1 + (self._probes(process) or _size(process))
 
     def evaluations(self, process: ReverseProcess) -> int:
-        """All stages of all steps, and the step from the data to t = 1."""
-        return self.calls(process) * (STAGES * self.num_steps + 2)
+        """All stages of all steps, the step from the data to t = 1, and the mean of the law at T."""
+        return self.calls(process) * (STAGES * self.num_steps + 2) + 1
 
     def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
         """log p(x_0) for one example, shape () in nats; smooth in `x_0` for one `key`."""
@@ -116,7 +116,7 @@ class ProbabilityFlow(AbstractLikelihood):
         z_end, more = self._solve(
             process, (kept * (z + 0.5 * (z - prediction)), volume), (-high / 2, -low / 2), directions
         )
-        log_terminal = -0.5 * jnp.sum(jnp.square(z_end) + jnp.log(2 * jnp.pi))
+        log_terminal = -0.5 * jnp.sum(jnp.square(z_end - self._terminal_mean(process, low)) + jnp.log(2 * jnp.pi))
         log_terminal -= jnp.sum(jnp.broadcast_to(jnp.log(diffusion.scale), x_0.shape))
         terms = FlowTerms(log_terminal, more, diffusion.unstandardize(z_end))
         return Estimate(log_terminal + jnp.mean(more), self._error(process, more), terms, "exact up to discretisation")
@@ -154,6 +154,12 @@ class ProbabilityFlow(AbstractLikelihood):
         if probes == 1:
             return jnp.full_like(volume[0], jnp.nan)
         return jnp.std(volume, ddof=1) / np.sqrt(probes)
+
+    def _terminal_mean(self, process: ReverseProcess, log_snr: Array) -> Array:
+        diffusion: Any = process.diffusion
+        centre = diffusion.unstandardize(jnp.zeros(process.event_shape, log_snr.dtype))
+        prediction = process.predict(centre, diffusion.schedule.step_at(log_snr))
+        return jnp.sqrt(jax.nn.sigmoid(log_snr)) * diffusion.standardize(prediction)
 
     def _predict(self, process: ReverseProcess, z: Array, log_snr: Array, directions: Array) -> tuple[Array, Array]:
         """Standardised prediction, and the trace of its Jacobian: by each probe, shape (num_probes,), or exact (1,)."""
