@@ -184,18 +184,16 @@ class ProbabilityFlow(AbstractLikelihood):
             return root * (root * state[0] - prediction), root * (root * size - trace)
 
         adjoint = diffrax.RecursiveCheckpointAdjoint() if self.adjoint == "checkpoint" else diffrax.BacksolveAdjoint()
-        times = jnp.linspace(*ends, self.num_steps + 1)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
             diffrax.Tsit5(),
-            t0=times[0],
-            t1=times[-1],
-            dt0=None,
+            t0=ends[0],
+            t1=ends[1],
+            dt0=(ends[1] - ends[0]) / self.num_steps,
             y0=start,
             args=(arrays, directions),
-            stepsize_controller=diffrax.StepTo(times),
             adjoint=adjoint,
-            max_steps=self.num_steps + 1,
+            max_steps=self.num_steps + 2,  # rounding may leave a last bit
         )
         return jax.tree.map(lambda leaf: leaf[-1], solution.ys)
 

@@ -11,7 +11,7 @@ def test_probabilities_of_whole_numbers() -> None:
     levels, shares = np.array([[0.0], [1.0], [2.0], [4.0]]), np.array([0.1, 0.4, 0.3, 0.2])
     diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(4, -9.0, 6.0), 1.5, 1.5)
     process = nd.ReverseProcess(diffusion, nd.denoisers.GaussianMixture(levels, np.full(4, 1e-3), shares), 1)
-    estimator = nd.PathIntegral(16, 64, levels=(0, 4))
+    estimator = nd.PathIntegral(16, 512, levels=(0, 4))
     run = jax.jit(jax.vmap(lambda x, key: estimator.estimate(key, process, x)))
     got = run(levels, jax.random.split(jax.random.key(0), 4))
     assert (abs(got.value - np.log(shares)) < 4 * got.standard_error + 1e-3).all()
