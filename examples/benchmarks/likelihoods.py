@@ -91,7 +91,7 @@ def row(name: str, estimator: Any, process: Any, x: Array, exact: np.ndarray, ke
     accuracy = spread / np.sqrt(wrong.size)
     print(
         f"| {size} | {name} | {estimator.evaluations(process)} | {wrong.mean():.2g} ± {accuracy:.1g} | {spread:.2g} | "
-        f"{slope:.2g} | {score.std():.2f} | {spent:.2g} |",
+        f"{slope:.2g} | {np.nanstd(score):.2f} | {spent:.2g} |",
         flush=True,
     )
 
