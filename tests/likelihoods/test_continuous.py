@@ -57,4 +57,3 @@ def test_few_steps_are_warned_of_with_the_gap(unoptimised: None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         bound(jax.random.key(1), many, x)
-        jax.jit(lambda x: bound(jax.random.key(1), few, x).value)(x)
