@@ -23,8 +23,12 @@ from .hub import card as card
 from .hub import load as load
 from .hub import load_diffusers as load_diffusers
 from .hub import packaged as packaged
+from .likelihoods import ContinuousBound as ContinuousBound
 from .likelihoods import Estimate as Estimate
+from .likelihoods import ImportanceWeighted as ImportanceWeighted
 from .likelihoods import KBound as KBound
+from .likelihoods import PathIntegral as PathIntegral
+from .likelihoods import ProbabilityFlow as ProbabilityFlow
 from .process import DiscretisedStep as DiscretisedStep
 from .process import FixedStep as FixedStep
 from .process import ForwardStep as ForwardStep

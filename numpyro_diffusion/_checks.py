@@ -82,3 +82,12 @@ def check_positive(name: str, value: Any) -> None:
     """Raise ``ValueError`` unless all of a concrete `value` is positive."""
     if is_concrete(value) and not (np.asarray(value) > 0).all():
         raise ValueError(f"{name}: expected positive numbers, got a minimum of {np.min(np.asarray(value))}")
+
+
+def check_optional_positive(name: str, value: Any) -> float | None:
+    """Return `value` as a positive `float`, or None if it is None, or raise ``ValueError``."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < np.inf:
+        raise ValueError(f"{name}: expected a positive number or None, got {value!r}")
+    return float(value)

@@ -256,3 +256,13 @@ def test_errors_say_what_was_expected_and_what_came(build: Callable[[], Any], me
     """Wrong arguments are named, with what was expected and what came."""
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("make", [schedules.log_snr, schedules.cosine, schedules.erasing, schedules.linear])
+def test_time_at_inverts_log_snr(make) -> None:
+    """At whole and fractional steps, next to both ends too; beyond the ends it stays at them."""
+    schedule = make(20)
+    t = np.concatenate([np.linspace(0.05, 19.95, 57), np.arange(1, 20)]).astype(np.float32)
+    np.testing.assert_allclose(schedule.time_at(schedule.log_snr(t)), t, atol=2e-4)
+    assert schedule.time_at(np.inf) == 0
+    assert schedule.time_at(-1e9) == 20

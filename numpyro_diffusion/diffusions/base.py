@@ -62,6 +62,10 @@ class AbstractDiffusion(eqx.Module):
         """Standard noise that `marginal_from_noise` turns into a draw of x_t."""
 
     @abstractmethod
+    def noise_from_uniform(self, uniform: Array) -> Array:
+        """Standard noise from uniform numbers in (0, 1), element by element."""
+
+    @abstractmethod
     def mirror_noise(self, noise: Array) -> Array:
         """The antithetic partner of `noise`: of the same law, with opposite effect."""
 

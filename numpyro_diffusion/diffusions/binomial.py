@@ -90,6 +90,10 @@ class BinomialDiffusion(AbstractDiffusion):
         """Uniform noise on [0, 1)."""
         return jax.random.uniform(key, shape, dtype=self.schedule.times.dtype)
 
+    def noise_from_uniform(self, uniform: Array) -> Array:
+        """The numbers themselves."""
+        return uniform.astype(self.schedule.times.dtype)
+
     def mirror_noise(self, noise: Array) -> Array:
         """One minus the noise."""
         return 1 - noise

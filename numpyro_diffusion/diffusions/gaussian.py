@@ -124,6 +124,10 @@ class GaussianDiffusion(AbstractDiffusion):
         """Standard normal noise."""
         return jax.random.normal(key, shape, dtype=self.schedule.times.dtype)
 
+    def noise_from_uniform(self, uniform: Array) -> Array:
+        """Standard normal noise."""
+        return jax.scipy.special.ndtri(uniform).astype(self.schedule.times.dtype)
+
     def mirror_noise(self, noise: Array) -> Array:
         """Minus the noise."""
         return -noise

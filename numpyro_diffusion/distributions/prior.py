@@ -53,7 +53,7 @@ class DiffusionPrior(ModuleDistribution):
         validate_args: NumPyro's validation switch.
 
     Raises:
-        ValueError: a part of the wrong kind; a `key` that is not one JAX key.
+        ValueError: a part of the wrong kind; a likelihood for another family; a `key` that is not one JAX key.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class DiffusionPrior(ModuleDistribution):
         check_kind("process", process, ReverseProcess)
         check_kind("likelihood", likelihood, AbstractLikelihood)
         check_kind("sampler", sampler, AbstractSampler)
+        likelihood.check(process)
         parts = PriorParts(process, likelihood, sampler, *_key_parts(jax.random.key(0) if key is None else key))
         super().__init__(parts, process.event_shape, validate_args=validate_args)
 

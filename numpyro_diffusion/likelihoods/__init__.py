@@ -3,8 +3,17 @@
 from .base import AbstractLikelihood as AbstractLikelihood
 from .base import Estimate as Estimate
 from .base import bits_per_dim as bits_per_dim
+from .continuous import ContinuousBound as ContinuousBound
+from .continuous import ContinuousTerms as ContinuousTerms
+from .continuous import step_gap as step_gap
+from .importance import ImportanceTerms as ImportanceTerms
+from .importance import ImportanceWeighted as ImportanceWeighted
 from .k_bound import KBound as KBound
 from .k_bound import KTerms as KTerms
 from .k_bound import reconstruction as reconstruction
 from .k_bound import step_kl as step_kl
 from .k_bound import terminal_kl as terminal_kl
+from .path_integral import PathIntegral as PathIntegral
+from .path_integral import PathTerms as PathTerms
+from .probability_flow import FlowTerms as FlowTerms
+from .probability_flow import ProbabilityFlow as ProbabilityFlow

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -11,22 +11,29 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._batching import batched_map
-from .._checks import check_event, check_levels
+from .._checks import check_event, check_levels, is_concrete
+from ..diffusions import GaussianDiffusion
 from ..process import ReverseProcess
 
+Kind = Literal["lower bound", "bound on average", "unbiased", "exact up to discretisation", "unspecified"]
 
-class Estimate(NamedTuple):
+
+class Estimate(eqx.Module):
     """An estimate of log p(x_0) in nats, or of a bound on it.
 
     Attributes:
         value: shape (*batch,).
         standard_error: Monte-Carlo standard error of `value`, shape (*batch,); NaN from a single replicate.
         terms: the parts of `value`, by name, each with leading shape (*batch,).
+        kind: what `value` is, apart from noise. ``"lower bound"``: of log p at every x_0. ``"bound on average"``: its
+            mean over data is at most that of their log density; for one x_0 it may err either way. ``"unbiased"``:
+            exp(value) has mean p(x_0). ``"exact up to discretisation"``: log p of a flow. Static: not a leaf.
     """
 
     value: Array
     standard_error: Array
     terms: Any
+    kind: Kind = eqx.field(static=True, default="unspecified")
 
 
 def bits_per_dim(nats: ArrayLike, event_shape: tuple[int, ...]) -> Array:
@@ -50,6 +57,10 @@ class AbstractLikelihood(eqx.Module):
 
     chunk: eqx.AbstractVar[int | None]
 
+    def check(self, process: ReverseProcess) -> None:
+        """Raise ``ValueError`` where the estimator does not cover the process; nothing unless a method says more."""
+        del process
+
     @abstractmethod
     def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
         """The estimate for one unbatched example; a deterministic, smooth function of `x_0` for one `key`."""
@@ -58,6 +69,14 @@ class AbstractLikelihood(eqx.Module):
         """How many network calls the estimate for one example makes at a time; one unless a method says more."""
         del process
         return 1
+
+    def evaluations(self, process: ReverseProcess) -> int:
+        """How many network calls the estimate for one example makes in all; a JVP counts as one more."""
+        return self.calls(process)
+
+    def examine(self, key: Array, process: ReverseProcess, x_0: Array, estimate: Estimate) -> None:
+        """Warn where a called estimator, outside of compiled code, sees that it misses an accuracy it was asked for."""
+        del key, process, x_0, estimate
 
     def __call__(self, key: Array, process: ReverseProcess, x_0: ArrayLike) -> Estimate:
         """Estimate log p(x_0), each example with noise of its own.
@@ -71,12 +90,20 @@ class AbstractLikelihood(eqx.Module):
             An `Estimate` whose arrays have leading shape `batch`.
 
         Raises:
-            ValueError: `x_0` does not end in the process's event shape, or is known and is not of its whole numbers.
+            ValueError: `x_0` does not end in the process's event shape, or is known and is not of its whole numbers;
+                the process is of a family that the estimator does not cover.
         """
         x_0 = jnp.asarray(x_0)
         if process.num_levels is not None:
             check_levels("x_0", x_0, process.num_levels)
         batch = check_event("x_0", x_0.shape, process.event_shape)
+        self.check(process)
+        estimate = self._batched(key, process, x_0, batch)
+        if all(is_concrete(leaf) for leaf in jax.tree.leaves((key, process, x_0))):
+            self.examine(key, process, x_0, estimate)
+        return estimate
+
+    def _batched(self, key: Array, process: ReverseProcess, x_0: Array, batch: tuple[int, ...]) -> Estimate:
         if not batch:
             return self.estimate(key, process, x_0)
         flat = x_0.reshape((-1, *process.event_shape))
@@ -84,3 +111,12 @@ class AbstractLikelihood(eqx.Module):
         together = None if self.chunk is None else max(1, self.chunk // self.calls(process))
         estimates = batched_map(estimate, (jax.random.split(key, len(flat)), flat), together)
         return jax.tree.map(lambda leaf: leaf.reshape(batch + leaf.shape[1:]), estimates)
+
+
+def require_gaussian(name: str, process: ReverseProcess) -> None:
+    """Raise ``ValueError``, naming what works, unless the process is a Gaussian diffusion."""
+    if not isinstance(process.diffusion, GaussianDiffusion):
+        raise ValueError(
+            f"process: {name} is for GaussianDiffusion, got {type(process.diffusion).__name__}; "
+            "for bits use KBound or ImportanceWeighted"
+        )

@@ -1,17 +1,22 @@
 r"""The K bound of Sohl-Dickstein et al. 2015: a lower bound on log p(x_0), term by term in closed form."""
 
+import math
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from numpyro.distributions.kl import kl_divergence
 
 from .._batching import batched_map
 from .._checks import check_count
+from ..diffusions import GaussianDiffusion
 from ..process import ForwardStep, ReverseProcess
 from .base import AbstractLikelihood, Estimate
+from .low_discrepancy import low_discrepancy_point
+from .reference import NOISE_LAW, last_control, step_control
 
 
 class KTerms(NamedTuple):
@@ -79,6 +84,9 @@ class KBound(AbstractLikelihood):
         num_times: how many of the T − 1 KL terms each draw evaluates: one, chosen at random, from each of as many
             equal strata, weighted by the stratum's size. All of them unless given.
         antithetic: whether draws come in pairs with mirrored noise.
+        low_discrepancy: whether the noise of all terms of one draw (or pair) is a randomised low-discrepancy set, and,
+            for Gaussian diffusions, what K would be for data that are noise is a control variate of every term. Free
+            of bias, and in few dimensions much less noisy; a term by itself, in `step_kl`, may then be negative.
         chunk: at most so many network calls are batched at a time, forward and backward; bounds the memory. A call of
             the estimator on a batch of examples keeps to it; the `log_prob` of a prior maps over its values, and
             batches so many calls for each of them.
@@ -92,6 +100,7 @@ class KBound(AbstractLikelihood):
     num_times: int | None = eqx.field(static=True)
     antithetic: bool = eqx.field(static=True)
     chunk: int | None = eqx.field(static=True)
+    low_discrepancy: bool = eqx.field(static=True, default=False)
 
     def __init__(
         self,
@@ -99,12 +108,14 @@ class KBound(AbstractLikelihood):
         num_times: int | None = None,
         *,
         antithetic: bool = True,
+        low_discrepancy: bool = False,
         chunk: int | None = None,
     ) -> None:
         self.num_samples = check_count("num_samples", num_samples)
         self.num_times = None if num_times is None else check_count("num_times", num_times)
         self.chunk = None if chunk is None else check_count("chunk", chunk)
         self.antithetic = bool(antithetic) and self.num_samples > 1
+        self.low_discrepancy = bool(low_discrepancy)
         if self.antithetic and self.num_samples % 2:
             raise ValueError(f"num_samples: expected an even number (antithetic pairs), got {num_samples}")
 
@@ -120,7 +131,12 @@ class KBound(AbstractLikelihood):
         draw = lambda sample: self._draw(key, process, x_0, sample, count)
         step, weight, recon = batched_map(draw, jnp.arange(self.num_samples), self.chunk)
         pairs = (jnp.repeat(jnp.arange(self.num_samples), count), jnp.tile(jnp.arange(count), self.num_samples))
-        term = lambda pair: step_kl(process, x_0, step[pair], self._noise(key, process, pair[0], pair[1] + 2))
+
+        def term(pair: tuple[Array, Array]) -> Array:
+            noise = self._noise(key, process, pair[0], pair[1] + 2, count)
+            kl = step_kl(process, x_0, step[pair], noise)
+            return kl - step_control(process, x_0, step[pair], noise) if self._controlled(process) else kl
+
         kl = batched_map(term, pairs, self.chunk).reshape(step.shape)
         return _assemble(process, x_0, step, weight * kl, recon, self.antithetic)
 
@@ -131,16 +147,28 @@ class KBound(AbstractLikelihood):
         replicate = sample // 2 if self.antithetic else sample
         key_steps = jax.random.fold_in(jax.random.fold_in(key, replicate), 0)
         step, weight = stratified_steps(key_steps, process.num_steps, count)
-        return step, weight, reconstruction(process, x_0, self._noise(key, process, sample, 1))
+        noise = self._noise(key, process, sample, 1, count)
+        recon = reconstruction(process, x_0, noise)
+        if self._controlled(process) and not isinstance(process.last_step, ForwardStep):
+            recon = recon + last_control(process, x_0, NOISE_LAW, noise)
+        return step, weight, recon
 
-    def _noise(self, key: Array, process: ReverseProcess, sample: Array, index: Array | int) -> Array:
-        """Standard noise for one draw and time; drawn where it is used, so that no array of all of it exists."""
-        replicate = sample // 2 if self.antithetic else sample
-        key = jax.random.fold_in(jax.random.fold_in(key, replicate), index)
-        noise = process.diffusion.marginal_noise(key, process.event_shape)
-        if not self.antithetic:
-            return noise
-        return jnp.where(sample % 2 == 0, noise, process.diffusion.mirror_noise(noise))
+    def _controlled(self, process: ReverseProcess) -> bool:
+        return self.low_discrepancy and isinstance(process.diffusion, GaussianDiffusion)
+
+    def _noise(self, key: Array, process: ReverseProcess, sample: Array, index: Array | int, count: int) -> Array:
+        """Standard noise for one draw and one of its 1 + `count` terms, numbered from 1.
+
+        Drawn where it is used, so that no array of all of it exists.
+        """
+        diffusion, shape = process.diffusion, process.event_shape
+        key = jax.random.fold_in(key, sample // 2 if self.antithetic else sample)
+        if self.low_discrepancy:
+            point = low_discrepancy_point(key, jnp.asarray(index) - 1, 1 + count, math.prod(shape))
+            noise = diffusion.noise_from_uniform(point.reshape(shape))
+        else:
+            noise = diffusion.marginal_noise(jax.random.fold_in(key, index), shape)
+        return jnp.where(sample % 2 == 0, noise, diffusion.mirror_noise(noise)) if self.antithetic else noise
 
 
 def step_kl(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Array:
@@ -160,9 +188,9 @@ def reconstruction(process: ReverseProcess, x_0: Array, noise: Array) -> Array:
     return process.last_kernel(x_1).log_prob(x_0)
 
 
-def terminal_kl(process: ReverseProcess, x_0: Array) -> Array:
-    """KL(q(x_T|x_0) ‖ π) in nats, exact, shape ()."""
-    end = process.num_steps
+def terminal_kl(process: ReverseProcess, x_0: Array, end: ArrayLike | None = None) -> Array:
+    """KL(q(x_T|x_0) ‖ π) in nats, exact, shape (); at another time than T if `end` is given."""
+    end = process.num_steps if end is None else end
     return -process.diffusion.marginal_entropy(x_0, end) - process.diffusion.expected_log_terminal(x_0, end)
 
 
@@ -198,4 +226,4 @@ def _assemble(process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon
         replicates = replicates.reshape(-1, 2).mean(axis=1)
     count = replicates.shape[0]
     error = jnp.std(replicates, ddof=1) / jnp.sqrt(count) if count > 1 else jnp.full_like(terms.value, jnp.nan)
-    return Estimate(terms.value, error, terms)
+    return Estimate(terms.value, error, terms, "lower bound")

@@ -1,0 +1,121 @@
+r"""The integral of the denoising error over log-SNR, which the continuous bound and the path integral share.
+
+With ε̂ the noise that a denoiser's prediction stands for, x_λ the data with noise at log-SNR λ,
+
+.. math:: \tfrac12\int_{\lambda_T}^{\lambda_1}\mathbb{E}\,\|\varepsilon-\hat\varepsilon(x_\lambda)\|^2\,d\lambda .
+
+λ runs over a grid with a random shift, ε over randomised Sobol points beside it. The same integral for a Gaussian law
+of the data is known in closed form for every x_0, and is a control variate: its error is subtracted point by point and
+its integral added back.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .._batching import batched_map
+from ..process import ForwardStep, ReverseProcess
+from ..schedules import AbstractSchedule
+from .k_bound import reconstruction
+from .low_discrepancy import low_discrepancy_point
+from .reference import Gaussian, last_control
+
+
+class Draws(NamedTuple):
+    """What the replicates of the estimate say, shape (num_samples,) each, in nats.
+
+    Attributes:
+        integral: the integral, with its control variate.
+        reconstruction: log p(x_0 | x_1), likewise.
+    """
+
+    integral: Array
+    reconstruction: Array
+
+
+def log_snr_ends(schedule: AbstractSchedule) -> tuple[Array, Array]:
+    """The log-SNR at t = 1 and at T; a small finite one in place of −∞ for a chain that erases everything."""
+    table = schedule.table
+    low = jnp.where(jnp.isfinite(table[-1]), table[-1], jnp.minimum(table[-2], 0.0) - 14)
+    return low, table[1]
+
+
+def num_last(process: ReverseProcess, num_times: int) -> int:
+    """How many draws of the last step each replicate takes; none where its average is known."""
+    return 0 if isinstance(process.last_step, ForwardStep) else -(-num_times // 8)
+
+
+def draw(
+    key: Array,
+    process: ReverseProcess,
+    x_0: Array,
+    reference: Gaussian | None,
+    sizes: tuple[int, int],
+    chunk: int | None,
+) -> Draws:
+    """Independent replicates of the integral and of the last step's term, for one example.
+
+    Args:
+        key: JAX random key.
+        process: a Gaussian diffusion's.
+        x_0: one example.
+        reference: the control variate's law; None for none.
+        sizes: how many replicates, and how many points in (λ, ε) each of them takes.
+        chunk: at most so many network calls at a time.
+
+    Returns:
+        `Draws`.
+    """
+    num_samples, num_times = sizes
+    # Where whole numbers can be told apart no error is left; a density's, half a nat a dimension, is no control.
+    reference = reference if process.num_levels is None else None
+    diffusion: Any = process.diffusion
+    (low, high), z_0 = log_snr_ends(diffusion.schedule), diffusion.standardize(x_0)
+    keys = jax.random.split(key, num_samples)
+    shifts = jax.random.uniform(jax.random.fold_in(key, 0), (num_samples,), x_0.dtype)
+
+    def error(pair: tuple[Array, Array]) -> Array:
+        point = low_discrepancy_point(keys[pair[0]], pair[1], num_times, x_0.size)
+        noise = diffusion.noise_from_uniform(point.reshape(x_0.shape))
+        place = (pair[1] + shifts[pair[0]]) / num_times
+        return noise_error(process, x_0, reference, high - place * (high - low), noise)
+
+    excess = batched_map(error, _pairs(num_samples, num_times), chunk).reshape(num_samples, num_times)
+    known = 0.0 if reference is None else reference.integral(z_0, low, high)
+    integral = known + (high - low) * jnp.mean(excess, axis=1)
+    count = num_last(process, num_times)
+    if not count:
+        return Draws(integral, jnp.broadcast_to(reconstruction(process, x_0, jnp.zeros_like(x_0)), (num_samples,)))
+
+    def last(pair: tuple[Array, Array]) -> Array:
+        point = low_discrepancy_point(jax.random.fold_in(keys[pair[0]], 1), pair[1], count, x_0.size)
+        noise = diffusion.noise_from_uniform(point.reshape(x_0.shape))
+        control = 0.0 if reference is None else last_control(process, x_0, reference, noise)
+        return reconstruction(process, x_0, noise) + control
+
+    terms = batched_map(last, _pairs(num_samples, count), chunk).reshape(num_samples, count)
+    return Draws(integral, jnp.mean(terms, axis=1))
+
+
+def noise_error(process: ReverseProcess, x_0: Array, reference: Gaussian | None, log_snr: Array, noise: Array) -> Array:
+    """½ ‖ε − ε̂‖² of the process less that of the reference, at one point, shape ()."""
+    diffusion: Any = process.diffusion
+    t, z_0 = diffusion.schedule.time_at(log_snr), diffusion.standardize(x_0)
+    log_snr = diffusion.schedule.log_snr(t)
+    x_t = diffusion.marginal_from_noise(noise, x_0, t)
+    gap = diffusion.standardize(process.predict(x_t, t)) - z_0
+    error = 0.5 * jnp.exp(log_snr) * jnp.sum(jnp.square(gap))
+    return error if reference is None else error - reference.error(z_0, log_snr, noise)
+
+
+def _pairs(num_samples: int, count: int) -> tuple[Array, Array]:
+    return jnp.repeat(jnp.arange(num_samples), count), jnp.tile(jnp.arange(count), num_samples)
+
+
+def mean_and_error(replicates: Array) -> tuple[Array, Array]:
+    """The mean of independent replicates and its standard error (NaN from one), shape () each."""
+    count = replicates.shape[0]
+    mean = jnp.mean(replicates)
+    return mean, jnp.std(replicates, ddof=1) / jnp.sqrt(count) if count > 1 else jnp.full_like(mean, jnp.nan)

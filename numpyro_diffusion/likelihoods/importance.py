@@ -1,0 +1,129 @@
+r"""log p(x_0) by importance sampling of trajectories ([2015] eq. 9)."""
+
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.scipy.special import logsumexp
+
+from .._batching import batched_map, checkpointed_scan
+from .._checks import check_choice, check_count
+from ..denoisers.base import normal
+from ..process import ReverseProcess
+from .base import AbstractLikelihood, Estimate, require_gaussian
+
+Proposal = Literal["bridge", "twisted"]
+
+
+class ImportanceTerms(NamedTuple):
+    """What the trajectories of one example say, in nats.
+
+    Attributes:
+        log_weight: log p(x_0 … x_T) − log q(x_1 … x_T) of each trajectory, shape (num_trajectories,).
+        bound: their mean, a lower bound on log p(x_0) on average, shape ().
+        effective_size: effective number of trajectories, shape (); a standard error can be trusted if it is large.
+    """
+
+    log_weight: Array
+    bound: Array
+    effective_size: Array
+
+
+class ImportanceWeighted(AbstractLikelihood):
+    r"""log of the average over trajectories of p(x_0 … x_T) / q(x_1 … x_T): the chain's own p(x_0) ([2015] eq. 9).
+
+    exp(value) is *unbiased* for p(x_0), at any number of trajectories, so that it serves pseudo-marginal methods. The
+    value itself is on average too low, by half the relative variance of that average: a bound, which tightens in
+    proportion to 1/`num_trajectories` and holds for the chain as it is, with its T steps. Both families; for bits it
+    has no gradient.
+
+    No trajectory is resampled, so the value is smooth in x_0 for one key. The standard error is that of the logarithm,
+    to first order.
+
+    Args:
+        num_trajectories: N.
+        proposal: ``"bridge"`` draws x_T from q(x_T|x_0), then every step from q(x_s|x_t, x_0). ``"twisted"`` (Gaussian)
+            draws it from the model's own step times a Gaussian estimate of p(x_0|x_s), normalised; the same where the
+            model's variances are β, narrower where they are smaller, and led by the denoiser's mean.
+        chunk: at most so many trajectories at a time; bounds the memory.
+
+    Raises:
+        ValueError: counts that are not whole numbers of at least 1, an unknown proposal; ``"twisted"`` for bits (when
+            used).
+    """
+
+    num_trajectories: int = eqx.field(static=True)
+    proposal: Proposal = eqx.field(static=True)
+    chunk: int | None = eqx.field(static=True)
+
+    def __init__(self, num_trajectories: int = 16, proposal: Proposal = "bridge", *, chunk: int | None = None) -> None:
+        self.num_trajectories = check_count("num_trajectories", num_trajectories)
+        self.proposal = check_choice("proposal", proposal, ("bridge", "twisted"))
+        self.chunk = None if chunk is None else check_count("chunk", chunk)
+
+    def check(self, process: ReverseProcess) -> None:
+        """Twisted proposals are for Gaussian diffusions."""
+        if self.proposal == "twisted":
+            require_gaussian("ImportanceWeighted(proposal='twisted')", process)
+
+    def calls(self, process: ReverseProcess) -> int:
+        """One for each trajectory at a time."""
+        return self.num_trajectories
+
+    def evaluations(self, process: ReverseProcess) -> int:
+        """One for each step of each trajectory."""
+        return self.num_trajectories * process.num_steps
+
+    def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
+        """The estimate for one example, shape () in nats; smooth in `x_0` for one `key` (Gaussian diffusions)."""
+        count = self.num_trajectories
+        weigh = lambda key: self._log_weight(key, process, x_0)
+        log_weight = batched_map(weigh, jax.random.split(key, count), self.chunk)
+        value = logsumexp(log_weight) - jnp.log(float(count))
+        share = jnp.exp(log_weight - value)
+        error = jnp.std(share, ddof=1) / jnp.sqrt(count) if count > 1 else jnp.full_like(value, jnp.nan)
+        terms = ImportanceTerms(log_weight, jnp.mean(log_weight), count**2 / jnp.sum(jnp.square(share)))
+        return Estimate(value, error, terms, "unbiased")
+
+    def _log_weight(self, key: Array, process: ReverseProcess, x_0: Array) -> Array:
+        """One trajectory, from x_T to x_1, and its log weight."""
+        diffusion, end = process.diffusion, float(process.num_steps)
+        first, rest = jax.random.split(key)
+        noise = diffusion.marginal_noise(first, process.event_shape)
+        x_t = diffusion.marginal_from_noise(noise, x_0, end)
+        start = process.terminal().log_prob(x_t) - diffusion.marginal(x_0, end).log_prob(x_t)
+
+        def step(carry: tuple[Array, Array], xs: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+            (x_t, log_weight), (key, t) = carry, xs
+            posterior, kernel = process.denoiser.denoise(diffusion, x_t, t, t - 1)
+            proposal = diffusion.bridge(x_t, x_0, t, t - 1)
+            if self.proposal == "twisted":
+                proposal = _twisted(diffusion, posterior, kernel, x_0, t)
+            x_s = _draw(proposal, diffusion.marginal_noise(key, process.event_shape))
+            return (x_s, log_weight + kernel.log_prob(x_s) - proposal.log_prob(x_s)), None
+
+        times = jnp.arange(process.num_steps, 1, -1, dtype=x_t.dtype)
+        x_1, log_weight = checkpointed_scan(step, (x_t, start), (jax.random.split(rest, len(times)), times))
+        return log_weight + process.last_kernel(x_1).log_prob(x_0)
+
+
+def _draw(law: dist.Distribution, noise: Array) -> Array:
+    """A draw from a factorised law as a function of standard noise of its family."""
+    if isinstance(law.base_dist, dist.Normal):
+        return law.mean + jnp.sqrt(law.variance) * noise
+    return (noise < law.mean).astype(noise.dtype)
+
+
+def _twisted(diffusion: Any, posterior: dist.Distribution, kernel: dist.Distribution, x_0: Array, t: Array) -> Any:
+    """p(x_s | x_t) · ψ(x_s), normalised, with ψ(x_s) ∝ N(x_0; E[x_0 | x_s], Var) of data as wide as the noise law.
+
+    Given x_t, such data have x_s = a x_0 + … with variance β̃ about it and β in all; so ψ adds 1/β̃ − 1/β to the
+    precision, and pulls by a/β̃ times what the prediction misses.
+    """
+    from_data, _, narrow = diffusion.bridge_coefficients(t)
+    square = jnp.square(diffusion.scale)
+    variance = 1 / (1 / kernel.variance + (1 / narrow - 1 / diffusion.schedule.beta(t)) / square)
+    return normal(kernel.mean + variance * from_data / (narrow * square) * (x_0 - posterior.mean), variance)

@@ -1,0 +1,52 @@
+"""The probability flow: adjoints, probes, solver steps."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import numpyro_diffusion as nd
+
+
+def process() -> nd.ReverseProcess:
+    denoiser = nd.denoisers.GaussianMixture([[0.9, -1.0], [-0.8, -0.2]], [0.5, 0.6], [0.3, 0.7])
+    return nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(4, -9.0, 8.0)), denoiser, 2)
+
+
+@pytest.mark.slow
+def test_adjoints_agree_with_finite_differences(unoptimised: None, x64: None) -> None:
+    """The solver's own gradient is that of its value; the adjoint equation's is close to it."""
+    pytest.importorskip("diffrax")
+    x, step, gradients = np.array([0.4, -0.3]), 1e-5, {}
+    for adjoint in ("checkpoint", "backsolve"):
+        flow = nd.ProbabilityFlow(16, adjoint=adjoint)
+        value = jax.jit(jax.value_and_grad(lambda x, flow=flow: flow.estimate(jax.random.key(0), process(), x).value))
+        gradients[adjoint] = value(x)[1]
+        if adjoint == "checkpoint":
+            finite = [(value(x + e)[0] - value(x - e)[0]) / (2 * step) for e in step * np.eye(2)]
+    np.testing.assert_allclose(gradients["checkpoint"], finite, rtol=1e-6)
+    np.testing.assert_allclose(gradients["backsolve"], finite, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_few_solver_steps_are_warned_of(unoptimised: None) -> None:
+    pytest.importorskip("diffrax")
+    x = jnp.array([[0.4, -0.3], [2.0, 1.0]])
+    with pytest.warns(UserWarning, match="num_steps=2 is too small for accuracy=0.001: .* nats per dimension"):
+        nd.ProbabilityFlow(2, accuracy=1e-3)(jax.random.key(0), process(), x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nd.ProbabilityFlow(16, accuracy=1e-2)(jax.random.key(0), process(), x)
+
+
+def test_calls_count_the_jacobian_products() -> None:
+    """Exact up to 64 elements, eight probes beyond, or as many as are asked for."""
+    chain: Any = process()
+    assert nd.ProbabilityFlow(10).calls(chain) == 3
+    assert nd.ProbabilityFlow(10, 5).calls(chain) == 6
+    large = nd.ReverseProcess(chain.diffusion, nd.denoisers.Gaussian(0.0, 1.0), (5, 13))
+    assert nd.ProbabilityFlow(10).calls(large) == 9
+    assert nd.ProbabilityFlow(10, 0).calls(large) == 66
