@@ -158,12 +158,9 @@ def test_bfloat16_computes_in_half_precision_and_answers_in_float32():
     """Convolutions and products are in bfloat16, with 8 bits of precision; the answer moves by that much."""
     exact, fast = _stirred(_small, scale=0.1), _stirred(_small, compute_dtype="bfloat16", scale=0.1)
     x = jnp.asarray(_image(4, 4, 3), jnp.float32)
-    kinds = [
-        eqn.outvars[0].aval.dtype
-        for eqn in jax.make_jaxpr(lambda x: fast(x, 3))(x).jaxpr.eqns
-        if eqn.primitive.name == "conv_general_dilated"
-    ]
-    assert kinds and set(kinds) == {jnp.dtype("bfloat16")}
+    program = jax.jit(lambda x: fast(x, 3)).lower(x).as_text().splitlines()
+    convolutions = [line for line in program if "stablehlo.convolution" in line]
+    assert convolutions and all(line.endswith("xbf16>") for line in convolutions)
     left, right = eqx.filter_jit(exact)(x, 3), eqx.filter_jit(fast)(x, 3)
     error = jnp.sqrt(jnp.mean((left - right) ** 2) / jnp.mean(left**2))
     assert right.dtype == jnp.float32 and 1e-4 < error < 0.05
@@ -244,3 +241,23 @@ def test_wrong_calls_are_refused():
         net(jnp.ones((4, 2, 3)), jnp.ones(2))
     with pytest.raises(TypeError):
         UNet(KEY, (4, 4), dropout=0.1)
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, (1, 1)), (2, (0, 1))])
+def test_derivatives_of_a_convolution_are_xlas(stride, padding):
+    """They have a rule of their own: forward, backward, and of second order."""
+    layer = _stirred(Convolution, KEY, 2, 3, stride=stride, padding=padding)
+    x, dx = jnp.asarray(_image(6, 4, 2)), jnp.asarray(_image(6, 4, 2, seed=2))
+
+    def reference(x, weight):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x[None], weight, (stride, stride), (padding, padding), None, None, numbers)
+
+    def answers(convolve):
+        loss = lambda x, weight: jnp.sum(jnp.sin(convolve(x, weight)))
+        gradients = jax.grad(loss, (0, 1))(x, layer.weight)
+        return *gradients, jax.jvp(jax.grad(loss), (x, layer.weight), (dx, layer.weight))[1]
+
+    own = answers(lambda x, weight: eqx.tree_at(lambda one: (one.weight, one.bias), layer, (weight, 0.0))(x))
+    for got, expected in zip(own, answers(reference), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
