@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from matplotlib import pyplot
 from tqdm.auto import tqdm
 
 from .. import plots
@@ -47,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
     if image is not None:
         axes = plots.samples(_displayed(draws))
         axes.figure.savefig(image, dpi=150)
+        pyplot.close(axes.figure)
         print(f"wrote {image}")
 
 

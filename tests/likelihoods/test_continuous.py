@@ -20,7 +20,8 @@ def process(schedule: Any, last: str = "learned") -> nd.ReverseProcess:
     return nd.ReverseProcess(nd.GaussianDiffusion(schedule), DENOISER, 2, last_step=last)
 
 
-def test_only_the_ends_of_the_schedule_matter() -> None:
+@pytest.mark.slow
+def test_only_the_ends_of_the_schedule_matter(unoptimised: None) -> None:
     """One key gives one value, whatever lies between; a chain that erases everything has a bound too."""
     bound = nd.ContinuousBound(4, 32)
     run = jax.jit(lambda process: bound(jax.random.key(0), process, X))
