@@ -186,7 +186,8 @@ def _part(
             f"model: {name!r} depends on {site!r} but is outside of its plate {missing[0]!r}: the elements of a plate "
             "must stay independent; use one site of a larger event instead"
         )
-    if batch > len(frames) and batch:
+    plated = {frame.dim for frame in frames}
+    if any(size > 1 and dim - batch not in plated for dim, size in enumerate(x.shape[:batch])):
         raise ValueError(f"site: expected the batch of {site!r} to come from plates, got a batch shape of its own")
     if batch:
         says = lambda x: _batch_first(_log_density(run(x)[name]), batch, 0)

@@ -1,5 +1,7 @@
 """The factor of a model is the model's own density of all that depends on the site."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from numpyro.infer.util import log_density
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.factors import Elementwise, Factor, Gaussian, LinearGaussian, Product
-from numpyro_diffusion.infer import extract_factor
+from numpyro_diffusion.infer import SMC, extract_factor
 from numpyro_diffusion.infer.extract import extract
 from numpyro_diffusion.infer.structure import depends, is_affine, is_elementwise
 
@@ -456,6 +458,23 @@ REFUSED = {
 def test_what_has_no_factor_is_said(model):
     with pytest.raises(ValueError, match=REFUSED[model]):
         extract_factor(model, "x")
+
+
+def test_a_plate_may_stand_further_to_the_left():
+    """The dimensions between it and the site are of size one, and are kept."""
+
+    def model(dim):
+        with numpyro.plate("n", 4, dim=dim):
+            x = draw_x()
+            y = YS.reshape(x.shape)
+            observe("y", dist.Normal(2.0 * x, 1.0).to_event(1), y)
+
+    near, far = (extract_factor(model, "x", dim) for dim in (-1, -2))
+    np.testing.assert_array_equal(far.loc, near.loc[:, None])
+    np.testing.assert_array_equal(far.scale, near.scale[:, None])
+    run = SMC(partial(model, -2), num_particles=8, num_islands=2).run(jax.random.key(0))
+    assert run.get_samples()["x"].shape == (16, 4, 1, 3)
+    assert np.isfinite(run.log_evidence)
 
 
 def test_elements_of_a_plate_are_held_apart_where_other_values_are_traced():
