@@ -50,7 +50,8 @@ def test_a_wrong_spread_is_found():
     assert narrow.coverage(0.9)["x"].max() < 0.8
 
 
-def test_an_mcmc_runs_many_replicates_in_one_program():
+@pytest.mark.slow
+def test_an_mcmc_runs_many_replicates_in_one_program(unoptimised):
     traces = []
 
     def counted():

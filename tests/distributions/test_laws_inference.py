@@ -112,6 +112,7 @@ def test_nuts_on_a_trajectory(rows):
     assert all(np.isfinite(value).all() for value in mcmc.get_samples().values())
 
 
+@pytest.mark.slow
 def test_nuts_with_plates_and_a_second_run(rows, traces):
     """Rows of a plate and their noise together, converted by ArviZ; a warm run traces no network."""
     prior, y = rows("prior-network").made, jnp.array([[0.5, -0.2], [1.0, 0.1], [-1.2, 0.3]])
@@ -244,6 +245,7 @@ def _one_posterior(prior, y=2.0):
     return np.asarray(mcmc.get_samples(group_by_chain=True)["x"])
 
 
+@pytest.mark.slow
 def test_a_score_is_not_enough():
     """Conjugate case, posterior N(1, ½): right with a true log density, silently wrong with the score alone.
 

@@ -28,6 +28,7 @@ def _fit(model, steps, data):
     return svi.run(KEY, steps, data, progress_bar=False)
 
 
+@pytest.mark.slow
 def test_a_process_learns_inside_svi(processes):
     """The ELBO and K on fresh data rise; what is fixed about the forward process does not move at all."""
     process, data, fresh = processes["network"](0.5), _data(KEY, 256), _data(jax.random.key(6), 64)
