@@ -179,7 +179,7 @@ def run(options):
     card = {
         "data": "MNIST (LeCun, Cortes and Burges), the first 50,000 training images, grey levels 0 to 1, uniform noise "
         "of 1/255 added",
-        "licence": "data CC BY-SA 3.0 (as MNIST is usually given); weights Apache-2.0",
+        "licence": "weights Apache-2.0; the data are their authors', and not in the file",
         "command": f"python examples/mnist.py --data FOLDER --steps {steps} --network {options.network} --objective "
         f"{options.objective} --batch {options.batch} --rate {options.rate} --chain {options.chain} "
         f"--seed {options.seed} --save PATH",
