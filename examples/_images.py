@@ -14,13 +14,14 @@ from numpyro_diffusion import checkpoints, networks, plots
 
 STEADY = 0.7  # share of the minutes at a constant learning rate
 ROUND = 500  # steps between two looks at the clock
+PATCHED = {"patched": (2, (32, 64)), "patched-4": (4, (64,))}  # side of a patch, channels of the U-Net's levels
 
 
 def add_training(parser, *, minutes, batch):
     """The options of `train`, and those of a network."""
     parser.add_argument("--minutes", type=float, default=minutes, help="of training in all, at this machine's speed")
     parser.add_argument("--steps", type=int, help="steps at the constant rate, in place of minutes")
-    parser.add_argument("--network", choices=(*networks.UNET_SIZES, "mlp-16", "mlp-512"), default="tiny")
+    parser.add_argument("--network", choices=(*networks.UNET_SIZES, *PATCHED, "mlp-16", "mlp-512"), default="tiny")
     parser.add_argument("--objective", choices=("bound", "simple"), default="bound")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
@@ -31,7 +32,12 @@ def add_training(parser, *, minutes, batch):
 
 
 def network(key, name, shape, num_steps):
-    """A U-Net by the name of its size, or an MLP by its width."""
+    """A U-Net by the name of its size, one on patches of 2 × 2 or 4 × 4 pixels, or an MLP by its width."""
+    if name in PATCHED:
+        patch, channels = PATCHED[name]
+        small = (shape[0] // patch, shape[1] // patch, patch**2 * (*shape, 1)[2])
+        settings = {"channels": channels, "depth": 1, "attention": (), "num_groups": 8}
+        return networks.Patched(networks.UNet(key, small, **settings), shape)
     if not name.startswith("mlp"):
         return networks.UNet(key, shape, **networks.UNET_SIZES[name])
     width = int(name.removeprefix("mlp-"))

@@ -5,7 +5,19 @@ from .embedding import sinusoidal
 from .layers import ACTIVATIONS
 from .mlp import MLP
 from .multiscale import MultiScale
+from .patched import Patched
 from .rbf import RBF
 from .unet import UNET_SIZES, UNet
 
-__all__ = ["ACTIVATIONS", "MLP", "RBF", "UNET_SIZES", "BumpReadout", "Dense", "MultiScale", "UNet", "sinusoidal"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "RBF",
+    "UNET_SIZES",
+    "BumpReadout",
+    "Dense",
+    "MultiScale",
+    "Patched",
+    "UNet",
+    "sinusoidal",
+]
