@@ -25,6 +25,9 @@ def ask_xla_to_compile_quickly() -> None:
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit what was set for them
     ask_xla_to_compile_quickly()
 
+# Tests compile a lot and compute little, and an unoptimised program is ready in half the time.
+jax.config.update("jax_disable_most_optimizations", True)
+
 # Compiled programs are what the tests leave behind, and the collector goes through all of them again and again: a sixth
 # of the time, and gigabytes. They are thrown away file by file instead.
 gc.disable()
@@ -43,19 +46,3 @@ def x64() -> Iterator[None]:
     """Run the test in double precision, so that it can be compared with numpy to many digits."""
     with enable_x64(True):
         yield
-
-
-@pytest.fixture
-def unoptimised() -> Iterator[None]:
-    """For tests that compile a lot and compute little: an unoptimised program is ready in half the time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation(request: pytest.FixtureRequest) -> None:
-    """Quick tests are of that kind."""
-    if request.node.get_closest_marker("slow") is None:
-        request.getfixturevalue("unoptimised")

@@ -11,7 +11,7 @@ from numpyro_diffusion import cli, demo
 
 
 @pytest.mark.slow
-def test_demo_writes_the_figure_and_the_arviz_file(tmp_path, capsys, monkeypatch, unoptimised):
+def test_demo_writes_the_figure_and_the_arviz_file(tmp_path, capsys, monkeypatch):
     fewer = functools.partial(demo.log_evidence, num_particles=64)
     monkeypatch.setattr(demo, "log_evidence", fewer)
     sizes = ["--digits", "1", "--warmup", "10", "--samples", "10"]

@@ -39,7 +39,7 @@ def test_the_program_does_not_grow_with_the_steps(name):
 
 
 @pytest.mark.slow
-def test_memory_of_the_gradient(unoptimised):
+def test_memory_of_the_gradient():
     """Linear in the steps for the whole bound; a subset of the terms, or chunks of them, bound it."""
     planned = lambda n, likelihood: temporary_bytes(jax.grad(make(n, likelihood).log_prob), jnp.zeros(4))
     small, whole = (planned(n, nd.KBound(2)) for n in (100, 800))

@@ -32,7 +32,7 @@ def exact(observation):
 
 
 @pytest.mark.slow
-def test_the_evidence_over_all_noise_scales(unoptimised):
+def test_the_evidence_over_all_noise_scales():
     prior = gaussian_prior()
     truth = prior.sample(jax.random.key(0), (2,))
     observation = demo.observe(jax.random.key(1), truth, 0.3)

@@ -15,7 +15,7 @@ def blocks(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
-def test_code_runs(page, tmp_path, monkeypatch, unoptimised):
+def test_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = blocks(page)
     assert code

@@ -168,7 +168,7 @@ def test_every_packaged_prior_has_held_out_data():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HELD_OUT)
-def test_a_packaged_prior_reaches_its_recorded_bound(name, unoptimised):
+def test_a_packaged_prior_reaches_its_recorded_bound(name):
     prior, card = nd.load(name), nd.card(name)
     data_key, key = jax.random.split(jax.random.key(11))
     x_0 = HELD_OUT[name](data_key)

@@ -164,11 +164,14 @@ def bits(size: int, short: bool) -> list[float]:
     factor = nd.factors.Elementwise(1.5 * rng.standard_normal(n))
     every = jnp.asarray(states)
 
+    @jax.jit
     def law() -> Array:
-        now = jnp.exp(jax.vmap(process.terminal().log_prob)(every))
-        for t in range(steps, 0, -1):
-            table = jnp.exp(jax.vmap(lambda x: jax.vmap(process.kernel(x, t, t - 1).log_prob)(every))(every))  # noqa: B023
-            now = now @ table
+        def step(now: Array, t: Array) -> tuple[Array, None]:
+            kernel = lambda x: jnp.exp(jax.vmap(process.kernel(x, t, t - 1).log_prob)(every))
+            return now @ jax.vmap(kernel)(every), None
+
+        start = jnp.exp(jax.vmap(process.terminal().log_prob)(every))
+        now, _ = jax.lax.scan(step, start, jnp.arange(steps, 0, -1))
         target = now * jnp.exp(jax.vmap(factor.log_r)(every))
         return jnp.stack([target / target.sum(), jnp.full(2**n, jnp.log(target.sum()))])
 
@@ -290,7 +293,7 @@ def main() -> None:
     short = parser.parse_args().short
     worst = linear_gaussian(*((16, 64) if short else (64, 1000)), short)
     distances = bits(2000 if short else 20_000, short)
-    z = joint(*((4, 100) if short else (16, 2000)))
+    z = joint(*((4, 30) if short else (16, 2000)))
     if short:
         assert max(worst) < 3 and max(distances[:1]) < 0.2 and max(map(abs, z)) < 12, (worst, distances, z)
 

@@ -51,7 +51,7 @@ def test_a_wrong_spread_is_found():
 
 
 @pytest.mark.slow
-def test_an_mcmc_runs_many_replicates_in_one_program(unoptimised):
+def test_an_mcmc_runs_many_replicates_in_one_program():
     traces = []
 
     def counted():

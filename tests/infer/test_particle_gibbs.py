@@ -14,7 +14,6 @@ from scipy.stats import halfnorm, norm
 import numpyro_diffusion as nd
 from numpyro_diffusion.infer import ParticleGibbs
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 LOC, SCALE, NOISE = 0.5, 1.2, 0.7
 Y = np.array([2.0, -0.5])
 

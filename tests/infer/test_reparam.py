@@ -8,7 +8,6 @@ from numpyro.infer import MCMC, NUTS, Predictive
 
 import numpyro_diffusion as nd
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 LOC, SCALE = 0.5, 1.2
 
 

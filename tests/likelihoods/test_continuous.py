@@ -21,7 +21,7 @@ def process(schedule: Any, last: str = "learned") -> nd.ReverseProcess:
 
 
 @pytest.mark.slow
-def test_only_the_ends_of_the_schedule_matter(unoptimised: None) -> None:
+def test_only_the_ends_of_the_schedule_matter() -> None:
     """One key gives one value, whatever lies between; a chain that erases everything has a bound too."""
     bound = nd.ContinuousBound(4, 32)
     run = jax.jit(lambda process: bound(jax.random.key(0), process, X))
@@ -44,7 +44,7 @@ def test_only_the_ends_of_the_schedule_matter(unoptimised: None) -> None:
 
 
 @pytest.mark.slow
-def test_few_steps_are_warned_of_with_the_gap(unoptimised: None) -> None:
+def test_few_steps_are_warned_of_with_the_gap() -> None:
     """K of 4 steps is far below the continuous bound; of 64 it is near; the warning says by how much."""
     few, many = (process(nd.schedules.log_snr(count, -9.0, 8.0)) for count in (4, 64))
     x = DENOISER.data().sample(jax.random.key(2), (8,))  # on average: at one point K may be above the limit

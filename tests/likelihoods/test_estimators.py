@@ -70,7 +70,7 @@ def run(estimator: Any, process: nd.ReverseProcess, x_0: Any, keys: jax.Array) -
 
 
 @LAWS
-def test_laws(name: str, estimator: Any, unoptimised: None) -> None:
+def test_laws(name: str, estimator: Any) -> None:
     """Under jit, vmap and grad: shapes, kinds, and log p of exact Gaussian data, where all are equal, and its score."""
     process, keys = gaussian(), jax.random.split(jax.random.key(0), 24)
     x = LOC + SCALE * np.random.default_rng(1).normal(size=(5, 2))
@@ -89,7 +89,7 @@ def test_laws(name: str, estimator: Any, unoptimised: None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["KBound", "ContinuousBound", "ImportanceWeighted"])
-def test_mixtures_and_standard_errors(name: str, estimator: Any, unoptimised: None) -> None:
+def test_mixtures_and_standard_errors(name: str, estimator: Any) -> None:
     """A mixture's log p at every point, within what T leaves of it; z-scores over seeds with the spread of
     Student's t, itself within 0.1 of 1."""
     process = mixture(200 if name == "KBound" else 32)  # long steps make terms of K with long tails
@@ -107,7 +107,7 @@ def test_mixtures_and_standard_errors(name: str, estimator: Any, unoptimised: No
 
 
 @pytest.mark.slow
-def test_nuts(unoptimised: None) -> None:
+def test_nuts() -> None:
     """A posterior with a known mean and variance, within its Monte Carlo error."""
     loc, scale, count = LOC, SCALE, 1500
     prior = nd.DiffusionPrior(gaussian(), likelihood=ESTIMATORS["PathIntegral"])

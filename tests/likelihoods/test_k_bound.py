@@ -466,7 +466,7 @@ def _errors(name: str) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_estimates_are_unbiased_and_their_standard_errors_honest(name: str, unoptimised: None) -> None:
+def test_estimates_are_unbiased_and_their_standard_errors_honest(name: str) -> None:
     """Errors average to 0, few steps or all of them, and their spread is what the standard error says."""
     errors, standard = _errors(name), np.asarray(_estimates(name).standard_error, np.float64)
     assert abs(errors.mean()) < 4 * errors.std() / np.sqrt(errors.size)

@@ -17,7 +17,7 @@ def process() -> nd.ReverseProcess:
 
 
 @pytest.mark.slow
-def test_adjoints_agree_with_finite_differences(unoptimised: None, x64: None) -> None:
+def test_adjoints_agree_with_finite_differences(x64: None) -> None:
     """The solver's own gradient is that of its value; the adjoint equation's is close to it."""
     pytest.importorskip("diffrax")
     x, step, gradients = np.array([0.4, -0.3]), 1e-5, {}
@@ -32,7 +32,7 @@ def test_adjoints_agree_with_finite_differences(unoptimised: None, x64: None) ->
 
 
 @pytest.mark.slow
-def test_few_solver_steps_are_warned_of(unoptimised: None) -> None:
+def test_few_solver_steps_are_warned_of() -> None:
     pytest.importorskip("diffrax")
     x = jnp.array([[0.4, -0.3], [2.0, 1.0]])
     with pytest.warns(UserWarning, match="num_steps=2 is too small for accuracy=0.001: .* nats per dimension"):

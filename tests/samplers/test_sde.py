@@ -13,7 +13,6 @@ from numpyro_diffusion.samplers.smooth import Level, Move, State
 MEAN, COVARIANCE = np.array([1.0, -0.5]), np.array([[1.5, 0.9], [0.9, 1.0]])
 LOCS, SCALES, WEIGHTS = np.array([[-1.5], [1.0]]), np.array([0.4, 0.6]), np.array([0.4, 0.6])
 NOISES = (0.0, 0.5, 1.0, 1.5)
-pytestmark = pytest.mark.usefixtures("unoptimised")  # for the slow ones too: most of their time is compilation
 
 
 def gaussian(num_steps=50):
