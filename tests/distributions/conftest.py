@@ -149,6 +149,11 @@ class Case:
         return self.name.endswith(("bits", "enumerated", "bits-network"))
 
     @property
+    def smooth(self) -> bool:
+        """Whether draws are a smooth function of noise: not those of bits, nor of resampled particles."""
+        return not (self.bits or self.name.startswith("posterior"))
+
+    @property
     def batch(self) -> tuple[int, ...]:
         return (2,) if self.name == "forward-batch" else ()
 

@@ -39,7 +39,12 @@ def _nuts(model, warmup, draws, **kwargs):
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param("forward-batch", marks=pytest.mark.slow), "prior-bits-network"], indirect=True
+    "case",
+    [
+        "prior-bits-network",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("forward-batch", "posterior-mixture")),
+    ],
+    indirect=True,
 )
 def test_handlers(case):
     """`seed`, `trace`, `condition` and `substitute` see an ordinary site, whose densities add up."""
@@ -62,7 +67,10 @@ def test_handlers(case):
     "case",
     [
         "prior-network",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("forward-batch", "trajectory-enumerated")),
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("forward-batch", "trajectory-enumerated", "posterior-enumerated")
+        ),
     ],
     indirect=True,
 )
@@ -85,7 +93,7 @@ def test_predictive(case):
     "case",
     [
         "forward-gaussian",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("prior-network", "prior-mixture")),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("prior-network", "prior-mixture", "posterior-mixture")),
     ],
     indirect=True,
 )
