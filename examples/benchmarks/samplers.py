@@ -113,7 +113,7 @@ def report(*cells: Any) -> None:
 
 
 def chain_draws(kernel: Any, warmup: int, draws: int) -> tuple[Array, float]:
-    """Two chains' draws of x, and their seconds of CPU time: other work may run beside. Warm-up counts, not compilation."""
+    """Two chains' draws of x, and the seconds of CPU time (other work may run beside) that they and warm-up took."""
 
     def one(key: Array) -> Array:
         mcmc = MCMC(kernel, num_warmup=warmup, num_samples=draws, progress_bar=False)
