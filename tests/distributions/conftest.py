@@ -185,6 +185,7 @@ REPEATED = {
     "prior-gaussian": "prior-mixture",
     "prior-network": "prior-mixture",
     "prior-enumerated": "prior-bits-network",
+    "posterior-enumerated": "posterior-mixture",
 }
 
 

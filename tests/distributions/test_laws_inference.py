@@ -39,12 +39,7 @@ def _nuts(model, warmup, draws, **kwargs):
 
 
 @pytest.mark.parametrize(
-    "case",
-    [
-        "prior-bits-network",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("forward-batch", "posterior-mixture")),
-    ],
-    indirect=True,
+    "case", [pytest.param("forward-batch", marks=pytest.mark.slow), "prior-bits-network"], indirect=True
 )
 def test_handlers(case):
     """`seed`, `trace`, `condition` and `substitute` see an ordinary site, whose densities add up."""
@@ -67,10 +62,7 @@ def test_handlers(case):
     "case",
     [
         "prior-network",
-        *(
-            pytest.param(n, marks=pytest.mark.slow)
-            for n in ("forward-batch", "trajectory-enumerated", "posterior-enumerated")
-        ),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("forward-batch", "trajectory-enumerated")),
     ],
     indirect=True,
 )
@@ -93,7 +85,7 @@ def test_predictive(case):
     "case",
     [
         "forward-gaussian",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("prior-network", "prior-mixture", "posterior-mixture")),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("prior-network", "prior-mixture")),
     ],
     indirect=True,
 )
