@@ -290,6 +290,11 @@ class DiffusionPosterior(ModuleDistribution):
         """The prior's."""
         return self.process.support
 
+    @property
+    def has_rsample(self) -> bool:
+        """False: draws jump where particles are resampled, so that a gradient through them is not that of their law."""
+        return False
+
     def log_r(self, value: ArrayLike) -> Array:
         """log r of values of shape (*lead, *event_shape), in nats, shape (*lead,)."""
         value = jnp.asarray(value)

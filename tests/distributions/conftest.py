@@ -105,12 +105,26 @@ def _prior(process: Callable[[Any], nd.ReverseProcess]) -> Callable[..., dist.Di
     return lambda theta, **kwargs: nd.DiffusionPrior(process(theta), **kwargs)
 
 
+def _posterior(theta: Any, **kwargs: Any) -> dist.Distribution:
+    factor = nd.factors.Gaussian(theta * jnp.array(POINTS[1]), 0.5)
+    return nd.DiffusionPosterior(nd.DiffusionPrior(mixture_process(theta)), factor, nd.samplers.TwistedSMC(4), **kwargs)
+
+
+def _posterior_bits(theta: Any, **kwargs: Any) -> dist.Distribution:
+    factor = nd.factors.Elementwise(theta * jnp.array([1.0, -1.0, 0.5]))
+    return nd.DiffusionPosterior(
+        nd.DiffusionPrior(enumerated_process(theta)), factor, nd.samplers.TwistedSMC(4), **kwargs
+    )
+
+
 CONSTRUCTORS: dict[str, Callable[..., dist.Distribution]] = {
     "forward-gaussian": _forward,
     "forward-bits": _forward_bits,
     "forward-batch": _forward_batch,
     **{f"trajectory-{name}": _trajectory(process) for name, process in PROCESSES.items()},
     **{f"prior-{name}": _prior(process) for name, process in PROCESSES.items()},
+    "posterior-mixture": _posterior,
+    "posterior-enumerated": _posterior_bits,
 }
 
 
@@ -135,13 +149,18 @@ class Case:
         return self.name.endswith(("bits", "enumerated", "bits-network"))
 
     @property
+    def smooth(self) -> bool:
+        """Whether draws are a smooth function of noise: not those of bits, nor of resampled particles."""
+        return not (self.bits or self.name.startswith("posterior"))
+
+    @property
     def batch(self) -> tuple[int, ...]:
         return (2,) if self.name == "forward-batch" else ()
 
     @property
     def event(self) -> tuple[int, ...]:
         size = 3 if self.bits else 2
-        steps = {"forward": (NUM_STEPS,), "trajectory": (NUM_STEPS + 1,), "prior": ()}
+        steps = {"forward": (NUM_STEPS,), "trajectory": (NUM_STEPS + 1,), "prior": (), "posterior": ()}
         return (*steps[self.name.split("-")[0]], size)
 
 
@@ -155,6 +174,7 @@ MAIN = (
     "trajectory-network",
     "prior-network",
     "prior-bits-network",
+    "posterior-mixture",
 )
 QUICK = ("forward-batch", "trajectory-network")
 REPEATED = {
@@ -165,6 +185,7 @@ REPEATED = {
     "prior-gaussian": "prior-mixture",
     "prior-network": "prior-mixture",
     "prior-enumerated": "prior-bits-network",
+    "posterior-enumerated": "posterior-mixture",
 }
 
 

@@ -59,16 +59,16 @@ def test_support_and_flags(any_case):
     assert made.support == constraints.independent(element, len(case.event))
     assert made.event_dim == made.support.event_dim == len(case.event)
     assert made.is_discrete is case.bits
-    assert made.has_rsample is not case.bits
+    assert made.has_rsample is case.smooth
     assert not made.has_enumerate_support
     drawn = jax.eval_shape(made.sample, KEY)
     assert drawn.shape == case.batch + case.event
     assert jnp.issubdtype(drawn.dtype, jnp.integer if case.bits else jnp.floating)
-    if case.bits:
+    if case.smooth:
+        assert jax.eval_shape(made.rsample, KEY).shape == drawn.shape
+    else:
         with pytest.raises(NotImplementedError):
             made.rsample(KEY)
-    else:
-        assert jax.eval_shape(made.rsample, KEY).shape == drawn.shape
 
 
 def test_expand_broadcasts_the_batch(case):
