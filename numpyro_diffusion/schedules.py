@@ -21,6 +21,8 @@ from jax.typing import ArrayLike
 from ._checks import check_count, check_finite, is_concrete
 
 Interpolation = Literal["log_snr", "alpha_bar"]
+# A schedule that erases everything ends at −∞, where no integral can; at −16 a signal of 3e-4 is left.
+LEAST_LOG_SNR = -16.0
 
 
 class AbstractSchedule(eqx.Module):
