@@ -81,7 +81,7 @@ def mixtures(short: bool) -> None:
         x = data.sample(jax.random.key(1), (points,))
         exact, keys = np.asarray(data.log_prob(x), np.float64), jax.random.split(jax.random.key(2), (points, seeds))
         chosen = estimators(size, budget)
-        for name in ("KBound, low discrepancy", "ContinuousBound") if short else chosen:
+        for name in ("KBound, low discrepancy",) if short else chosen:
             row(name, chosen[name], process, x, exact, keys)
 
 
@@ -142,7 +142,7 @@ def digits(short: bool) -> None:
         "ProbabilityFlow": nd.ProbabilityFlow(32, 8),
     }
     if short:
-        chosen = {"KBound": nd.KBound(2, 4), "ContinuousBound": nd.ContinuousBound(2, 8)}
+        chosen = {"KBound": nd.KBound(2, 4)}
     trained("digits, as densities", nd.load("digits").process, held_out(2 if short else 32), chosen)
 
 
