@@ -18,7 +18,7 @@ from .denoisers import AbstractDenoiser, Network
 from .denoisers.base import normal
 from .diffusions import AbstractDiffusion, GaussianDiffusion
 from .discretised import DiscretisedNormal
-from .schedules import LearnedSchedule
+from .schedules import AbstractLearnedSchedule
 
 
 class AbstractLastStep(eqx.Module):
@@ -278,7 +278,7 @@ def trainable(process: ReverseProcess) -> ReverseProcess:
     mask = jax.tree.map(lambda _: False, process)
     parts = lambda p: (p.denoiser, p.last_step)
     mask = eqx.tree_at(parts, mask, jax.tree.map(eqx.is_inexact_array, parts(process)))
-    if isinstance(process.diffusion.schedule, LearnedSchedule):
+    if isinstance(process.diffusion.schedule, AbstractLearnedSchedule):
         mask = eqx.tree_at(lambda p: p.diffusion.schedule.logits, mask, True)
     return mask
 

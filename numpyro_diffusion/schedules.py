@@ -18,9 +18,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ._checks import check_count, check_finite, is_concrete
+from ._checks import check_choice, check_count, check_finite, is_concrete
 
 Interpolation = Literal["log_snr", "alpha_bar"]
+# A schedule that erases everything ends at −∞, where no integral can; at −16 a signal of 3e-4 is left.
+LEAST_LOG_SNR = -16.0
+# How much faster the logs of a VarianceSchedule's steps move than the weights beside them: by Adam's steps, which are
+# of one size, they would be too slow.
+_PACE = 10.0
 
 
 class AbstractSchedule(eqx.Module):
@@ -163,7 +168,13 @@ class Schedule(AbstractSchedule):
         return jax.lax.stop_gradient(self.log_snr_table)
 
 
-class LearnedSchedule(AbstractSchedule):
+class AbstractLearnedSchedule(AbstractSchedule):
+    """A schedule that `fit` trains, in its logits alone."""
+
+    logits: eqx.AbstractVar[Array]
+
+
+class LearnedSchedule(AbstractLearnedSchedule):
     r""":math:`\beta_2 \dots \beta_T` trainable as logits, :math:`\beta_1` fixed ([2015] §2.4.1).
 
     The first step is fixed and small "to prevent overfitting"; the others are trained by gradient ascent on K with
@@ -188,6 +199,51 @@ class LearnedSchedule(AbstractSchedule):
         steps = jnp.concatenate([jnp.full(1, np.log1p(-self.first_beta)), -jax.nn.softplus(self.logits)])
         log_alpha_bar = jnp.cumsum(steps)
         return jnp.concatenate([jnp.full(1, jnp.inf), log_alpha_bar - jnp.log(-jnp.expm1(log_alpha_bar))])
+
+
+class VarianceSchedule(AbstractLearnedSchedule):
+    r"""Steps in log-SNR between two fixed ends, trained for the least variance of the bound at one random time.
+
+    The bound tends to one that does not depend on the steps between its ends as they shrink (VDM 2021, §5.1), so they
+    are free to serve the estimate: its variance is least where the root mean square of a KL term is the same at
+    every t. Steps with more than their share are shortened, those with less lengthened, until it is: the optimum of
+    VDM's gradient of the squared loss (§5.3), without that gradient.
+    """
+
+    logits: Array
+    ends: tuple[float, float] = eqx.field(static=True)
+    times: Array
+    interpolation: Interpolation = eqx.field(static=True)
+
+    def __init__(self, log_snr: ArrayLike) -> None:
+        table = np.asarray(log_snr, dtype=float)
+        self.logits = jnp.asarray(np.log(-np.diff(table)) / _PACE)
+        self.ends = float(table[0]), float(table[-1])
+        self.times = jnp.arange(len(table) + 1, dtype=float)
+        self.interpolation = "log_snr"
+
+    @property
+    def table(self) -> Array:
+        """Log-SNR at t = 0 … T, shape (T + 1,); a constant for the bound, which trains the network alone."""
+        first, last = self.ends
+        steps = jax.nn.softmax(_PACE * jax.lax.stop_gradient(self.logits))
+        inner = first + (last - first) * jnp.cumsum(steps[:-1])
+        return jnp.concatenate([jnp.array([jnp.inf, first]), inner, jnp.full(1, last)])
+
+    def balance(self, t: Array, kl: Array) -> Array:
+        """0, with a gradient in the logits that vanishes where the mean of the squared KL terms is the same at all t.
+
+        Args:
+            t: steps from 2 to T, drawn uniformly, shape (n,).
+            kl: the KL terms at them, in nats, shape (n,).
+
+        Returns:
+            Shape ().
+        """
+        square = jnp.square(kl)
+        excess = jax.lax.stop_gradient(square / jnp.mean(square) - 1)
+        pull = jnp.mean(excess * jnp.take(self.logits, jnp.asarray(t, int) - 2))
+        return pull - jax.lax.stop_gradient(pull)
 
 
 def from_beta(beta: ArrayLike) -> Schedule:
@@ -268,25 +324,38 @@ def erasing(num_steps: int) -> Schedule:
         return Schedule(np.log(num_steps - t) - np.log(t), "alpha_bar")
 
 
-def learned(num_steps: int, first_beta: float = 1e-3, init: AbstractSchedule | None = None) -> LearnedSchedule:
+def learned(
+    num_steps: int,
+    first_beta: float = 1e-3,
+    init: AbstractSchedule | None = None,
+    *,
+    objective: Literal["bound", "variance"] = "bound",
+) -> AbstractLearnedSchedule:
     r"""Trainable :math:`\beta_2 \dots \beta_T` with :math:`\beta_1` = `first_beta` fixed ([2015] §2.4.1).
 
     Args:
         num_steps: T.
         first_beta: the fixed first step; K − L_null is at most ½ log(1/β₁) nats per dimension with the 2015 last step.
         init: a schedule of the same T whose later steps are the start; log-SNR in equal steps unless given.
+        objective: what the steps are trained for while the network is trained on K. ``"bound"``: K itself.
+            ``"variance"``: the least variance of K at one random time (VDM 2021, §5.3); the end at T is then fixed
+            too, at that of the start.
 
     Raises:
-        ValueError: T < 2, `first_beta` outside (0, 1), or `init` of another T.
+        ValueError: T < 2, `first_beta` outside (0, 1), `init` of another T, or an unknown objective.
     """
     num_steps = check_count("num_steps", num_steps, 2)
+    check_choice("objective", objective, ("bound", "variance"))
     if not 0 < first_beta < 1:
         raise ValueError(f"first_beta: expected a number in (0, 1), got {first_beta}")
     start = log_snr(num_steps, maximum=np.log1p(-first_beta) - np.log(first_beta)) if init is None else init
     if start.num_steps != num_steps:
         raise ValueError(f"init: expected a schedule of {num_steps} steps, got {start.num_steps}")
     beta = np.asarray(start.beta(jnp.arange(1, num_steps + 1)), dtype=np.float64)
-    return LearnedSchedule(np.concatenate([[first_beta], np.clip(beta[1:], 1e-6, 1 - 1e-6)]))
+    beta = np.concatenate([[first_beta], np.clip(beta[1:], 1e-6, 1 - 1e-6)])
+    if objective == "bound":
+        return LearnedSchedule(beta)
+    return VarianceSchedule(_log_snr(np.cumsum(np.log1p(-beta)))[1:])
 
 
 def _log_snr(log_alpha_bar: np.ndarray) -> np.ndarray:

@@ -55,6 +55,10 @@ VALUE_ERRORS = {
     "infinite end": (lambda: schedules.log_snr(4, -INF, 2.0), "minimum, maximum: expected finite ends"),
     "no detail": (lambda: schedules.log_snr(4, detail=0.0), "detail: expected positive numbers, got 1.0 and 0.0"),
     "first beta": (lambda: schedules.learned(4, 1.0), "first_beta: expected a number in (0, 1), got 1.0"),
+    "objective of a schedule": (
+        lambda: schedules.learned(4, objective="foo"),
+        "objective: expected one of 'bound', 'variance', got 'foo'",
+    ),
     "init of another T": (lambda: schedules.learned(5, init=SCHEDULE), "init: expected a schedule of 5 steps, got 4"),
     "respace up": (lambda: SCHEDULE.respace(5), "num_steps: expected at most 4, got 5"),
     "respace to 1": (lambda: SCHEDULE.respace(1), "num_steps: expected a whole number of at least 2, got 1"),

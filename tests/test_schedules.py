@@ -45,6 +45,10 @@ CASES: dict[str, tuple[Callable[[], AbstractSchedule], np.ndarray]] = {
         lambda: schedules.learned(T, 0.01, schedules.from_beta(SOME_BETA)),
         np.concatenate([[0.01], SOME_BETA[1:]]),
     ),
+    "learned_variance": (
+        lambda: schedules.learned(T, 0.01, schedules.from_beta(SOME_BETA), objective="variance"),
+        np.concatenate([[0.01], SOME_BETA[1:]]),
+    ),
     "from_beta": (lambda: schedules.from_beta(SOME_BETA), SOME_BETA),
 }
 NAMES = pytest.mark.parametrize("name", CASES)

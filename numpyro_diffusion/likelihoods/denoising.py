@@ -17,7 +17,7 @@ from jax import Array
 
 from .._batching import batched_map
 from ..process import ForwardStep, ReverseProcess
-from ..schedules import AbstractSchedule
+from ..schedules import LEAST_LOG_SNR, AbstractSchedule
 from .k_bound import reconstruction
 from .low_discrepancy import low_discrepancy_point
 from .reference import Gaussian, last_control
@@ -36,10 +36,9 @@ class Draws(NamedTuple):
 
 
 def log_snr_ends(schedule: AbstractSchedule) -> tuple[Array, Array]:
-    """The log-SNR at t = 1 and at T; a small finite one in place of −∞ for a chain that erases everything."""
+    """The log-SNR at T and at t = 1; a small finite one in place of −∞ for a chain that erases everything."""
     table = schedule.table
-    low = jnp.where(jnp.isfinite(table[-1]), table[-1], jnp.minimum(table[-2], 0.0) - 14)
-    return low, table[1]
+    return jnp.where(jnp.isfinite(table[-1]), table[-1], LEAST_LOG_SNR), table[1]
 
 
 def num_last(process: ReverseProcess, num_times: int) -> int:

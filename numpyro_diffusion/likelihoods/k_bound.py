@@ -138,7 +138,7 @@ class KBound(AbstractLikelihood):
             return kl - step_control(process, x_0, step[pair], noise) if self._controlled(process) else kl
 
         kl = batched_map(term, pairs, self.chunk).reshape(step.shape)
-        return _assemble(process, x_0, step, weight * kl, recon, self.antithetic)
+        return _assemble(process, x_0, step, weight * kl, recon, self._error(weight * kl, recon))
 
     def _draw(
         self, key: Array, process: ReverseProcess, x_0: Array, sample: Array, count: int
@@ -152,6 +152,21 @@ class KBound(AbstractLikelihood):
         if self._controlled(process) and not isinstance(process.last_step, ForwardStep):
             recon = recon + last_control(process, x_0, NOISE_LAW, noise)
         return step, weight, recon
+
+    def _error(self, kl: Array, recon: Array) -> Array:
+        """Standard error of the mean over draws, shape (); NaN from one draw or pair.
+
+        Terms whose noise is independent have variances that add up. Each is estimated on its own, since the sum of so
+        many estimates is much steadier than the variance of a few sums.
+        """
+        parts = jnp.concatenate([recon[:, None], -kl], axis=1)
+        if self.antithetic:
+            parts = parts.reshape(-1, 2, parts.shape[1]).mean(axis=1)
+        if self.low_discrepancy:
+            parts = parts.sum(axis=1, keepdims=True)
+        if len(parts) == 1:
+            return jnp.full((), jnp.nan, parts.dtype)
+        return jnp.sqrt(jnp.sum(jnp.var(parts, axis=0, ddof=1)) / len(parts))
 
     def _controlled(self, process: ReverseProcess) -> bool:
         return self.low_discrepancy and isinstance(process.diffusion, GaussianDiffusion)
@@ -202,7 +217,7 @@ def stratified_steps(key: Array, num_steps: int, count: int) -> tuple[Array, Arr
     return 2 + edges[:-1] + jnp.minimum(within, size - 1), size.astype(float)
 
 
-def _assemble(process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon: Array, antithetic: bool) -> Estimate:
+def _assemble(process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon: Array, error: Array) -> Estimate:
     diffusion, end = process.diffusion, process.num_steps
     null, cross_terminal = process.last_step.log_null(diffusion, x_0), diffusion.expected_log_terminal(x_0, end)
     entropy_terminal, entropy_first = diffusion.marginal_entropy(x_0, end), diffusion.marginal_entropy(x_0, 1.0)
@@ -221,9 +236,4 @@ def _assemble(process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon
         step=step,
         step_kl=kl,
     )
-    replicates = recon - jnp.sum(kl, axis=1)
-    if antithetic:
-        replicates = replicates.reshape(-1, 2).mean(axis=1)
-    count = replicates.shape[0]
-    error = jnp.std(replicates, ddof=1) / jnp.sqrt(count) if count > 1 else jnp.full_like(terms.value, jnp.nan)
     return Estimate(terms.value, error, terms, "lower bound")

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from .._checks import check_choice, check_count, check_event
 from ..process import ReverseProcess
-from ..schedules import AbstractSchedule
+from ..schedules import LEAST_LOG_SNR, AbstractSchedule
 from .smooth import AbstractSmoothSampler, Level, Move, State, mixed
 
 Method = Literal["euler", "heun", "exponential", "multistep"]
@@ -22,8 +22,6 @@ Grid = Literal["log_snr", "steps"]
 Predict = Callable[[Array, Level], Array]
 
 _METHODS: tuple[Method, ...] = ("euler", "heun", "exponential", "multistep")
-# A schedule that erases everything ends at −∞, where no step can start; at −16 a signal of 3e-4 is left.
-_LEAST_LOG_SNR = -16.0
 
 
 class SDE(AbstractSmoothSampler):
@@ -219,7 +217,7 @@ def check_share(name: str, value: Any, greatest: float) -> float:
 
 
 def _log_snr(schedule: AbstractSchedule, t: np.ndarray) -> Array:
-    return jnp.maximum(schedule.log_snr(t), _LEAST_LOG_SNR)
+    return jnp.maximum(schedule.log_snr(t), LEAST_LOG_SNR)
 
 
 def _checked_grid(grid: Any, num_steps: int | None) -> Grid | tuple[float, ...]:

@@ -15,7 +15,7 @@ from .._checks import check_binary, check_choice, check_count, check_finite, che
 from ..diffusions import BinomialDiffusion
 from ..likelihoods import AbstractLikelihood, KBound
 from ..process import ReverseProcess
-from ..schedules import LearnedSchedule
+from ..schedules import AbstractLearnedSchedule
 from .objectives import OBJECTIVES
 
 # Fold-ins of a run's key that no step number reaches.
@@ -73,9 +73,10 @@ def check_process(process: ReverseProcess, objective: str) -> None:
     if not isinstance(process, ReverseProcess):
         raise ValueError(f"process: expected a ReverseProcess, got {process!r}")
     check_choice("objective", objective, tuple(OBJECTIVES))
-    learned = isinstance(process.diffusion.schedule, LearnedSchedule)
+    learned = isinstance(process.diffusion.schedule, AbstractLearnedSchedule)
     if learned and isinstance(process.diffusion, BinomialDiffusion):
-        raise ValueError("schedule: expected a fixed one for bits, whose draws have no gradient, got a LearnedSchedule")
+        name = type(process.diffusion.schedule).__name__
+        raise ValueError(f"schedule: expected a fixed one for bits, whose draws have no gradient, got a {name}")
     if objective == "bound":
         return
     if learned:

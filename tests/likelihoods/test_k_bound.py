@@ -476,6 +476,13 @@ def test_estimates_are_unbiased_and_their_standard_errors_honest(name: str) -> N
     assert abs((errors / standard).std() / np.sqrt((count - 1) / (count - 3)) - 1) < 0.15
 
 
+def test_errors_of_independent_terms_add_up() -> None:
+    """The squared standard error is the sum of the terms' own, which the fixed last step has no share in."""
+    got = _run(KBound(8, 3), _affine_process("beta", "forward"), X_0)
+    kl = np.asarray(got.terms.step_kl, np.float64).reshape(4, 2, 3).mean(1)
+    np.testing.assert_allclose(got.standard_error, np.sqrt(kl.var(0, ddof=1).sum() / 4), rtol=1e-4)
+
+
 def test_antithetic_pairs_lower_the_variance_at_equal_cost() -> None:
     """Mirrored noise cancels what is odd in it."""
     assert _errors("pairs").var() < 0.7 * _errors("plain").var()

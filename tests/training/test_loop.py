@@ -209,13 +209,36 @@ def test_a_learned_schedule_is_trained_in_its_logits_alone():
     assert float(_k(learned, x).mean()) > float(_k(plain, x).mean()) + 0.05
 
 
+def test_a_schedule_is_trained_for_the_least_variance():
+    """Between fixed ends: the sd of K at one random time falls, the continuous bound does not move."""
+    start = schedules.learned(16, 1e-3, objective="variance")
+    data, denoiser = _data(4000), nd.denoisers.Gaussian(LOC, SCALE)
+    process = lambda schedule: nd.ReverseProcess(nd.GaussianDiffusion(schedule, NOISE_LOC, NOISE_SCALE), denoiser, 2)
+    new = _fit(process(start), data, num_steps=400, log_every=400, batch_size=128).process.diffusion.schedule
+    assert (new.ends, new.times.shape) == (start.ends, start.times.shape)
+
+    @jax.jit
+    def values(process, keys):
+        one, bound = nd.KBound(1, 1, antithetic=False), nd.ContinuousBound(2, 16)
+        draws = lambda x: jax.vmap(lambda key: one.estimate(key, process, x).terms.kl)(keys)
+        return jax.vmap(draws)(data[:8]), bound(keys[0], process, data[:8]).value
+
+    keys = jax.random.split(jax.random.key(1), 500)
+    tables = new.table, start.table, schedules.cosine(16).table
+    kl, bound = zip(*(values(process(schedules.Schedule(table)), keys) for table in tables), strict=True)
+    spread = [np.sqrt(np.var(values, 1).mean()) for values in kl]
+    assert spread[0] < 0.65 * spread[1] and spread[0] < 0.8 * spread[2], spread
+    np.testing.assert_allclose(bound[0], bound[1], atol=5e-3)
+
+
 def test_a_learned_schedule_needs_the_bound_and_real_values():
     schedule = schedules.learned(T)
     bits = nd.ReverseProcess(nd.BinomialDiffusion(schedule), Network(Affine(), "logits"), 2)
     with pytest.raises(ValueError, match="schedule: expected a fixed one for bits.* got a LearnedSchedule"):
         _fit(bits, np.eye(2))
-    with pytest.raises(ValueError, match="objective: expected 'bound' for a learned schedule, got 'simple'"):
-        _fit(_process("noise", schedule=schedule), objective="simple")
+    for learned in (schedule, schedules.learned(T, objective="variance")):
+        with pytest.raises(ValueError, match="objective: expected 'bound' for a learned schedule, got 'simple'"):
+            _fit(_process("noise", schedule=learned), objective="simple")
 
 
 # ---- The optimiser and the averages
