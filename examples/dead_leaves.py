@@ -21,16 +21,7 @@ from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import datasets, denoisers, plots, schedules
-
-
-def untrained(key, name, size, num_steps, loc, scale):
-    """Log-SNR in equal steps, its ends from the grey levels."""
-    schedule = schedules.log_snr(num_steps, detail=1 / np.sqrt(12) / scale)
-    network = _images.network(key, name, (size, size), num_steps)
-    return nd.ReverseProcess(
-        nd.GaussianDiffusion(schedule, loc, scale), denoisers.Network(network, "velocity"), (size, size)
-    )
+from numpyro_diffusion import datasets, plots
 
 
 def images(key, count, size):
@@ -69,7 +60,7 @@ def run(options):
     start = time.perf_counter()
     train, test, validation = np.split(images(keys[0], num_train + num_test + 500, size), [num_train, -500])
     print(f"{num_train} training and {num_test} test images: {time.perf_counter() - start:.0f} s", flush=True)
-    process = untrained(keys[1], options.network, size, options.chain, train.mean(), train.std())
+    process = _images.untrained(keys[1], options.network, (size, size), options.chain, train.mean(), train.std())
     process, steps, seconds = _images.train(keys[2], process, train, validation, options.work, options, dequantize=1.0)
     prior = nd.DiffusionPrior(process, nd.KBound(2, min(10, options.chain - 1)))
     prior.save(options.work / "dead_leaves.safetensors")
