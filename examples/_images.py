@@ -10,17 +10,21 @@ import optax
 from tqdm.auto import tqdm
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import checkpoints, networks, plots
+from numpyro_diffusion import checkpoints, denoisers, networks, plots, schedules
 
 STEADY = 0.7  # share of the minutes at a constant learning rate
 ROUND = 500  # steps between two looks at the clock
-PATCHED = {"patched": (2, (32, 64)), "patched-4": (4, (64,))}  # side of a patch, channels of the U-Net's levels
+# Side of a patch, channels of the U-Net's levels.
+PATCHED = {"patched": (2, (32, 64)), "patched-4": (4, (64,)), "patched-24": (2, (24, 48))}
 
 
-def add_training(parser, *, minutes, batch):
-    """The options of `train`, and those of a network."""
-    parser.add_argument("--minutes", type=float, default=minutes, help="of training in all, at this machine's speed")
-    parser.add_argument("--steps", type=int, help="steps at the constant rate, in place of minutes")
+def add_training(parser, *, minutes=None, steps=None, batch):
+    """The options of `train`, or without minutes those of `train_steps`, and those of a network."""
+    if minutes is None:
+        parser.add_argument("--steps", type=int, default=steps, help="of training")
+    else:
+        parser.add_argument("--minutes", type=float, default=minutes, help="of training, at this machine's speed")
+        parser.add_argument("--steps", type=int, help="steps at the constant rate, in place of minutes")
     parser.add_argument("--network", choices=(*networks.UNET_SIZES, *PATCHED, "mlp-16", "mlp-512"), default="tiny")
     parser.add_argument("--objective", choices=("bound", "simple"), default="bound")
     parser.add_argument("--batch", type=int, default=batch)
@@ -42,6 +46,13 @@ def network(key, name, shape, num_steps):
         return networks.UNet(key, shape, **networks.UNET_SIZES[name])
     width = int(name.removeprefix("mlp-"))
     return networks.MLP(key, shape, num_steps=num_steps, width=width, depth=3 if width > 16 else 1)
+
+
+def untrained(key, name, shape, num_steps, loc, scale):
+    """A process for grey levels 0 … 255: log-SNR in equal steps, its ends from the width of a level."""
+    schedule = schedules.log_snr(num_steps, detail=1 / np.sqrt(12) / scale)
+    denoiser = denoisers.Network(network(key, name, shape, num_steps), "velocity")
+    return nd.ReverseProcess(nd.GaussianDiffusion(schedule, loc, scale), denoiser, shape)
 
 
 def train(key, process, data, validation, work, options, *, dequantize):
@@ -66,6 +77,19 @@ def train(key, process, data, validation, work, options, *, dequantize):
     if not options.short:
         plots.history(result).figure.savefig(work / "history.png", dpi=120)
     return result.process, steps, seconds + time.perf_counter() - start
+
+
+def train_steps(key, process, data, work, options, *, dequantize):
+    """A warm-up and a cosine over a number of steps that is known: one program. Resumable; the process and seconds."""
+    start = time.perf_counter()
+    result = nd.fit(
+        key, process, data, num_steps=options.steps, objective=options.objective, batch_size=options.batch,
+        learning_rate=options.rate, dequantize=dequantize, validation=0,
+        checkpoint=work / "training.state", checkpoint_every=ROUND,
+    )  # fmt: skip
+    if not options.short:
+        plots.history(result).figure.savefig(work / "history.png", dpi=120)
+    return result.process, time.perf_counter() - start
 
 
 def _constant_rate(key, process, data, work, options, common):

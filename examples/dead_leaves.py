@@ -1,11 +1,11 @@
 """Dead leaves: K - L_null of a diffusion beside Gaussian models of the same data, in bits per pixel.
 
-python examples/dead_leaves.py [--work dead_leaves] [--minutes 45 | --steps N] [--short]
+python examples/dead_leaves.py [--work dead_leaves] [--steps 4000] [--short]
 
 Images of 32 x 32 pixels from `datasets.dead_leaves` (radii by the power law r^-3, disks beyond the frame), grey levels
 in 256 steps with uniform noise of one step added: within a disk all pixels are equal, so that without it there would be
-no density. Trains a small U-Net as examples/mnist.py does, resumable, and prints K - L_null on held-out images beside
-log p - L_null of a Gaussian with a full covariance and of a mixture of such Gaussians (scikit-learn's). Sohl-Dickstein
+no density. Trains a small U-Net, goes on after an interrupt, and prints K - L_null on held-out images beside log p -
+L_null of a Gaussian with a full covariance and of a mixture of such Gaussians (scikit-learn's). Sohl-Dickstein
 et al. 2015 print 3.536 for K - L_null on other dead leaves, of unknown parameters: no figure to compare to.
 """
 
@@ -21,16 +21,7 @@ from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import datasets, denoisers, plots, schedules
-
-
-def untrained(key, name, size, num_steps, loc, scale):
-    """Log-SNR in equal steps, its ends from the grey levels."""
-    schedule = schedules.log_snr(num_steps, detail=1 / np.sqrt(12) / scale)
-    network = _images.network(key, name, (size, size), num_steps)
-    return nd.ReverseProcess(
-        nd.GaussianDiffusion(schedule, loc, scale), denoisers.Network(network, "velocity"), (size, size)
-    )
+from numpyro_diffusion import datasets, plots
 
 
 def images(key, count, size):
@@ -67,10 +58,10 @@ def run(options):
     size, num_train, num_test = (8, 600, 100) if options.short else (32, options.images, 2000)
     keys = jax.random.split(jax.random.key(options.seed), 4)
     start = time.perf_counter()
-    train, test, validation = np.split(images(keys[0], num_train + num_test + 500, size), [num_train, -500])
+    train, test = np.split(images(keys[0], num_train + num_test, size), [num_train])
     print(f"{num_train} training and {num_test} test images: {time.perf_counter() - start:.0f} s", flush=True)
-    process = untrained(keys[1], options.network, size, options.chain, train.mean(), train.std())
-    process, steps, seconds = _images.train(keys[2], process, train, validation, options.work, options, dequantize=1.0)
+    process = _images.untrained(keys[1], options.network, (size, size), options.chain, train.mean(), train.std())
+    process, seconds = _images.train_steps(keys[2], process, train, options.work, options, dequantize=1.0)
     prior = nd.DiffusionPrior(process, nd.KBound(2, min(10, options.chain - 1)))
     prior.save(options.work / "dead_leaves.safetensors")
     print(f"bits per pixel, means over {num_test} held-out images with standard errors")
@@ -96,7 +87,8 @@ def main():
     parser.add_argument("--images", type=int, default=50_000, help="training images")
     parser.add_argument("--fitted", type=int, default=20_000, help="so many of them for the Gaussian models")
     parser.add_argument("--components", type=int, default=8, help="of the mixture")
-    _images.add_training(parser, minutes=45, batch=32)
+    _images.add_training(parser, steps=4000, batch=16)
+    parser.set_defaults(network="patched-24")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         if options.short:
