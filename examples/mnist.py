@@ -121,8 +121,8 @@ def measure(keys, prior, images, work, options):
           f"at {from_test.mean():.2f} from test images (least {from_test.min():.2f})", flush=True)  # fmt: skip
     pictures(work, samples, train_images)
     return {
-        "bound": round(float(k.mean()), 3), "bound_error": round(float(error), 3),
-        "unit": f"nats per image, mean of {len(k)} test images", "bits_per_dim": round(float(bits), 4),
+        "bound": round(float(k.mean() / 784), 5), "bound_error": round(float(error / 784), 5),
+        "unit": f"nats per pixel, mean of {len(k)} test images", "bits_per_dim": round(float(bits), 4),
         "parzen_bits": round(window.value / float(np.log(2)), 2),
         "parzen_bits_error": round(window.standard_error / float(np.log(2)), 2),
         "parzen": f"{len(samples)} samples in {options.sample_steps} steps, clipped, sigma {window.bandwidth:.4f}",
@@ -179,7 +179,7 @@ def run(options):
     card = {
         "data": "MNIST (LeCun, Cortes and Burges), the first 50,000 training images, grey levels 0 to 1, uniform noise "
         "of 1/255 added",
-        "licence": "weights Apache-2.0; the data are their authors', and not in the file",
+        "licence": "data CC BY-SA 3.0 (LeCun and Cortes, as the documentation of Keras has it); weights Apache-2.0",
         "command": f"python examples/mnist.py --data FOLDER --steps {steps} --network {options.network} --objective "
         f"{options.objective} --batch {options.batch} --rate {options.rate} --chain {options.chain} "
         f"--seed {options.seed} --save PATH",

@@ -291,7 +291,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="small runs")
     short = parser.parse_args().short
-    worst = linear_gaussian(*((16, 64) if short else (64, 1000)), short)
+    worst = linear_gaussian(*((16, 64) if short else (32, 500)), short)
     distances = bits(2000 if short else 20_000, short)
     z = joint(*((4, 30) if short else (16, 2000)))
     if short:
