@@ -293,7 +293,7 @@ def main() -> None:
     short = parser.parse_args().short
     worst = linear_gaussian(*((16, 64) if short else (32, 500)), short)
     distances = bits(2000 if short else 20_000, short)
-    z = joint(*((4, 30) if short else (16, 2000)))
+    z = joint(*((4, 30) if short else (12, 500)))
     if short:
         assert max(worst) < 3 and max(distances[:1]) < 0.2 and max(map(abs, z)) < 12, (worst, distances, z)
 
