@@ -1,4 +1,4 @@
-"""Images folded so that patches of pixels become channels: a smaller image for a network, several times as fast."""
+"""Images folded so that patches of pixels become channels: a smaller image for a network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ class Patched(eqx.Module):
 
     ``Patched(UNet(key, (14, 14, 4), **UNET_SIZES["tiny"]), (28, 28))``.
 
-    Source: Hoogeboom, Heek & Salimans 2023 (simple diffusion), section 2.3, which folds with p = 2 and 4 likewise.
+    Any such network will do; this is no part of a published architecture.
     """
 
     network: Callable[..., Array]
