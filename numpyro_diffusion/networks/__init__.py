@@ -7,7 +7,6 @@ from .mlp import MLP
 from .multiscale import MultiScale
 from .patched import Patched
 from .rbf import RBF
-from .refined import Refined
 from .unet import UNET_SIZES, UNet
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "Dense",
     "MultiScale",
     "Patched",
-    "Refined",
     "UNet",
     "sinusoidal",
 ]
