@@ -87,7 +87,7 @@ def main():
     parser.add_argument("--images", type=int, default=50_000, help="training images")
     parser.add_argument("--fitted", type=int, default=20_000, help="so many of them for the Gaussian models")
     parser.add_argument("--components", type=int, default=8, help="of the mixture with full covariances")
-    parser.add_argument("--principal", type=int, default=32, help="components of the one in principal components")
+    parser.add_argument("--principal", type=int, default=16, help="components of the one in principal components")
     parser.add_argument("--leading", type=int, default=64, help="of these with full covariances")
     _images.add_training(parser, steps=4000, batch=16)
     parser.set_defaults(network="patched-24")
