@@ -27,9 +27,9 @@ class Mixture:
         return cls(np.ones(1), x.mean(0)[None], (np.cov(x.T) + RIDGE * np.eye(x.shape[1]))[None])
 
     @classmethod
-    def fit(cls, x, components, seed):
+    def fit(cls, x, components, seed, ridge=RIDGE):
         """By scikit-learn's EM."""
-        found = GaussianMixture(components, reg_covar=RIDGE, max_iter=30, tol=1e-2, random_state=seed).fit(x)
+        found = GaussianMixture(components, reg_covar=ridge, max_iter=30, tol=1e-2, random_state=seed).fit(x)
         return cls(found.weights_, found.means_, found.covariances_)
 
     def log_density(self, x, noise=0.0):
@@ -46,15 +46,83 @@ class Mixture:
         """Log density, shape (n,)."""
         return logsumexp(self.log_density(x), axis=0)
 
-    def denoise(self, y, noise):
-        """Weights (k, n), means (k, n, d) and standard deviations (k, d) of the mixture p(x | y), y of shape (n, d)."""
-        means, scales = [], []
+    def posterior(self, y, noise):
+        """Means (k, n, d) and covariances (k, d, d) of x given y and the component, y of shape (n, d)."""
+        means, covariances = [], []
         for mean, covariance in zip(self.means, self.covariances, strict=True):
             total = cho_factor(covariance + noise**2 * np.eye(len(mean)), lower=True)
             gain = cho_solve(total, covariance)
             means.append(mean + (y - mean) @ gain)
-            scales.append(np.sqrt(np.diag(covariance) - np.sum(covariance * gain, axis=0)))
-        return softmax(self.log_density(y, noise), axis=0), np.stack(means), np.stack(scales)
+            covariances.append(covariance - covariance @ gain)
+        return np.stack(means), np.stack(covariances)
+
+    def denoise(self, y, noise):
+        """Weights (k, n), means (k, n, d) and standard deviations (k, d) of the mixture p(x | y), y of shape (n, d)."""
+        means, covariances = self.posterior(y, noise)
+        scales = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+        return softmax(self.log_density(y, noise), axis=0), means, scales
+
+
+class Principal:
+    """A mixture in principal components: full covariances in the leading ones, diagonal in the others.
+
+    With one component it is the Gaussian with a full covariance; with several it has k(r² / 2 + 2d) parameters in
+    place of k d² / 2, and so suits whole patches.
+
+    Args:
+        x: data, shape (n, d).
+        leading: r, how many principal components have full covariances.
+        components: k, of the mixture.
+        seed: of scikit-learn's EM in the leading ones, from which `rounds` of EM in all of them start.
+        rounds: of EM.
+    """
+
+    def __init__(self, x, leading, components, seed, rounds=20):
+        self.center, self.leading = x.mean(0), leading
+        self.axes = np.linalg.eigh(np.cov(x.T))[1][:, ::-1]
+        head, rest = self._split(x)
+        start = GaussianMixture(components, reg_covar=RIDGE, max_iter=10, tol=1e-2, random_state=seed).fit(head)
+        share = start.predict_proba(head).T
+        for _ in range(rounds):
+            self._maximise(share, head, rest)
+            share = softmax(self._log_density(head, rest, 0.0), axis=0)
+        self._maximise(share, head, rest)
+
+    def log_prob(self, x):
+        """Log density, shape (n,)."""
+        return logsumexp(self._log_density(*self._split(x), 0.0), axis=0)
+
+    def denoise(self, y, noise):
+        """As `Mixture.denoise`."""
+        head, rest = self._split(y)
+        means, covariances = self.head.posterior(head, noise)
+        gain = self.variances / (self.variances + noise**2)
+        others = self.means[:, None] + gain[:, None] * (rest - self.means[:, None])
+        first, second = self.axes[:, : self.leading], self.axes[:, self.leading :]
+        variances = np.einsum("di,kij,dj->kd", first, covariances, first, optimize=True)
+        scales = np.sqrt(variances + noise**2 * gain @ (second**2).T)
+        weights = softmax(self._log_density(head, rest, noise), axis=0)
+        return weights, self.center + means @ first.T + others @ second.T, scales
+
+    def _split(self, x):
+        z = (x - self.center) @ self.axes
+        return z[:, : self.leading], z[:, self.leading :]
+
+    def _maximise(self, share, head, rest):
+        """Weights, means and (co)variances for shares of shape (k, n)."""
+        total = share.sum(1)
+        means = share @ head / total[:, None]
+        self.means = share @ rest / total[:, None]
+        self.variances = share @ rest**2 / total[:, None] - self.means**2 + RIDGE
+        around = (head - mean for mean in means)
+        covariances = [(s[:, None] * z).T @ z / s.sum() for s, z in zip(share, around, strict=True)]
+        self.head = Mixture(total / total.sum(), means, np.stack(covariances) + RIDGE * np.eye(self.leading))
+
+    def _log_density(self, head, rest, noise):
+        total = self.variances + noise**2
+        square = (1 / total) @ rest.T**2 - 2 * (self.means / total) @ rest.T + np.sum(self.means**2 / total, 1)[:, None]
+        constant = np.sum(np.log(2 * np.pi * total), axis=1)[:, None]
+        return self.head.log_density(head, noise) - 0.5 * (square + constant)
 
 
 def mean(law):

@@ -1,7 +1,10 @@
 """What the scripts about images share: training for some minutes, and K of many images."""
 
+import argparse
 import json
+import tempfile
 import time
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -16,6 +19,23 @@ STEADY = 0.7  # share of the minutes at a constant learning rate
 ROUND = 500  # steps between two looks at the clock
 # Side of a patch, channels of the U-Net's levels.
 PATCHED = {"patched": (2, (32, 64)), "patched-4": (4, (64,)), "patched-24": (2, (24, 48))}
+
+
+def parser(about, work):
+    """Options with a folder for states and pictures."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--work", type=Path, default=Path(work), help="folder for states and pictures")
+    return made
+
+
+def start(run, parser, **short):
+    """Run with the options given; after --short with those settings, in a folder that is removed."""
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        if options.short:
+            vars(options).update(short, work=Path(temporary))
+        options.work.mkdir(parents=True, exist_ok=True)
+        run(options)
 
 
 def add_training(parser, *, minutes=None, steps=None, batch):

@@ -10,12 +10,12 @@ Noise of the data's own standard deviation (SNR = 1, as in Sohl-Dickstein et al.
 is, but for its units, the state of the chain where its log-SNR is 0. So the posterior needs no search: the chain is
 taken up there, and its draws are right but for the network and the steps' size. The script checks this on a Gaussian,
 where the answer is known, and a few patches also by particles and a Gaussian factor. Beside it, on the same patches:
-the Wiener filter (one Gaussian with a full covariance), and a Gaussian mixture of 8 x 8 pieces, both with the exact
-posterior of their law.
+the Wiener filter (one Gaussian with a full covariance), a Gaussian mixture of whole patches (full covariances in the
+leading principal components, diagonal ones in the rest), and one of 8 x 8 pieces, all with the exact posterior of their
+law.
 """
 
-import argparse
-import tempfile
+import time
 from pathlib import Path
 
 import _gaussians
@@ -99,22 +99,27 @@ def join(pieces, places, size):
 
 
 def gaussians(train, options):
-    """The Gaussian of whole patches, and the mixture of pieces, of data with uniform noise of one level."""
+    """The Gaussian and the mixture of whole patches, and the mixture of pieces, of data with noise of one level."""
     rng = np.random.default_rng(options.seed)
     train = train[:: max(1, len(train) // options.fitted)]
     noisy = lambda x: x + rng.uniform(-0.5, 0.5, x.shape)
     pieces = cut(train, PIECE)[0]
     chosen = pieces[rng.permutation(len(pieces))[: options.pieces]]
-    single = _gaussians.Mixture.single(noisy(train.reshape(len(train), -1)))
-    return single, _gaussians.Mixture.fit(noisy(chosen), options.components, options.seed)
+    whole = noisy(train.reshape(len(train), -1))
+    single, start = _gaussians.Mixture.single(whole), time.perf_counter()
+    mixture = _gaussians.Principal(whole, options.leading, options.components, options.seed)
+    print(f"{time.perf_counter() - start:.0f} s for the mixture of {len(train)} whole patches", flush=True)
+    return single, mixture, _gaussians.Mixture.fit(noisy(chosen), options.components, options.seed)
 
 
-def compare(truth, noisy, noise, single, mixture):
-    """The rows of both Gaussian models; returns their means."""
-    law, size = single.denoise(noisy.reshape(len(noisy), -1), noise), truth.shape[1]
-    level = _gaussians.below(law, truth.reshape(len(truth), -1))
-    wiener = _gaussians.mean(law).reshape(truth.shape)
-    row("Wiener filter", truth, noisy, wiener, (level > 0.05) & (level < 0.95))
+def compare(truth, noisy, noise, single, whole, mixture):
+    """The rows of the Gaussian models; returns the means of the first and the last."""
+    size, means = truth.shape[1], []
+    for name, model in (("Wiener filter", single), ("mixture of whole patches", whole)):
+        law = model.denoise(noisy.reshape(len(noisy), -1), noise)
+        level = _gaussians.below(law, truth.reshape(len(truth), -1))
+        means.append(_gaussians.mean(law).reshape(truth.shape))
+        row(name, truth, noisy, means[-1], (level > 0.05) & (level < 0.95))
     pieces, places = cut(noisy, PIECE)
     law = mixture.denoise(pieces, noise)
     level = join(_gaussians.below(law, cut(truth, PIECE)[0]), places, size)
@@ -123,7 +128,7 @@ def compare(truth, noisy, noise, single, mixture):
     pieces, places = cut(noisy, 2)
     averaged = join(_gaussians.mean(mixture.denoise(pieces, noise)), places, size)
     row("the same, overlapping, averaged", truth, noisy, averaged)
-    return wiener, averaged
+    return means[0], averaged
 
 
 def denoise(key, process, truth, gaussian_models, options):
@@ -174,9 +179,10 @@ def lengths(key, process, test, gaussian_models, options):
     say = lambda name, x: print(f"{name:34s}{x.mean():9.3f} ± {x.std() / np.sqrt(len(x)):.3f} bits/dim", flush=True)
     k, _ = _images.held_out_bound(key, process, test, options.terms, 1.0)
     say("diffusion, K", bits(k, size))
-    single, mixture = gaussian_models
+    single, whole, mixture = gaussian_models
     data = test + np.random.default_rng(options.seed).uniform(-0.5, 0.5, test.shape)
-    say("Gaussian, full covariance", bits(single.log_prob(data.reshape(len(test), -1)), size))
+    for name, model in (("Gaussian, full covariance", single), ("mixture of whole patches", whole)):
+        say(name, bits(model.log_prob(data.reshape(len(test), -1)), size))
     pieces = bits(mixture.log_prob(cut(data, PIECE)[0]), PIECE**2 * 3)
     say(f"mixture of {PIECE} x {PIECE} pieces", pieces.reshape(len(test), -1).mean(1))
     some = data[:: max(1, len(data) // options.coded)][: options.coded].astype(np.float32)
@@ -211,30 +217,25 @@ def run(options):
 
 def main():
     """Parse the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("photographs"), help="folder for states and pictures")
+    parser = _images.parser(__doc__, "photographs")
     parser.add_argument("--cifar", type=Path, help="folder of CIFAR-10's binary files, to take the photographs' place")
     parser.add_argument("--stride", type=int, default=12, help="pixels between two training patches")
     parser.add_argument("--patches", type=int, default=32, help="to denoise")
     parser.add_argument("--strided", type=int, default=60, help="steps of the chain for draws")
     parser.add_argument("--particles", type=int, default=32)
     parser.add_argument("--by-particles", type=int, default=2, help="patches denoised by them too")
-    parser.add_argument("--components", type=int, default=16, help="of the mixture")
+    parser.add_argument("--components", type=int, default=16, help="of each mixture")
+    parser.add_argument("--leading", type=int, default=64, help="principal components with full covariances")
     parser.add_argument("--fitted", type=int, default=9000, help="patches for the Gaussian models")
     parser.add_argument("--pieces", type=int, default=16_000, help="pieces for the mixture")
     parser.add_argument("--coded", type=int, default=32, help="patches for rate against distortion")
     parser.add_argument("--checked", type=int, default=4000, help="draws of the Gaussian")
     _images.add_training(parser, steps=2000, batch=16)
     parser.set_defaults(network="patched-24")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        if options.short:
-            options.work, options.steps, options.chain, options.network = Path(temporary), 20, 10, "mlp-16"
-            options.batch, options.patches, options.strided, options.coded = 8, 4, 5, 4
-            options.particles, options.by_particles, options.components, options.pieces = 4, 0, 2, 400
-            options.fitted, options.stride, options.terms, options.checked = 100, 16, 4, 500
-        options.work.mkdir(parents=True, exist_ok=True)
-        run(options)
+    _images.start(
+        run, parser, steps=20, chain=10, network="mlp-16", batch=8, patches=4, strided=5, coded=4, particles=4,
+        by_particles=0, components=2, leading=8, pieces=400, fitted=100, stride=16, terms=4, checked=500,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ on after an interrupt. Prints K of the held-out patches in bits per dimension be
 full covariances, one for each texture, with equal weights.
 """
 
-import argparse
-import tempfile
 from pathlib import Path
 
 import _images
@@ -113,18 +111,12 @@ def run(options):
 
 def main():
     """Parse the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("textures"), help="folder for states and pictures")
+    parser = _images.parser(__doc__, "textures")
     parser.add_argument("--save", type=Path, help="write the packaged file here too")
     parser.add_argument("--stride", type=int, default=3, help="pixels between two training patches")
     _images.add_training(parser, steps=4000, batch=16)
     parser.set_defaults(network="patched-24")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        if options.short:
-            options.work, options.steps, options.chain, options.network = Path(temporary), 30, 10, "mlp-16"
-        options.work.mkdir(parents=True, exist_ok=True)
-        run(options)
+    _images.start(run, parser, steps=30, chain=10, network="mlp-16")
 
 
 if __name__ == "__main__":

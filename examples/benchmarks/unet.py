@@ -1,17 +1,20 @@
-"""Wall time of the U-Net: its chain and its gradient inside loops, and the same work by diffusers on torch.
+"""Time of the U-Net: its chain and its gradient inside loops, and the same work by diffusers on torch.
 
 Every ratio compares two timings of one run, interleaved. The library's rows need torch and diffusers, and are left out
-where they are not installed; both sides have the same weights and 2 threads.
+where they are not installed; both sides have the same weights and as many threads: torch is told, JAX takes the cores
+that the process may use. Where other work shares them, one thread and its CPU time say more than the wall's clock:
 
 python examples/benchmarks/unet.py [--short] [--size tiny|small|cifar10]
+XLA_FLAGS=--xla_cpu_multi_thread_eigen=false taskset -c 0 python examples/benchmarks/unet.py --threads 1 --cpu
 """
 
 import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -24,19 +27,21 @@ from numpyro_diffusion.networks import UNET_SIZES, UNet
 from numpyro_diffusion.training.loop import TrainingRun
 from numpyro_diffusion.training.objectives import simple_loss
 
-THREADS = 2
 EVENT = (32, 32, 3)
+Measure: TypeAlias = Callable[[Callable[[], object], Callable[[], object]], tuple[float, float]]
 
 
-def medians(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float]:
+def medians(
+    clock: Callable[[], float], rounds: int, first: Callable[[], object], second: Callable[[], object]
+) -> tuple[float, float]:
     """Median seconds of two pieces of work, by turns, after one of each."""
     seconds: list[list[float]] = [[], []]
     for turn in range(rounds + 1):
         for fn, kept in zip((first, second), seconds, strict=True):
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(fn())
             if turn:
-                kept.append(time.perf_counter() - start)
+                kept.append(clock() - start)
     return float(np.median(seconds[0])), float(np.median(seconds[1]))
 
 
@@ -51,29 +56,28 @@ def make(size: str, num_steps: int) -> nd.DiffusionPrior:
     return nd.DiffusionPrior(nd.ReverseProcess(diffusion, denoiser, EVENT))
 
 
-def loops(prior: nd.DiffusionPrior, batch: int, rounds: int) -> None:
+def loops(prior: nd.DiffusionPrior, batch: int, measure: Measure) -> None:
     """The chain against T calls, and gradients in a loop against one alone."""
     network: Any = prior.process.denoiser.fn
     num_steps, x = prior.process.num_steps, jax.random.normal(jax.random.key(1), (batch, *EVENT))
     sample = jax.jit(lambda key: prior.sample(key, (batch,)))
     call = jax.jit(lambda x: jax.vmap(lambda x: network(x, 3.0))(x))
-    ours, bare = medians(lambda: sample(jax.random.key(2)), lambda: call(x), rounds)
+    ours, bare = measure(lambda: sample(jax.random.key(2)), lambda: call(x))
     print(f"chain, T = {num_steps}, batch {batch}: {ours:.3f} s, / (T network calls) = {ours / num_steps / bare:.2f}")
     params, rest = eqx.partition(network, eqx.is_inexact_array)
     loss = lambda params: jnp.mean(jax.vmap(lambda x: eqx.combine(params, rest)(x, 3.0))(x) ** 2)
     alone = jax.jit(jax.grad(loss))
     descend = lambda params, _: (jax.tree.map(lambda a, b: a - 1e-3 * b, params, jax.grad(loss)(params)), None)
     inside = jax.jit(lambda params: jax.lax.scan(descend, params, None, length=4)[0])
-    ours, bare = medians(lambda: inside(params), lambda: alone(params), rounds)
+    ours, bare = measure(lambda: inside(params), lambda: alone(params))
     print(f"gradient, batch {batch}: {bare:.3f} s alone, {ours / 4:.3f} s in a loop, ratio {ours / 4 / bare:.2f}")
 
 
-def library(prior: nd.DiffusionPrior, batch: int, rounds: int) -> None:
+def library(prior: nd.DiffusionPrior, batch: int, measure: Measure) -> None:
     """The same chain and training step by diffusers on torch."""
     import diffusers
     import torch
 
-    torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         prior.save_diffusers(folder)
         pipeline = diffusers.DDPMPipeline.from_pretrained(folder)
@@ -87,7 +91,7 @@ def library(prior: nd.DiffusionPrior, batch: int, rounds: int) -> None:
                 x = scheduler.step(model(x, t).sample, t, x).prev_sample
 
     sample = jax.jit(lambda key: prior.sample(key, (batch,)))
-    ours, theirs = medians(lambda: sample(jax.random.key(2)), their_chain, rounds)
+    ours, theirs = measure(lambda: sample(jax.random.key(2)), their_chain)
     print(f"chain, T = {num_steps}, batch {batch}: ours {ours:.3f} s, theirs {theirs:.3f} s, ratio {ours / theirs:.2f}")
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
@@ -103,7 +107,7 @@ def library(prior: nd.DiffusionPrior, batch: int, rounds: int) -> None:
 
     run = TrainingRun(prior.process, optax.adam(1e-4), simple_loss, ema=0.0, dequantize=0.0, batch_size=batch)
     state, data = run.start(), jnp.asarray(images.permute(0, 2, 3, 1).numpy())
-    ours, theirs = medians(lambda: run.steps(jax.random.key(3), state, data, count), their_steps, rounds)
+    ours, theirs = measure(lambda: run.steps(jax.random.key(3), state, data, count), their_steps)
     print(
         f"training step, batch {batch}: ours {ours / count:.3f} s, theirs {theirs / count:.3f} s, "
         f"ratio {ours / theirs:.2f}"
@@ -115,17 +119,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(UNET_SIZES), default="small")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20, help="T")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--cpu", action="store_true", help="CPU seconds in place of the wall's")
     parser.add_argument("--short", action="store_true", help="a chain of the smallest network, once, and no library")
     options = parser.parse_args()
     if options.short:
-        loops(make("tiny", 4), 1, 1)
+        loops(make("tiny", 4), 1, partial(medians, time.perf_counter, 1))
         return
-    prior = make(options.size, 20)
-    print(f"U-Net {options.size}, {EVENT}")
-    for batch in (1, 32):
-        loops(prior, batch, options.rounds)
-        if find_spec("diffusers") and find_spec("torch"):
-            library(prior, batch, options.rounds)
+    measure = partial(medians, time.process_time if options.cpu else time.perf_counter, options.rounds)
+    prior, compared = make(options.size, options.steps), find_spec("diffusers") and find_spec("torch")
+    if compared:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    print(f"U-Net {options.size}, {EVENT}, seconds of {'CPU' if options.cpu else 'wall'} time")
+    for batch in options.batch:
+        loops(prior, batch, measure)
+        if compared:
+            library(prior, batch, measure)
         else:
             print("diffusers or torch is not installed: no comparison")
 

@@ -21,6 +21,8 @@ from .loop import fit
 
 Family = Literal["gaussian", "binomial"]
 
+SAMPLED = 1_000_000  # values that are sorted to find the spacing
+
 
 class PriorPlan(NamedTuple):
     """What `fit_prior` will train, and the reasons, one line each; `print` it.
@@ -63,7 +65,8 @@ def plan_prior(
         scale: its scale; the standard deviation, one constant for images, one per element for events of rank 1.
         schedule: log-SNR in equal steps; its ends from the data's scale and finest detail.
         network: a callable fn(x_t, t), predicting the velocity, or the logits of bits; an `MLP` sized by the event.
-        dequantize: width of the uniform noise added to the data; their spacing, if they come in equal steps.
+        dequantize: width of the uniform noise added to the data, in their units; their spacing if they come in equal
+            steps (whole numbers, k/255), otherwise 0.
         num_steps: optimiser steps.
 
     Returns:
@@ -135,7 +138,8 @@ def fit_prior(
         progress: whether to print the plan and show a progress bar.
 
     Returns:
-        The `DiffusionPrior`, in the data's own units.
+        The `DiffusionPrior`, in the data's own units. Where data in steps were dequantised, its K bounds the density
+        of data with that noise.
 
     Raises:
         ValueError: see `plan_prior` and `fit`.
@@ -203,16 +207,19 @@ def _for_reals(
     reasons: list[str],
 ) -> tuple[GaussianDiffusion, float]:
     """The diffusion, and the width of the noise that fills the gaps of data that come in steps."""
-    used_loc, used_scale = _scaling(array, loc, scale)
+    width = _spacing(array) if dequantize is None else float(dequantize)
+    # An element of a vector may vary less than the noise that fills the gaps; images are scaled by a constant.
+    noise = width / np.sqrt(12) if array.ndim == 2 else 0.0
+    used_loc, used_scale = _scaling(array, loc, scale, noise)
     law = _said(used_loc, used_scale)
     reasons.append(f"noise law: {law}; {_source('mean', loc)}, {_source('standard deviation', scale)}")
-    width = _spacing(array) if dequantize is None else float(dequantize)
     found = "the data's spacing" if width else "the data do not come in equal steps"
     reasons.append(f"dequantize: {width:.4g}{_given(dequantize) or f', {found}'}")
     standardized = (array - used_loc) / used_scale
     if schedule is None:
         detail = _detail(standardized, width / float(np.max(used_scale)))
-        schedule = schedules.log_snr(100, scale=float(np.sqrt(np.mean(np.square(standardized)))), detail=detail)
+        size = np.sqrt(np.mean(np.square(standardized)) + np.mean(np.square(noise / used_scale)))
+        schedule = schedules.log_snr(100, scale=float(size), detail=detail)
         first, last = float(schedule.log_snr(1)), float(schedule.log_snr(schedule.num_steps))
         ends = f"log-SNR {first:.3g} to {last:.3g}, finest detail {detail:.3g} of the scale"
         reasons.append(f"schedule: {schedule.num_steps} steps, {ends}")
@@ -221,13 +228,16 @@ def _for_reals(
     return GaussianDiffusion(schedule, used_loc, used_scale), width
 
 
-def _scaling(array: np.ndarray, loc: ArrayLike | None, scale: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+def _scaling(
+    array: np.ndarray, loc: ArrayLike | None, scale: ArrayLike | None, noise: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Location and scale: per element for vectors (none may be constant), one constant for arrays of higher rank."""
     if array.ndim == 2:
-        default_loc, default_scale = array.mean(axis=0), array.std(axis=0)
+        default_loc, default_scale = array.mean(axis=0), np.hypot(array.std(axis=0), noise)
         constant = np.flatnonzero(np.ptp(array, axis=0) == 0)
         if scale is None and constant.size:
-            raise ValueError(f"data: expected every element to vary, got constant ones at {constant[:8].tolist()}")
+            raise ValueError(f"data: expected every element to vary, got constant ones at {constant[:8].tolist()}; "
+                             "leave them out, or give a scale")  # fmt: skip
     else:
         default_loc, default_scale = np.asarray(array.mean()), np.asarray(array.std())
     used_loc = default_loc if loc is None else _element("loc", loc, array.shape[1:])
@@ -251,16 +261,30 @@ def _element(name: str, value: ArrayLike, event_shape: tuple[int, ...]) -> np.nd
 
 
 def _spacing(array: np.ndarray) -> float:
-    """The step of data that come in equal steps (up to 1024 of them), otherwise 0."""
-    values = np.unique(array.reshape(-1)[:1_000_000])
-    if not 2 <= values.size <= 1024:
+    """The step of data that come in equal steps (up to 65,536 over their range), otherwise 0.
+
+    Whole numbers are as far apart as their differences' greatest common divisor. For others the candidate is the
+    smallest gap between distinct values, of which there may be 1024; all data must be on its grid, up to the rounding
+    of float32. Two distinct values are always on one: each must occur twice.
+    """
+    flat = array.reshape(-1)
+    if flat.size > SAMPLED:  # at random, or a stride might see the same pixels only
+        flat = flat[np.random.default_rng(0).integers(0, flat.size, SAMPLED)]
+    values, counts = np.unique(flat, return_counts=True)
+    rounding = 4 * float(np.finfo(np.float32).eps) * np.abs(values).max()
+    gaps = np.diff(values)
+    gaps = gaps[gaps > rounding]
+    if gaps.size == 0 or (values.size == 2 and counts.min() < 2):
         return 0.0
-    span = values[-1] - values[0]
-    count = round(span / np.diff(values).min())
-    if count > 65_536:
+    whole = rounding < 0.1 and bool((values == np.round(values)).all())
+    step = float(np.gcd.reduce(gaps.astype(int)) if whole else gaps.min())
+    count = round((values[-1] - values[0]) / step)
+    if count > 65_536 or not (whole or values.size <= 1024):
         return 0.0
-    multiples = (values - values[0]) * (count / span)
-    return float(span / count) if np.abs(multiples - np.round(multiples)).max() < 1e-2 else 0.0
+    step = float(values[-1] - values[0]) / count
+    steps = (array - values[0]) / step
+    off = np.abs(steps - np.round(steps)).max()
+    return step if off <= min(1e-5 + rounding / step, 0.1) else 0.0
 
 
 def _detail(standardized: np.ndarray, step: float) -> float:

@@ -1,5 +1,7 @@
 """What training maximises: one random time per example, the times of a batch stratified."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import equinox as eqx
@@ -67,9 +69,7 @@ def simple_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
     if not jax.tree.leaves(eqx.filter(process.last_step, eqx.is_inexact_array)):
         return loss
     frozen = eqx.tree_at(lambda p: p.denoiser, process, _stop_gradient(process.denoiser))
-    few = _eighth(keys[3], batch)
-    last = jax.vmap(lambda x_0, noise: reconstruction(frozen, x_0, noise))(few, _noise(keys[2], process, few))
-    return loss - jnp.mean(last)
+    return loss - _mean_last(keys[2:], process, batch, partial(reconstruction, frozen))
 
 
 def hybrid_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
@@ -91,9 +91,8 @@ def hybrid_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
     t = 1 + _stratified_times(keys[0], len(batch), process.num_steps)
     noise = _noise(keys[1], process, batch)
     simple, kl = jax.vmap(lambda *args: _hybrid_terms(process, *args))(batch, t, noise)
-    few = _eighth(keys[3], batch)
-    last = jax.vmap(lambda x_0, noise: _last_of_fixed_mean(process, x_0, noise))(few, _noise(keys[2], process, few))
-    bound = process.num_steps * jnp.mean(kl) - jnp.mean(last)
+    bound = process.num_steps * jnp.mean(kl)
+    bound -= _mean_last(keys[2:], process, batch, partial(_last_of_fixed_mean, process))
     bound += jnp.mean(jax.vmap(lambda x_0: terminal_kl(process, x_0))(batch))
     return jnp.mean(simple) + BOUND_WEIGHT * bound
 
@@ -126,6 +125,12 @@ def _hybrid_terms(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -
     posterior, kernel = process.denoiser.denoise(diffusion, x_t, t)
     kl = kl_divergence(diffusion.bridge(x_t, x_0, t_kl, s), _of_fixed_mean(kernel))
     return _squared_noise_error(diffusion, x_0, posterior.mean, t), jnp.where(t > 1, kl, 0.0)
+
+
+def _mean_last(keys: Array, process: ReverseProcess, batch: Array, log_prob: Callable[[Array, Array], Array]) -> Array:
+    """The mean of log p(x_0 | x_1) over an eighth of the batch, of `log_prob` of x_0 and the noise that makes x_1."""
+    few = _eighth(keys[1], batch)
+    return jnp.mean(jax.vmap(log_prob)(few, _noise(keys[0], process, few)))
 
 
 def _last_of_fixed_mean(process: ReverseProcess, x_0: Array, noise: Array) -> Array:

@@ -84,12 +84,22 @@ def test_vectors_are_scaled_by_element_and_images_by_one_constant():
         (np.random.default_rng(0).integers(0, 256, (60, 8, 8)).astype(np.float32) / np.float32(255), 1 / 255),
         (np.random.default_rng(0).integers(-5, 5, (60, 4)) * 0.3 + 0.1, 0.3),
         (np.random.default_rng(0).integers(0, 1000, (600, 4)).astype(np.float32) / np.float32(1000) + 7, 1e-3),
+        (np.random.default_rng(0).integers(0, 17, (60, 8, 8)) / 16 * (np.arange(8) > 1), 1 / 16),
+        (np.random.default_rng(0).choice([10, 30, 60], (60, 4)), 10),
+        (np.random.default_rng(0).integers(0, 60_000, (600, 4)), 1),
+        (np.random.default_rng(0).choice([-1.0, 1.0], (60, 4)), 2),
         (np.random.default_rng(0).normal(size=(60, 4)), 0),
         (np.random.default_rng(0).normal(size=(4000, 2)), 0),
         (np.random.default_rng(0).choice([0.0, 1.0, 2.5], (60, 4)), 0),
+        (np.random.default_rng(0).normal(size=(4, 1)), 0),
+        (np.array([[0.3], [1.7]]), 0),
+        (np.append(np.arange(1_200_000) % 256, 0.1234).reshape(-1, 1), 0),
     ],
-    ids=["levels", "eight bits", "offset", "float32", "few reals", "many reals", "uneven"],
-)
+    ids=[
+        "levels", "eight bits", "offset", "float32", "constant pixels", "whole, with gaps", "sixteen bits", "signs",
+        "few reals", "many reals", "uneven", "four reals", "two reals", "one of many",
+    ],
+)  # fmt: skip
 def test_the_spacing_is_found(data, spacing):
     plan = plan_prior(KEY, data)
     assert plan.dequantize == pytest.approx(spacing, rel=1e-3)
@@ -111,6 +121,18 @@ def test_the_ends_of_the_schedule_follow_from_the_data():
     # A scale of half the data's makes the data louder than the noise: the chain has to go further.
     half = plan_prior(KEY, coarse, scale=0.5 * coarse.std(0))
     assert ends(half)[1] == pytest.approx(2 * np.log(0.005), rel=1e-3)
+
+
+def test_vectors_in_steps_are_scaled_with_the_noise_that_fills_the_gaps():
+    """An element that is 0 but once has a deviation far below that noise, and would be far out of scale."""
+    data = np.random.default_rng(0).integers(0, 17, (400, 3))
+    data[:, 1] = np.arange(400) == 7
+    diffusion = plan_prior(KEY, data).process.diffusion
+    np.testing.assert_allclose(diffusion.scale, np.sqrt(data.var(0) + 1 / 12), rtol=1e-5)
+    assert float(diffusion.schedule.log_snr(100.0)) == pytest.approx(2 * np.log(0.01), rel=1e-4)
+    given = plan_prior(KEY, data, scale=1.0).process.diffusion
+    spread = np.sqrt(np.mean(data.var(0) + np.square(data.mean(0) - given.loc)) + 1 / 12)
+    assert float(given.schedule.log_snr(100.0)) == pytest.approx(2 * np.log(0.01 / spread), rel=1e-3)
 
 
 def test_every_choice_can_be_overridden():
