@@ -12,7 +12,7 @@ from jax import Array
 from .._batching import batched_map
 from .._checks import check_choice, check_count, check_optional_positive
 from ..process import ReverseProcess
-from .base import AbstractLikelihood, Estimate, require_gaussian
+from .base import AbstractLikelihood, Estimate, require_gaussian, standard_error
 from .denoising import log_snr_ends
 
 EXACT_UP_TO = 64
@@ -154,12 +154,7 @@ class ProbabilityFlow(AbstractLikelihood):
         return jax.random.rademacher(key, (probes, *x_0.shape), x_0.dtype)
 
     def _error(self, process: ReverseProcess, volume: Array) -> Array:
-        probes = self._probes(process)
-        if probes == 0:
-            return jnp.zeros_like(volume[0])
-        if probes == 1:
-            return jnp.full_like(volume[0], jnp.nan)
-        return jnp.std(volume, ddof=1) / np.sqrt(probes)
+        return standard_error(volume[:, None]) if self._probes(process) else jnp.zeros_like(volume[0])
 
     def _terminal_mean(self, process: ReverseProcess, log_snr: Array) -> Array:
         diffusion: Any = process.diffusion
