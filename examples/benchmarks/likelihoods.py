@@ -54,6 +54,7 @@ def estimators(size: int, budget: int) -> dict[str, Any]:
         "ImportanceWeighted, twisted": nd.ImportanceWeighted(max(2, budget // T), "twisted"),
         "PathIntegral": nd.PathIntegral(replicates, times * 8 // 9),
         "ProbabilityFlow": nd.ProbabilityFlow(max(4, budget // (6 * products)), 0),
+        "ProbabilityFlow, quadrature": nd.ProbabilityFlow(24, 0, num_traces=max(4, (budget - 160) // products)),
         "ProbabilityFlow, 8 probes": nd.ProbabilityFlow(max(4, budget // 54), 8),
     }
 

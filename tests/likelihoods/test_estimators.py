@@ -25,8 +25,9 @@ ESTIMATORS: dict[str, Any] = {
     "Twisted": nd.ImportanceWeighted(32, "twisted"),
     "ProbabilityFlow": nd.ProbabilityFlow(12),
     "Hutchinson": nd.ProbabilityFlow(12, 16),
+    "Quadrature": nd.ProbabilityFlow(12, num_traces=24),
 }
-KINDS = ("lower bound", "lower bound", "bound on average", "unbiased", "unbiased", *2 * ("exact up to discretisation",))
+KINDS = ("lower bound", "lower bound", "bound on average", "unbiased", "unbiased", *3 * ("exact up to discretisation",))
 # What repeats the code of others is left to the slow runs.
 QUICK = ("ContinuousBound", "ImportanceWeighted", "ProbabilityFlow")
 LAWS = pytest.mark.parametrize(
@@ -183,6 +184,7 @@ def test_without_diffrax_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         (lambda: nd.ImportanceWeighted(0), "num_trajectories: expected a whole number of at least 1, got 0"),
         (lambda: nd.ImportanceWeighted(4, "plain"), "proposal: expected one of 'bridge', 'twisted', got 'plain'"),
         (lambda: nd.ProbabilityFlow(num_probes=-1), "num_probes: expected a whole number of at least 0, got -1"),
+        (lambda: nd.ProbabilityFlow(num_traces=0), "num_traces: expected a whole number of at least 1, got 0"),
         (
             lambda: nd.ProbabilityFlow(adjoint="exact"),
             "adjoint: expected one of 'checkpoint', 'backsolve', got 'exact'",
