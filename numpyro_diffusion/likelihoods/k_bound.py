@@ -89,9 +89,9 @@ class KBound(AbstractLikelihood):
             equal strata, weighted by the stratum's size. All of them unless given.
         antithetic: whether draws come in pairs with mirrored noise.
         low_discrepancy: whether the noise of all terms of one draw (or pair) is a randomised low-discrepancy set, and,
-            for real values, what K would be for data that are noise is a control variate of every term. Free
-            of bias, and in few dimensions much less noisy; a term by itself, in `step_kl`, may then be negative. The
-            standard error is then that of independent draws (or pairs): take 8 or more.
+            for real values, what K would be for data that are noise is a control variate of every term. Free of bias,
+            and in few dimensions much less noisy; a term by itself, in `step_kl`, may then be negative. The standard
+            error is then that of independent draws (or pairs): take 8 or more.
         chunk: at most so many network calls are batched at a time, forward and backward; bounds the memory. A call of
             the estimator on a batch of examples keeps to it; the `log_prob` of a prior maps over its values, and
             batches so many calls for each of them.

@@ -492,6 +492,16 @@ def test_antithetic_pairs_lower_the_variance_at_equal_cost() -> None:
     assert _errors("pairs").var() < 0.7 * _errors("plain").var()
 
 
+@pytest.mark.slow
+def test_a_chain_that_erases_everything_has_its_control_variate() -> None:
+    """Low-discrepancy draws have the K of independent ones where β_T is 1 and nothing is left at T."""
+    diffusion = GaussianDiffusion(schedules.erasing(6), 0.2, 1.3)
+    process = ReverseProcess(diffusion, Gaussian(LOC, SCALE), 2)
+    even, plain = (_run(bound, process, X_0) for bound in (KBound(32, low_discrepancy=True), KBound(2000)))
+    error = np.hypot(even.standard_error, plain.standard_error)
+    assert abs(even.value - plain.value) < 4 * error < 1
+
+
 def test_num_times_takes_all_steps_or_fewer() -> None:
     """All T - 1 steps are the default; a subset reports which steps it took."""
     every, some = _estimates("pairs").terms, _estimates("one_step").terms
