@@ -103,6 +103,19 @@ class AbstractSchedule(eqx.Module):
         straight = (jnp.where(finite, left, 1.0) - log_snr) / jnp.where(finite, left - right, 1.0)
         return low + jnp.clip(jnp.where(finite, straight, mixed), 0, 1)
 
+    def balance(self, t: Array, kl: Array) -> Array:
+        """What training adds to −K for the steps' own sake: 0, without a gradient unless a schedule says more.
+
+        Args:
+            t: steps from 2 to T, drawn uniformly, shape (n,).
+            kl: the KL terms at them, in nats, shape (n,).
+
+        Returns:
+            Shape ().
+        """
+        del t
+        return jnp.zeros((), kl.dtype)
+
     def respace(self, num_steps: int) -> "Schedule":
         """The same path in fewer steps, spread evenly; networks are still told the original step.
 
@@ -231,15 +244,7 @@ class VarianceSchedule(AbstractLearnedSchedule):
         return jnp.concatenate([jnp.array([jnp.inf, first]), inner, jnp.full(1, last)])
 
     def balance(self, t: Array, kl: Array) -> Array:
-        """0, with a gradient in the logits that vanishes where the mean of the squared KL terms is the same at all t.
-
-        Args:
-            t: steps from 2 to T, drawn uniformly, shape (n,).
-            kl: the KL terms at them, in nats, shape (n,).
-
-        Returns:
-            Shape ().
-        """
+        """0, with a gradient in the logits that vanishes where the mean square of a KL term is the same at all t."""
         square = jnp.square(kl)
         excess = jax.lax.stop_gradient(square / jnp.mean(square) - 1)
         pull = jnp.mean(excess * jnp.take(self.logits, jnp.asarray(t, int) - 2))

@@ -15,6 +15,9 @@ from .._checks import check_event, check_levels, is_concrete
 from ..diffusions import GaussianDiffusion
 from ..process import ReverseProcess
 
+# Degrees of freedom below which Student's t has no spread to speak of: those of four replicates.
+LEAST_FREEDOM = 3.0
+
 Kind = Literal["lower bound", "bound on average", "unbiased", "exact up to discretisation", "unspecified"]
 
 
@@ -23,7 +26,8 @@ class Estimate(eqx.Module):
 
     Attributes:
         value: shape (*batch,).
-        standard_error: Monte-Carlo standard error of `value`, shape (*batch,); NaN from a single replicate.
+        standard_error: Monte-Carlo standard error of `value`, shape (*batch,), widened for the few replicates that it
+            is estimated from, so that errors in its units have unit variance; NaN from a single replicate.
         terms: the parts of `value`, by name, each with leading shape (*batch,).
         kind: what `value` is, apart from noise. ``"lower bound"``: of log p at every x_0. ``"bound on average"``: its
             mean over data is at most that of their log density; for one x_0 it may err either way. ``"unbiased"``:
@@ -111,6 +115,35 @@ class AbstractLikelihood(eqx.Module):
         together = None if self.chunk is None else max(1, self.chunk // self.calls(process))
         estimates = batched_map(estimate, (jax.random.split(key, len(flat)), flat), together)
         return jax.tree.map(lambda leaf: leaf.reshape(batch + leaf.shape[1:]), estimates)
+
+
+def standard_error(parts: Array) -> Array:
+    r"""Standard error of a mean over n independent replicates, with the spread of Student's t for so few; shape ().
+
+    Where terms with independent noise add up, so do the variances s² of their means. Errors in units of √(Σ s²) follow
+    Student's t, about, and its variance ν/(ν − 2) is counted in (JCGM 101:2008, §6.4.9): in units of this standard
+    error they have unit variance, if replicates are normal. ν is that of Welch 1947,
+
+    .. math:: \nu = (n+1) \Big(\sum s^2\Big)^2 \Big/ \sum s^4 - 2
+
+    which is Satterthwaite's with unbiased estimates of the squares, and n − 1 for one term. It counts as 3 if less: for
+    what is seen two or three times only, the result is still too small.
+
+    Args:
+        parts: n independent replicates of every term, shape (n, terms).
+
+    Returns:
+        Shape (); NaN from one replicate.
+    """
+    count = parts.shape[0]
+    if count == 1:
+        return jnp.full((), jnp.nan, parts.dtype)
+    variance = jnp.var(parts, axis=0, ddof=1) / count
+    total = jnp.sum(variance)
+    share = variance / jnp.where(total > 0, total, 1.0)
+    square = jnp.maximum(jnp.sum(jnp.square(share)), jnp.finfo(parts.dtype).tiny)
+    freedom = jnp.maximum((count + 1) / square - 2, LEAST_FREEDOM)
+    return jnp.sqrt(total * freedom / (freedom - 2))
 
 
 def require_gaussian(name: str, process: ReverseProcess) -> None:

@@ -18,6 +18,7 @@ from jax import Array
 from .._batching import batched_map
 from ..process import ForwardStep, ReverseProcess
 from ..schedules import LEAST_LOG_SNR, AbstractSchedule
+from .base import standard_error
 from .k_bound import reconstruction
 from .low_discrepancy import low_discrepancy_point
 from .reference import Gaussian, last_control
@@ -115,6 +116,4 @@ def _pairs(num_samples: int, count: int) -> tuple[Array, Array]:
 
 def mean_and_error(replicates: Array) -> tuple[Array, Array]:
     """The mean of independent replicates and its standard error (NaN from one), shape () each."""
-    count = replicates.shape[0]
-    mean = jnp.mean(replicates)
-    return mean, jnp.std(replicates, ddof=1) / jnp.sqrt(count) if count > 1 else jnp.full_like(mean, jnp.nan)
+    return jnp.mean(replicates), standard_error(replicates[:, None])

@@ -13,7 +13,7 @@ from .._batching import batched_map, checkpointed_scan
 from .._checks import check_choice, check_count
 from ..denoisers.base import normal
 from ..process import ReverseProcess
-from .base import AbstractLikelihood, Estimate, require_gaussian
+from .base import AbstractLikelihood, Estimate, require_gaussian, standard_error
 
 Proposal = Literal["bridge", "twisted"]
 
@@ -84,9 +84,8 @@ class ImportanceWeighted(AbstractLikelihood):
         log_weight = batched_map(weigh, jax.random.split(key, count), self.chunk)
         value = logsumexp(log_weight) - jnp.log(float(count))
         share = jnp.exp(log_weight - value)
-        error = jnp.std(share, ddof=1) / jnp.sqrt(count) if count > 1 else jnp.full_like(value, jnp.nan)
         terms = ImportanceTerms(log_weight, jnp.mean(log_weight), count**2 / jnp.sum(jnp.square(share)))
-        return Estimate(value, error, terms, "unbiased")
+        return Estimate(value, standard_error(share[:, None]), terms, "unbiased")
 
     def _log_weight(self, key: Array, process: ReverseProcess, x_0: Array) -> Array:
         """One trajectory, from x_T to x_1, and its log weight."""

@@ -14,7 +14,7 @@ from .._batching import batched_map
 from .._checks import check_count
 from ..diffusions import GaussianDiffusion
 from ..process import ForwardStep, ReverseProcess
-from .base import AbstractLikelihood, Estimate
+from .base import AbstractLikelihood, Estimate, standard_error
 from .low_discrepancy import low_discrepancy_point
 from .reference import NOISE_LAW, last_control, step_control
 
@@ -76,7 +76,11 @@ class KBound(AbstractLikelihood):
 
     The KL terms are closed forms given x_t, for both families; x_t is drawn from its marginal, with noise of its own
     for every t. For the 2015 last step this is eq. 38 of the paper, of which eq. 14 is the special case of data with
-    the second moment of noise.
+    the second moment of noise. Most of the noise of another last step is ½ ‖ε‖², whose mean is known: for real values
+    it is taken out by a control variate, free of bias.
+
+    The standard error adds up the variances of the terms, each from its own few draws, with a factor for their number
+    (`standard_error`).
 
     Args:
         num_samples: draws of q for each x_0. An even number gives antithetic pairs; from 4 on (2 without pairs) there
@@ -85,8 +89,9 @@ class KBound(AbstractLikelihood):
             equal strata, weighted by the stratum's size. All of them unless given.
         antithetic: whether draws come in pairs with mirrored noise.
         low_discrepancy: whether the noise of all terms of one draw (or pair) is a randomised low-discrepancy set, and,
-            for Gaussian diffusions, what K would be for data that are noise is a control variate of every term. Free
-            of bias, and in few dimensions much less noisy; a term by itself, in `step_kl`, may then be negative.
+            for real values, what K would be for data that are noise is a control variate of every term. Free of bias,
+            and in few dimensions much less noisy; a term by itself, in `step_kl`, may then be negative. The standard
+            error is then that of independent draws (or pairs): take 8 or more.
         chunk: at most so many network calls are batched at a time, forward and backward; bounds the memory. A call of
             the estimator on a batch of examples keeps to it; the `log_prob` of a prior maps over its values, and
             batches so many calls for each of them.
@@ -135,7 +140,9 @@ class KBound(AbstractLikelihood):
         def term(pair: tuple[Array, Array]) -> Array:
             noise = self._noise(key, process, pair[0], pair[1] + 2, count)
             kl = step_kl(process, x_0, step[pair], noise)
-            return kl - step_control(process, x_0, step[pair], noise) if self._controlled(process) else kl
+            if not (self.low_discrepancy and _is_density(process)):
+                return kl
+            return kl - step_control(process, x_0, step[pair], noise)
 
         kl = batched_map(term, pairs, self.chunk).reshape(step.shape)
         return _assemble(process, x_0, step, weight * kl, recon, self._error(weight * kl, recon))
@@ -149,27 +156,22 @@ class KBound(AbstractLikelihood):
         step, weight = stratified_steps(key_steps, process.num_steps, count)
         noise = self._noise(key, process, sample, 1, count)
         recon = reconstruction(process, x_0, noise)
-        if self._controlled(process) and not isinstance(process.last_step, ForwardStep):
+        if _is_density(process) and not isinstance(process.last_step, ForwardStep):
             recon = recon + last_control(process, x_0, NOISE_LAW, noise)
         return step, weight, recon
 
     def _error(self, kl: Array, recon: Array) -> Array:
         """Standard error of the mean over draws, shape (); NaN from one draw or pair.
 
-        Terms whose noise is independent have variances that add up. Each is estimated on its own, since the sum of so
-        many estimates is much steadier than the variance of a few sums.
+        Terms whose noise is independent are each seen on their own, since the sum of so many variances is much steadier
+        than the variance of a few sums.
         """
         parts = jnp.concatenate([recon[:, None], -kl], axis=1)
         if self.antithetic:
             parts = parts.reshape(-1, 2, parts.shape[1]).mean(axis=1)
         if self.low_discrepancy:
             parts = parts.sum(axis=1, keepdims=True)
-        if len(parts) == 1:
-            return jnp.full((), jnp.nan, parts.dtype)
-        return jnp.sqrt(jnp.sum(jnp.var(parts, axis=0, ddof=1)) / len(parts))
-
-    def _controlled(self, process: ReverseProcess) -> bool:
-        return self.low_discrepancy and isinstance(process.diffusion, GaussianDiffusion)
+        return standard_error(parts)
 
     def _noise(self, key: Array, process: ReverseProcess, sample: Array, index: Array | int, count: int) -> Array:
         """Standard noise for one draw and one of its 1 + `count` terms, numbered from 1.
@@ -215,6 +217,11 @@ def stratified_steps(key: Array, num_steps: int, count: int) -> tuple[Array, Arr
     size = jnp.diff(edges)
     within = jnp.floor(jax.random.uniform(key, (count,)) * size).astype(int)
     return 2 + edges[:-1] + jnp.minimum(within, size - 1), size.astype(float)
+
+
+def _is_density(process: ReverseProcess) -> bool:
+    """Whether K is of a density: where whole numbers can be told apart no ½ ‖ε‖² is left to be taken out."""
+    return isinstance(process.diffusion, GaussianDiffusion) and process.num_levels is None
 
 
 def _assemble(process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon: Array, error: Array) -> Estimate:

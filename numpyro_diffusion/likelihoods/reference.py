@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from ..process import LearnedStep, ReverseProcess
@@ -18,8 +17,8 @@ class Gaussian(NamedTuple):
         variance: likewise, positive.
     """
 
-    loc: Array | np.ndarray
-    variance: Array | np.ndarray
+    loc: Array | float
+    variance: Array | float
 
     def error(self, z_0: Array, log_snr: Array, noise: Array) -> Array:
         """½ ‖ε − ε̂‖² of this law's exact denoiser, shape ()."""
@@ -45,16 +44,18 @@ class Gaussian(NamedTuple):
         return 0.5 * jnp.sum(jax.nn.softplus(scaled) + (1 - square) * jax.nn.sigmoid(-scaled))
 
 
-NOISE_LAW = Gaussian(np.zeros(()), np.ones(()))
+NOISE_LAW = Gaussian(0.0, 1.0)  # of no dtype, so that it serves single and double precision in one session
 
 
 def step_control(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Array:
     """What `step_kl` would be for data that are noise, less its average over `noise`; shape (), mean 0."""
     diffusion: Any = process.diffusion
     schedule, z_0 = diffusion.schedule, diffusion.standardize(x_0)
-    beta, log_snr = schedule.beta(t), schedule.log_snr(t)
-    weight = beta / ((1 - beta) * schedule.noise_variance(t))
-    return weight * (NOISE_LAW.error(z_0, log_snr, noise) - NOISE_LAW.mean_error(z_0, log_snr))
+    kept, lost = schedule.shares(t)
+    # Of the noise law's error, which is ᾱ times this square, ᾱ/(1 − β) is ᾱ a step earlier: no division by 0 at β = 1.
+    square = jnp.square(jnp.sqrt(lost) * z_0 - jnp.sqrt(kept) * noise)
+    weight = schedule.beta(t) * schedule.alpha_bar(t - 1) / lost
+    return 0.5 * weight * jnp.sum(square - lost * jnp.square(z_0) - kept)
 
 
 def last_control(process: ReverseProcess, x_0: Array, reference: Gaussian, noise: Array) -> Array:

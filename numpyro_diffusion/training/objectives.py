@@ -14,7 +14,6 @@ from numpyro.distributions.kl import kl_divergence
 from ..diffusions import AbstractDiffusion, BinomialDiffusion, GaussianDiffusion
 from ..likelihoods import reconstruction, step_kl, terminal_kl
 from ..process import ForwardStep, ReverseProcess
-from ..schedules import VarianceSchedule
 
 Objective = Literal["bound", "simple", "hybrid"]
 
@@ -43,9 +42,7 @@ def bound_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
     few = batch if isinstance(process.last_step, ForwardStep) else _eighth(keys[3], batch)
     last = jax.vmap(lambda x_0, noise: reconstruction(process, x_0, noise))(few, _noise(keys[2], process, few))
     end = jax.vmap(lambda x_0: terminal_kl(process, x_0))(batch)
-    loss = terms * jnp.mean(kl) - jnp.mean(last) + jnp.mean(end)
-    schedule = process.diffusion.schedule
-    return loss + schedule.balance(t, kl) if isinstance(schedule, VarianceSchedule) else loss
+    return terms * jnp.mean(kl) - jnp.mean(last) + jnp.mean(end) + process.diffusion.schedule.balance(t, kl)
 
 
 def simple_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:

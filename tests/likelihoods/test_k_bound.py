@@ -470,22 +470,36 @@ def test_estimates_are_unbiased_and_their_standard_errors_honest(name: str) -> N
     """Errors average to 0, few steps or all of them, and their spread is what the standard error says."""
     errors, standard = _errors(name), np.asarray(_estimates(name).standard_error, np.float64)
     assert abs(errors.mean()) < 4 * errors.std() / np.sqrt(errors.size)
-    count = 8 if name == "pairs" else 32 if name == "one_step" else ESTIMATORS[name].num_samples
     np.testing.assert_allclose(np.sqrt((standard**2).mean()), errors.std(), rtol=0.15)
-    # Student's t: with few replicates the scores are wider than a normal law's.
-    assert abs((errors / standard).std() / np.sqrt((count - 1) / (count - 3)) - 1) < 0.15
+    # Eight pairs of few terms, each a skewed square, are too few for the last tenth.
+    low, high = (0.95, 1.25) if name == "pairs" else (0.9, 1.1)
+    assert low < (errors / standard).std() < high
 
 
 def test_errors_of_independent_terms_add_up() -> None:
-    """The squared standard error is the sum of the terms' own, which the fixed last step has no share in."""
+    """The squared standard error is the sum of the terms' own, which the fixed last step has no share in, times the
+    variance of Student's t with Welch's degrees of freedom."""
     got = _run(KBound(8, 3), _affine_process("beta", "forward"), X_0)
     kl = np.asarray(got.terms.step_kl, np.float64).reshape(4, 2, 3).mean(1)
-    np.testing.assert_allclose(got.standard_error, np.sqrt(kl.var(0, ddof=1).sum() / 4), rtol=1e-4)
+    squares = kl.var(0, ddof=1) / 4
+    freedom = squares.sum() ** 2 / (squares**2 / 5).sum() - 2
+    assert freedom > 3.5
+    np.testing.assert_allclose(got.standard_error, np.sqrt(squares.sum() * freedom / (freedom - 2)), rtol=1e-4)
 
 
 def test_antithetic_pairs_lower_the_variance_at_equal_cost() -> None:
     """Mirrored noise cancels what is odd in it."""
     assert _errors("pairs").var() < 0.7 * _errors("plain").var()
+
+
+@pytest.mark.slow
+def test_a_chain_that_erases_everything_has_its_control_variate() -> None:
+    """Low-discrepancy draws have the K of independent ones where β_T is 1 and nothing is left at T."""
+    diffusion = GaussianDiffusion(schedules.erasing(6), 0.2, 1.3)
+    process = ReverseProcess(diffusion, Gaussian(LOC, SCALE), 2)
+    even, plain = (_run(bound, process, X_0) for bound in (KBound(32, low_discrepancy=True), KBound(2000)))
+    error = np.hypot(even.standard_error, plain.standard_error)
+    assert abs(even.value - plain.value) < 4 * error < 1
 
 
 def test_num_times_takes_all_steps_or_fewer() -> None:

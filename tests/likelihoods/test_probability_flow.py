@@ -50,3 +50,5 @@ def test_calls_count_the_jacobian_products() -> None:
     large = nd.ReverseProcess(chain.diffusion, nd.denoisers.Gaussian(0.0, 1.0), (5, 13))
     assert nd.ProbabilityFlow(10).calls(large) == 9
     assert nd.ProbabilityFlow(10, 0).calls(large) == 66
+    assert nd.ProbabilityFlow(10).evaluations(chain) == 3 * 62 + 1
+    assert nd.ProbabilityFlow(10, num_traces=7).evaluations(chain) == 3 * 8 + 62
