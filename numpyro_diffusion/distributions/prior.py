@@ -276,6 +276,11 @@ class DiffusionPosterior(ModuleDistribution):
         return self.module.prior.process
 
     @property
+    def prior(self) -> DiffusionPrior:
+        """p(x), without the factor."""
+        return self._like(lambda parts: _prior(parts.prior, self._validate_args))
+
+    @property
     def factor(self) -> AbstractFactor:
         """r(x)."""
         return self.module.factor
