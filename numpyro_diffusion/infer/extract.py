@@ -175,7 +175,8 @@ def _gaussian(run: Any, name: str, msg: Any, x: Array, plates: _Plates) -> Abstr
     observed = lambda x: jnp.asarray(run(x)[name]["value"])
     if depends(lambda x: (noise(x), observed(x)), x) != (False, False) or not is_affine(loc, x):
         return None
-    offset, push = jax.linearize(loc, x)
+    offset, linear = jax.linearize(loc, x)
+    push = lambda v: linear(jnp.asarray(v, dtype=x.dtype))  # grey levels are drawn as whole numbers
     seen = None if mask is None else jnp.broadcast_to(mask, shape)
     residual = jnp.broadcast_to(observed(x), shape) - offset
     residual = residual if seen is None else jnp.where(seen, residual, 0.0)

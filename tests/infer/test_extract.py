@@ -264,6 +264,12 @@ def test_observed_sites_that_do_not_depend_on_x_are_constant():
     assert extract(normal_elements, "x", (), {}).log_constant == 0
 
 
+def test_a_linear_factor_takes_whole_numbers():
+    """As grey levels are drawn."""
+    factor = extract_factor(normal_matrix, "x")
+    np.testing.assert_allclose(factor.log_r(jnp.array([3, 0, -1])), factor.log_r(jnp.array([3.0, 0.0, -1.0])))
+
+
 def test_arguments_may_be_traced():
     """As in a kernel: the model's data are arguments of a compiled function."""
 
