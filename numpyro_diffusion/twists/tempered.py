@@ -28,7 +28,7 @@ class Tempered(AbstractTwist):
 
     Args:
         twist: ψ_t; chosen from the factor unless given (`nd.twists.default_twist`).
-        power: 0 or more; 0 is the twist itself, larger ones trust it later.
+        power: 0 or more; 0 is the twist itself, larger ones trust it later. The 2015 paper's annealing has 1.
 
     Raises:
         ValueError: no twist; `power` negative or not finite.
@@ -37,7 +37,7 @@ class Tempered(AbstractTwist):
     twist: AbstractTwist | None
     power: float = eqx.field(static=True)
 
-    def __init__(self, twist: AbstractTwist | None = None, power: float = 1.0) -> None:
+    def __init__(self, twist: AbstractTwist | None = None, power: float = 0.5) -> None:
         if twist is not None and not isinstance(twist, AbstractTwist):
             raise ValueError(f"twist: expected one from numpyro_diffusion.twists, got {twist!r}")
         if not (np.isfinite(power) and power >= 0):

@@ -297,7 +297,7 @@ def test_a_tempered_proposal_is_the_kernel_times_a_power_of_psi(name):
         each = lambda law: jax.vmap(law.log_prob)(jnp.asarray(points))
         return step.log_psi, each(step.proposal) - each(step.kernel)
 
-    whole, same, half = gains(twist), gains(twists.Tempered(twist, 0)), gains(twists.Tempered(twist, 0.5))
+    whole, same, half = gains(twist), gains(twists.Tempered(twist, 0)), gains(twists.Tempered(twist))
     np.testing.assert_allclose(same[0], whole[0], rtol=1e-10)
     np.testing.assert_allclose(same[1], whole[1], rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(half[0], 0.4**0.5 * whole[0], rtol=1e-10)
