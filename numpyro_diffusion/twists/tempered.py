@@ -21,10 +21,10 @@ from .default import default_twist
 class Tempered(AbstractTwist):
     """ψ_t(x_t) to the power ((T − t)/T)^power: another twist, trusted fully only near the data.
 
-    `MomentMatched` and `PseudoInverse` take x_0 given x_t for a Gaussian. Where it has several modes apart they are too
-    sure of it at high noise: particles are led away from modes that the data turn out to want, and few are left to come
-    back. Tempering follows the annealed r of [2015] §2.5, applied to E[r(x_0) | x_t] in place of r(x_t). As with every
-    twist, weights make up for it. It costs where the twist was right, as for Gaussian priors.
+    `MomentMatched` and `PseudoInverse` take x_0 given x_t for a Gaussian. Where it is not, they can be too sure at high
+    noise: particles are led away from what the data turn out to want, and few are left. Tempering follows annealed r
+    ([2015] §2.5), applied to E[r(x_0) | x_t] in place of r(x_t). As with every twist, weights make up for it. It costs
+    where the twist was right, as for Gaussian priors.
 
     Args:
         twist: ψ_t; chosen from the factor unless given (`nd.twists.default_twist`).
