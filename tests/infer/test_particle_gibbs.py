@@ -125,7 +125,7 @@ def test_two_draws_of_one_prior_and_an_unknown_shift():
     mcmc = MCMC(kernel, num_warmup=60, num_samples=300, num_chains=2, chain_method=jax.vmap, progress_bar=False)
     mcmc.run(jax.random.key(5), Y)
     draws = {name: np.asarray(value, np.float64) for name, value in mcmc.get_samples(group_by_chain=True).items()}
-    assert draws["x"].shape == (2, 600, 2, 2)
+    assert draws["x"].shape == (2, 300, 2, 2)
     # The two elements of y share the shift: its posterior is that of their mean.
     residual = Y - 2 * LOC
     gain = 1 / (1 + spread / 2)
