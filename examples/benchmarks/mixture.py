@@ -11,6 +11,7 @@ the log evidence.
 The cells outlier,0 outlier,5 and outlier,10 (not among the nine that run unless asked for) are after Corenflos et al.
 2025: d_x = 256, ten components of covariance I + v vᵀ, one observation, at the mean observation plus that offset.
 
+With `--tempered POWER` only `TwistedSMC` is run, its twist tempered (`nd.twists.Tempered`): use another results file.
 An interrupted run goes on from its results file.
 """
 
@@ -161,8 +162,10 @@ def sliced_wasserstein(rng: np.random.Generator, one: np.ndarray, two: np.ndarra
     return float(np.abs(sorted_one - sorted_two).mean())
 
 
-def samplers(ends: tuple[float, float], count: int, others: bool) -> dict[str, Any]:
-    """What is compared: the default, and settings of our own in the style of others."""
+def samplers(ends: tuple[float, float], count: int, others: bool, power: float | None) -> dict[str, Any]:
+    """What is compared: the default, or its twist tempered, and settings of our own in the style of others."""
+    if power is not None:
+        return {f"TwistedSMC, Tempered(power={power:g})": corrected(nd.twists.Tempered(power=power), ends, count)}
     chosen = {"TwistedSMC": corrected(None, ends, count)}
     if others:
         ends = (ends[0], 4.0)  # the usual end: these do not take the last step exactly
@@ -224,6 +227,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=20, help="problems in each cell")
     parser.add_argument("--cells", nargs="*", help="such as 8,1 80,4; all nine unless given")
     parser.add_argument("--others", action="store_true", help="also run settings in the style of other samplers")
+    parser.add_argument("--tempered", type=float, metavar="POWER", help="only TwistedSMC, its twist tempered so")
     options = parser.parse_args()
     cells, count, problems = options.cells or CELLS, PARTICLES, options.problems
     if options.short:
@@ -232,13 +236,13 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = json.loads(options.results.read_text()) if saved else {}
     for cell in cells:
         rows = results.setdefault(cell, [])
-        runs = samplers(ends_of(problem(0, cell).means), count, options.others or options.short)
+        runs = samplers(ends_of(problem(0, cell).means), count, options.others or options.short, options.tempered)
         for seed in tqdm(range(len(rows), problems), desc=cell):
             rows.append(measure(cell, seed, runs, count))
             if options.results is not None:
                 options.results.write_text(json.dumps(results))
     print(table(results))
-    if options.short:
+    if options.short and options.tempered is None:
         ratios = [row["TwistedSMC"]["distance"] / row["floor"] for rows in results.values() for row in rows]
         assert np.median(ratios) < 3, f"far from the exact posterior: {ratios}"
 

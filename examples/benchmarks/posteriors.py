@@ -126,6 +126,7 @@ def linear_gaussian(runs: int, size: int, short: bool) -> list[float]:
     inverse, tweedie = twists.PseudoInverse(), twists.Tweedie()
     rows = [
         ("TwistedSMC, MomentMatched", True, lambda: smc_moments(case, keys, size)),
+        ("TwistedSMC, Tempered(power=1)", True, lambda: smc_moments(case, keys, size, twists.Tempered(None, 1.0))),
         ("TwistedSMC, PseudoInverse", True, lambda: smc_moments(case, keys, size, inverse)),
         ("ParticleGibbs, 2 particles", True, lambda: gibbs_moments(case, keys, size, 2)),
         ("ParticleGibbs, 16, PseudoInverse", True, lambda: gibbs_moments(case, keys, size, 16, inverse)),

@@ -84,6 +84,11 @@ class ModuleDistribution(dist.Distribution):
         """Whether `sample` is differentiable: for real values, not for bits."""
         return not self.is_discrete
 
+    @property
+    def has_own_parameters(self) -> bool:
+        """Whether a parameter differs between elements of the batch, as far as its shape can say."""
+        return any(leaf.ndim != n for leaf, n in zip(self._leaves, self._layout.ndims, strict=True))
+
     def expand(self, batch_shape: Sequence[int]) -> Self:
         """The same distribution with its batch dimensions broadcast to `batch_shape`; no parameter is copied.
 
@@ -155,7 +160,7 @@ class ModuleDistribution(dist.Distribution):
 
     def _like(self, make: Callable[[Any], "ModuleDistribution"]) -> Any:
         """The distribution `make(module)` with the batch of this one."""
-        if all(leaf.ndim == n for leaf, n in zip(self._leaves, self._layout.ndims, strict=True)):
+        if not self.has_own_parameters:
             return make(self.module).expand(self.batch_shape)
         return self._batched(lambda module, _: make(module))(jnp.zeros(self.batch_shape))
 

@@ -240,7 +240,10 @@ class DiffusionPosterior(ModuleDistribution):
     `sample` runs the posterior sampler once for each draw, so that draws are independent; with the default `TwistedSMC`
     it is *consistent as particles grow*. `log_prob` is the prior's (K bound, frozen key) plus log r: *unnormalised*,
     its missing constant is minus the log evidence, which `smc` estimates. Usable as a site of a NumPyro model; there,
-    as everywhere in HMC, the constant does not matter.
+    as everywhere in HMC, the constant does not matter. Where it depends on another unknown of the model, such as the
+    factor's own scale, the model's density is prior times factor, as if r were one more statement. With known
+    coordinates (`Delta`) `log_prob` is −inf off them, and HMC has nowhere to go: `nd.infer.SMC` and
+    `nd.infer.ParticleGibbs` take such a site.
 
     Args:
         prior: a prior of batch shape ().
@@ -274,6 +277,11 @@ class DiffusionPosterior(ModuleDistribution):
     def process(self) -> ReverseProcess:
         """The prior's reverse process."""
         return self.module.prior.process
+
+    @property
+    def prior(self) -> DiffusionPrior:
+        """p(x), without the factor."""
+        return self._like(lambda parts: _prior(parts.prior, self._validate_args))
 
     @property
     def factor(self) -> AbstractFactor:

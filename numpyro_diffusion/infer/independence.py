@@ -42,7 +42,7 @@ def check_independent(says: Callable[[Array], Array], name: str, x: Array, batch
             if not np.array_equal(before[~changed], after[~changed], equal_nan=True):
                 raise ValueError(
                     f"model: {name!r} depends on {site!r} across the plate they share, whose elements must be "
-                    "independent; use one site of a larger event instead"
+                    "independent; what uses them together belongs outside of the plate"
                 )
 
 

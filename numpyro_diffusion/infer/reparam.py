@@ -5,7 +5,8 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.infer.reparam import Reparam
 
-from ..distributions import DiffusionPrior
+from ..distributions import DiffusionPosterior, DiffusionPrior
+from ..factors import Delta, factors_of
 
 
 class DiffusionReparam(Reparam):
@@ -18,6 +19,9 @@ class DiffusionReparam(Reparam):
     one network call per step of the prior's sampler, forward and backward: fewer steps
     (``prior.with_(sampler=nd.samplers.Ancestral(25))``) are cheaper, and exact for the strided chain.
     `nd.samplers.SDE(0.0, …)` and `nd.samplers.DDIM` with η = 0 need two noises in all, of x_T and of the last step.
+
+    Of a `DiffusionPosterior` the prior is reparameterised, and log r becomes the site `<name>_factor`: *exact* for the
+    prior's sampler times r.
     """
 
     def __call__(self, name: str, fn: dist.Distribution, obs: Array | None) -> tuple[None, Array]:
@@ -25,25 +29,28 @@ class DiffusionReparam(Reparam):
 
         Args:
             name: of the site.
-            fn: its distribution, a `DiffusionPrior`, also expanded or made an event.
+            fn: its distribution, a `DiffusionPrior` or `DiffusionPosterior`, also expanded or made an event.
             obs: must be None.
 
         Returns:
             (None, the value of the site), as NumPyro expects.
 
         Raises:
-            ValueError: the site is observed, or is not a Gaussian `DiffusionPrior`.
+            ValueError: the site is observed, or is no Gaussian `DiffusionPrior`, also times a factor; a factor with
+                known coordinates (`Delta`), which no smooth function of noise hits.
         """
         if obs is not None:
             raise ValueError(f"{name}: expected a latent site for DiffusionReparam, got an observed one")
-        prior, expand_shape, _ = self._unwrap(fn)
-        if not isinstance(prior, DiffusionPrior):
-            raise ValueError(f"{name}: expected a DiffusionPrior for DiffusionReparam, got {type(prior).__name__}")
-        shape = prior.noise_shape
-        noise = dist.Normal(0.0, 1.0).expand((*expand_shape, *shape)).to_event(len(shape) + _extra(fn, prior))
-        return None, prior.from_noise(numpyro.sample(f"{name}_noise", noise))
-
-
-def _extra(fn: dist.Distribution, prior: DiffusionPrior) -> int:
-    """Batch dimensions of the prior that `to_event` has made part of the event."""
-    return fn.event_dim - prior.event_dim
+        law, expand_shape, _ = self._unwrap(fn)
+        if not isinstance(law, DiffusionPrior | DiffusionPosterior):
+            raise ValueError(f"{name}: expected a DiffusionPrior for DiffusionReparam, got {type(law).__name__}")
+        prior = law.prior if isinstance(law, DiffusionPosterior) else law
+        shape, extra = prior.noise_shape, fn.event_dim - law.event_dim  # batch dimensions that became part of the event
+        noise = dist.Normal(0.0, 1.0).expand((*expand_shape, *shape)).to_event(len(shape) + extra)
+        x = prior.from_noise(numpyro.sample(f"{name}_noise", noise))
+        if isinstance(law, DiffusionPosterior):
+            if any(isinstance(factor, Delta) for factor in factors_of(law.factor)):
+                raise ValueError(f"{name}: expected a factor without known coordinates for DiffusionReparam, got Delta")
+            log_r = law.log_r(x)
+            numpyro.factor(f"{name}_factor", log_r.sum(tuple(range(log_r.ndim - extra, log_r.ndim))))
+        return None, x

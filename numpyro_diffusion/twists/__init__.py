@@ -10,4 +10,5 @@ from .constant import multiplied as multiplied
 from .default import default_twist as default_twist
 from .linear import MomentMatched as MomentMatched
 from .linear import PseudoInverse as PseudoInverse
+from .tempered import Tempered as Tempered
 from .tweedie import Tweedie as Tweedie

@@ -39,7 +39,12 @@ def _nuts(model, warmup, draws, **kwargs):
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param("forward-batch", marks=pytest.mark.slow), "prior-bits-network"], indirect=True
+    "case",
+    [
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("forward-batch", "posterior-mixture")),
+        "prior-bits-network",
+    ],
+    indirect=True,
 )
 def test_handlers(case):
     """`seed`, `trace`, `condition` and `substitute` see an ordinary site, whose densities add up."""
@@ -62,7 +67,10 @@ def test_handlers(case):
     "case",
     [
         "prior-network",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("forward-batch", "trajectory-enumerated")),
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("forward-batch", "trajectory-enumerated", "posterior-mixture")
+        ),
     ],
     indirect=True,
 )

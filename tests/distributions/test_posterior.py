@@ -4,7 +4,9 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from numpyro.infer import MCMC, NUTS
+from numpyro.diagnostics import effective_sample_size
+from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoNormal
 
 import numpyro_diffusion as nd
 
@@ -41,15 +43,30 @@ def test_factors_multiply(prior):
 
 
 def test_it_is_a_site(prior):
-    posterior = nd.DiffusionPosterior(prior, FACTOR, nd.samplers.Guided())  # quick to compile; NUTS draws nothing by it
+    """NUTS and an automatic guide find its posterior, given one more observation: precisions and their means add up."""
+    loc, y = jnp.array([1.0, -1.0]), np.array([[2.0, 0.0], [-0.5, 1.0]])
+    own = prior.with_(likelihood=nd.KBound(16))  # whose frozen noise moves the posterior's mean by less than 0.01
+    posterior = nd.DiffusionPosterior(own, FACTOR, nd.samplers.Guided())  # quick to compile; nothing draws by it
 
     def model():
         with numpyro.plate("n", 2):
-            numpyro.sample("x", posterior)
+            x = numpyro.sample("x", posterior)
+            numpyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=y)
 
-    mcmc = MCMC(NUTS(model, max_tree_depth=2), num_warmup=3, num_samples=3, progress_bar=False)
+    precision = 1 + 4 + 1
+    mean, sd = (4 * loc + y) / precision, np.sqrt(1 / precision)
+    mcmc = MCMC(NUTS(model), num_warmup=150, num_samples=600, progress_bar=False)
     mcmc.run(jax.random.key(2))
-    assert mcmc.get_samples()["x"].shape == (3, 2, 2)
+    draws = np.asarray(mcmc.get_samples()["x"], np.float64)
+    assert draws.shape == (600, 2, 2)
+    size = effective_sample_size(draws[None])
+    assert size.min() > 100
+    assert (abs(draws.mean(0) - mean) < 4 * sd / np.sqrt(size) + 0.01).all()
+    assert (abs(draws.std(0) / sd - 1) < 4 / np.sqrt(2 * size) + 0.01).all()
+    guide = AutoNormal(model)
+    fitted = SVI(model, guide, numpyro.optim.Adam(0.03), Trace_ELBO(4)).run(jax.random.key(3), 400, progress_bar=False)
+    np.testing.assert_allclose(guide.median(fitted.params)["x"], mean, atol=0.1)
+    np.testing.assert_allclose(fitted.params["x_auto_scale"], sd, atol=0.1)
     assert jax.jit(lambda d, x: d.log_prob(x))(posterior, jnp.zeros(2)).shape == ()
 
 

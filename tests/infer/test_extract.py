@@ -178,6 +178,11 @@ def with_a_constant():
     observe("y", dist.Normal(x, 0.5).to_event(1), Y3)
 
 
+def with_its_own_factor():
+    x = draw_x(REALS * Gaussian(Y3, 2.0))
+    observe("y", dist.Normal(x.sum(), 0.5), 1.5)
+
+
 def noisy_bits():
     x = draw_x(BIT_PRIOR)
     observe("y", dist.Bernoulli(0.9 * x + 0.2 * (1 - x)).to_event(1), np.array([1, 0, 1]))
@@ -215,6 +220,7 @@ MODELS = {
     through_deterministic: LinearGaussian,
     latent_that_depends: LinearGaussian,
     with_a_constant: Gaussian,
+    with_its_own_factor: LinearGaussian,
     noisy_bits: Elementwise,
     masked_bits: Elementwise,
     counts_of_bits: Elementwise,
@@ -243,6 +249,8 @@ def test_the_factor_is_the_models_density(model):
     values = BITS if found.prior.support.is_discrete else POINTS
     got = jax.jit(jax.vmap(found.factor.log_r))(jnp.asarray(values)) + found.log_constant
     expected = jax.jit(jax.vmap(lambda x: model_density(conditioned, x)))(jnp.asarray(values))
+    if model is with_its_own_factor:  # which is in the site's density, hidden above
+        expected = expected + dist.Normal(Y3, 2.0).log_prob(POINTS).sum(-1)
     if model is unknown_gain_and_noise:  # latent sites that do not depend on x are in neither part
         expected = expected - dist.Normal(0.0, 1.0).log_prob(1.7) - dist.HalfNormal(1.0).log_prob(0.4)
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
@@ -254,6 +262,12 @@ def test_observed_sites_that_do_not_depend_on_x_are_constant():
         extract(with_a_constant, "x", (), {}).log_constant, dist.Normal(0.0, 1.0).log_prob(1.7), rtol=1e-6
     )
     assert extract(normal_elements, "x", (), {}).log_constant == 0
+
+
+def test_a_linear_factor_takes_whole_numbers():
+    """As grey levels are drawn."""
+    factor = extract_factor(normal_matrix, "x")
+    np.testing.assert_allclose(factor.log_r(jnp.array([3, 0, -1])), factor.log_r(jnp.array([3.0, 0.0, -1.0])))
 
 
 def test_arguments_may_be_traced():
@@ -357,6 +371,100 @@ def test_each_of_a_batch_has_its_own_factor(name):
         np.testing.assert_allclose(two[index] - one[index], moved, rtol=1e-4, atol=1e-4)
 
 
+# ---- elements that are used together: one state
+
+
+def across():
+    with numpyro.plate("n", 4):
+        x = draw_x()
+    observe("y", dist.Normal(x.sum(0), 1.0).to_event(1), Y3)
+
+
+def one_of_a_plate():
+    """A site inside of the plate besides, which alone would hold the elements apart."""
+    with numpyro.plate("n", 1):
+        x = draw_x()
+        observe("z", dist.Normal(x, 0.7).to_event(1), YS[:1])
+    observe("y", dist.Normal(x[0, 0], 1.0), 0.3)
+
+
+def product_of_a_plate():
+    with numpyro.plate("n", 2):
+        x = draw_x()
+    with numpyro.plate("elements", 3):
+        observe("y", dist.Normal(x.prod(0), 1.0), Y3)
+
+
+def sums_in_a_plate():
+    """Five looks at sums of two x each; looks stay apart."""
+    with numpyro.plate("looks", 5, dim=-2):
+        with numpyro.plate("n", 2, dim=-1):
+            x = draw_x()
+        observe("y", dist.Normal(x.sum(-2, keepdims=True), 1.0).to_event(1), np.linspace(-1, 1, 15).reshape(5, 1, 3))
+        numpyro.factor("potential", jnp.sin(x[..., 0] * x[:, ::-1, 1]).sum(1, keepdims=True))
+
+
+def sums_over_the_left_plate():
+    """What is to the right of a plate that is summed over is in the state too."""
+    with numpyro.plate("looks", 3, dim=-1):
+        with numpyro.plate("n", 2, dim=-2):
+            x = draw_x()
+        observe("y", dist.Normal(x.sum((0, 2)), 1.0), Y3)
+
+
+def bits_of_a_plate():
+    with numpyro.plate("n", 2):
+        x = draw_x(BIT_PRIOR)
+    observe("y", dist.Normal(x.sum(0), 0.5).to_event(1), Y3)
+
+
+def own_batch():
+    x = numpyro.sample("x", REALS.expand((4,)))
+    observe("y", dist.Normal(x, 1.0).to_event(2), YS)
+
+
+def made_an_event():
+    x = numpyro.sample("x", REALS.expand((2,)).to_event(1))
+    observe("y", dist.Normal(x[0] - x[1], 1.0).to_event(1), Y3)
+
+
+def events_in_a_plate():
+    with numpyro.plate("looks", 4):
+        x = numpyro.sample("x", REALS.expand((2,)).to_event(1))
+        observe("y", dist.Normal(x[:, 0] - x[:, 1], 1.0).to_event(1), YS)
+
+
+TOGETHER = {
+    # model: (kind of factor, batch shape, event shape)
+    across: (LinearGaussian, (), (4, 3)),
+    one_of_a_plate: (LinearGaussian, (), (1, 3)),
+    product_of_a_plate: (Factor, (), (2, 3)),
+    sums_in_a_plate: (Product, (5,), (2, 3)),
+    sums_over_the_left_plate: (LinearGaussian, (), (2, 3, 3)),
+    bits_of_a_plate: (Factor, (), (2, 3)),
+    own_batch: (Gaussian, (), (4, 3)),
+    made_an_event: (LinearGaussian, (), (2, 3)),
+    events_in_a_plate: (LinearGaussian, (4,), (2, 3)),
+}
+
+
+@pytest.mark.parametrize("model", TOGETHER, ids=lambda model: model.__name__)
+def test_elements_used_together_are_one_state(model):
+    kind, batch, event = TOGETHER[model]
+    found = extract(model, "x", (), {})
+    assert type(found.factor) is kind
+    assert (found.prior.batch_shape, found.prior.event_shape) == (batch, event)
+    log_r = lambda factor, x: factor.log_r(x)
+    if batch:
+        log_r = jax.vmap(log_r)
+    generator = np.random.default_rng(3)
+    bits = found.prior.support.is_discrete
+    x = jnp.asarray(generator.integers(0, 2, batch + event) if bits else generator.normal(size=batch + event))
+    each = np.asarray(jax.jit(log_r)(found.factor, x))
+    assert each.shape == batch
+    np.testing.assert_allclose(each.sum(), jax.jit(lambda x: model_density(model, x))(x), rtol=2e-5)
+
+
 # ---- what cannot be extracted
 
 
@@ -383,12 +491,6 @@ def subsampled():
     x = draw_x()
     with numpyro.plate("n", 10, subsample_size=4):
         observe("y", dist.Normal(x.sum(), 1.0), np.zeros(4))
-
-
-def across():
-    with numpyro.plate("n", 4):
-        x = draw_x()
-    observe("y", dist.Normal(x.sum(0), 1.0).to_event(1), Y3)
 
 
 def across_inside():
@@ -427,13 +529,19 @@ def scaled_site():
         observe("y", dist.Normal(draw_x(), 1.0).to_event(1), Y3)
 
 
-def event_site():
-    numpyro.sample("x", REALS.expand((4,)).to_event(1))
+def different_priors():
+    locs = jnp.array([0.0, 1.0])
+    process = REALS.process
+    made = lambda loc: nd.ReverseProcess(process.diffusion, nd.denoisers.Gaussian(loc, 1.0), 3)
+    with numpyro.plate("n", 2):
+        x = numpyro.sample("x", jax.vmap(lambda loc: nd.DiffusionPrior(made(loc)))(locs))
+    observe("y", dist.Normal(x.sum(0), 1.0).to_event(1), Y3)
 
 
-def own_batch():
-    x = numpyro.sample("x", REALS.expand((4,)))
-    observe("y", dist.Normal(x, 1.0).to_event(2), YS)
+def factors_together():
+    with numpyro.plate("n", 2):
+        x = numpyro.sample("x", REALS * Gaussian(0.0, 1.0))
+    observe("y", dist.Normal(x.sum(0), 1.0).to_event(1), Y3)
 
 
 REFUSED = {
@@ -444,13 +552,12 @@ REFUSED = {
     other_latent: "model: expected a value for the other latent site 'gain'",
     later_latent: "model: expected a value for the other latent site 'gain'",
     subsampled: "model: plate 'n' subsamples",
-    across: "model: 'y' depends on 'x' but is outside of its plate 'n'",
     neighbours: "model: 'y' depends on 'x' across the plate they share",
     across_inside: "model: 'y' depends on 'x' across the plate they share",
-    masked_site: "site: expected a DiffusionPrior, neither masked nor made an event, got MaskedDistribution",
+    masked_site: "site: expected a DiffusionPrior, or one times a factor, and no mask, got MaskedDistribution",
     scaled_site: "site: expected 'x' without a scale",
-    event_site: "site: expected a DiffusionPrior, .* got Independent",
-    own_batch: "site: expected the batch of 'x' to come from plates",
+    different_priors: "site: expected the elements of 'x', which other sites use together, .* parameters with a batch",
+    factors_together: "site: expected the elements of 'x', which other sites use together, .* got one times a factor",
 }
 
 

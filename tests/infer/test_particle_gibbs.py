@@ -111,6 +111,31 @@ def test_sequential_chains_and_parallel_keys_agree():
 
 
 @pytest.mark.slow
+def test_two_draws_of_one_prior_and_an_unknown_shift():
+    """A sum of a plate's elements, which are then one state, beside NUTS for another site."""
+    spread = 2 * SCALE**2 + NOISE**2
+
+    def plated(y):
+        shift = numpyro.sample("shift", dist.Normal(0.0, 1.0))
+        with numpyro.plate("sources", 2):
+            x = numpyro.sample("x", PRIOR)
+        numpyro.sample("y", dist.Normal(x.sum(0) + shift, NOISE).to_event(1), obs=y)
+
+    kernel = Gibbs([(ParticleGibbs(plated, num_particles=8), ["x"]), (NUTS(plated), None)])
+    mcmc = MCMC(kernel, num_warmup=60, num_samples=300, num_chains=2, chain_method=jax.vmap, progress_bar=False)
+    mcmc.run(jax.random.key(5), Y)
+    draws = {name: np.asarray(value, np.float64) for name, value in mcmc.get_samples(group_by_chain=True).items()}
+    assert draws["x"].shape == (2, 300, 2, 2)
+    # The two elements of y share the shift: its posterior is that of their mean.
+    residual = Y - 2 * LOC
+    gain = 1 / (1 + spread / 2)
+    assert_means(draws["shift"], gain * residual.mean(), np.sqrt(1 - gain), 3e-3)
+    mean = LOC + SCALE**2 / spread * (residual - gain * residual.mean())
+    variance = SCALE**2 - SCALE**4 / spread + (SCALE**2 / spread) ** 2 * (1 - gain)
+    assert_means(draws["x"], np.stack([mean, mean]), np.sqrt(variance), 3e-3)
+
+
+@pytest.mark.slow
 def test_plates_and_masks():
     """One chain for each of the batch; where the mask hides the observation, the prior is left."""
     ys, seen = np.array([[2.0, -0.5], [0.0, 1.0], [np.e, -1.5]]), np.array([True, True, False])

@@ -5,6 +5,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.infer import MCMC, NUTS, Predictive
+from numpyro.infer.util import log_density
 
 import numpyro_diffusion as nd
 
@@ -125,6 +126,25 @@ def test_predictive_and_event_dimensions():
     assert trace["x_noise"]["fn"].event_shape == (3, 13, 2)
 
 
+@pytest.mark.parametrize("event", [False, True])
+def test_the_factor_of_a_posterior_stays(event):
+    """Noises and log r, in a plate or as one event."""
+    posterior = gaussian_prior(2) * nd.factors.Gaussian(jnp.array([1.0, -1.0]), 0.5)
+
+    def model():
+        if event:
+            return numpyro.sample("x", posterior.expand((3,)).to_event(1))
+        with numpyro.plate("n", 3):
+            return numpyro.sample("x", posterior)
+
+    noise = jax.random.normal(jax.random.key(1), (3, 3, 2))
+    total, trace = log_density(reparameterised(model), (), {}, {"x_noise": noise})
+    x = posterior.prior.from_noise(noise)
+    np.testing.assert_array_equal(trace["x"]["value"], x)
+    expected = dist.Normal(0.0, 1.0).log_prob(noise).sum() + posterior.log_r(x).sum()
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
 def test_what_cannot_be_reparameterised_is_said():
     def observed():
         numpyro.sample("x", gaussian_prior(), obs=jnp.zeros(2))
@@ -135,7 +155,11 @@ def test_what_cannot_be_reparameterised_is_said():
     def bits():
         numpyro.sample("x", bits_prior())
 
+    def known():
+        numpyro.sample("x", gaussian_prior(2) * nd.factors.Delta(jnp.zeros(2), jnp.array([True, False])))
+
     for model, message in (
+        (known, "x: expected a factor without known coordinates for DiffusionReparam, got Delta"),
         (observed, "x: expected a latent site for DiffusionReparam, got an observed one"),
         (other, "x: expected a DiffusionPrior for DiffusionReparam, got Normal"),
         (bits, "process: expected a GaussianDiffusion, got BinomialDiffusion"),

@@ -161,6 +161,51 @@ def test_a_plate_is_a_product_of_evidences():
         assert (abs(np.asarray(draws).mean(0) - mean) < 5 * POSTERIOR_SD * np.sqrt(2 / 512)).all()
 
 
+def test_two_draws_of_one_prior_that_add_up():
+    """The plate's elements are used together: one state, whose posterior correlates them."""
+
+    def summed(y):
+        with numpyro.plate("sources", 2):
+            x = numpyro.sample("x", PRIOR)
+        numpyro.sample("y", dist.Normal(x.sum(0), NOISE).to_event(1), obs=y)
+
+    smc = nd.infer.SMC(summed, num_particles=512, num_islands=2).run(jax.random.key(7), Y)
+    spread = 2 * SCALE**2 + NOISE**2
+    truth = norm(2 * LOC, np.sqrt(spread)).logpdf(Y).sum()
+    assert abs(smc.log_evidence - truth) < 5 * smc.log_evidence_error + 0.02
+    assert smc.get_samples(group_by_chain=True)["x"].shape == (2, 512, 2, 2)
+    x = np.asarray(smc.get_samples()["x"], dtype=np.float64)
+    mean = LOC + SCALE**2 / spread * (Y - 2 * LOC)
+    variance, covariance = SCALE**2 - SCALE**4 / spread, -(SCALE**4) / spread
+    assert (abs(x.mean(0) - mean) < 5 * np.sqrt(2 * variance / 1024)).all()
+    assert (abs(x.var(0) / variance - 1) < 5 * np.sqrt(4 / 1024)).all()
+    both = ((x[:, 0] - mean) * (x[:, 1] - mean)).mean(0)
+    assert (abs(both - covariance) < 5 * np.sqrt(2 * (variance**2 + covariance**2) / 1024)).all()
+
+
+@pytest.mark.slow
+def test_a_site_that_is_a_prior_times_a_factor():
+    """Its factor is one more observation: in the posterior, and in the integral that is the evidence."""
+    seen = np.array([1.0, 0.0])
+
+    def model(ys):
+        with numpyro.plate("n", 2):
+            x = numpyro.sample("x", PRIOR * nd.factors.Gaussian(seen, 0.9))
+            numpyro.sample("y", dist.Normal(x, NOISE).to_event(1), obs=ys)
+
+    ys = np.array([[2.0, -0.5], [0.0, 1.0]])
+    smc = nd.infer.SMC(model, num_particles=256, num_islands=8).run(jax.random.key(8), ys)
+    precision = 1 / SCALE**2 + 1 / 0.9**2
+    loc = (LOC / SCALE**2 + seen / 0.9**2) / precision
+    first = norm(LOC, np.hypot(SCALE, 0.9)).logpdf(seen).sum()
+    truth = 2 * first + norm(loc, np.sqrt(1 / precision + NOISE**2)).logpdf(ys).sum()
+    assert smc.log_evidence_error < 0.05
+    assert abs(smc.log_evidence - truth) < 4 * smc.log_evidence_error
+    mean = (loc * precision + ys / NOISE**2) / (precision + 1 / NOISE**2)
+    sd = np.sqrt(1 / (precision + 1 / NOISE**2))
+    assert (abs(np.asarray(smc.get_samples()["x"]).mean(0) - mean) < 5 * sd * np.sqrt(2 / 2048)).all()
+
+
 @pytest.mark.slow
 def test_bits_and_the_priors_own_strides():
     """A prior whose sampler takes fewer steps is that prior in SMC too."""

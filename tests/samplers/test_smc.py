@@ -109,6 +109,7 @@ TWISTS = {
     "pseudo_inverse": twists.PseudoInverse(),
     "tweedie": twists.Tweedie(),
     "annealed": twists.Annealed(),
+    "tempered": twists.Tempered(),
 }
 SLOW = pytest.mark.slow
 EACH = [pytest.param(name, marks=() if name == "exact" else SLOW) for name in TWISTS]

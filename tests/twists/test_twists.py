@@ -274,6 +274,43 @@ def test_where_r_has_no_closed_form_its_gradient_leads():
         np.testing.assert_array_equal(same, variance)
 
 
+# ---- Tempered
+
+
+BETWEEN = {
+    "correlated": (twists.MomentMatched("exact"), gaussian_process, linear()),
+    "elements": (twists.MomentMatched("diagonal"), gaussian_process, Gaussian(0.7, [0.5, np.inf, 1.0])),
+    "known": (twists.MomentMatched("diagonal"), gaussian_process, Delta(np.full(3, 0.7), [True, False, True])),
+    "bits": (twists.MomentMatched(), independent_bits, Elementwise([1.0, -2.0, 0.0])),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_tempered_proposal_is_the_kernel_times_a_power_of_psi(name):
+    """log proposal − log kernel is a share of the whole twist's, but for a constant; so is log ψ; power 0 is all."""
+    twist, make, factor = BETWEEN[name]
+    process, points = make(), X if name != "bits" else np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0], [0, 0, 0]])
+
+    @eqx.filter_jit
+    def gains(twist):
+        step = twist.step(process, factor, twist.prepare(process, factor), jnp.asarray(points[0], float), 6, 3)
+        each = lambda law: jax.vmap(law.log_prob)(jnp.asarray(points))
+        return step.log_psi, each(step.proposal) - each(step.kernel)
+
+    whole, same, half = gains(twist), gains(twists.Tempered(twist, 0)), gains(twists.Tempered(twist))
+    np.testing.assert_allclose(same[0], whole[0], rtol=1e-10)
+    np.testing.assert_allclose(same[1], whole[1], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(half[0], 0.4**0.5 * whole[0], rtol=1e-10)
+    np.testing.assert_allclose(np.diff(half[1]), 0.7**0.5 * np.diff(whole[1]), rtol=1e-5, atol=1e-8)
+
+
+def test_tempering_refuses_what_is_no_twist_or_power():
+    with pytest.raises(ValueError, match="twist: expected one from numpyro_diffusion.twists, got 'x'"):
+        twists.Tempered("x")
+    with pytest.raises(ValueError, match="power: expected a finite number of at least 0, got -1"):
+        twists.Tempered(power=-1)
+
+
 # ---- the last step
 
 

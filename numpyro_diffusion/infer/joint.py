@@ -1,0 +1,98 @@
+"""Several independent draws of one prior as one state, for what a model says of them together."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions.batch_util import promote_batch_shape
+
+from ..denoisers import AbstractDenoiser
+from ..diffusions import AbstractDiffusion
+from ..distributions import DiffusionPosterior, DiffusionPrior
+from ..factors.low_rank import elements
+from ..process import ReverseProcess
+from .sites import Site
+
+
+class Copies(AbstractDenoiser):
+    """A denoiser of states of shape (*copies, *event): each copy by itself, in one batched evaluation."""
+
+    denoiser: AbstractDenoiser
+    ndims: int = eqx.field(static=True)  # how many dimensions count the copies
+
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+        """The product of the copies' laws of x_0."""
+        return self._merged(self._each(lambda x: self.denoiser.posterior(diffusion, x, t))(x_t))
+
+    def denoise(
+        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+    ) -> tuple[dist.Distribution, dist.Distribution]:
+        """The products of the copies' laws of x_0 and of their kernels."""
+        posterior, kernel = self._each(lambda x: self.denoiser.denoise(diffusion, x, t, s))(x_t)
+        return self._merged(posterior), self._merged(kernel)
+
+    def _each(self, fn: Any) -> Any:
+        for _ in range(self.ndims):
+            fn = jax.vmap(fn)
+        return fn
+
+    def _merged(self, law: dist.Distribution) -> dist.Distribution:
+        each = elements(promote_batch_shape(law))
+        return each.to_event(len(each.batch_shape))
+
+
+def independent_ndims(site: Site, used: list[Any]) -> int:
+    """How many of the first dimensions of the site's batch keep their elements apart.
+
+    Those left of every dimension that is no plate's, or a plate's that a site which depends on this one is outside of.
+
+    Args:
+        site: the diffusion site.
+        used: the messages of the sites that depend on it.
+    """
+    shape, outer = site.law.batch_shape, site.plate_ndims
+    plates = {frame.dim + outer: frame for frame in site.frames}
+    everywhere = [frame for frame in site.frames if all(frame in msg["cond_indep_stack"] for msg in used)]
+    apart = [dim in plates and plates[dim] in everywhere for dim in range(len(shape))]
+    together = [dim for dim, size in enumerate(shape) if not apart[dim] and (size > 1 or dim in plates or dim >= outer)]
+    if not together:
+        return len(shape)
+    return max((dim + 1 for dim in range(together[0]) if apart[dim]), default=0)
+
+
+def as_one_state(site: Site, name: str, kept: int) -> DiffusionPrior:
+    """The prior of batch shape ``batch_shape[:kept]`` whose events hold all of the other batch dimensions.
+
+    Raises:
+        ValueError: the elements have parameters of their own, or a factor.
+    """
+    law = site.law
+    copies = law.batch_shape[kept:]
+    if not copies:
+        return site.prior
+    where = f"the elements of {name!r}, which other sites use together, to be"
+    if isinstance(law, DiffusionPosterior):
+        raise ValueError(f"site: expected {where} draws of a DiffusionPrior, got one times a factor")
+    if law.has_own_parameters:
+        raise ValueError(f"site: expected {where} draws of one prior, got parameters with a batch; use a site for each")
+    process = law.process
+    denoiser, event = Copies(process.denoiser, len(copies)), (*copies, *process.event_shape)
+    whole = ReverseProcess(process.diffusion, denoiser, event, last_step=process.last_step)
+    return DiffusionPrior(whole, sampler=law.sampler).expand(law.batch_shape[:kept])
+
+
+def plate_first(array: Array, kept: int, total: int, event: int) -> Array:
+    """Move the first `kept` of the last `total` batch dimensions to the front."""
+    start = array.ndim - event - total
+    axes = list(range(array.ndim))
+    return array.transpose(axes[start : start + kept] + axes[:start] + axes[start + kept :])
+
+
+def numbered(shape: tuple[int, ...]) -> Any:
+    """The number of every element of a batch, in its shape."""
+    return jnp.arange(math.prod(shape)).reshape(shape)

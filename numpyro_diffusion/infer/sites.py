@@ -1,0 +1,112 @@
+"""The diffusion site of a NumPyro model: found, given a value, or refused."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.primitives import Messenger
+
+from ..distributions import DiffusionPosterior, DiffusionPrior
+
+
+class Site(NamedTuple):
+    """A latent diffusion site.
+
+    Attributes:
+        law: its distribution, with the batch shape that plates gave it and that `to_event` made part of the event.
+        frames: the plates it is in.
+        event_ndims: how many of the last batch dimensions `to_event` made part of the event.
+    """
+
+    law: DiffusionPrior | DiffusionPosterior
+    frames: tuple[Any, ...]
+    event_ndims: int
+
+    @property
+    def plate_ndims(self) -> int:
+        """How many of the batch dimensions are the plates'."""
+        return len(self.law.batch_shape) - self.event_ndims
+
+    @property
+    def prior(self) -> DiffusionPrior:
+        """The prior, without the factor of a `DiffusionPosterior`."""
+        return self.law.prior if isinstance(self.law, DiffusionPosterior) else self.law
+
+
+def find_site(model: Callable[..., Any], site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Site:
+    """The diffusion site of that name; the model runs no further than it.
+
+    Raises:
+        ValueError: no such latent site, or one that is no diffusion site, is masked, scaled or inside a scan.
+    """
+    names: list[str] = []
+    try:
+        with _Finder(site, names):
+            model(*args, **kwargs)
+    except _Found as found:
+        return found.site
+    raise ValueError(f"site: expected the name of a latent site of the model, {sorted(names)}, got {site!r}")
+
+
+class Given(Messenger):
+    """Gives the site a value, and lets no other latent site go without."""
+
+    def __init__(self, model: Callable[..., Any], site: str, value: Array) -> None:
+        self.site, self.value = site, value
+        super().__init__(model)
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Sets the value, before the site is sampled."""
+        _refuse(msg, self.site)
+        if msg["type"] == "sample" and msg["name"] == self.site:
+            msg["value"] = self.value
+
+
+class _Found(Exception):
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+
+class _Finder(Messenger):
+    """Stops at the site."""
+
+    def __init__(self, site: str, names: list[str]) -> None:
+        self.site, self.names = site, names
+        super().__init__()
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        _refuse(msg, self.site)
+        if msg["type"] == "control_flow":
+            msg["kwargs"]["rng_key"] = jax.random.key(0)  # a scan runs first and shows its sites with values after
+        if msg["type"] != "sample":
+            return
+        self.names.append(msg["name"])
+        if msg["name"] != self.site:
+            return
+        if msg["is_observed"] or msg["value"] is not None:
+            inside = "observed, given a value, or inside a scan"
+            raise ValueError(f"site: expected a latent site outside of any scan, got {self.site!r}, which is {inside}")
+        law, event = msg["fn"], 0
+        while isinstance(law, dist.Independent):
+            law, event = law.base_dist, event + law.reinterpreted_batch_ndims
+        if not isinstance(law, DiffusionPrior | DiffusionPosterior):
+            kind = type(law).__name__
+            raise ValueError(f"site: expected a DiffusionPrior, or one times a factor, and no mask, got {kind}")
+        if msg["scale"] is not None:
+            raise ValueError(f"site: expected {self.site!r} without a scale, which would change the prior")
+        raise _Found(Site(law, tuple(msg["cond_indep_stack"]), event))
+
+
+def _refuse(msg: dict[str, Any], site: str) -> None:
+    if msg["type"] == "plate" and msg["args"][1] is not None and msg["args"][0] > msg["args"][1]:
+        raise ValueError(f"model: plate {msg['name']!r} subsamples, which an exact factor cannot")
+    if msg["type"] == "control_flow" and msg["kwargs"].get("rng_key") is not None:
+        raise ValueError("model: expected values for all latent sites inside a scan")
+    latent = msg["type"] == "sample" and not msg["is_observed"] and msg["value"] is None
+    if latent and msg["name"] != site:
+        raise ValueError(
+            f"model: expected a value for the other latent site {msg['name']!r}; give it with "
+            f"numpyro.handlers.substitute(model, data={{{msg['name']!r}: …}}); the diffusion site is {site!r}"
+        )
