@@ -75,6 +75,8 @@ def bound(num_steps: int, rounds: int) -> None:
     call = jax.jit(lambda x, t: jax.vmap(network)(x, t))
     seconds, result = ratio(lambda: value(jax.random.key(2), x[0]), lambda: call(x, times), rounds)
     print(f"K bound, all {count} terms, T = {num_steps:4d}: {seconds:8.4f} s, / (as many network calls) = {result:.2f}")
+    if rounds == 1:
+        return
     keys, few, inner = jax.random.split(jax.random.key(3), count), x[:4], jnp.maximum(times, 2.0)
     parts = {
         "noise of every term": (lambda keys: jax.vmap(lambda key: jax.random.normal(key, EVENT))(keys), keys),
