@@ -2,7 +2,7 @@
 
 Every ratio compares two timings of one run, interleaved: the median over rounds of the one divided by the other's.
 
-python examples/benchmarks/speed.py
+python examples/benchmarks/speed.py [--only bound] [--cpu]
 """
 
 import argparse
@@ -17,11 +17,13 @@ import optax
 from jax import Array
 
 import numpyro_diffusion as nd
+from numpyro_diffusion.likelihoods.k_bound import reconstruction, step_kl
 from numpyro_diffusion.process import trainable
 from numpyro_diffusion.training import bound_loss
 from numpyro_diffusion.training.loop import TrainingRun
 
 EVENT = (8, 8)
+clock = time.perf_counter
 
 
 def make(num_steps: int, width: int = 256) -> nd.ReverseProcess:
@@ -41,10 +43,10 @@ def ratio(ours: Callable[[], object], bare: Callable[[], object], rounds: int, c
     seconds: list[list[float]] = [[], []]
     for _ in range(rounds):
         for fn, kept, repeats in ((ours, seconds[0], 1), (bare, seconds[1], max(1, min(calls, 50)))):
-            start = time.perf_counter()
+            start = clock()
             for _ in range(repeats):
                 jax.block_until_ready(fn())
-            kept.append((time.perf_counter() - start) / repeats)
+            kept.append((clock() - start) / repeats)
     first, second = (float(np.median(kept)) for kept in seconds)
     return first, first / (calls * second)
 
@@ -73,6 +75,21 @@ def bound(num_steps: int, rounds: int) -> None:
     call = jax.jit(lambda x, t: jax.vmap(network)(x, t))
     seconds, result = ratio(lambda: value(jax.random.key(2), x[0]), lambda: call(x, times), rounds)
     print(f"K bound, all {count} terms, T = {num_steps:4d}: {seconds:8.4f} s, / (as many network calls) = {result:.2f}")
+    if rounds == 1:
+        return
+    keys, few, inner = jax.random.split(jax.random.key(3), count), x[:4], jnp.maximum(times, 2.0)
+    parts = {
+        "noise of every term": (lambda keys: jax.vmap(lambda key: jax.random.normal(key, EVENT))(keys), keys),
+        "KL terms and their network calls, given noise": (
+            lambda noise: jax.vmap(lambda t, noise: step_kl(process, x[0], t, noise))(inner, noise),
+            x,
+        ),
+        "reconstruction, 4 calls": (lambda noise: jax.vmap(lambda e: reconstruction(process, x[0], e))(noise), few),
+    }
+    for name, (fn, given) in parts.items():
+        part = jax.jit(fn)
+        _, share = ratio(lambda part=part, given=given: part(given), lambda: call(x, times), rounds)
+        print(f"  {name}: / (as many network calls) = {share:.3f}")
 
 
 def training(batch: int, rounds: int) -> None:
@@ -127,15 +144,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--short", action="store_true", help="one round of the small cases, one compilation")
+    parser.add_argument("--cpu", action="store_true", help="CPU time in place of wall time: for cores that others use")
+    parser.add_argument("--only", nargs="+", choices=("chain", "bound", "training", "compiling"))
     options = parser.parse_args()
+    wanted = options.only or ("chain", "bound", "training", "compiling")
     rounds = 1 if options.short else options.rounds
+    global clock
+    clock = time.process_time if options.cpu else time.perf_counter
     for num_steps in (100,) if options.short else (100, 1000):
         for batch in (1,) if options.short else (1, 256):
-            chain(num_steps, batch, rounds if num_steps * batch < 100_000 else min(rounds, 5))
+            if "chain" in wanted:
+                chain(num_steps, batch, rounds if num_steps * batch < 100_000 else min(rounds, 5))
     for num_steps in (100,) if options.short else (100, 1000):
-        bound(num_steps, rounds)
-    training(64 if options.short else 256, rounds)
-    assert compiling(100) == compiling(1000, not options.short), "the programs should not grow with T"
+        if "bound" in wanted:
+            bound(num_steps, rounds)
+    if "training" in wanted:
+        training(64 if options.short else 256, rounds)
+    if "compiling" in wanted:
+        assert compiling(100) == compiling(1000, not options.short), "the programs should not grow with T"
 
 
 if __name__ == "__main__":

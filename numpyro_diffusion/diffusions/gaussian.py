@@ -102,7 +102,7 @@ class GaussianDiffusion(AbstractDiffusion):
         """
         from_data, from_noise, variance = self.bridge_coefficients(t, s)
         mean = from_data * self.standardize(posterior.mean) + from_noise * self.standardize(x_t)
-        return self._normal(mean, variance + from_data**2 * _variance(posterior) / self.scale**2)
+        return self._normal(mean, variance + from_data**2 * variance_of(posterior) / self.scale**2)
 
     def bridge_coefficients(self, t: ArrayLike, s: ArrayLike | None = None) -> tuple[Array, Array, Array]:
         """Weights of x_0 and x_t in the bridge's mean, and its variance, in standardised units."""
@@ -165,7 +165,7 @@ class GaussianDiffusion(AbstractDiffusion):
         return dist.Normal(self.unstandardize(mean), scale, validate_args=False).to_event(jnp.ndim(mean))
 
 
-def _variance(law: dist.Distribution) -> Array:
+def variance_of(law: dist.Distribution) -> Array:
     """The variance, in the shape in which a factorised Gaussian keeps it: it may be one number for all elements."""
     base = law.base_dist if isinstance(law, dist.Independent) else law
     return jnp.square(base.scale) if isinstance(base, dist.Normal) else law.variance

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from .._checks import check_broadcast, check_finite, check_positive
 from ..denoisers.base import normal
+from ..diffusions.gaussian import variance_of
 from .base import AbstractFactor
 from .linear import LinearGaussian
 from .low_rank import elements
@@ -52,7 +53,7 @@ class Gaussian(AbstractFactor):
         if not isinstance(elements(law), dist.Normal):
             return None
         noise, seen = self._noise()
-        variance = law.variance
+        variance = variance_of(law)
         spread = self.gain**2 * variance + noise**2
         residual = self.loc - self.gain * law.mean
         each = -0.5 * (residual**2 / spread + jnp.log(2 * jnp.pi * spread))

@@ -12,6 +12,7 @@ from numpyro.distributions.discrete import BernoulliLogits
 
 from ..denoisers.base import normal
 from ..diffusions.binomial import posterior_logits
+from ..diffusions.gaussian import variance_of
 from ..discretised import DiscretisedNormal
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
@@ -76,4 +77,5 @@ def tilt(kernel: dist.Distribution, gradient: Array) -> dist.Distribution:
         # Of the normal law that is rounded: every level keeps some mass, so that weights can correct the rest.
         loc = each.loc + jnp.square(each.scale) * gradient
         return DiscretisedNormal(loc, each.scale, each.num_levels, validate_args=False).to_event(jnp.ndim(loc))
-    return normal(kernel.mean + kernel.variance * gradient, kernel.variance)
+    variance = variance_of(kernel)
+    return normal(kernel.mean + variance * gradient, variance)

@@ -15,6 +15,7 @@ from numpyro.distributions import Distribution
 from .._checks import check_choice, check_count
 from ..denoisers.base import normal
 from ..diffusions import GaussianDiffusion
+from ..diffusions.gaussian import variance_of
 from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, factors_of
 from ..factors.linear import condition
 from ..factors.low_rank import LoweredNormal
@@ -229,7 +230,7 @@ def _iterative(view: _View, iterations: int) -> TwistedStep:
     square = jnp.maximum(white @ solved, 0.0)
     log_det = shared.log_det + jnp.sum(jnp.log1p(variance * shared.squares))
     shift = view.from_data * view.spread(lift(solved))
-    return TwistedStep(factor.log_density(square, log_det), kernel, normal(kernel.mean + shift, kernel.variance))
+    return TwistedStep(factor.log_density(square, log_det), kernel, normal(kernel.mean + shift, variance_of(kernel)))
 
 
 def conjugate_gradients(matvec: Any, target: Array, preconditioner: Array, iterations: int) -> Array:

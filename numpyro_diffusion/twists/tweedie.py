@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..diffusions import GaussianDiffusion
+from ..diffusions.gaussian import variance_of
 from ..factors import AbstractFactor, Delta, factors_of
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep, tilt
@@ -51,8 +52,9 @@ def moved(process: ReverseProcess, kernel: Any, gradient: Array, t: Array, s: Ar
     """The kernel with its mean moved by what ∇ log ψ_t(x_t) adds to the score, its variance as it is."""
     diffusion: Any = process.diffusion
     from_data, _, _ = diffusion.bridge_coefficients(t, s)
+    variance = variance_of(kernel)
     amount = from_data * covariance_factor(diffusion, t) * diffusion.scale**2 * gradient
-    return tilt(kernel, amount / jnp.where(kernel.variance > 0, kernel.variance, 1.0))
+    return tilt(kernel, amount / jnp.where(variance > 0, variance, 1.0))
 
 
 def covariance_factor(diffusion: GaussianDiffusion, t: Array) -> Array:
