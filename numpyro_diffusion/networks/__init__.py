@@ -2,6 +2,7 @@
 
 from .bump import BumpReadout, Dense
 from .embedding import sinusoidal
+from .experts import Experts
 from .layers import ACTIVATIONS
 from .mlp import MLP
 from .multiscale import MultiScale
@@ -16,6 +17,7 @@ __all__ = [
     "UNET_SIZES",
     "BumpReadout",
     "Dense",
+    "Experts",
     "MultiScale",
     "Patched",
     "UNet",

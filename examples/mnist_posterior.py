@@ -1,0 +1,171 @@
+"""MNIST with half of each image hidden and noise of unknown scale: do 90% intervals hold 90% of the true pixels?
+
+python examples/mnist_posterior.py --data FOLDER [--images 100] [--chains 19] [--work mnist_posterior] [--short]
+
+Test images (FOLDER holds the idx files), the lower half hidden, noise of standard deviation 0.2 on the upper one:
+x ~ prior, sigma ~ HalfNormal(0.5), y ~ Normal(x, sigma) on what is seen; every image has a sigma of its own. Sampled by
+particle Gibbs for the images and NUTS for the sigmas, in independent chains that each give one draw after `--sweeps`.
+With m draws, where m + 1 = 20 k, the interval from the k-th smallest to the k-th largest is the one that holds a
+further independent draw with probability 0.9 exactly. The table has one row for every sweep, so that one sees whether
+the chains were long enough. Images are taken in groups of `--group`; each group's draws are kept in `--work`, so that a
+run that was interrupted goes on. `--short` needs no data: it takes the packaged digits of 8 × 8 pixels.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from matplotlib.figure import Figure
+from numpyro.infer import MCMC, NUTS, Gibbs, init_to_value
+
+import numpyro_diffusion as nd
+
+SIGMA = 0.2
+
+
+def model(prior, mask, y):
+    """Independent images, each with its own unknown noise scale."""
+    with numpyro.plate("image", len(y)):
+        sigma = numpyro.sample("sigma", dist.HalfNormal(0.5))
+        x = numpyro.sample("x", prior)
+        numpyro.sample("y", dist.Normal(x, sigma[:, None, None]).mask(mask).to_event(2), obs=y)
+
+
+def posterior(key, prior, mask, y, options):
+    """Draws of x, shape (chains, sweeps, images, height, width), and of sigma, shape (chains, sweeps, images)."""
+    # At high noise the network's errors, summed over 392 pixels, are as large as what the image says.
+    twist = nd.twists.Tempered(nd.twists.PseudoInverse())
+    x = nd.infer.ParticleGibbs(model, "x", options.particles, twist, num_steps=options.steps, chunk=128)
+    # The scale of log sigma's posterior is known from the number of pixels, so that nothing need be adapted.
+    settings = {"step_size": 1 / np.sqrt(mask.sum()), "adapt_step_size": False, "adapt_mass_matrix": False}
+    sigma = NUTS(
+        model, **settings, max_tree_depth=5, init_strategy=init_to_value(values={"sigma": jnp.full(len(y), 0.3)})
+    )
+    mcmc = MCMC(
+        Gibbs([(x, ["x"]), (sigma, ["sigma"])]), num_warmup=0, num_samples=options.sweeps, num_chains=options.chains,
+        chain_method=jax.vmap, progress_bar=False,
+    )  # fmt: skip
+    mcmc.run(key, prior, mask, y)
+    draws = mcmc.get_samples(group_by_chain=True)
+    return np.asarray(draws["x"]), np.asarray(draws["sigma"])
+
+
+def interval(draws):
+    """The ends of the 90% interval of m draws, m + 1 a multiple of 20, along the first axis."""
+    ordered, k = np.sort(draws, axis=0), (len(draws) + 1) // 20
+    return ordered[k - 1], ordered[-k]
+
+
+def inside(draws, truth):
+    """The share of values inside their intervals, per cent, and its error; an image's pixels are not independent."""
+    low, high = interval(draws)
+    share = 100 * ((low <= truth) & (truth <= high)).reshape(len(truth), -1).mean(1)
+    return f"{share.mean():5.1f} ± {share.std() / np.sqrt(len(truth)):3.1f}", share.mean()
+
+
+def report(x, sigma, truth, mask):
+    """Print a row for every sweep; returns the last sweep's share of hidden pixels."""
+    print(
+        f"{x.shape[0]} chains, per cent inside 90% intervals\nsweep  hidden pixels  of them, ink  visible pixels  sigma"
+    )
+    ink = truth[:, ~mask].std(0) > 0.1
+    for sweep in range(x.shape[1]):
+        hidden = x[:, sweep][:, :, ~mask]
+        rows = [
+            inside(hidden, truth[:, ~mask]), inside(hidden[:, :, ink], truth[:, ~mask][:, ink]),
+            inside(x[:, sweep][:, :, mask], truth[:, mask]), inside(sigma[:, sweep], np.full(len(truth), SIGMA)),
+        ]  # fmt: skip
+        print(f"{sweep + 1:5d}  " + "  ".join(text for text, _ in rows), flush=True)
+    return rows[0][1]
+
+
+def picture(path, truth, y, mask, draws, count=8):
+    """Columns: truth, what is seen, posterior mean, sd, and four draws."""
+    figure = Figure(figsize=(8, count), layout="constrained")
+    titles = ("truth", "seen", "mean", "sd", *("draw",) * 4)
+    some = draws[np.linspace(0, len(draws) - 1, 4).astype(int)]
+    for row, axes in enumerate(figure.subplots(count, len(titles))):
+        seen = np.where(mask, y[row], np.nan)
+        shown = (truth[row], seen, draws[:, row].mean(0), draws[:, row].std(0), *some[:, row])
+        for title, axis, image in zip(titles, axes, shown, strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=0.5 if title == "sd" else 1)
+            axis.set_facecolor("tab:blue")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if row == 0:
+                axis.set_title(title, fontsize=9)
+    figure.savefig(path, dpi=100)
+
+
+def run(options):
+    """All groups, then the table and the picture."""
+    start = time.perf_counter()
+    if options.short:
+        images, prior, grey = nd.datasets.digits().test_images, nd.load("digits"), 1 / 16
+    else:
+        images = nd.datasets.mnist(options.data).test_images / np.float32(255)
+        prior, grey = nd.load(options.prior), 1 / 255
+    keys = jax.random.split(jax.random.key(options.seed), 3)
+    likelihood = nd.KBound(1, 1, antithetic=False)  # constant to both blocks
+    prior = prior.with_(likelihood=likelihood)
+    chosen = np.asarray(jax.random.permutation(keys[0], len(images))[: options.images])
+    # The prior is that of grey levels with uniform noise between them.
+    rng = np.random.default_rng(options.seed)
+    truth = images[chosen] + grey * rng.uniform(-0.5, 0.5, images[chosen].shape).astype(np.float32)
+    mask = np.arange(truth.shape[1])[:, None] < truth.shape[1] // 2
+    mask = np.broadcast_to(mask, truth.shape[1:])
+    y = np.where(mask, truth + SIGMA * rng.normal(size=truth.shape), 0).astype(np.float32)
+    parts = []
+    for first in range(0, options.images, options.group):
+        path = options.work / f"draws-{first}.npz"
+        if not path.exists():
+            here = slice(first, first + options.group)
+            x, sigma = posterior(jax.random.fold_in(keys[1], first), prior, mask, jnp.asarray(y[here]), options)
+            np.savez(path, x=x, sigma=sigma)
+        parts.append(np.load(path))
+        print(f"{min(first + options.group, options.images)} images, {time.perf_counter() - start:.0f} s", flush=True)
+    x, sigma = (np.concatenate([part[name] for part in parts], axis=2) for name in ("x", "sigma"))
+    share = report(x, sigma, truth, mask)
+    hidden, last = truth[:, ~mask], x[:, -1]
+    error = lambda guess: np.sqrt(np.mean((guess - hidden) ** 2))
+    print(f"root mean square error of hidden pixels: posterior mean {error(last[:, :, ~mask].mean(0)):.3f}, "
+          f"mean of all images {error(images.mean(0)[~mask]):.3f}; {time.perf_counter() - start:.0f} s")  # fmt: skip
+    picture(options.work / "mnist_posterior.png", truth, y, mask, last, min(8, options.images))
+    assert not options.short or 30 < share < 100
+
+
+def main():
+    """Parse the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of the idx files of MNIST")
+    parser.add_argument("--prior", default="mnist", help="a packaged prior or a file")
+    parser.add_argument("--work", type=Path, default=Path("mnist_posterior"), help="folder for draws and the picture")
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--group", type=int, default=10, help="images that are sampled together")
+    parser.add_argument("--chains", type=int, default=19)
+    parser.add_argument("--sweeps", type=int, default=2)
+    parser.add_argument("--particles", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=25, help="of the prior's chain")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--short", action="store_true", help="a small run that shows that the script works")
+    options = parser.parse_args()
+    if (options.chains + 1) % 20:
+        parser.error(f"--chains: expected 19, 39, 59, ..., got {options.chains}")
+    if not options.short and options.data is None:
+        parser.error("--data: expected the folder of MNIST's idx files (or --short)")
+    with tempfile.TemporaryDirectory() as temporary:
+        if options.short:
+            options.work, options.images, options.group = Path(temporary), 4, 4
+            options.sweeps, options.steps, options.particles = 2, 10, 4
+        options.work.mkdir(parents=True, exist_ok=True)
+        run(options)
+
+
+if __name__ == "__main__":
+    main()
