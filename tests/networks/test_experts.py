@@ -32,12 +32,6 @@ def test_each_serves_its_own_steps(pair):
         np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
-def test_only_one_runs_where_time_is_not_batched(pair):
-    text = str(jax.make_jaxpr(jax.vmap(Experts(*pair, 5), (0, None)))(jnp.ones((3, 2, 2)), 2.0))
-    assert "cond[" in text
-    assert "select_n" not in text
-
-
 def test_it_is_trained_and_saved(pair, tmp_path):
     net = Experts(*pair, 5)
     grad = jax.grad(lambda net: net(jnp.ones((2, 2)), 9.0).sum(), allow_int=True)(net)
