@@ -2,19 +2,16 @@
 
 python examples/mnist.py --data FOLDER [--work mnist] [--minutes 60 | --steps N] [--save PATH] [--short]
 
-FOLDER holds the four idx files of MNIST (see `datasets.mnist`). Two networks share the chain. A U-Net learns all levels
-of noise, at a constant learning rate for 70% of the minutes, and for 3/7 as many steps more at one that falls to zero;
-it serves where the log-SNR is at least `SWITCH`. An MLP, cheap and aware of whole digits, is trained for `--far-steps`
-and serves where there is more noise. Neither needs the other: `--only near` and `--only far` train one, so that two
-processes may do it at the same time. States are kept in the folder `--work`, and the same command goes on from them
-after an interrupt. Then, on the 10,000 test images: K in nats and bits per dimension, the Parzen window log-likelihood
-of Goodfellow et al. 2014 of 10,000 samples, and each sample's nearest training image, to see that none is copied.
-`--short` needs no data: it writes idx files of scikit-learn's small digits, enlarged.
+FOLDER holds the four idx files of MNIST (see `datasets.mnist`). The network is trained at a constant learning rate for
+70% of the minutes, and for 3/7 as many steps more at one that falls to zero. States are kept in the folder `--work`,
+and the same command goes on from them after an interrupt. Then, on the 10,000 test images: K in nats and bits per
+dimension, the Parzen window log-likelihood of Goodfellow et al. 2014 of 10,000 samples, and each sample's nearest
+training image, to see that none is copied. `--short` needs no data: it writes idx files of scikit-learn's small digits,
+enlarged.
 """
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 
 import _images
@@ -25,64 +22,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import checkpoints, datasets, denoisers, diagnostics, networks, plots, schedules
+from numpyro_diffusion import checkpoints, datasets, denoisers, diagnostics, plots, schedules
 
 WIDTH = 1 / 255  # of the uniform noise that fills the gaps between grey levels
-SCALE = 0.3081  # the data's standard deviation
-SWITCH = 2.0  # log-SNR
 
 
-def fine():
-    """The log-SNR at which noise is a fifth of a grey level's."""
-    return -2 * np.log(WIDTH / np.sqrt(12) / SCALE / 5)
-
-
-def untrained(network, schedule):
-    """A process with the data's mean and standard deviation."""
-    diffusion = nd.GaussianDiffusion(schedule, 0.1307, SCALE)
-    return nd.ReverseProcess(diffusion, denoisers.Network(network, "velocity"), (28, 28))
-
-
-def untrained_near(key, name, num_steps):
-    """A U-Net; log-SNR in equal steps."""
-    schedule = schedules.log_snr(num_steps, maximum=fine())
-    return untrained(_images.network(key, name, (28, 28), num_steps), schedule)
-
-
-def untrained_far(key, width, num_steps):
-    """An MLP; two thirds of the steps where strokes form."""
-    few = num_steps // 3
-    levels = np.concatenate([np.linspace(fine(), 5, few, endpoint=False), np.linspace(5, -8, num_steps - few)])
-    network = networks.MLP(key, (28, 28), num_steps=num_steps, width=width, depth=3)
-    return untrained(network, schedules.Schedule(np.concatenate([[np.inf], levels])))
-
-
-def together(near, far):
-    """One process: the steps of `near` with less noise than `SWITCH`, then those of `far`."""
-    tables = [np.asarray(process.diffusion.schedule.table) for process in (near, far)]
-    last, first = int(np.sum(tables[0] >= SWITCH)) - 1, int(np.sum(tables[1] >= SWITCH))
-    schedule = schedules.Schedule(np.concatenate([tables[0][: last + 1], tables[1][first:]]))
-    network = networks.Experts(near.denoiser.fn, far.denoiser.fn, last, ahead=first - last - 1)
-    process = untrained(network, schedule)
-    return eqx.tree_at(lambda p: p.last_step, process, near.last_step)
-
-
-def weights(process):
-    """How many the denoiser has."""
-    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(process.denoiser, eqx.is_inexact_array)))
-
-
-def train_far(key, images, options):
-    """The MLP's process, and the seconds that this run took for it. Resumable."""
-    start = time.perf_counter()
-    process = untrained_far(key, options.width, options.chain)
-    print(f"far: {weights(process)} weights, {options.far_steps} steps", flush=True)
-    result = nd.fit(
-        jax.random.fold_in(key, 2), process, images, num_steps=options.far_steps, objective=options.objective,
-        batch_size=options.batch, learning_rate=options.far_rate, dequantize=WIDTH, validation=0,
-        checkpoint=options.work / "far.state", checkpoint_every=_images.ROUND,
-    )  # fmt: skip
-    return result.process, time.perf_counter() - start
+def untrained(key, name, num_steps):
+    """Log-SNR in equal steps, its ends from the grey levels; the data's mean and standard deviation."""
+    scale = 0.3081
+    schedule = schedules.log_snr(num_steps, detail=WIDTH / np.sqrt(12) / scale)
+    diffusion = nd.GaussianDiffusion(schedule, 0.1307, scale)
+    return nd.ReverseProcess(
+        diffusion, denoisers.Network(_images.network(key, name, (28, 28), num_steps), "velocity"), (28, 28)
+    )
 
 
 def write_small_digits(folder):
@@ -184,10 +136,6 @@ def arguments():
     parser.add_argument("--save", type=Path, help="write the packaged file here too")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--sample-steps", type=int, default=50)
-    parser.add_argument("--only", choices=("near", "far"), help="train one network, and stop")
-    parser.add_argument("--width", type=int, default=512, help="of the MLP")
-    parser.add_argument("--far-steps", type=int, default=40_000, help="of training the MLP")
-    parser.add_argument("--far-rate", type=float, default=1e-3, help="learning rate of the MLP")
     _images.add_training(parser, minutes=60, batch=64)
     options = parser.parse_args()
     if not options.short and options.data is None:
@@ -202,8 +150,7 @@ def main():
         if options.short:
             options.data, options.work = write_small_digits(Path(temporary)), Path(temporary)
             options.steps, options.samples, options.sample_steps = 70, 20, 10
-            options.chain, options.batch, options.network = 12, 16, "mlp-16"
-            options.width, options.far_steps = 16, 20
+            options.chain, options.batch, options.network = 10, 16, "mlp-16"
         options.work.mkdir(parents=True, exist_ok=True)
         run(options)
 
@@ -216,38 +163,31 @@ def run(options):
     border = 5 * len(grey) // 6  # of MNIST 50,000, the usual split
     train_images, validation = grey[:border], grey[border : border + 1000]
     keys = jax.random.split(jax.random.key(options.seed), 4)
-    start = untrained_near(keys[0], options.network, options.chain)
-    print(f"{len(train_images)} training images; near: {weights(start)} weights", flush=True)
-    if options.only != "far":
-        near, steps, seconds = _images.train(
-            keys[1], start, train_images, validation, options.work, options, dequantize=WIDTH
-        )
-        print(f"near: {seconds / 60:.1f} minutes", flush=True)
-    if options.only != "near":
-        far, seconds = train_far(keys[0], train_images, options)
-        print(f"far: {seconds / 60:.1f} minutes", flush=True)
-    if options.only:
-        return
-    process = together(near, far)
-    print(f"together: {weights(process)} weights, T = {process.num_steps}", flush=True)
+    process = untrained(keys[0], options.network, options.chain)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(process.denoiser, eqx.is_inexact_array)))
+    print(f"{len(train_images)} training images, {weights} weights, T = {options.chain}", flush=True)
+    process, steps, seconds = _images.train(
+        keys[1], process, train_images, validation, options.work, options, dequantize=WIDTH
+    )
+    print(f"{seconds / 60:.1f} minutes of training", flush=True)
     path = options.work / "mnist.safetensors"
     before = path.read_bytes() if path.exists() else b""
-    trained = nd.DiffusionPrior(process, nd.KBound(2, min(10, process.num_steps - 1)))
-    if not before or checkpoints.describe(path)["metadata"]["card"].get("steps") != [steps, options.far_steps]:
-        trained.save(path, dtype="float16", card={"steps": [steps, options.far_steps]})
+    trained = nd.DiffusionPrior(process, nd.KBound(2, min(10, options.chain - 1)))
+    if not before or checkpoints.describe(path)["metadata"]["card"].get("steps") != steps:
+        trained.save(path, dtype="float16", card={"steps": steps})
     prior = nd.load(path)  # as the file holds it
     card = {
         "data": "MNIST (LeCun, Cortes and Burges), the first 50,000 training images, grey levels 0 to 1, uniform noise "
         "of 1/255 added",
         "licence": "data CC BY-SA 3.0 (LeCun and Cortes, as the documentation of Keras has it); weights Apache-2.0",
-        "command": f"python examples/mnist.py --data FOLDER --steps {steps} --far-steps {options.far_steps} --network "
-        f"{options.network} --objective {options.objective} --batch {options.batch} --rate {options.rate} --far-rate "
-        f"{options.far_rate} --chain {options.chain} --seed {options.seed} --save PATH",
-        "steps": [steps, options.far_steps],
+        "command": f"python examples/mnist.py --data FOLDER --steps {steps} --network {options.network} --objective "
+        f"{options.objective} --batch {options.batch} --rate {options.rate} --chain {options.chain} "
+        f"--seed {options.seed} --save PATH",
+        "steps": steps,
         "dequantize": WIDTH,
-        "schedule": f"log-SNR in {process.num_steps} steps, a U-Net above {SWITCH}, an MLP below",
+        "schedule": f"log-SNR in {options.chain} equal steps",
     } | measure(keys[2:], prior, (train_images, validation, test), options.work, options)
-    card["limits"] = "centred digits of one collection; an hour or so of training on a CPU"
+    card["limits"] = f"centred digits of one collection; {seconds / 60:.0f} minutes of training on a CPU"
     target = options.save or path
     trained.save(target, dtype="float16", card=card)
     print(f"wrote {target}, {target.stat().st_size / 1e3:.0f} kB; pictures in {options.work}")

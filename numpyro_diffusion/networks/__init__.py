@@ -2,7 +2,6 @@
 
 from .bump import BumpReadout, Dense
 from .embedding import sinusoidal
-from .experts import Experts
 from .layers import ACTIVATIONS
 from .mlp import MLP
 from .multiscale import MultiScale
@@ -17,7 +16,6 @@ __all__ = [
     "UNET_SIZES",
     "BumpReadout",
     "Dense",
-    "Experts",
     "MultiScale",
     "Patched",
     "UNet",
