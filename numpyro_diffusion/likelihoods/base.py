@@ -121,8 +121,8 @@ def standard_error(parts: Array) -> Array:
     r"""Standard error of a mean over n independent replicates, with the spread of Student's t for so few; shape ().
 
     Where terms with independent noise add up, so do the variances s² of their means. Errors in units of √(Σ s²) follow
-    Student's t, about, and its variance ν/(ν − 2) is counted in (JCGM 101:2008, §6.4.9): in units of this standard
-    error they have unit variance, if replicates are normal. ν is that of Welch 1947,
+    Student's t, about, and its variance ν/(ν − 2) is counted in: in units of this standard error they have unit
+    variance, if replicates are normal. ν is that of Welch 1947,
 
     .. math:: \nu = (n+1) \Big(\sum s^2\Big)^2 \Big/ \sum s^4 - 2
 
