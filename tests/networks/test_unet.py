@@ -186,7 +186,7 @@ def test_a_file_describes_it(tmp_path):
 def test_learns_to_shift_an_image():
     """A few hundred steps of gradient descent fit a function of neighbouring pixels and of t."""
     net, rng = _small((8, 8)), np.random.default_rng(2)
-    x, t = jnp.asarray(rng.standard_normal((64, 8, 8)), jnp.float32), jnp.asarray(rng.uniform(1, 100, 64), jnp.float32)
+    x, t = jnp.asarray(rng.standard_normal((16, 8, 8)), jnp.float32), jnp.asarray(rng.uniform(1, 100, 16), jnp.float32)
     target = jnp.roll(x, 1, axis=1) * jnp.cos(t / 30)[:, None, None]
 
     def step(carry, _):
