@@ -39,8 +39,8 @@ def model(prior, mask, y):
 
 def posterior(key, prior, mask, y, options):
     """Draws of x, shape (chains, sweeps, images, height, width), and of sigma, shape (chains, sweeps, images)."""
-    # At high noise the network's errors, summed over 392 pixels, are as large as what the image says.
-    twist = nd.twists.Tempered(nd.twists.PseudoInverse())
+    # At high noise the errors of a network add up over 392 pixels.
+    twist = nd.twists.Tempered(nd.twists.PseudoInverse(), power=1.0)
     x = nd.infer.ParticleGibbs(model, "x", options.particles, twist, num_steps=options.steps, chunk=128)
     # The scale of log sigma's posterior is known from the number of pixels, so that nothing need be adapted.
     settings = {"step_size": 1 / np.sqrt(mask.sum()), "adapt_step_size": False, "adapt_mass_matrix": False}
