@@ -1,6 +1,7 @@
 """What a denoiser answers: the law of clean data given noisy data."""
 
 from abc import abstractmethod
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -33,6 +34,15 @@ class AbstractDenoiser(eqx.Module):
         """`posterior` and `reverse` together, from one evaluation of whatever is costly."""
         posterior = self.posterior(diffusion, x_t, t)
         return posterior, diffusion.average_bridge(x_t, posterior, t, s)
+
+    def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> Any:
+        """What is costly about an answer at `x_t` and `t`, as arrays; None where there is nothing worth keeping."""
+        del diffusion, x_t, t
+
+    def recall(self, answer: Any) -> "AbstractDenoiser":
+        """A denoiser for the one place where `evaluate` gave `answer`, which evaluates no more."""
+        del answer
+        return self
 
 
 def normal(mean: Array, variance: ArrayLike) -> dist.Distribution:

@@ -92,6 +92,15 @@ class Network(AbstractDenoiser):
         kernel = self._kernel(diffusion, output, x_t, t, s)
         return posterior, diffusion.average_bridge(x_t, posterior, t, s) if kernel is None else kernel
 
+    def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
+        """The network's answer: its first output, and its second one or 0."""
+        return self._output(diffusion, x_t, t)
+
+    def recall(self, answer: tuple[Array, Array]) -> "Network":
+        """The same heads on an answer that was given before."""
+        said = answer if self._is_pair else answer[0]
+        return Network(_Said(said), self.predicts, self.variance, self.clip)
+
     @property
     def _is_pair(self) -> bool:
         return self.predicts == "mean" or (self.variance == "learned" and self.predicts != "logits")
@@ -176,6 +185,16 @@ class Network(AbstractDenoiser):
             out = kept * z - lost * out
         prediction = diffusion.unstandardize(out)
         return prediction if self.clip is None else jnp.clip(prediction, *self.clip)
+
+
+class _Said(eqx.Module):
+    """A network that gives one answer, whatever it is asked."""
+
+    answer: Any
+
+    def __call__(self, x_t: Array, t: Array) -> Any:
+        del x_t, t
+        return self.answer
 
 
 def _implied(diffusion: Any, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:

@@ -1,7 +1,8 @@
 r"""The K bound of Sohl-Dickstein et al. 2015: a lower bound on log p(x_0), term by term in closed form."""
 
 import math
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -133,32 +134,48 @@ class KBound(AbstractLikelihood):
         count = process.num_steps - 1 if self.num_times is None else self.num_times
         if count > process.num_steps - 1:
             raise ValueError(f"num_times: expected at most T - 1 = {process.num_steps - 1}, got {count}")
-        draw = lambda sample: self._draw(key, process, x_0, sample, count)
-        step, weight, recon = batched_map(draw, jnp.arange(self.num_samples), self.chunk)
-        pairs = (jnp.repeat(jnp.arange(self.num_samples), count), jnp.tile(jnp.arange(count), self.num_samples))
+        samples = jnp.arange(self.num_samples)
+        step, weight = jax.vmap(lambda sample: self._steps(key, process, sample, count))(samples)
+        number = jnp.repeat(jnp.arange(2, count + 2), self.num_samples)
+        first, inner = (samples, jnp.ones_like(samples)), (jnp.tile(samples, count), number)
+        t = step.T.reshape(-1)
+        if (self.chunk is None or self.calls(process) <= self.chunk) and not isinstance(process.last_step, ForwardStep):
+            # One batch of network calls for all: the few at t = 1 cost far more each in one of their own.
+            noise = self._all_noise(key, process, count)
+            answers = jax.vmap(partial(_answer, process, x_0))(jnp.concatenate([jnp.ones_like(samples), t]), noise)
+            part = lambda cut: jax.tree.map(lambda leaf: leaf[cut], (noise, answers))
+            at_1, above = part(slice(self.num_samples)), part(slice(self.num_samples, None))
+            recon = jax.vmap(partial(self._last, process, x_0))(*at_1)
+            kl = jax.vmap(partial(self._inner, process, x_0))(t, *above)
+        else:
+            draw = lambda point: self._noise(key, process, point[0], point[1], count)
+            recon = batched_map(lambda point: self._last(process, x_0, draw(point)), first, self.chunk)
+            kl = batched_map(lambda xs: self._inner(process, x_0, xs[1], draw(xs[0])), (inner, t), self.chunk)
+        kl = weight * kl.reshape(count, self.num_samples).T
+        return _assemble(process, x_0, step, kl, recon, self._error(kl, recon))
 
-        def term(pair: tuple[Array, Array]) -> Array:
-            noise = self._noise(key, process, pair[0], pair[1] + 2, count)
-            kl = step_kl(process, x_0, step[pair], noise)
-            if not (self.low_discrepancy and _is_density(process)):
-                return kl
-            return kl - step_control(process, x_0, step[pair], noise)
+    def _steps(self, key: Array, process: ReverseProcess, sample: Array, count: int) -> tuple[Array, Array]:
+        """One draw's steps and their weights, shape (count,) each."""
+        own = jax.random.fold_in(jax.random.fold_in(key, self._replicate(sample)), 0)
+        return stratified_steps(own, process.num_steps, count)
 
-        kl = batched_map(term, pairs, self.chunk).reshape(step.shape)
-        return _assemble(process, x_0, step, weight * kl, recon, self._error(weight * kl, recon))
+    def _replicate(self, sample: Array) -> Array:
+        """The number of a draw's pair, or of the draw."""
+        return sample // 2 if self.antithetic else sample
 
-    def _draw(
-        self, key: Array, process: ReverseProcess, x_0: Array, sample: Array, count: int
-    ) -> tuple[Array, Array, Array]:
-        """One draw's steps and their weights, shape (count,), and its reconstruction term, shape ()."""
-        replicate = sample // 2 if self.antithetic else sample
-        key_steps = jax.random.fold_in(jax.random.fold_in(key, replicate), 0)
-        step, weight = stratified_steps(key_steps, process.num_steps, count)
-        noise = self._noise(key, process, sample, 1, count)
-        recon = reconstruction(process, x_0, noise)
-        if _is_density(process) and not isinstance(process.last_step, ForwardStep):
-            recon = recon + last_control(process, x_0, NOISE_LAW, noise)
-        return step, weight, recon
+    def _last(self, process: ReverseProcess, x_0: Array, noise: Array, answer: Any = None) -> Array:
+        """Reconstruction term of one draw, shape ()."""
+        recon = reconstruction(_recalling(process, answer), x_0, noise)
+        if not _is_density(process) or isinstance(process.last_step, ForwardStep):
+            return recon
+        return recon + last_control(process, x_0, NOISE_LAW, noise)
+
+    def _inner(self, process: ReverseProcess, x_0: Array, t: Array, noise: Array, answer: Any = None) -> Array:
+        """KL term of one draw at step `t`, shape ()."""
+        kl = step_kl(_recalling(process, answer), x_0, t, noise)
+        if not (self.low_discrepancy and _is_density(process)):
+            return kl
+        return kl - step_control(process, x_0, t, noise)
 
     def _error(self, kl: Array, recon: Array) -> Array:
         """Standard error of the mean over draws, shape (); NaN from one draw or pair.
@@ -173,19 +190,44 @@ class KBound(AbstractLikelihood):
             parts = parts.sum(axis=1, keepdims=True)
         return standard_error(parts)
 
-    def _noise(self, key: Array, process: ReverseProcess, sample: Array, index: Array | int, count: int) -> Array:
+    def _noise(self, key: Array, process: ReverseProcess, sample: Array, number: Array, count: int) -> Array:
         """Standard noise for one draw and one of its 1 + `count` terms, numbered from 1.
 
-        Drawn where it is used, so that no array of all of it exists.
+        Drawn where it is used, so that with `chunk` no array of all of it exists.
         """
-        diffusion, shape = process.diffusion, process.event_shape
-        key = jax.random.fold_in(key, sample // 2 if self.antithetic else sample)
-        if self.low_discrepancy:
-            point = low_discrepancy_point(key, jnp.asarray(index) - 1, 1 + count, math.prod(shape))
-            noise = diffusion.noise_from_uniform(point.reshape(shape))
-        else:
-            noise = diffusion.marginal_noise(jax.random.fold_in(key, index), shape)
-        return jnp.where(sample % 2 == 0, noise, diffusion.mirror_noise(noise)) if self.antithetic else noise
+        noise = self._one_noise(key, process, self._replicate(sample), number, count)
+        return jnp.where(sample % 2 == 0, noise, process.diffusion.mirror_noise(noise)) if self.antithetic else noise
+
+    def _all_noise(self, key: Array, process: ReverseProcess, count: int) -> Array:
+        """`_noise` of all terms of all draws, those of one number together; each pair's is drawn once."""
+        replicates = jnp.arange(self.num_samples // (2 if self.antithetic else 1))
+        one = lambda number: jax.vmap(lambda i: self._one_noise(key, process, i, number, count))(replicates)
+        noise = jax.vmap(one)(jnp.arange(1, count + 2))
+        if self.antithetic:
+            # Not stacked: XLA would draw the noise again for each half.
+            both = lambda noise: jax.vmap(lambda odd: jnp.where(odd, process.diffusion.mirror_noise(noise), noise))
+            noise = jax.vmap(jax.vmap(lambda noise: both(noise)(jnp.arange(2) == 1)))(noise)
+        return noise.reshape(-1, *process.event_shape)
+
+    def _one_noise(self, key: Array, process: ReverseProcess, replicate: Array, number: Array, count: int) -> Array:
+        diffusion, shape, own = process.diffusion, process.event_shape, jax.random.fold_in(key, replicate)
+        if not self.low_discrepancy:
+            return diffusion.marginal_noise(jax.random.fold_in(own, number), shape)
+        point = low_discrepancy_point(own, number - 1, 1 + count, math.prod(shape))
+        return diffusion.noise_from_uniform(point.reshape(shape))
+
+
+def _answer(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Any:
+    """What the denoiser's costly part says of the x_t that `noise` makes."""
+    diffusion = process.diffusion
+    return process.denoiser.evaluate(diffusion, diffusion.marginal_from_noise(noise, x_0, t), t)
+
+
+def _recalling(process: ReverseProcess, answer: Any) -> ReverseProcess:
+    """The process with a denoiser that has evaluated already; as it is without an answer."""
+    if answer is None:
+        return process
+    return eqx.tree_at(lambda p: p.denoiser, process, process.denoiser.recall(answer))
 
 
 def step_kl(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Array:
