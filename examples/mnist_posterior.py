@@ -6,8 +6,10 @@ Test images (FOLDER holds the idx files), the lower half hidden, noise of standa
 x ~ prior, sigma ~ HalfNormal(0.5), y ~ Normal(x, sigma) on what is seen; every image has a sigma of its own. Sampled by
 particle Gibbs for the images and NUTS for the sigmas, in independent chains that each give one draw after `--sweeps`.
 With m draws, where m + 1 = 20 k, the interval from the k-th smallest to the k-th largest is the one that holds a
-further independent draw with probability 0.9 exactly. The table has one row for every sweep, so that one sees whether
-the chains were long enough. Images are taken in groups of `--group`; each group's draws are kept in `--work`, so that a
+further independent draw with probability 0.9 exactly. It is counted twice: for "levels", draws and truth are rounded to
+grey levels, as the data are, and ties broken by lot; "values" are the continuous ones, the truth with the uniform noise
+of one level that the prior was trained with. The table has one row for every sweep, so that one sees whether the chains
+were long enough. Images are taken in groups of `--group`; each group's draws are kept in `--work`, so that a
 run that was interrupted goes on. `--short` needs no data: it takes the packaged digits of 8 × 8 pixels.
 """
 
@@ -56,30 +58,31 @@ def posterior(key, prior, mask, y, options):
     return np.asarray(draws["x"]), np.asarray(draws["sigma"])
 
 
-def interval(draws):
-    """The ends of the 90% interval of m draws, m + 1 a multiple of 20, along the first axis."""
-    ordered, k = np.sort(draws, axis=0), (len(draws) + 1) // 20
-    return ordered[k - 1], ordered[-k]
+def inside(draws, truth, rng):
+    """The share of values inside their 90% intervals, per cent, and its error; an image's pixels are not independent.
 
-
-def inside(draws, truth):
-    """The share of values inside their intervals, per cent, and its error; an image's pixels are not independent."""
-    low, high = interval(draws)
-    share = 100 * ((low <= truth) & (truth <= high)).reshape(len(truth), -1).mean(1)
+    Of m draws, m + 1 a multiple of 20, the interval leaves out (m + 1)/20 ranks at either end; ties are broken by lot.
+    """
+    rank = (draws < truth).sum(0) + rng.integers(0, (draws == truth).sum(0) + 1)
+    cut = (len(draws) + 1) // 20
+    share = 100 * ((cut <= rank) & (rank <= len(draws) - cut)).reshape(len(truth), -1).mean(1)
     return f"{share.mean():5.1f} ± {share.std() / np.sqrt(len(truth)):3.1f}", share.mean()
 
 
-def report(x, sigma, truth, mask):
-    """Print a row for every sweep; returns the last sweep's share of hidden pixels."""
-    print(
-        f"{x.shape[0]} chains, per cent inside 90% intervals\nsweep  hidden pixels  of them, ink  visible pixels  sigma"
-    )
+def report(x, sigma, truth, mask, levels):
+    """Print a row for every sweep; returns the last sweep's share of hidden grey levels."""
+    print(f"{len(x)} chains, per cent inside 90% intervals\n"
+          "sweep  hidden levels  of them, ink  hidden values  visible levels  visible values  sigma")  # fmt: skip
+    rng = np.random.default_rng(0)
+    grey = lambda values: np.clip(np.round(values * levels), 0, levels)
     ink = truth[:, ~mask].std(0) > 0.1
     for sweep in range(x.shape[1]):
-        hidden = x[:, sweep][:, :, ~mask]
+        drawn, level, true_level = x[:, sweep], grey(x[:, sweep]), grey(truth)
         rows = [
-            inside(hidden, truth[:, ~mask]), inside(hidden[:, :, ink], truth[:, ~mask][:, ink]),
-            inside(x[:, sweep][:, :, mask], truth[:, mask]), inside(sigma[:, sweep], np.full(len(truth), SIGMA)),
+            inside(level[:, :, ~mask], true_level[:, ~mask], rng),
+            inside(level[:, :, ~mask][:, :, ink], true_level[:, ~mask][:, ink], rng),
+            inside(drawn[:, :, ~mask], truth[:, ~mask], rng), inside(level[:, :, mask], true_level[:, mask], rng),
+            inside(drawn[:, :, mask], truth[:, mask], rng), inside(sigma[:, sweep], np.full(len(truth), SIGMA), rng),
         ]  # fmt: skip
         print(f"{sweep + 1:5d}  " + "  ".join(text for text, _ in rows), flush=True)
     return rows[0][1]
@@ -131,7 +134,7 @@ def run(options):
         parts.append(np.load(path))
         print(f"{min(first + options.group, options.images)} images, {time.perf_counter() - start:.0f} s", flush=True)
     x, sigma = (np.concatenate([part[name] for part in parts], axis=2) for name in ("x", "sigma"))
-    share = report(x, sigma, truth, mask)
+    share = report(x, sigma, truth, mask, round(1 / grey))
     hidden, last = truth[:, ~mask], x[:, -1]
     error = lambda guess: np.sqrt(np.mean((guess - hidden) ** 2))
     print(f"root mean square error of hidden pixels: posterior mean {error(last[:, :, ~mask].mean(0)):.3f}, "
