@@ -5,10 +5,10 @@ python examples/mnist.py --data FOLDER [--work mnist] [--minutes 60 | --steps N]
 FOLDER holds the four idx files of MNIST (see `datasets.mnist`). The network is trained at a constant learning rate for
 70% of the minutes, and for 3/7 as many steps more at one that falls to zero. States are kept in the folder `--work`,
 and the same command goes on from them after an interrupt. `--start PRIOR` takes the weights of a packaged prior or a
-file, and `--focus` trains more at noise in which digits take shape, less at that of single grey levels. Then, on the
-10,000 test images: K in nats and bits per dimension, the Parzen window log-likelihood of Goodfellow et al. 2014 of
-10,000 samples, and each sample's nearest training image, to see that none is copied. `--short` needs no data: it writes
-idx files of scikit-learn's small digits, enlarged.
+file (with `--steps 0` without any training), and `--focus` trains more at noise in which digits take shape, less at
+that of single grey levels. Then, on the 10,000 test images: K in nats and bits per dimension, the Parzen window
+log-likelihood of Goodfellow et al. 2014 of 10,000 samples, and each sample's nearest training image, to see that none
+is copied. `--short` needs no data: it writes idx files of scikit-learn's small digits, enlarged.
 """
 
 import argparse
@@ -174,6 +174,8 @@ def arguments():
     options = parser.parse_args()
     if not options.short and options.data is None:
         parser.error("--data: expected the folder of MNIST's idx files (or --short)")
+    if options.steps == 0 and not options.start:
+        parser.error("--steps: expected at least 1 without --start, got 0")
     return options
 
 
@@ -184,7 +186,7 @@ def main():
         if options.short:
             options.data, options.work = write_small_digits(Path(temporary)), Path(temporary)
             options.steps, options.samples, options.sample_steps = 70, 20, 10
-            options.chain, options.batch, options.network = 10, 16, "mlp-16"
+            options.chain, options.batch, options.network, options.focus = 10, 16, "mlp-16", True
         options.work.mkdir(parents=True, exist_ok=True)
         run(options)
 
@@ -203,9 +205,11 @@ def run(options):
     print(f"{len(train_images)} training images, {weights} weights, T = {options.chain}", flush=True)
     schedule = process.diffusion.schedule
     process = with_schedule(process, focused(schedule)) if options.focus else process
-    process, steps, seconds = _images.train(
-        keys[1], process, train_images, validation, options.work, options, dequantize=WIDTH
-    )
+    steps, seconds = 0, 0.0
+    if options.steps != 0:
+        process, steps, seconds = _images.train(
+            keys[1], process, train_images, validation, options.work, options, dequantize=WIDTH
+        )
     process = with_schedule(process, schedule)
     print(f"{seconds / 60:.1f} minutes of training", flush=True)
     path = options.work / "mnist.safetensors"
