@@ -60,7 +60,7 @@ def draw_paths(
         return path_error(key, process, x_0, reference, log_snr, noise[path], num_products)
 
     pairs = jnp.repeat(jnp.arange(num_samples), num_times), jnp.tile(jnp.arange(num_times), num_samples)
-    together = None if chunk is None else max(1, chunk // (1 + num_products))
+    together = None if chunk is None else max(1, chunk // (1 + min(num_products, x_0.size)))
     excess = batched_map(error, pairs, together).reshape(num_samples, num_times)
 
     def last(noise: Array) -> Array:
@@ -103,9 +103,9 @@ def trace(key: Array, push: Any, start: Array, num_products: int) -> Array:
     """The trace of a linear map, without bias, by Jacobian-vector products, shape ().
 
     Exact with as many products as elements. With fewer, all but one go along directions in which the map is large,
-    found by applying it again and again to `start` (a Krylov space, as in Hutch++, Meyer et al. 2021); the last along a
-    random direction that stands for all others. The directions count as constants in gradients, since the trace does
-    not depend on them: those of the estimate are then free of bias too.
+    found by applying it again and again to `start` (a Krylov space); the last along a random direction that stands for
+    all others, as the sketch and the rest of Hutch++ do (Meyer et al. 2021). The directions count as constants in
+    gradients, since the trace does not depend on them: those of the estimate are then free of bias too.
 
     Args:
         key: JAX random key.
