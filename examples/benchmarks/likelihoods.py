@@ -45,6 +45,7 @@ def estimators(size: int, budget: int) -> dict[str, Any]:
     """One of each at about `budget` network evaluations for one point."""
     replicates = 16
     times, products = budget // replicates, 1 + min(size, 64)
+    few = min(size, 5)
     return {
         "one time": nd.KBound(budget // 2, 1, antithetic=False),
         "KBound": nd.KBound(max(2, 2 * (budget // (2 * T)))),
@@ -53,6 +54,7 @@ def estimators(size: int, budget: int) -> dict[str, Any]:
         "ImportanceWeighted": nd.ImportanceWeighted(max(2, budget // T)),
         "ImportanceWeighted, twisted": nd.ImportanceWeighted(max(2, budget // T), "twisted"),
         "PathIntegral": nd.PathIntegral(replicates, times * 8 // 9),
+        f"PathIntegral, {few} products": nd.PathIntegral(5, budget // (5 + 5 * few), num_products=few),
         "ProbabilityFlow": nd.ProbabilityFlow(max(4, budget // (6 * products)), 0),
         "ProbabilityFlow, quadrature": nd.ProbabilityFlow(24, 0, num_traces=max(4, (budget - 160) // products)),
         "ProbabilityFlow, 8 probes": nd.ProbabilityFlow(max(4, budget // 54), 8),
@@ -141,6 +143,7 @@ def digits(short: bool) -> None:
         "ContinuousBound": nd.ContinuousBound(16, 56, chunk=512),
         "ImportanceWeighted": nd.ImportanceWeighted(16),
         "PathIntegral": nd.PathIntegral(16, 56, chunk=512),
+        "PathIntegral, 5 products": nd.PathIntegral(16, 10, num_products=5, chunk=512),
         "ProbabilityFlow": nd.ProbabilityFlow(32, 8),
     }
     if short:
@@ -157,6 +160,7 @@ def swiss_roll(short: bool) -> None:
         "ContinuousBound": nd.ContinuousBound(16, 56, chunk=4096),
         "ImportanceWeighted": nd.ImportanceWeighted(8),
         "PathIntegral": nd.PathIntegral(16, 56, chunk=4096),
+        "PathIntegral, 2 products": nd.PathIntegral(16, 21, num_products=2, chunk=4096),
         "ProbabilityFlow": nd.ProbabilityFlow(56),
     }
     if short:

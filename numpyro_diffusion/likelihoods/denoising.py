@@ -4,11 +4,12 @@ With ε̂ the noise that a denoiser's prediction stands for, x_λ the data with 
 
 .. math:: \tfrac12\int_{\lambda_T}^{\lambda_1}\mathbb{E}\,\|\varepsilon-\hat\varepsilon(x_\lambda)\|^2\,d\lambda .
 
-λ runs over a grid with a random shift, ε over randomised Sobol points beside it. The same integral for a Gaussian law
-of the data is known in closed form for every x_0, and is a control variate: its error is subtracted point by point and
-its integral added back.
+λ runs over a grid with a random shift, ε over randomised Sobol points beside it, or along straight paths of one ε
+(`paths`). The same integral for a Gaussian law of the data is known in closed form for every x_0, and is a control
+variate: its error is subtracted point by point and its integral added back.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from ..schedules import LEAST_LOG_SNR, AbstractSchedule
 from .base import standard_error
 from .k_bound import reconstruction
 from .low_discrepancy import low_discrepancy_point
+from .paths import draw_paths
 from .reference import Gaussian, last_control
 
 
@@ -42,9 +44,18 @@ def log_snr_ends(schedule: AbstractSchedule) -> tuple[Array, Array]:
     return jnp.where(jnp.isfinite(table[-1]), table[-1], LEAST_LOG_SNR), table[1]
 
 
-def num_last(process: ReverseProcess, num_times: int) -> int:
+def num_last(process: ReverseProcess, num_times: int, num_products: int = 0) -> int:
     """How many draws of the last step each replicate takes; none where its average is known."""
-    return 0 if isinstance(process.last_step, ForwardStep) else -(-num_times // 8)
+    if isinstance(process.last_step, ForwardStep):
+        return 0
+    return 1 if num_products else -(-num_times // 8)
+
+
+def num_calls(process: ReverseProcess, sizes: tuple[int, int, int]) -> int:
+    """How many network calls and Jacobian-vector products `draw` makes with these `sizes`."""
+    num_samples, num_times, num_products = sizes
+    products = min(num_products, math.prod(process.event_shape))
+    return num_samples * (num_times * (1 + products) + num_last(process, num_times, num_products))
 
 
 def draw(
@@ -52,7 +63,7 @@ def draw(
     process: ReverseProcess,
     x_0: Array,
     reference: Gaussian | None,
-    sizes: tuple[int, int],
+    sizes: tuple[int, int, int],
     chunk: int | None,
 ) -> Draws:
     """Independent replicates of the integral and of the last step's term, for one example.
@@ -62,17 +73,20 @@ def draw(
         process: a Gaussian diffusion's.
         x_0: one example.
         reference: the control variate's law; None for none.
-        sizes: how many replicates, and how many points in (λ, ε) each of them takes.
+        sizes: how many replicates, how many points in (λ, ε) each of them takes, and how many Jacobian-vector products
+            at each point; with none, every point has an ε of its own.
         chunk: at most so many network calls at a time.
 
     Returns:
         `Draws`.
     """
-    num_samples, num_times = sizes
+    num_samples, num_times, num_products = sizes
     # Where whole numbers can be told apart no error is left; a density's, half a nat a dimension, is no control.
     reference = reference if process.num_levels is None else None
     diffusion: Any = process.diffusion
     (low, high), z_0 = log_snr_ends(diffusion.schedule), diffusion.standardize(x_0)
+    if num_products:
+        return Draws(*draw_paths(key, process, x_0, reference, sizes, (low, high), chunk))
     keys = jax.random.split(key, num_samples)
     shifts = jax.random.uniform(jax.random.fold_in(key, 0), (num_samples,), x_0.dtype)
 

@@ -11,7 +11,7 @@ from .._checks import check_count, check_finite, check_optional_positive, check_
 from ..process import ReverseProcess
 from .base import AbstractLikelihood, Estimate, require_gaussian
 from .continuous import warn_if_coarse
-from .denoising import draw, log_snr_ends, mean_and_error, num_last
+from .denoising import draw, log_snr_ends, mean_and_error, num_calls
 from .reference import Gaussian
 
 
@@ -48,6 +48,8 @@ class PathIntegral(AbstractLikelihood):
     Args:
         num_samples: independent replicates; from 2 on there is a standard error.
         num_times: points (λ, ε) of each replicate.
+        num_products: Jacobian-vector products at each point, for less noise with a denoiser that is exact or nearly so;
+            as for `ContinuousBound`.
         loc: the population's mean, scalar or broadcastable to one example, in data units; the noise law's unless given.
             With `scale` it makes p_T, and the law of the control variate.
         scale: the population's standard deviation, likewise.
@@ -65,12 +67,14 @@ class PathIntegral(AbstractLikelihood):
     scale: Array | None
     accuracy: float | None = eqx.field(static=True)
     chunk: int | None = eqx.field(static=True)
+    num_products: int = eqx.field(static=True, default=0)
 
     def __init__(
         self,
         num_samples: int = 4,
         num_times: int = 32,
         *,
+        num_products: int = 0,
         loc: ArrayLike | None = None,
         scale: ArrayLike | None = None,
         accuracy: float | None = None,
@@ -87,21 +91,26 @@ class PathIntegral(AbstractLikelihood):
         self.scale = None if scale is None else jnp.asarray(scale, dtype=float)
         self.accuracy = check_optional_positive("accuracy", accuracy)
         self.chunk = None if chunk is None else check_count("chunk", chunk)
+        self.num_products = check_count("num_products", num_products, 0)
+
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        return self.num_samples, self.num_times, self.num_products
 
     def check(self, process: ReverseProcess) -> None:
         """Gaussian diffusions only."""
         require_gaussian("PathIntegral", process)
 
     def calls(self, process: ReverseProcess) -> int:
-        """One call for each point, and one for each draw of the last step."""
-        return self.num_samples * (self.num_times + num_last(process, self.num_times))
+        """One call for each point and product, and one for each draw of the last step."""
+        return num_calls(process, self._sizes)
 
     def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
         """log p(x_0) for one example, shape () in nats; smooth in `x_0` for one `key`."""
         diffusion: Any = process.diffusion
         x_0 = jnp.asarray(x_0, diffusion.schedule.times.dtype)
         population = self._population(diffusion)
-        draws = draw(key, process, x_0, population, (self.num_samples, self.num_times), self.chunk)
+        draws = draw(key, process, x_0, population, self._sizes, self.chunk)
         mean, error = mean_and_error(draws.reconstruction - draws.integral)
         kl = _terminal_kl(population, diffusion.standardize(x_0), log_snr_ends(diffusion.schedule)[0])
         terms = PathTerms(jnp.mean(draws.integral), jnp.mean(draws.reconstruction), kl)

@@ -34,6 +34,14 @@ class Gaussian(NamedTuple):
         square = kept * lost * jnp.square(z_0 - self.loc) + jnp.square(kept * self.variance)
         return 0.5 * jnp.sum(square / jnp.square(spread))
 
+    def path_error(self, z_0: Array, log_snr: Array, noise: Array) -> Array:
+        """½ (ε̂·(ε̂ − ε) − div (ε̂ − ε)) of this law's exact denoiser, of mean `mean_error`, shape ()."""
+        kept, lost = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
+        spread = kept * self.variance + lost
+        share = jnp.broadcast_to(kept * self.variance / spread, noise.shape)
+        gap = jnp.sqrt(kept * lost) * (z_0 - self.loc) / spread - share * noise
+        return 0.5 * jnp.sum((noise + gap) * gap + share)
+
     def integral(self, z_0: Array, low: Array, high: Array) -> Array:
         """`mean_error` integrated over log-SNR from `low` to `high`, exact, shape ()."""
         return self._antiderivative(z_0, high) - self._antiderivative(z_0, low)

@@ -26,8 +26,10 @@ ESTIMATORS: dict[str, Any] = {
     "ProbabilityFlow": nd.ProbabilityFlow(12),
     "Hutchinson": nd.ProbabilityFlow(12, 16),
     "Quadrature": nd.ProbabilityFlow(12, num_traces=24),
+    "Paths": nd.ContinuousBound(16, 16, num_products=2),
 }
-KINDS = ("lower bound", "lower bound", "bound on average", "unbiased", "unbiased", *3 * ("exact up to discretisation",))
+FLOW = "exact up to discretisation"
+KINDS = ("lower bound", "lower bound", "bound on average", "unbiased", "unbiased", FLOW, FLOW, FLOW, "lower bound")
 # What repeats the code of others is left to the slow runs.
 QUICK = ("ContinuousBound", "ImportanceWeighted", "ProbabilityFlow")
 LAWS = pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_laws(name: str, estimator: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["default", "KBound", "ContinuousBound", "ImportanceWeighted"])
+@pytest.mark.parametrize("name", ["default", "KBound", "ContinuousBound", "ImportanceWeighted", "Paths"])
 def test_mixtures_and_standard_errors(name: str) -> None:
     """A mixture's log p at every point, within what T leaves of it; z-scores over seeds with sd 1 ± 0.1."""
     estimator = nd.KBound() if name == "default" else ESTIMATORS[name]
@@ -131,7 +133,7 @@ def test_nuts() -> None:
         nd.ContinuousBound(2, 8, accuracy=0.01),
         nd.ImportanceWeighted(4, "twisted", chunk=3),
         nd.KBound(low_discrepancy=True),
-        nd.PathIntegral(2, 8, loc=[0.0, 1.0], scale=2.0),
+        nd.PathIntegral(2, 8, num_products=3, loc=[0.0, 1.0], scale=2.0),
         nd.ProbabilityFlow(8, 0, adjoint="backsolve"),
     ],
     ids=lambda estimator: type(estimator).__name__,
@@ -178,6 +180,7 @@ def test_without_diffrax_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     [
         (lambda: nd.ContinuousBound(0), "num_samples: expected a whole number of at least 1, got 0"),
         (lambda: nd.ContinuousBound(accuracy=-1.0), "accuracy: expected a positive number or None, got -1.0"),
+        (lambda: nd.ContinuousBound(num_products=-1), "num_products: expected a whole number of at least 0, got -1"),
         (lambda: nd.PathIntegral(num_times=1.5), "num_times: expected a whole number"),
         (lambda: nd.PathIntegral(scale=[1.0, 0.0]), "scale: expected positive numbers, got a minimum of 0.0"),
         (lambda: nd.PathIntegral(loc=np.nan), "loc: expected finite numbers"),
