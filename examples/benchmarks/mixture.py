@@ -11,7 +11,8 @@ the log evidence.
 The cells outlier,0 outlier,5 and outlier,10 (not among the nine that run unless asked for) are after Corenflos et al.
 2025: d_x = 256, ten components of covariance I + v vᵀ, one observation, at the mean observation plus that offset.
 
-With `--tempered POWER` only `TwistedSMC` is run, its twist tempered (`nd.twists.Tempered`): use another results file.
+With `--tempered POWER` only `TwistedSMC` is run, its twist tempered (`nd.twists.Tempered`), and with `--placed` only
+`TwistedSMC` with the chain's steps placed by the prior (`nd.diagnostics.place_steps`): use another results file.
 An interrupted run goes on from its results file.
 """
 
@@ -30,6 +31,7 @@ from tqdm.auto import tqdm
 import numpyro_diffusion as nd
 
 PARTICLES, STEPS, SLICES = 2000, 100, 500
+DRAWS = 100  # of the prior, to place the steps
 CHUNK = 100  # particles at a time: 25 components × 800 dimensions of all of them would not fit a cache
 CELLS = [f"{dx},{dy}" for dx in (8, 80, 800) for dy in (1, 2, 4)]
 
@@ -121,20 +123,30 @@ def ends_of(means: np.ndarray) -> tuple[float, float]:
 
 
 def process_of(means: Array, deviations: Array, weights: Array, ends: tuple[float, float]) -> nd.ReverseProcess:
-    """The exact denoiser of the mixture in a chain of `STEPS` steps."""
+    """The exact denoiser of the mixture in a chain of `STEPS` steps, even in log-SNR."""
     diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(STEPS, *ends))
     scales = jnp.broadcast_to(deviations, means.shape)
     return nd.ReverseProcess(diffusion, nd.denoisers.GaussianMixture(means, scales, weights), means.shape[1:])
 
 
-def corrected(twist: Any, ends: tuple[float, float], count: int) -> Any:
-    """TwistedSMC's equally weighted draws and log evidence."""
+def placed(key: Array, process: nd.ReverseProcess) -> nd.ReverseProcess:
+    """The same chain, its steps placed by the prior alone."""
+    denoiser: Any = process.denoiser
+    draws = denoiser.data().sample(key, (DRAWS,))
+    schedule = nd.diagnostics.place_steps(key, process, draws, chunk=DRAWS)
+    return nd.ReverseProcess(nd.GaussianDiffusion(schedule), denoiser, process.event_shape)
+
+
+def corrected(twist: Any, ends: tuple[float, float], count: int, place: bool = False) -> Any:
+    """TwistedSMC's equally weighted draws and log evidence; `place`: on a chain with its steps placed."""
 
     @jax.jit
     def run(key: Array, mixture: Any, operator: Array, observation: Array, scale: Array) -> Any:
         factor = nd.factors.LinearGaussian(observation, operator, scale)
         sampler = nd.samplers.TwistedSMC(count, twist, chunk=CHUNK)
-        particles = sampler.run(key, process_of(*mixture, ends), factor)
+        process = process_of(*mixture, ends)
+        process = placed(jax.random.fold_in(key, 2), process) if place else process
+        particles = sampler.run(key, process, factor)
         picked = nd.samplers.systematic(jax.random.fold_in(key, 1), particles.log_weight)
         return particles.x[picked], particles.log_evidence
 
@@ -162,8 +174,10 @@ def sliced_wasserstein(rng: np.random.Generator, one: np.ndarray, two: np.ndarra
     return float(np.abs(sorted_one - sorted_two).mean())
 
 
-def samplers(ends: tuple[float, float], count: int, others: bool, power: float | None) -> dict[str, Any]:
-    """What is compared: the default, or its twist tempered, and settings of our own in the style of others."""
+def samplers(ends: tuple[float, float], count: int, others: bool, power: float | None, place: bool) -> dict[str, Any]:
+    """What is compared: the default, or a variant of it, and settings of our own in the style of others."""
+    if place:
+        return {"TwistedSMC, steps placed": corrected(None, ends, count, place)}
     if power is not None:
         return {f"TwistedSMC, Tempered(power={power:g})": corrected(nd.twists.Tempered(power=power), ends, count)}
     chosen = {"TwistedSMC": corrected(None, ends, count)}
@@ -227,6 +241,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=20, help="problems in each cell")
     parser.add_argument("--cells", nargs="*", help="such as 8,1 80,4; all nine unless given")
     parser.add_argument("--others", action="store_true", help="also run settings in the style of other samplers")
+    parser.add_argument("--placed", action="store_true", help="only TwistedSMC, the chain's steps placed by the prior")
     parser.add_argument("--tempered", type=float, metavar="POWER", help="only TwistedSMC, its twist tempered so")
     options = parser.parse_args()
     cells, count, problems = options.cells or CELLS, PARTICLES, options.problems
@@ -236,13 +251,14 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = json.loads(options.results.read_text()) if saved else {}
     for cell in cells:
         rows = results.setdefault(cell, [])
-        runs = samplers(ends_of(problem(0, cell).means), count, options.others or options.short, options.tempered)
+        ends, others = ends_of(problem(0, cell).means), options.others or options.short
+        runs = samplers(ends, count, others, options.tempered, options.placed)
         for seed in tqdm(range(len(rows), problems), desc=cell):
             rows.append(measure(cell, seed, runs, count))
             if options.results is not None:
                 options.results.write_text(json.dumps(results))
     print(table(results))
-    if options.short and options.tempered is None:
+    if options.short and options.tempered is None and not options.placed:
         ratios = [row["TwistedSMC"]["distance"] / row["floor"] for rows in results.values() for row in rows]
         assert np.median(ratios) < 3, f"far from the exact posterior: {ratios}"
 

@@ -7,6 +7,7 @@ from .information import MutualInformation as MutualInformation
 from .information import mutual_information as mutual_information
 from .parzen import Parzen as Parzen
 from .parzen import parzen as parzen
+from .placement import place_steps as place_steps
 from .progressive import ProgressiveCode as ProgressiveCode
 from .progressive import progressive_coding as progressive_coding
 from .progressive import progressive_generation as progressive_generation
