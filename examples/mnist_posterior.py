@@ -9,8 +9,9 @@ With m draws, where m + 1 = 20 k, the interval from the k-th smallest to the k-t
 further independent draw with probability 0.9 exactly. It is counted twice: for "levels", draws and truth are rounded to
 grey levels, as the data are, and ties broken by lot; "values" are the continuous ones, the truth with the uniform noise
 of one level that the prior was trained with. The table has one row for every sweep, so that one sees whether the chains
-were long enough. Images are taken in groups of `--group`; each group's draws are kept in `--work`, so that a
-run that was interrupted goes on. `--short` needs no data: it takes the packaged digits of 8 × 8 pixels.
+were long enough. Images are taken in groups of `--group`; each group's draws are kept in `--work`, so that a run that
+was interrupted goes on, and the table of all so far is printed after each. `--short` needs no data: it takes the
+packaged digits of 8 × 8 pixels.
 """
 
 import argparse
@@ -132,9 +133,9 @@ def run(options):
             x, sigma = posterior(jax.random.fold_in(keys[1], first), prior, mask, jnp.asarray(y[here]), options)
             np.savez(path, x=x, sigma=sigma)
         parts.append(np.load(path))
-        print(f"{min(first + options.group, options.images)} images, {time.perf_counter() - start:.0f} s", flush=True)
-    x, sigma = (np.concatenate([part[name] for part in parts], axis=2) for name in ("x", "sigma"))
-    share = report(x, sigma, truth, mask, round(1 / grey))
+        x, sigma = (np.concatenate([part[name] for part in parts], axis=2) for name in ("x", "sigma"))
+        print(f"{x.shape[2]} images, {time.perf_counter() - start:.0f} s", flush=True)
+        share = report(x, sigma, truth[: x.shape[2]], mask, round(1 / grey))
     hidden, last = truth[:, ~mask], x[:, -1]
     error = lambda guess: np.sqrt(np.mean((guess - hidden) ** 2))
     print(f"root mean square error of hidden pixels: posterior mean {error(last[:, :, ~mask].mean(0)):.3f}, "
