@@ -12,7 +12,7 @@ RUN = """
 import sys, time
 import jax, jax.numpy as jnp, numpy as np
 import numpyro_diffusion as nd
-from numpyro_diffusion.training import loop
+from numpyro_diffusion.training._devices import check_devices, share
 
 steps, width, depth = map(int, sys.argv[1:])
 data = np.random.default_rng(0).normal(size=(2000, 8, 8)).cumsum(axis=1)
@@ -28,8 +28,8 @@ for count in (1, 8):
     print(f"{count} device(s): {time.perf_counter() - start:.1f} s, loss {losses[0]:.2f} to {losses[-1]:.2f}")
 one, eight = (np.array(results[count].history["loss"]) for count in (1, 8))
 difference = np.max(np.abs(eight / one - 1))
-spread = loop.check_devices(8, 256)
-batch = jax.jit(lambda x: loop.share(x, spread) * 1.0)(jnp.zeros((256, 8, 8)))
+spread = check_devices(8, 256)
+batch = jax.jit(lambda x: share(x, spread) * 1.0)(jnp.zeros((256, 8, 8)))
 print(f"{len(batch.sharding.device_set)} devices hold {batch.addressable_shards[0].data.shape} of {batch.shape} each; "
       f"largest relative difference of {len(one)} losses {difference:.1e}")
 assert difference < 1e-5, "the losses differ"

@@ -20,7 +20,7 @@ import numpyro_diffusion as nd
 from numpyro_diffusion.likelihoods.k_bound import reconstruction, step_kl
 from numpyro_diffusion.process import trainable
 from numpyro_diffusion.training import bound_loss
-from numpyro_diffusion.training.loop import TrainingRun
+from numpyro_diffusion.training.run import TrainingRun
 
 EVENT = (8, 8)
 clock = time.perf_counter

@@ -24,8 +24,8 @@ import optax
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.networks import UNET_SIZES, UNet
-from numpyro_diffusion.training.loop import TrainingRun
 from numpyro_diffusion.training.objectives import simple_loss
+from numpyro_diffusion.training.run import TrainingRun
 
 EVENT = (32, 32, 3)
 Measure: TypeAlias = Callable[[Callable[[], object], Callable[[], object]], tuple[float, float]]

@@ -1,10 +1,7 @@
 """Learning a reverse process from data."""
 
 import functools
-import hashlib
-from collections.abc import Callable
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,19 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from .._checks import check_count
-from ..checkpoints import CheckpointError, describe, read_training_state, write_training_state
 from ..likelihoods import AbstractLikelihood
-from ..process import ReverseProcess, trainable
+from ..process import ReverseProcess
 from ._arguments import VALIDATION, check_data, check_key, check_process, check_settings, check_validation, split
-from ._devices import Devices, agree, check_devices, collect, distribute, replicate, share
+from ._devices import Devices, check_devices, collect, distribute, replicate
 from .objectives import OBJECTIVES, Objective
-
-History = dict[str, list[float]]
+from .resume import History, Progress, digest, resume, save
+from .run import TrainingRun, dequantized
 
 
 class FitResult(NamedTuple):
@@ -61,23 +56,6 @@ class TrainingDiverged(FloatingPointError):
             "usually helps."
         )
         self.step, self.result = step, result
-
-
-class _State(NamedTuple):
-    params: Any
-    average: Any
-    best: Any
-    optimizer: Any
-    best_value: Array
-    best_step: Array
-    step: Array
-
-
-class _Progress(NamedTuple):
-    """What a checkpoint holds; never changed in place."""
-
-    state: _State
-    history: History
 
 
 def fit(
@@ -154,13 +132,13 @@ def fit(
     likelihood = check_validation(key, process, held_out, likelihood, patience)
     settings = {"objective": objective, "batch_size": batch_size, "ema": float(ema), "dequantize": float(dequantize),
                 "log_every": log_every} | _optimizer_settings(optimizer, learning_rate, num_steps)  # fmt: skip
-    settings |= {"key": _hash(key), "data": _hash(train), "validation": _hash(held_out), "process": _hash(process)}
+    settings |= {"key": digest(key), "data": digest(train), "validation": digest(held_out), "process": digest(process)}
     if optimizer is None:
         optimizer = _default_optimizer(learning_rate if callable(learning_rate) else float(learning_rate), num_steps)
     batch_size = min(batch_size, len(train))
     spread = check_devices(devices, batch_size)
     run = TrainingRun(process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, spread)
-    now = _resume(checkpoint, run.start(), settings)
+    now = resume(checkpoint, run.start(), settings)
     run, now, key = replicate(run, spread), replicate(now, spread), replicate(key, spread)
     train, held_out = replicate(train, spread), distribute(held_out, spread)
     bar = tqdm(total=num_steps, initial=int(now.state.step), disable=not progress, desc="training", unit="step")
@@ -176,90 +154,30 @@ def fit(
                 bar.update(count)
                 bar.set_postfix_str(_status(now.history))
                 if _stopped(now, num_steps, patience) or _passed(step, count, checkpoint_every):
-                    _save(checkpoint, now, settings)
+                    save(checkpoint, now, settings)
     except _NotFinite as error:
-        _save(checkpoint, error.last, settings)
+        save(checkpoint, error.last, settings)
         result = _result(run, error.last, "diverged", patience)
         raise TrainingDiverged(result.steps + 1, result) from None
     except KeyboardInterrupt:
-        _save(checkpoint, now, settings)
+        save(checkpoint, now, settings)
         raise
     return _result(run, now, stopped, patience)
-
-
-class TrainingRun(eqx.Module):
-    """What a training run does at every step; equal runs share their compiled code."""
-
-    params: Any
-    rest: Any
-    optimizer: optax.GradientTransformation
-    loss: Callable[[Array, ReverseProcess, Array], Array]
-    ema: float
-    dequantize: float
-    batch_size: int
-    spread: NamedSharding | None
-
-    def __init__(
-        self,
-        process: ReverseProcess,
-        optimizer: optax.GradientTransformation,
-        loss: Callable[[Array, ReverseProcess, Array], Array],
-        ema: float,
-        dequantize: float,
-        batch_size: int,
-        spread: NamedSharding | None = None,
-    ) -> None:
-        params, self.rest = eqx.partition(process, trainable(process))
-        if not jax.tree.leaves(params):
-            raise ValueError("process: expected something to train (a network with array parameters), got none")
-        # Explicit dtypes, since weakly typed arrays would become strong in the first scan and compile it twice.
-        self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), params)
-        self.optimizer, self.loss = optimizer, loss
-        self.ema, self.dequantize, self.batch_size = float(ema), float(dequantize), batch_size
-        self.spread = spread
-
-    def start(self) -> _State:
-        """The state before the first step."""
-        params, worst, zero = self.params, jnp.full((), -jnp.inf, float), jnp.zeros((), int)
-        return _State(params, params, params, self.optimizer.init(params), worst, zero, zero)
-
-    def process(self, params: Any) -> ReverseProcess:
-        """The process with these weights."""
-        return eqx.combine(params, self.rest)
-
-    @eqx.filter_jit
-    def steps(self, key: Array, state: _State, data: Array, count: int) -> tuple[_State, Array]:
-        """The state `count` steps on, and their losses, shape (count,); a step that is not finite stops the state."""
-        return jax.lax.scan(lambda state, _: self._step(key, state, data), state, None, length=count)
-
-    def _step(self, key: Array, state: _State, data: Array) -> tuple[_State, Array]:
-        keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        batch = share(data[jax.random.randint(keys[0], (self.batch_size,), 0, len(data))], self.spread)
-        batch = _dequantize(keys[1], batch, self.dequantize)
-        loss, grad = jax.value_and_grad(lambda p: self.loss(keys[2], self.process(p), batch))(state.params)
-        updates, optimizer = self.optimizer.update(grad, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(self.ema, (1 + state.step) / (10 + state.step)) if self.ema else 0.0
-        average = optax.incremental_update(params, state.average, 1 - decay)
-        new = state._replace(params=params, average=average, optimizer=optimizer, step=state.step + 1)
-        # A bad step changes nothing, nor do those after it: the same step, with the same noise, is bad again.
-        finite = jnp.isfinite(loss) & jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]))
-        return agree(jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), self.spread), loss
 
 
 class _NotFinite(Exception):
     """A bad step; `last` is the progress before it."""
 
-    def __init__(self, last: _Progress) -> None:
+    def __init__(self, last: Progress) -> None:
         super().__init__(int(last.state.step))
         self.last = last
 
 
-def _advance(run: TrainingRun, key: Array, now: _Progress, data: Array, count: int) -> _Progress:
+def _advance(run: TrainingRun, key: Array, now: Progress, data: Array, count: int) -> Progress:
     state, losses = run.steps(key, now.state, data, count)
     taken = int(state.step) - int(now.state.step)
     entry = {"step": int(state.step), "loss": float(np.asarray(losses)[:taken].mean())} if taken else {}
-    now = _Progress(state, _extended(now.history, entry))
+    now = Progress(state, _extended(now.history, entry))
     if taken < count:
         raise _NotFinite(now)
     return now
@@ -286,15 +204,7 @@ def _optimizer_settings(optimizer: Any, learning_rate: Any, num_steps: int) -> d
     return {"learning_rate": float(learning_rate), "num_steps": num_steps}
 
 
-def _dequantize(key: Array, batch: Array, width: float) -> Array:
-    if not width:
-        return batch
-    return batch + width * (jax.random.uniform(key, batch.shape, dtype=batch.dtype) - 0.5)
-
-
-def _validate(
-    run: TrainingRun, key: Array, now: _Progress, held_out: Array, likelihood: AbstractLikelihood
-) -> _Progress:
+def _validate(run: TrainingRun, key: Array, now: Progress, held_out: Array, likelihood: AbstractLikelihood) -> Progress:
     state, process = now.state, run.process(now.state.average)
     values = _evaluate(likelihood, jax.random.fold_in(key, VALIDATION), process, held_out, run.dequantize)
     value = jnp.mean(values)
@@ -303,7 +213,7 @@ def _validate(
     if value > state.best_value:
         best_value = value.astype(state.best_value.dtype)
         state = state._replace(best=state.average, best_value=best_value, best_step=state.step)
-    return _Progress(state, _extended(now.history, entry))
+    return Progress(state, _extended(now.history, entry))
 
 
 @eqx.filter_jit
@@ -311,14 +221,14 @@ def _evaluate(
     likelihood: AbstractLikelihood, key: Array, process: ReverseProcess, data: Array, dequantize: float
 ) -> Array:
     noise, draws = jax.random.split(key)
-    return likelihood(draws, process, _dequantize(noise, data, dequantize)).value
+    return likelihood(draws, process, dequantized(noise, data, dequantize)).value
 
 
 def _passed(step: int, count: int, every: int) -> bool:
     return step // every > (step - count) // every
 
 
-def _stopped(now: _Progress, num_steps: int, patience: int | None) -> str:
+def _stopped(now: Progress, num_steps: int, patience: int | None) -> str:
     """Why training is over; empty while it is not."""
     if int(now.state.step) >= num_steps:
         return "finished"
@@ -333,45 +243,7 @@ def _status(history: History) -> str:
     return ", ".join(parts)
 
 
-def _result(run: TrainingRun, now: _Progress, stopped: str, patience: int | None) -> FitResult:
+def _result(run: TrainingRun, now: Progress, stopped: str, patience: int | None) -> FitResult:
     state, history = now
     params = state.best if patience is not None and history["validation"] else state.average
     return FitResult(collect(run.process(params), run.spread), history, int(state.step), stopped)
-
-
-def _hash(tree: Any) -> str:
-    """A short hash of a tree's arrays, so that a checkpoint is not continued with others."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array_like)):
-        typed_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        array = np.asarray(jax.random.key_data(leaf) if typed_key else leaf)
-        digest.update(f"{array.dtype.name}{array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _save(path: Any, now: _Progress, settings: dict[str, Any]) -> None:
-    if path is not None:
-        metadata: Any = {"history": now.history, "settings": settings}
-        write_training_state(path, now.state, metadata=metadata)
-
-
-def _resume(path: Any, state: _State, settings: dict[str, Any]) -> _Progress:
-    """The progress in the file at `path`, or the start if there is none yet."""
-    names = ("step", "loss", "validation_step", "validation", "validation_error")
-    if path is None:
-        return _Progress(state, {name: [] for name in names})
-    path = Path(path)
-    if not path.parent.is_dir() or path.is_dir():
-        raise FileNotFoundError(f"checkpoint: expected a file in a folder that exists, got {str(path)!r}")
-    if not path.exists():
-        return _Progress(state, {name: [] for name in names})
-    description: Any = describe(path)
-    stored = description["metadata"].get("settings", settings)
-    for name in (settings | stored).keys():
-        if stored.get(name) != settings.get(name):
-            raise CheckpointError(
-                f"checkpoint: expected {str(path)!r} to be of this run, with {name} = {settings.get(name)!r}, "
-                f"got one of another, with {stored.get(name)!r}"
-            )
-    state, _ = read_training_state(path, state)
-    return _Progress(state, description["metadata"]["history"])

@@ -1,0 +1,61 @@
+"""What a checkpoint of training holds, and whether it is of the run that wants to go on from it."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..checkpoints import CheckpointError, describe, read_training_state, write_training_state
+from .run import State
+
+History = dict[str, list[float]]
+
+
+class Progress(NamedTuple):
+    """What a checkpoint holds; never changed in place."""
+
+    state: State
+    history: History
+
+
+def digest(tree: Any) -> str:
+    """A short hash of a tree's arrays, so that a checkpoint is not continued with others."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array_like)):
+        typed_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if typed_key else leaf)
+        found.update(f"{array.dtype.name}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def save(path: Any, now: Progress, settings: dict[str, Any]) -> None:
+    """Write the progress to the file at `path`, if one is wanted."""
+    if path is not None:
+        metadata: Any = {"history": now.history, "settings": settings}
+        write_training_state(path, now.state, metadata=metadata)
+
+
+def resume(path: Any, state: State, settings: dict[str, Any]) -> Progress:
+    """The progress in the file at `path`, or the start if there is none yet."""
+    names = ("step", "loss", "validation_step", "validation", "validation_error")
+    if path is None:
+        return Progress(state, {name: [] for name in names})
+    path = Path(path)
+    if not path.parent.is_dir() or path.is_dir():
+        raise FileNotFoundError(f"checkpoint: expected a file in a folder that exists, got {str(path)!r}")
+    if not path.exists():
+        return Progress(state, {name: [] for name in names})
+    description: Any = describe(path)
+    stored = description["metadata"].get("settings", settings)
+    for name in (settings | stored).keys():
+        if stored.get(name) != settings.get(name):
+            raise CheckpointError(
+                f"checkpoint: expected {str(path)!r} to be of this run, with {name} = {settings.get(name)!r}, "
+                f"got one of another, with {stored.get(name)!r}"
+            )
+    state, _ = read_training_state(path, state)
+    return Progress(state, description["metadata"]["history"])

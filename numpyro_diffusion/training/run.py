@@ -1,0 +1,93 @@
+"""One step of training, and many of them as one program."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import NamedSharding
+
+from ..process import ReverseProcess, trainable
+from ._devices import agree, share
+
+
+class State(NamedTuple):
+    """What a step changes: weights, their average, the best of the averages, and the optimiser."""
+
+    params: Any
+    average: Any
+    best: Any
+    optimizer: Any
+    best_value: Array
+    best_step: Array
+    step: Array
+
+
+class TrainingRun(eqx.Module):
+    """What a training run does at every step; equal runs share their compiled code."""
+
+    params: Any
+    rest: Any
+    optimizer: optax.GradientTransformation
+    loss: Callable[[Array, ReverseProcess, Array], Array]
+    ema: float
+    dequantize: float
+    batch_size: int
+    spread: NamedSharding | None
+
+    def __init__(
+        self,
+        process: ReverseProcess,
+        optimizer: optax.GradientTransformation,
+        loss: Callable[[Array, ReverseProcess, Array], Array],
+        ema: float,
+        dequantize: float,
+        batch_size: int,
+        spread: NamedSharding | None = None,
+    ) -> None:
+        params, self.rest = eqx.partition(process, trainable(process))
+        if not jax.tree.leaves(params):
+            raise ValueError("process: expected something to train (a network with array parameters), got none")
+        # Explicit dtypes, since weakly typed arrays would become strong in the first scan and compile it twice.
+        self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), params)
+        self.optimizer, self.loss = optimizer, loss
+        self.ema, self.dequantize, self.batch_size = float(ema), float(dequantize), batch_size
+        self.spread = spread
+
+    def start(self) -> State:
+        """The state before the first step."""
+        params, worst, zero = self.params, jnp.full((), -jnp.inf, float), jnp.zeros((), int)
+        return State(params, params, params, self.optimizer.init(params), worst, zero, zero)
+
+    def process(self, params: Any) -> ReverseProcess:
+        """The process with these weights."""
+        return eqx.combine(params, self.rest)
+
+    @eqx.filter_jit
+    def steps(self, key: Array, state: State, data: Array, count: int) -> tuple[State, Array]:
+        """The state `count` steps on, and their losses, shape (count,); a step that is not finite stops the state."""
+        return jax.lax.scan(lambda state, _: self._step(key, state, data), state, None, length=count)
+
+    def _step(self, key: Array, state: State, data: Array) -> tuple[State, Array]:
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        batch = share(data[jax.random.randint(keys[0], (self.batch_size,), 0, len(data))], self.spread)
+        batch = dequantized(keys[1], batch, self.dequantize)
+        loss, grad = jax.value_and_grad(lambda p: self.loss(keys[2], self.process(p), batch))(state.params)
+        updates, optimizer = self.optimizer.update(grad, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(self.ema, (1 + state.step) / (10 + state.step)) if self.ema else 0.0
+        average = optax.incremental_update(params, state.average, 1 - decay)
+        new = state._replace(params=params, average=average, optimizer=optimizer, step=state.step + 1)
+        # A bad step changes nothing, nor do those after it: the same step, with the same noise, is bad again.
+        finite = jnp.isfinite(loss) & jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]))
+        return agree(jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), self.spread), loss
+
+
+def dequantized(key: Array, batch: Array, width: float) -> Array:
+    """The batch with uniform noise of that width."""
+    if not width:
+        return batch
+    return batch + width * (jax.random.uniform(key, batch.shape, dtype=batch.dtype) - 0.5)
