@@ -215,7 +215,7 @@ def run(options):
     path = options.work / "mnist.safetensors"
     before = path.read_bytes() if path.exists() else b""
     trained = nd.DiffusionPrior(process, nd.KBound(2, min(10, options.chain - 1)))
-    if not before or checkpoints.describe(path)["metadata"]["card"].get("steps") != steps:
+    if steps == 0 or not before or checkpoints.describe(path)["metadata"]["card"].get("steps") != steps:
         trained.save(path, dtype="float16", card={"steps": steps})
     prior = nd.load(path)  # as the file holds it
     card = {
@@ -228,8 +228,11 @@ def run(options):
         "steps": steps,
         "dequantize": WIDTH,
         "schedule": f"log-SNR in {options.chain} equal steps",
-    } | measure(keys[2:], prior, (train_images, validation, test), options.work, options)
-    card["limits"] = f"centred digits of one collection; {seconds / 60:.0f} minutes of training on a CPU"
+        "limits": f"centred digits of one collection; {seconds / 60:.0f} minutes of training on a CPU",
+    }
+    if steps == 0:  # what is known of its training stays
+        card |= nd.card(options.start)
+    card |= measure(keys[2:], prior, (train_images, validation, test), options.work, options)
     target = options.save or path
     trained.save(target, dtype="float16", card=card)
     print(f"wrote {target}, {target.stat().st_size / 1e3:.0f} kB; pictures in {options.work}")

@@ -138,13 +138,13 @@ class Case:
     # Kept for all tests, so of single precision, even where one of double precision is the first to ask.
     @functools.cached_property
     def made(self) -> Any:
-        with single_precision():
+        with jax.enable_x64(False):
             return self.build(0.4)
 
     @functools.cached_property
     def values(self) -> Array:
         """Four draws, shape (4, *batch, *event)."""
-        with single_precision():
+        with jax.enable_x64(False):
             return self.made.sample(jax.random.key(1), (4,))
 
     @property
@@ -190,12 +190,6 @@ REPEATED = {
     "prior-enumerated": "prior-bits-network",
     "posterior-enumerated": "posterior-mixture",
 }
-
-
-def single_precision() -> Any:
-    """A context without 64-bit types, in old and new JAX."""
-    enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-    return enable_x64(False)
 
 
 @functools.cache
