@@ -59,7 +59,8 @@ def chain(num_steps: int, batch: int, rounds: int) -> None:
     x = jax.random.normal(jax.random.key(1), (batch, *EVENT))
     sample = jax.jit(lambda key: prior.sample(key, (batch,)))
     call = jax.jit(lambda x, t: jax.vmap(lambda x: network(x, t))(x))
-    seconds, value = ratio(lambda: sample(jax.random.key(2)), lambda: call(x, jnp.asarray(3.0)), rounds, num_steps)
+    key, t = jax.random.key(2), jnp.asarray(3.0)
+    seconds, value = ratio(lambda: sample(key), lambda: call(x, t), rounds, num_steps)
     print(f"reverse chain, T = {num_steps:4d}, batch {batch:3d}: {seconds:8.3f} s, / (T network calls) = {value:.2f}")
 
 
@@ -73,7 +74,8 @@ def bound(num_steps: int, rounds: int) -> None:
     times = jnp.tile(jnp.arange(1.0, num_steps + 1), 4)
     value = jax.jit(lambda key, x: likelihood(key, process, x).value)
     call = jax.jit(lambda x, t: jax.vmap(network)(x, t))
-    seconds, result = ratio(lambda: value(jax.random.key(2), x[0]), lambda: call(x, times), rounds)
+    key, one = jax.random.key(2), x[0]
+    seconds, result = ratio(lambda: value(key, one), lambda: call(x, times), rounds)
     print(f"K bound, all {count} terms, T = {num_steps:4d}: {seconds:8.4f} s, / (as many network calls) = {result:.2f}")
     if rounds == 1:
         return
@@ -81,10 +83,10 @@ def bound(num_steps: int, rounds: int) -> None:
     parts = {
         "noise of every term": (lambda keys: jax.vmap(lambda key: jax.random.normal(key, EVENT))(keys), keys),
         "KL terms and their network calls, given noise": (
-            lambda noise: jax.vmap(lambda t, noise: step_kl(process, x[0], t, noise))(inner, noise),
+            lambda noise: jax.vmap(lambda t, noise: step_kl(process, one, t, noise))(inner, noise),
             x,
         ),
-        "reconstruction, 4 calls": (lambda noise: jax.vmap(lambda e: reconstruction(process, x[0], e))(noise), few),
+        "reconstruction, 4 calls": (lambda noise: jax.vmap(lambda e: reconstruction(process, one, e))(noise), few),
     }
     for name, (fn, given) in parts.items():
         part = jax.jit(fn)
