@@ -5,7 +5,6 @@ the floating type of its input and weights; sums over many pixels (group norm, s
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TypeAlias
 
 import equinox as eqx
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from . import layers
+from .convolution import convolve
 
 Image: TypeAlias = Float[Array, "height width channels"]
 
@@ -46,34 +46,7 @@ class Convolution(eqx.Module):
 
     def __call__(self, x: Image) -> Image:
         """Return the image of `outputs` channels, smaller by `stride`."""
-        return _convolution(self.stride, self.padding, x, self.weight) + self.bias
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _convolution(stride: int, padding: tuple[int, int], x: Image, weight: Array) -> Image:
-    numbers = ("NHWC", "HWIO", "NHWC")
-    image = jax.lax.conv_general_dilated(x[None], weight, (stride, stride), (padding, padding), None, None, numbers)
-    return image[0]
-
-
-@_convolution.defjvp
-def _convolution_jvp(
-    stride: int, padding: tuple[int, int], values: tuple[Image, Array], tangents: tuple[Image, Array]
-) -> tuple[Image, Image]:
-    """On a CPU, XLA's own gradient of a convolution is many times slower inside a loop, and training is one."""
-    (x, weight), (x_dot, weight_dot) = values, tangents
-    convolve = partial(_convolution, stride, padding)
-    change = jax.lax.platform_dependent(x_dot, weight, cpu=partial(_as_product, stride, padding), default=convolve)
-    change += jax.lax.platform_dependent(x, weight_dot, cpu=partial(_as_product, stride, padding), default=convolve)
-    return convolve(x, weight), change
-
-
-def _as_product(stride: int, padding: tuple[int, int], x: Image, weight: Array) -> Image:
-    """The nine neighbours of every pixel side by side, times one matrix."""
-    padded = jnp.pad(x, (padding, padding, (0, 0)))
-    height, width = (side - 2 for side in padded.shape[:2])
-    near = [padded[i : i + height : stride, j : j + width : stride] for i in range(3) for j in range(3)]
-    return jnp.concatenate(near, axis=-1) @ weight.reshape(-1, weight.shape[-1])
+        return convolve(x, self.weight, self.stride, self.padding) + self.bias
 
 
 class Pointwise(eqx.Module):

@@ -338,7 +338,7 @@ def test_every_network_stays_in_a_lower_type(build: str) -> None:
     denoiser, diffusion = Network(net, dtype="bfloat16"), GaussianDiffusion(schedules.cosine(5))
     program = jax.make_jaxpr(lambda x: denoiser.posterior(diffusion, x, 3).mean)(jnp.zeros((4, 4)))
     assert program.out_avals[0].dtype == jnp.float32
-    products = re.findall(r":(\w+)\[[\d,]*\] = (?:dot_general|conv_general_dilated)\[", str(program))
+    products = re.findall(r":(\w+)\[[\d,]*\] = (?:dot_general|convolution_3x3)\[", str(program))
     assert products and set(products) == {"bf16"}
 
 

@@ -241,23 +241,3 @@ def test_wrong_calls_are_refused():
         net(jnp.ones((4, 2, 3)), jnp.ones(2))
     with pytest.raises(TypeError):
         UNet(KEY, (4, 4), dropout=0.1)
-
-
-@pytest.mark.parametrize(("stride", "padding"), [(1, (1, 1)), (2, (0, 1))])
-def test_derivatives_of_a_convolution_are_xlas(stride, padding):
-    """They have a rule of their own: forward, backward, and of second order."""
-    layer = _stirred(Convolution, KEY, 2, 3, stride=stride, padding=padding)
-    x, dx = jnp.asarray(_image(6, 4, 2)), jnp.asarray(_image(6, 4, 2, seed=2))
-
-    def reference(x, weight):
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x[None], weight, (stride, stride), (padding, padding), None, None, numbers)
-
-    def answers(convolve):
-        loss = lambda x, weight: jnp.sum(jnp.sin(convolve(x, weight)))
-        gradients = jax.grad(loss, (0, 1))(x, layer.weight)
-        return *gradients, jax.jvp(jax.grad(loss), (x, layer.weight), (dx, layer.weight))[1]
-
-    own = answers(lambda x, weight: eqx.tree_at(lambda one: (one.weight, one.bias), layer, (weight, 0.0))(x))
-    for got, expected in zip(own, answers(reference), strict=True):
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
