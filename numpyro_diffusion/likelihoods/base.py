@@ -15,7 +15,7 @@ from .._checks import check_event, check_levels, is_concrete
 from ..diffusions import GaussianDiffusion
 from ..process import ReverseProcess
 
-# Degrees of freedom below which Student's t has no spread to speak of: those of four replicates.
+# The fewest whole degrees of freedom with which Student's t has a variance: those of four replicates.
 LEAST_FREEDOM = 3.0
 
 Kind = Literal["lower bound", "bound on average", "unbiased", "exact up to discretisation", "unspecified"]
@@ -27,7 +27,8 @@ class Estimate(eqx.Module):
     Attributes:
         value: shape (*batch,).
         standard_error: Monte-Carlo standard error of `value`, shape (*batch,), widened for the few replicates that it
-            is estimated from, so that errors in its units have unit variance; NaN from a single replicate.
+            is estimated from, so that errors in its units have unit variance; inf where they are too few for any
+            multiple of their spread to give that (two or three, of a single term); NaN from a single one.
         terms: the parts of `value`, by name, each with leading shape (*batch,).
         kind: what `value` is, apart from noise. ``"lower bound"``: of log p at every x_0. ``"bound on average"``: its
             mean over data is at most that of their log density; for one x_0 it may err either way. ``"unbiased"``:
@@ -126,23 +127,25 @@ def standard_error(parts: Array) -> Array:
 
     .. math:: \nu = (n+1) \Big(\sum s^2\Big)^2 \Big/ \sum s^4 - 2
 
-    which is Satterthwaite's with unbiased estimates of the squares, and n − 1 for one term. It counts as 3 if less: for
-    what is seen two or three times only, the result is still too small.
+    which is Satterthwaite's with unbiased estimates of the squares, and n − 1 for one term. t with one or two degrees
+    of freedom has no variance: with fewer than three in all, n − 1 for each term, there is no such error bar. Where
+    there are more, an estimate below 3 counts as 3, and the result may be too small.
 
     Args:
         parts: n independent replicates of every term, shape (n, terms).
 
     Returns:
-        Shape (); NaN from one replicate.
+        Shape (); NaN from one replicate, inf from two or three of one term, or two of two; 0 where there is no noise.
     """
-    count = parts.shape[0]
+    count, terms = parts.shape
     if count == 1:
         return jnp.full((), jnp.nan, parts.dtype)
+    if (count - 1) * terms < LEAST_FREEDOM:
+        return jnp.full((), jnp.inf, parts.dtype)
     variance = jnp.var(parts, axis=0, ddof=1) / count
     total = jnp.sum(variance)
-    share = variance / jnp.where(total > 0, total, 1.0)
-    square = jnp.maximum(jnp.sum(jnp.square(share)), jnp.finfo(parts.dtype).tiny)
-    freedom = jnp.maximum((count + 1) / square - 2, LEAST_FREEDOM)
+    share = jnp.where(total > 0, variance / jnp.where(total > 0, total, 1.0), 1 / terms)
+    freedom = jnp.maximum((count + 1) / jnp.sum(jnp.square(share)) - 2, LEAST_FREEDOM)
     return jnp.sqrt(total * freedom / (freedom - 2))
 
 

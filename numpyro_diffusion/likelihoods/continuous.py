@@ -45,7 +45,7 @@ class ContinuousBound(AbstractLikelihood):
     noise law's own integral, which is known, as a control variate.
 
     Args:
-        num_samples: independent replicates; from 2 on there is a standard error.
+        num_samples: independent replicates; from 4 on there is a standard error.
         num_times: points (λ, ε) of each replicate.
         num_products: Jacobian-vector products at each point, by which most of the noise is taken out if the denoiser
             is exact or nearly so: each replicate is then the integral along a straight path of one ε, on which it

@@ -85,14 +85,14 @@ class KBound(AbstractLikelihood):
 
     Args:
         num_samples: draws of q for each x_0. An even number gives antithetic pairs; from 4 on (2 without pairs) there
-            is a standard error.
+            is a standard error, if the chain has 3 steps or more.
         num_times: how many of the T − 1 KL terms each draw evaluates: one, chosen at random, from each of as many
             equal strata, weighted by the stratum's size. All of them unless given.
         antithetic: whether draws come in pairs with mirrored noise.
         low_discrepancy: whether the noise of all terms of one draw (or pair) is a randomised low-discrepancy set, and,
             for real values, what K would be for data that are noise is a control variate of every term. Free of bias,
             and in few dimensions much less noisy; a term by itself, in `step_kl`, may then be negative. The standard
-            error is then that of independent draws (or pairs): take 8 or more.
+            error is then that of independent draws (or pairs), infinite from 2 or 3: take 8 or more.
         chunk: at most so many network calls are batched at a time, forward and backward; bounds the memory. A call of
             the estimator on a batch of examples keeps to it; the `log_prob` of a prior maps over its values, and
             batches so many calls for each of them.

@@ -46,7 +46,7 @@ class PathIntegral(AbstractLikelihood):
     numbers, with a `DiscretisedStep`, the value is the log of a probability.
 
     Args:
-        num_samples: independent replicates; from 2 on there is a standard error.
+        num_samples: independent replicates; from 4 on there is a standard error.
         num_times: points (λ, ε) of each replicate.
         num_products: Jacobian-vector products at each point, for less noise with a denoiser that is exact or nearly so;
             as for `ContinuousBound`.

@@ -1,6 +1,7 @@
 r"""log p(x_0) by the change of variables along the probability-flow ODE (Song et al. 2021)."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -18,8 +19,11 @@ from .denoising import log_snr_ends
 EXACT_UP_TO = 64
 DEFAULT_PROBES = 8
 STAGES = 6  # network calls a step, after the first
+# Gauss and Legendre's rule on (0, 1) of sixth order, one more than the solver's.
+NODES, WEIGHTS = 0.5 + np.sqrt(0.15) * np.arange(-1, 2), np.array([5, 8, 5]) / 18
 
 Adjoint = Literal["checkpoint", "backsolve"]
+Directions = Callable[[Array], Array]
 
 
 class FlowTerms(NamedTuple):
@@ -54,14 +58,16 @@ class ProbabilityFlow(AbstractLikelihood):
 
     Args:
         num_steps: steps of the solver (Tsitouras' fifth order), equal in log-SNR.
-        num_probes: random signs by which the divergence is estimated (Hutchinson), without bias, with a standard error
-            from 2 on; 0 takes it exactly, by as many Jacobian-vector products as there are elements. Exact up to 64
-            elements and 8 probes beyond, unless given.
+        num_probes: random signs by which the divergence is estimated (Hutchinson 1989), without bias, with a standard
+            error from 2 on; new ones at every place of the path. 0 takes it exactly, by as many Jacobian-vector
+            products as there are elements. Exact up to 64 elements and 8 probes beyond, unless given.
         num_traces: at how many places on the path the divergence is taken, evenly in log-SNR, once the path is known.
             It is needed nowhere else, fades at both ends and is smooth, so that few places serve, and in many
-            dimensions most of the cost is saved. At all stages of all steps, with the solver's order, unless given.
+            dimensions most of the cost is saved. Unless given, with the solver's order: at three places of every step
+            by probes, at all its stages if exact.
         adjoint: how gradients are taken: ``"checkpoint"`` differentiates the solver, and is exact for the value as it
-            is computed; ``"backsolve"`` solves the adjoint equation backwards, in memory that does not grow with steps.
+            is computed; ``"backsolve"`` solves the adjoint equation backwards, and keeps no more of the steps than the
+            places where the divergence is taken.
         accuracy: in nats per dimension. If given, a call on arrays (not in compiled code) solves again with twice the
             steps (and traces) and warns when the values differ by more.
         chunk: at most so many Jacobian-vector products at a time.
@@ -112,29 +118,33 @@ class ProbabilityFlow(AbstractLikelihood):
 
     def evaluations(self, process: ReverseProcess) -> int:
         """All stages of all steps, the step from the data to t = 1, and the mean of the law at T."""
-        stages = STAGES * self.num_steps + 1
-        if self.num_traces is None:
+        stages, traces = STAGES * self.num_steps + 1, self.num_traces
+        if traces is None and not self._probes(process):
             return self.calls(process) * (stages + 1) + 1
-        return self.calls(process) * (self.num_traces + 1) + stages + 1
+        return self.calls(process) * ((traces or len(NODES) * self.num_steps) + 1) + stages + 1
 
     def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
         """log p(x_0) for one example, shape () in nats; smooth in `x_0` for one `key`."""
+        return self._estimate(process, x_0, self._directions(key, process))
+
+    def _estimate(self, process: ReverseProcess, x_0: Array, directions: Directions) -> Estimate:
         diffusion: Any = process.diffusion
         x_0 = jnp.asarray(x_0, diffusion.schedule.times.dtype)
-        directions = self._directions(key, process, x_0)
         low, high = log_snr_ends(diffusion.schedule)
         kept, z = jnp.sqrt(jax.nn.sigmoid(high)), diffusion.standardize(x_0)
         size = float(_size(process))
         # To the noise of t = 1: to first order in its variance, z grows by half of what the prediction takes away.
-        prediction, trace = self._predict(process, kept * z, high, directions)
-        volume = 0.5 * (size - kept * trace) + size * jnp.log(kept)
-        start = kept * (z + 0.5 * (z - prediction)), volume
-        follow = self._flow if self.num_traces is None else self._quadrature
-        z_end, more = follow(process, start, (-high / 2, -low / 2), directions)
+        prediction, trace = self._predict(process, kept * z, high, directions(jnp.array(0)))
+        first = 0.5 * (size - kept * trace) + size * jnp.log(kept)
+        start = kept * (z + 0.5 * (z - prediction))
+        follow = self._quadrature if self._probes(process) or self.num_traces else self._flow
+        z_end, growth = follow(process, start, (-high / 2, -low / 2), directions)
+        parts = jnp.concatenate([first[None], growth])
         log_terminal = -0.5 * jnp.sum(jnp.square(z_end - self._terminal_mean(process, low)) + jnp.log(2 * jnp.pi))
         log_terminal -= jnp.sum(jnp.broadcast_to(jnp.log(diffusion.scale), x_0.shape))
-        terms = FlowTerms(log_terminal, more, diffusion.unstandardize(z_end))
-        return Estimate(log_terminal + jnp.mean(more), self._error(process, more), terms, "exact up to discretisation")
+        terms = FlowTerms(log_terminal, jnp.sum(parts, axis=0), diffusion.unstandardize(z_end))
+        error = standard_error(parts.T) if self._probes(process) else jnp.zeros_like(log_terminal)
+        return Estimate(log_terminal + jnp.mean(terms.log_volume), error, terms, "exact up to discretisation")
 
     def examine(self, key: Array, process: ReverseProcess, x_0: Array, estimate: Estimate) -> None:
         """Warn if the solver's steps are too few for `accuracy`."""
@@ -144,7 +154,18 @@ class ProbabilityFlow(AbstractLikelihood):
         again = ProbabilityFlow(
             2 * self.num_steps, self.num_probes, num_traces=traces, adjoint=self.adjoint, chunk=self.chunk
         )
-        gap = float(jnp.max(jnp.abs(again(key, process, x_0).value - estimate.value))) / _size(process)
+
+        def change(pair: tuple[Array, Array]) -> Array:
+            # The same signs all along, for both: else the change would be that of the noise.
+            values = (
+                f._estimate(process, pair[1], f._directions(pair[0], process, False)).value for f in (self, again)
+            )
+            return jnp.abs(jnp.subtract(*values))
+
+        flat = x_0.reshape((-1, *process.event_shape))
+        together = None if self.chunk is None else max(1, self.chunk // self.calls(process))
+        changes = batched_map(change, (jax.random.split(key, len(flat)), flat), together)
+        gap = float(jnp.max(changes)) / _size(process)
         if gap > self.accuracy:
             warnings.warn(
                 f"ProbabilityFlow: num_steps={self.num_steps} is too small for accuracy={self.accuracy:g}: twice as "
@@ -158,15 +179,18 @@ class ProbabilityFlow(AbstractLikelihood):
             return self.num_probes
         return 0 if _size(process) <= EXACT_UP_TO else DEFAULT_PROBES
 
-    def _directions(self, key: Array, process: ReverseProcess, x_0: Array) -> Array:
-        """What the Jacobian is applied to, shape (count, *event): unit vectors, or random signs."""
+    def _directions(self, key: Array, process: ReverseProcess, fresh: bool = True) -> Directions:
+        """What the Jacobian is applied to at a place of the path, by its number, shape (count, *event).
+
+        Unit vectors, or random signs. Those of different places are independent, unless not `fresh`: the noise of
+        places then averages out as well, and a probe's sum over them is more nearly normal than its parts.
+        """
+        shape, dtype = process.event_shape, process.diffusion.schedule.times.dtype
         probes = self._probes(process)
         if not probes:
-            return jnp.eye(_size(process), dtype=x_0.dtype).reshape(-1, *x_0.shape)
-        return jax.random.rademacher(key, (probes, *x_0.shape), x_0.dtype)
-
-    def _error(self, process: ReverseProcess, volume: Array) -> Array:
-        return standard_error(volume[:, None]) if self._probes(process) else jnp.zeros_like(volume[0])
+            return lambda place: jnp.eye(_size(process), dtype=dtype).reshape(-1, *shape)
+        own = lambda place: jax.random.fold_in(key, place if fresh else 0)
+        return lambda place: jax.random.rademacher(own(place), (probes, *shape), dtype)
 
     def _terminal_mean(self, process: ReverseProcess, log_snr: Array) -> Array:
         diffusion: Any = process.diffusion
@@ -190,22 +214,21 @@ class ProbabilityFlow(AbstractLikelihood):
         return root * (root * z - prediction), root * (root * float(_size(process)) - trace)
 
     def _flow(
-        self, process: ReverseProcess, start: tuple[Array, Array], ends: tuple[Array, Array], directions: Array
+        self, process: ReverseProcess, start: Array, ends: tuple[Array, Array], directions: Directions
     ) -> tuple[Array, Array]:
-        """z and the log volume at the other end, solved for together."""
+        """z at the other end and the growth of the log volume, shape (1, 1), solved for together."""
         arrays, static = eqx.partition(process, eqx.is_inexact_array)
 
         def field(u: Array, state: tuple[Array, Array], args: tuple[Any, Array]) -> tuple[Array, Array]:
             return self._rates(eqx.combine(args[0], static), state[0], u, args[1])
 
-        z, volume = self._solve(field, start, ends, (arrays, directions))
-        return z[-1], volume[-1]
+        z, volume = self._solve(field, (start, jnp.zeros((1,), start.dtype)), ends, (arrays, directions(jnp.array(0))))
+        return z[-1], volume
 
     def _quadrature(
-        self, process: ReverseProcess, start: tuple[Array, Array], ends: tuple[Array, Array], directions: Array
+        self, process: ReverseProcess, start: Array, ends: tuple[Array, Array], directions: Directions
     ) -> tuple[Array, Array]:
-        """The same where z is solved for by itself, and the volume's growth is summed over midpoints of its path."""
-        assert self.num_traces is not None
+        """The same where z is solved for by itself; the growth at each place of its path, shape (places, probes)."""
         arrays, static = eqx.partition(process, eqx.is_inexact_array)
 
         def field(u: Array, z: Array, arrays: Any) -> Array:
@@ -214,12 +237,23 @@ class ProbabilityFlow(AbstractLikelihood):
             prediction = eqx.combine(arrays, static).predict(diffusion.unstandardize(z), t)
             return root * (root * z - diffusion.standardize(prediction))
 
-        span = ends[1] - ends[0]
-        places = ends[0] + span * (jnp.arange(self.num_traces) + 0.5) / self.num_traces
-        path = self._solve(field, start[0], ends, arrays, jnp.append(places, ends[1]))
-        together = None if self.chunk is None else max(1, self.chunk // self.calls(process))
-        growth = lambda pair: self._rates(process, pair[0], pair[1], directions)[1]
-        return path[-1], start[1] + span * jnp.mean(batched_map(growth, (path[:-1], places), together), axis=0)
+        nodes, weights = self._rule()
+        span, count = ends[1] - ends[0], len(nodes)
+        places = ends[0] + span * jnp.asarray(nodes, start.dtype)
+        path = self._solve(field, start, ends, arrays, jnp.append(places, ends[1]))
+        # One place at a time unless a few are asked for, so that memory does not grow with the steps.
+        chunk = self.calls(process) if self.chunk is None and self.num_traces is None else self.chunk
+        together = None if chunk is None else max(1, chunk // self.calls(process))
+        rate = lambda at: self._rates(process, at[0], at[1], directions(at[2]))[1]
+        rates = batched_map(rate, (path[:-1], places, 1 + jnp.arange(count)), together)
+        return path[-1], span * jnp.asarray(weights, start.dtype)[:, None] * rates
+
+    def _rule(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places on (0, 1) and their weights: midpoints, or Gauss's in each of the solver's steps."""
+        if self.num_traces is not None:
+            return (np.arange(self.num_traces) + 0.5) / self.num_traces, np.full(self.num_traces, 1 / self.num_traces)
+        nodes = (np.arange(self.num_steps)[:, None] + NODES) / self.num_steps
+        return nodes.reshape(-1), np.tile(WEIGHTS / self.num_steps, self.num_steps)
 
     def _solve(self, field: Any, start: Any, ends: tuple[Array, Array], args: Any, times: Array | None = None) -> Any:
         """The solution at some times, or at the other end, on a leading axis."""
