@@ -11,8 +11,9 @@ the log evidence.
 The cells outlier,0 outlier,5 and outlier,10 (not among the nine that run unless asked for) are after Corenflos et al.
 2025: d_x = 256, ten components of covariance I + v vᵀ, one observation, at the mean observation plus that offset.
 
-With `--tempered POWER` only `TwistedSMC` is run, its twist tempered (`nd.twists.Tempered`), and with `--placed` only
-`TwistedSMC` with the chain's steps placed by the prior (`nd.diagnostics.place_steps`): use another results file.
+With `--tempered POWER`, `--placed` and `--antithetic`, alone or together, only `TwistedSMC` is run: its twist tempered
+(`nd.twists.Tempered`), the chain's steps placed by the prior (`nd.diagnostics.place_steps`), its particles in order and
+neighbours stepping with opposite noise. Use another results file for each.
 An interrupted run goes on from its results file.
 """
 
@@ -137,13 +138,13 @@ def placed(key: Array, process: nd.ReverseProcess) -> nd.ReverseProcess:
     return nd.ReverseProcess(nd.GaussianDiffusion(schedule), denoiser, process.event_shape)
 
 
-def corrected(twist: Any, ends: tuple[float, float], count: int, place: bool = False) -> Any:
+def corrected(twist: Any, ends: tuple[float, float], count: int, place: bool = False, antithetic: bool = False) -> Any:
     """TwistedSMC's equally weighted draws and log evidence; `place`: on a chain with its steps placed."""
 
     @jax.jit
     def run(key: Array, mixture: Any, operator: Array, observation: Array, scale: Array) -> Any:
         factor = nd.factors.LinearGaussian(observation, operator, scale)
-        sampler = nd.samplers.TwistedSMC(count, twist, chunk=CHUNK)
+        sampler = nd.samplers.TwistedSMC(count, twist, chunk=CHUNK, antithetic=antithetic)
         process = process_of(*mixture, ends)
         process = placed(jax.random.fold_in(key, 2), process) if place else process
         particles = sampler.run(key, process, factor)
@@ -174,12 +175,15 @@ def sliced_wasserstein(rng: np.random.Generator, one: np.ndarray, two: np.ndarra
     return float(np.abs(sorted_one - sorted_two).mean())
 
 
-def samplers(ends: tuple[float, float], count: int, others: bool, power: float | None, place: bool) -> dict[str, Any]:
+def samplers(
+    ends: tuple[float, float], count: int, others: bool, power: float | None, place: bool, antithetic: bool
+) -> dict[str, Any]:
     """What is compared: the default, or a variant of it, and settings of our own in the style of others."""
-    if place:
-        return {"TwistedSMC, steps placed": corrected(None, ends, count, place)}
-    if power is not None:
-        return {f"TwistedSMC, Tempered(power={power:g})": corrected(nd.twists.Tempered(power=power), ends, count)}
+    if place or antithetic or power is not None:
+        twist = None if power is None else nd.twists.Tempered(power=power)
+        name = "TwistedSMC" + ("" if power is None else f", Tempered(power={power:g})")
+        name += ", steps placed" * place + ", antithetic" * antithetic
+        return {name: corrected(twist, ends, count, place, antithetic)}
     chosen = {"TwistedSMC": corrected(None, ends, count)}
     if others:
         ends = (ends[0], 4.0)  # the usual end: these do not take the last step exactly
@@ -242,6 +246,7 @@ def main() -> None:
     parser.add_argument("--cells", nargs="*", help="such as 8,1 80,4; all nine unless given")
     parser.add_argument("--others", action="store_true", help="also run settings in the style of other samplers")
     parser.add_argument("--placed", action="store_true", help="only TwistedSMC, the chain's steps placed by the prior")
+    parser.add_argument("--antithetic", action="store_true", help="only TwistedSMC, its particles antithetic")
     parser.add_argument("--tempered", type=float, metavar="POWER", help="only TwistedSMC, its twist tempered so")
     options = parser.parse_args()
     cells, count, problems = options.cells or CELLS, PARTICLES, options.problems
@@ -252,13 +257,13 @@ def main() -> None:
     for cell in cells:
         rows = results.setdefault(cell, [])
         ends, others = ends_of(problem(0, cell).means), options.others or options.short
-        runs = samplers(ends, count, others, options.tempered, options.placed)
+        runs = samplers(ends, count, others, options.tempered, options.placed, options.antithetic)
         for seed in tqdm(range(len(rows), problems), desc=cell):
             rows.append(measure(cell, seed, runs, count))
             if options.results is not None:
                 options.results.write_text(json.dumps(results))
     print(table(results))
-    if options.short and options.tempered is None and not options.placed:
+    if options.short and options.tempered is None and not (options.placed or options.antithetic):
         ratios = [row["TwistedSMC"]["distance"] / row["floor"] for rows in results.values() for row in rows]
         assert np.median(ratios) < 3, f"far from the exact posterior: {ratios}"
 

@@ -36,6 +36,7 @@ class SMC:
         num_steps: how many steps of the chain; the prior's own sampler says unless given.
         threshold: resample below this fraction of effective particles.
         chunk: at most so many particles of an island at a time go through the denoiser.
+        antithetic: order particles, and let neighbours step with opposite noise, as `TwistedSMC` says.
         target_log_evidence_sd: double the particles until the standard deviation of the islands' log evidences is at
             most this, in nats, or `max_particles` is reached, which gives a warning.
         max_particles: the budget of `target_log_evidence_sd`, particles of one island.
@@ -57,13 +58,16 @@ class SMC:
         num_steps: int | None = None,
         threshold: float = 0.5,
         chunk: int | None = None,
+        antithetic: bool = False,
         target_log_evidence_sd: float | None = None,
         max_particles: int = 2**14,
         progress_bar: bool = True,
     ) -> None:
         self.model, self.site = model, site
         self.num_islands = check_count("num_islands", num_islands)
-        self._make = lambda count: TwistedSMC(count, twist, num_steps=num_steps, threshold=threshold, chunk=chunk)
+        self._make = lambda count: TwistedSMC(
+            count, twist, num_steps=num_steps, threshold=threshold, chunk=chunk, antithetic=antithetic
+        )
         self._start = self.num_particles = self._make(num_particles).num_particles
         if target_log_evidence_sd is not None and not target_log_evidence_sd > 0:
             raise ValueError(f"target_log_evidence_sd: expected a positive number, got {target_log_evidence_sd}")

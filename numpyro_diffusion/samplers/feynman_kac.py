@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jax import Array
 
 from .._batching import batched_map
@@ -14,6 +15,7 @@ from ..factors import AbstractFactor, Delta, factors_of, simplify
 from ..process import ReverseProcess
 from ..twists import AbstractTwist, TwistedStep, default_twist, last_step
 from .ancestral import Ancestral
+from .ordering import mirrored
 
 
 class Cloud(NamedTuple):
@@ -35,6 +37,9 @@ class TwistedChain(eqx.Module):
 
     The targets are p(x_T … x_t) ψ_t(x_t) for t ≥ 1, and p(x_T … x_0) r(x_0) in the end: every positive twist is right,
     and a good one has weights that vary little. The denoiser is evaluated once for each particle and step.
+
+    With `antithetic` particles 0 and 1, 2 and 3, … draw with opposite noise at every step but the one to the data,
+    after which nothing is decided any more. The law of each, given the particles before, is the same.
     """
 
     process: ReverseProcess
@@ -44,6 +49,7 @@ class TwistedChain(eqx.Module):
     times: tuple[int, ...] = eqx.field(static=True)
     ends_exactly: bool = eqx.field(static=True)
     chunk: int | None = eqx.field(static=True)
+    antithetic: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -52,6 +58,7 @@ class TwistedChain(eqx.Module):
         twist: AbstractTwist | None = None,
         num_steps: int | None = None,
         chunk: int | None = None,
+        antithetic: bool = False,
     ) -> None:
         if not isinstance(factor, AbstractFactor):
             raise ValueError(f"factor: expected one from numpyro_diffusion.factors, got {factor!r}")
@@ -70,6 +77,7 @@ class TwistedChain(eqx.Module):
                 f"the last step takes in closed form, got {[type(part).__name__ for part in factors_of(factor)]}"
             )
         self.chunk = None if chunk is None else check_count("chunk", chunk)
+        self.antithetic = antithetic
 
     @property
     def inner(self) -> tuple[np.ndarray, np.ndarray]:
@@ -78,8 +86,7 @@ class TwistedChain(eqx.Module):
 
     def first(self, key: Array, count: int, known: Array | None = None) -> Cloud:
         """`count` particles at T; the first of them is `known`, if given."""
-        keys = jax.random.split(key, count)
-        x = jax.vmap(lambda key: self.process.terminal().sample(key))(keys)
+        x = jax.vmap(lambda noise: self._draw(self.process.terminal(), noise))(self._noise(key, count))
         x = x if known is None else x.at[0].set(known.astype(x.dtype))
         step = batched_map(lambda x: self._look(x, self.times[0], self.times[1]), x, self.chunk)
         return Cloud(x, _finite(step.log_psi), step)
@@ -100,8 +107,17 @@ class TwistedChain(eqx.Module):
             x = step.proposal.sample(key) if known is None else known
             return x, self.factor.log_r(x) + _ratio(step, x)
 
-        x, gain = self._each(one, key, cloud.step, known)
+        x, gain = self._each(one, jax.random.split(key, len(cloud.x)), cloud.step, known)
         return x, cloud.log_weight if self.ends_exactly else _finite(cloud.log_weight + gain)
+
+    def predictions(self, cloud: Cloud, t: Array, s: Array) -> Array:
+        """The part of each particle's kernel mean that its prediction of x_0 makes, for the step from t to s ≥ 1.
+
+        Shape (N, *event). Unlike x_t itself it has no noise of its own.
+        """
+        nothing = jnp.zeros(self.process.event_shape)
+        rest = lambda x: self.process.diffusion.bridge(x, nothing, t, s).mean
+        return jax.vmap(lambda x, step: step.kernel.mean - rest(x))(cloud.x, cloud.step)
 
     def log_kernel(self, cloud: Cloud, x_s: Array) -> Array:
         """log p(x_s | x_t) − log ψ_t(x_t) from every particle to one state, shape (N,)."""
@@ -111,28 +127,37 @@ class TwistedChain(eqx.Module):
         return self.twist.step(self.process, self.factor, self.shared, x, t, s)
 
     def _move(self, key: Array, cloud: Cloud, look: Any, known: Array | None) -> Cloud:
-        def one(args: tuple[Array, TwistedStep, Array | None]) -> tuple[Array, Array, TwistedStep]:
-            key, step, known = args
-            x = step.proposal.sample(key) if known is None else known
+        def one(args: tuple[Any, TwistedStep, Array | None]) -> tuple[Array, Array, TwistedStep]:
+            noise, step, known = args
+            x = self._draw(step.proposal, noise) if known is None else known
             new = look(x)
             return x, new.log_psi + _ratio(step, x), new
 
-        x, gain, step = self._each(one, key, cloud.step, known)
+        x, gain, step = self._each(one, self._noise(key, len(cloud.x)), cloud.step, known)
         return Cloud(x, _finite(cloud.log_weight + gain), step)
 
-    def _each(self, one: Any, key: Array, step: TwistedStep, known: Array | None) -> Any:
+    def _noise(self, key: Array, count: int) -> Any:
+        """What `_draw` takes for each of `count` particles: a key, and with `antithetic` whether to mirror."""
+        if not self.antithetic:
+            return jax.random.split(key, count)
+        index = jnp.arange(count)
+        return jax.random.split(key, (count + 1) // 2)[index // 2], index % 2 == 1
+
+    def _draw(self, law: dist.Distribution, noise: Any) -> Array:
+        return mirrored(law, *noise) if self.antithetic else law.sample(noise)
+
+    def _each(self, one: Any, noise: Any, step: TwistedStep, known: Array | None) -> Any:
         """`one` for every particle; with `known`, the state of the first particle is taken and not drawn."""
-        keys = jax.random.split(key, step.log_psi.shape[0])
         if known is None:
-            return batched_map(lambda pair: one((*pair, None)), (keys, step), self.chunk)
-        is_known = jnp.arange(len(keys)) == 0
+            return batched_map(lambda pair: one((*pair, None)), (noise, step), self.chunk)
+        is_known = jnp.arange(step.log_psi.shape[0]) == 0
 
-        def maybe(args: tuple[Array, TwistedStep, Array]) -> Any:
-            key, step, fixed = args
-            drawn = step.proposal.sample(key)
-            return one((key, step, jnp.where(fixed, known.astype(drawn.dtype), drawn)))
+        def maybe(args: tuple[Any, TwistedStep, Array]) -> Any:
+            noise, step, fixed = args
+            drawn = self._draw(step.proposal, noise)
+            return one((noise, step, jnp.where(fixed, known.astype(drawn.dtype), drawn)))
 
-        return batched_map(maybe, (keys, step, is_known), self.chunk)
+        return batched_map(maybe, (noise, step, is_known), self.chunk)
 
 
 class ParticleSampler(eqx.Module):
@@ -161,9 +186,9 @@ class ParticleSampler(eqx.Module):
         self.threshold = float(threshold)
         self.chunk = None if chunk is None else check_count("chunk", chunk)
 
-    def chain(self, process: ReverseProcess, factor: AbstractFactor) -> TwistedChain:
+    def chain(self, process: ReverseProcess, factor: AbstractFactor, antithetic: bool = False) -> TwistedChain:
         """The twisted chain, checked and ready."""
-        return TwistedChain(process, factor, self.twist, self.num_steps, self.chunk)
+        return TwistedChain(process, factor, self.twist, self.num_steps, self.chunk, antithetic)
 
     def poor(self, size: Array) -> Array:
         """Whether so few effective particles call for resampling."""

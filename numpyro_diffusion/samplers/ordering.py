@@ -1,0 +1,76 @@
+"""Particles in the order of a curve on which neighbours are alike, and draws of opposite noise for neighbours."""
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions.discrete import BernoulliLogits
+
+from ..diffusions.binomial import posterior_logits
+from ..factors.low_rank import LoweredNormal, PartlyKnown, elements
+
+_BITS = 10  # of each of the curve's two coordinates
+_ITERATIONS = 4
+
+
+def curve_order(points: Array) -> Array:
+    """The order of points along a Hilbert curve through the two directions in which they differ most.
+
+    The directions are those of a few power iterations from a fixed start: *approximate*, which makes no sampler wrong,
+    as any order is right. They keep their units, so that points that differ in one direction only are sorted along it.
+
+    Args:
+        points: shape (N, ...).
+
+    Returns:
+        Indices of all points, shape (N,).
+    """
+    flat = points.reshape(points.shape[0], -1)
+    flat = flat - jnp.mean(flat, 0)
+    basis = jax.random.normal(jax.random.key(0), (flat.shape[1], min(2, flat.shape[1])), dtype=flat.dtype)
+    turn = lambda _, basis: jnp.linalg.qr(flat.T @ (flat @ basis))[0]
+    basis = jax.lax.fori_loop(0, _ITERATIONS, turn, basis)
+    plane = flat @ basis
+    if plane.shape[1] == 1:
+        return jnp.argsort(plane[:, 0])
+    plane = plane @ jnp.linalg.eigh(plane.T @ plane)[1][:, ::-1]  # the larger first
+    corner = jnp.min(plane, 0)
+    width = jnp.maximum(jnp.max(plane - corner), jnp.finfo(plane.dtype).tiny)
+    return jnp.argsort(hilbert_index((plane - corner) / width))
+
+
+def hilbert_index(square: Array) -> Array:
+    """Where points of the unit square, shape (N, 2), lie along Hilbert's curve of 2¹⁰ cells a side, shape (N,)."""
+    side = 1 << _BITS
+    cells = jnp.clip((square * side).astype(jnp.int32), 0, side - 1)
+
+    def finer(k: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        x, y, index = state
+        right, upper = (x >> (_BITS - 1 - k)) & 1, (y >> (_BITS - 1 - k)) & 1
+        index = 4 * index + ((3 * right) ^ upper)
+        # In the lower quarters the curve runs turned: axes exchanged, in the right one from the other end.
+        x, y = (jnp.where((upper == 0) & (right == 1), side - 1 - each, each) for each in (x, y))
+        return jnp.where(upper == 0, y, x), jnp.where(upper == 0, x, y), index
+
+    return jax.lax.fori_loop(0, _BITS, finer, (cells[:, 0], cells[:, 1], jnp.zeros(len(square), jnp.int32)))[2]
+
+
+def mirrored(law: dist.Distribution, key: Array, mirror: Array) -> Array:
+    """`law.sample(key)`, or where `mirror` the draw of the same law that opposite noise makes, shape `event`.
+
+    Two such draws, of laws that are alike, with one key and `mirror` off and on, are negatively correlated. Each is
+    *exact*: normal laws are symmetric about their mean, and a bit's uniform number u has the law of 1 − u.
+
+    Raises:
+        ValueError: a law that is neither normal nor of bits.
+    """
+    draw, inner = law.sample(key), law.law if isinstance(law, PartlyKnown) else law
+    each = elements(inner)
+    if isinstance(each, BernoulliLogits):
+        flipped = BernoulliLogits(-posterior_logits(law), validate_args=False).to_event(len(law.event_shape))
+        return jnp.where(mirror, 1 - flipped.sample(key), draw)
+    if not isinstance(each, dist.Normal | LoweredNormal):
+        raise ValueError(
+            f"antithetic: expected steps that are normal or of bits, got a proposal of kind {type(each).__name__}"
+        )
+    return jnp.where(mirror, 2 * law.mean - draw, draw)
