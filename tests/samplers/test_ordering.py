@@ -20,15 +20,6 @@ from numpyro_diffusion.samplers.ordering import curve_order, hilbert_index, mirr
 LOC, SCALE = np.array([0.5, -1.0]), np.array([1.2, 0.6])
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """These tests compute little; what takes time is compiling."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @eqx.filter_jit
 def runs(sampler, process, factor, keys):
     return jax.vmap(lambda key: sampler.run(key, process, factor))(keys)
