@@ -1,4 +1,4 @@
-"""A 3×3 convolution whose derivatives of every order are as fast on a CPU as itself, inside loops too.
+"""A 3×3 convolution whose derivatives, of every order, are in forms that are fast in loops on a CPU.
 
 In a loop, XLA for CPUs has fast code only for convolutions in one layout: images (batch, height, width, channels) and
 weights (height, width, inputs, outputs), neither mirrored nor spread out. Its own gradients are in other layouts. It
