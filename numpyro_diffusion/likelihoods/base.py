@@ -103,9 +103,10 @@ class AbstractLikelihood(eqx.Module):
             check_levels("x_0", x_0, process.num_levels)
         batch = check_event("x_0", x_0.shape, process.event_shape)
         self.check(process)
-        estimate = self._batched(key, process, x_0, batch)
-        if all(is_concrete(leaf) for leaf in jax.tree.leaves((key, process, x_0))):
-            self.examine(key, process, x_0, estimate)
+        if not all(is_concrete(leaf) for leaf in jax.tree.leaves((self, key, process, x_0))):
+            return self._batched(key, process, x_0, batch)
+        estimate = _compiled(self, key, process, x_0, batch)
+        self.examine(key, process, x_0, estimate)
         return estimate
 
     def _batched(self, key: Array, process: ReverseProcess, x_0: Array, batch: tuple[int, ...]) -> Estimate:
@@ -116,6 +117,12 @@ class AbstractLikelihood(eqx.Module):
         together = None if self.chunk is None else max(1, self.chunk // self.calls(process))
         estimates = batched_map(estimate, (jax.random.split(key, len(flat)), flat), together)
         return jax.tree.map(lambda leaf: leaf.reshape(batch + leaf.shape[1:]), estimates)
+
+
+@eqx.filter_jit
+def _compiled(likelihood: AbstractLikelihood, key: Array, process: ReverseProcess, x_0: Array, batch: Any) -> Estimate:
+    """The estimates, in one program that later calls of the same shapes find again."""
+    return likelihood._batched(key, process, x_0, batch)
 
 
 def standard_error(parts: Array) -> Array:

@@ -122,14 +122,9 @@ def step_gap(key: Array, process: ReverseProcess, x_0: Array) -> tuple[Array, Ar
     """
     count = min(process.num_steps - 1, 64)
     fine, coarse = ContinuousBound(16, 64, chunk=4096), KBound(16, count, low_discrepancy=True, chunk=4096)
-    one, two = (_compiled(bound, key, process, x_0) for bound in (fine, coarse))
+    one, two = (bound(key, process, x_0) for bound in (fine, coarse))
     variance = jnp.square(one.standard_error) + jnp.square(two.standard_error)
     return jnp.mean(one.value - two.value), jnp.sqrt(jnp.sum(variance)) / variance.size
-
-
-@eqx.filter_jit
-def _compiled(bound: AbstractLikelihood, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
-    return bound(key, process, x_0)
 
 
 def warn_if_coarse(name: str, key: Array, process: ReverseProcess, x_0: Array, accuracy: float) -> None:

@@ -150,22 +150,7 @@ class ProbabilityFlow(AbstractLikelihood):
         """Warn if the solver's steps are too few for `accuracy`."""
         if self.accuracy is None:
             return
-        traces = None if self.num_traces is None else 2 * self.num_traces
-        again = ProbabilityFlow(
-            2 * self.num_steps, self.num_probes, num_traces=traces, adjoint=self.adjoint, chunk=self.chunk
-        )
-
-        def change(pair: tuple[Array, Array]) -> Array:
-            # The same signs all along, for both: else the change would be that of the noise.
-            values = (
-                f._estimate(process, pair[1], f._directions(pair[0], process, False)).value for f in (self, again)
-            )
-            return jnp.abs(jnp.subtract(*values))
-
-        flat = x_0.reshape((-1, *process.event_shape))
-        together = None if self.chunk is None else max(1, self.chunk // self.calls(process))
-        changes = batched_map(change, (jax.random.split(key, len(flat)), flat), together)
-        gap = float(jnp.max(changes)) / _size(process)
+        gap = float(_change(self, key, process, x_0)) / _size(process)
         if gap > self.accuracy:
             warnings.warn(
                 f"ProbabilityFlow: num_steps={self.num_steps} is too small for accuracy={self.accuracy:g}: twice as "
@@ -272,6 +257,24 @@ class ProbabilityFlow(AbstractLikelihood):
             max_steps=self.num_steps + 2,  # rounding may leave a last bit
         )
         return solution.ys
+
+
+@eqx.filter_jit
+def _change(flow: ProbabilityFlow, key: Array, process: ReverseProcess, x_0: Array) -> Array:
+    """How far twice as many steps change a value of the batch, at most; shape () in nats."""
+    traces = None if flow.num_traces is None else 2 * flow.num_traces
+    again = ProbabilityFlow(
+        2 * flow.num_steps, flow.num_probes, num_traces=traces, adjoint=flow.adjoint, chunk=flow.chunk
+    )
+
+    def change(pair: tuple[Array, Array]) -> Array:
+        # The same signs all along, for both: else the change would be that of the noise.
+        values = (f._estimate(process, pair[1], f._directions(pair[0], process, False)).value for f in (flow, again))
+        return jnp.abs(jnp.subtract(*values))
+
+    flat = x_0.reshape((-1, *process.event_shape))
+    together = None if flow.chunk is None else max(1, flow.chunk // flow.calls(process))
+    return jnp.max(batched_map(change, (jax.random.split(key, len(flat)), flat), together))
 
 
 def _size(process: ReverseProcess) -> int:
