@@ -9,6 +9,7 @@ chain's own steps; fractions interpolate between them.
 """
 
 from abc import abstractmethod
+from functools import partial
 from typing import Literal
 
 import equinox as eqx
@@ -50,13 +51,7 @@ class AbstractSchedule(eqx.Module):
         Where one is not (next to t = 0, or to a step that erases everything), and for schedules that are linear in
         :math:`\bar\alpha`, the neighbours' :math:`\bar\alpha` are mixed instead.
         """
-        pair, weight = self._around(self.table, t)
-        mixed = _mixed(pair, weight)
-        if self.interpolation == "alpha_bar":
-            return mixed
-        finite = jnp.isfinite(pair).all(0)
-        pair = jnp.where(finite, pair, 0.0)
-        return jnp.where(finite, pair[0] * (1 - weight) + pair[1] * weight, mixed)
+        return _log_snr_at(self.table, jnp.asarray(t, dtype=self.times.dtype), self.interpolation)
 
     def log_alpha_bar(self, t: ArrayLike) -> Array:
         r""":math:`\log\bar\alpha_t`, exactly 0 at t = 0."""
@@ -82,8 +77,7 @@ class AbstractSchedule(eqx.Module):
 
     def time(self, t: ArrayLike) -> Array:
         """What a network is told at step `t`: `t` itself, or the original chain's step after respacing."""
-        pair, weight = self._around(jax.lax.stop_gradient(self.times), t)
-        return pair[0] * (1 - weight) + pair[1] * weight
+        return _time_at(jax.lax.stop_gradient(self.times), jnp.asarray(t, dtype=self.times.dtype))
 
     def time_at(self, log_snr: ArrayLike) -> Array:
         r"""The t in [0, T] at which :math:`\lambda(t)` is `log_snr`; its inverse, of the same shape.
@@ -127,13 +121,6 @@ class AbstractSchedule(eqx.Module):
             raise ValueError(f"num_steps: expected at most {self.num_steps}, got {num_steps}")
         kept = np.round(np.linspace(0, self.num_steps, num_steps + 1)).astype(int)
         return Schedule(self.table[kept], self.interpolation, self.times[kept])
-
-    def _around(self, table: Array, t: ArrayLike) -> tuple[Array, Array]:
-        """The entries of a table next to `t`, shape (2, *t.shape), and the weight of the second."""
-        t = jnp.asarray(t, dtype=self.times.dtype)
-        low = jnp.clip(jnp.floor(t), 0, self.num_steps - 1)
-        index = jnp.stack([low, low + 1]).astype(int)
-        return jnp.take(table, index, mode="clip"), t - low
 
 
 class Schedule(AbstractSchedule):
@@ -366,6 +353,31 @@ def learned(
 def _log_snr(log_alpha_bar: np.ndarray) -> np.ndarray:
     """Log-SNR table with its infinite start from log alpha_bar at t = 1 … T."""
     return np.concatenate([[np.inf], log_alpha_bar - np.log(-np.expm1(log_alpha_bar))])
+
+
+# Compiled as wholes, as they are called outside of compiled code too; inside of it, `inline` leaves no trace of that.
+@partial(jax.jit, static_argnames="interpolation", inline=True)
+def _log_snr_at(table: Array, t: Array, interpolation: str) -> Array:
+    pair, weight = _around(table, t)
+    mixed = _mixed(pair, weight)
+    if interpolation == "alpha_bar":
+        return mixed
+    finite = jnp.isfinite(pair).all(0)
+    pair = jnp.where(finite, pair, 0.0)
+    return jnp.where(finite, pair[0] * (1 - weight) + pair[1] * weight, mixed)
+
+
+@partial(jax.jit, inline=True)
+def _time_at(times: Array, t: Array) -> Array:
+    pair, weight = _around(times, t)
+    return pair[0] * (1 - weight) + pair[1] * weight
+
+
+def _around(table: Array, t: Array) -> tuple[Array, Array]:
+    """The entries of a table next to `t`, shape (2, *t.shape), and the weight of the second."""
+    low = jnp.clip(jnp.floor(t), 0, table.shape[0] - 2)
+    index = jnp.stack([low, low + 1]).astype(int)
+    return jnp.take(table, index, mode="clip"), t - low
 
 
 def _mixed(pair: Array, weight: Array) -> Array:
