@@ -27,6 +27,7 @@ def _correlation(h: float, low: float, high: float) -> float:
     return shared / (2 * one - shared)
 
 
+@pytest.mark.slow
 def test_dead_leaves_have_the_law_of_the_infinite_process() -> None:
     """Grey levels are uniform, and neighbours share a disk as often as they must: in the middle and at the border."""
     size, low, high = 12, 1.0, 8.0

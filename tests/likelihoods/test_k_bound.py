@@ -182,7 +182,7 @@ PROCESSES: dict[str, Callable[[], ReverseProcess]] = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in ("noise", "mixture") else ()) for n in PROCESSES],
+    [pytest.param(n, marks=pytest.mark.slow if n in ("noise", "velocity", "mixture") else ()) for n in PROCESSES],
 )
 def test_k_is_the_average_over_paths(name: str) -> None:
     """The sum of closed forms agrees with plain averages of log p(x_0..x_T) - log q(x_1..x_T | x_0)."""
@@ -487,6 +487,7 @@ def test_errors_of_independent_terms_add_up() -> None:
     np.testing.assert_allclose(got.standard_error, np.sqrt(squares.sum() * freedom / (freedom - 2)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_antithetic_pairs_lower_the_variance_at_equal_cost() -> None:
     """Mirrored noise cancels what is odd in it."""
     assert _errors("pairs").var() < 0.7 * _errors("plain").var()

@@ -227,7 +227,7 @@ def _k(process, x):
     return float(loop._evaluate(nd.KBound(2, 7, chunk=2048), jax.random.key(1), process, x, 0.0).mean())
 
 
-@pytest.mark.parametrize("family", ["gaussian", "binomial"])
+@pytest.mark.parametrize("family", ["gaussian", pytest.param("binomial", marks=pytest.mark.slow)])
 def test_a_prior_is_learned(family, capsys):
     if family == "gaussian":
         data = _normal(2000, 2) * [1.0, 0.8] + 3

@@ -175,6 +175,7 @@ def test_what_is_fixed_stays_bit_for_bit(trained):
     assert not _same(result.process.denoiser, _process().denoiser)
 
 
+@pytest.mark.slow
 def test_the_simple_objective_learns_the_posterior_mean():
     """For Gaussian data E[ε | x_t] is affine; its coefficients are known."""
     result = _fit(
@@ -209,6 +210,7 @@ def test_a_learned_schedule_is_trained_in_its_logits_alone():
     assert float(_k(learned, x).mean()) > float(_k(plain, x).mean()) + 0.05
 
 
+@pytest.mark.slow
 def test_a_schedule_is_trained_for_the_least_variance():
     """Between fixed ends: the sd of K at one random time falls, the continuous bound does not move."""
     start = schedules.learned(16, 1e-3, objective="variance")
@@ -394,6 +396,7 @@ def _slow_run(path):
     _run(path)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_bit_for_bit(tmp_path):
     path, root = tmp_path / "run.safetensors", Path(nd.__file__).parents[1]
     program = f"import runpy; runpy.run_path({__file__!r})['_slow_run']({str(path)!r})"

@@ -52,7 +52,7 @@ def _draws(loss, process, batch, count=20_000):
 
 
 @pytest.mark.parametrize("last_step", ["learned", pytest.param("forward", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("family", ["real", "bits"])
+@pytest.mark.parametrize("family", ["real", pytest.param("bits", marks=pytest.mark.slow)])
 def test_the_bound_loss_is_minus_k_on_average(family, last_step):
     """For one fixed batch, in order of size: no example may be favoured."""
     process, batch = _process(family, last_step), _batch(family, 16)
