@@ -142,21 +142,32 @@ class ModuleDistribution(dist.Distribution):
 
         The shape of one example is `one`, the event shape unless given.
         """
-        split, one = 1 + len(self.batch_shape), self.event_shape if one is None else one
+        one = self.event_shape if one is None else one
         wide = self.expand(lead[len(lead) - len(self.batch_shape) :])  # a batch of size 1 may meet more values
-        value = jnp.broadcast_to(value, lead + one)
-        out = _compiled(wide, fn, value.reshape((self._draws(lead), *wide.batch_shape, *one)))
-        return jax.tree.map(lambda leaf: leaf.reshape(lead + leaf.shape[split:]), out)
+        return wide._run(fn, jnp.broadcast_to(value, lead + one), lead)
 
     def _draw(self, key: Array, sample_shape: tuple[int, ...], fn: Any) -> Array:
         """`fn(self, module, key)` for every element of the sample and batch shapes, each with a key of its own."""
-        lead, split = sample_shape + self.batch_shape, 1 + len(self.batch_shape)
+        lead = sample_shape + self.batch_shape
         keys = jax.random.split(key, math.prod(lead))
-        out = _compiled(self, fn, keys.reshape((self._draws(lead), *self.batch_shape, *jnp.shape(key))))
-        return out.reshape(lead + out.shape[split:])
+        return self._run(fn, keys.reshape(lead + jnp.shape(key)), lead)
 
-    def _draws(self, lead: tuple[int, ...]) -> int:
-        return math.prod(lead[: len(lead) - len(self.batch_shape)])
+    def _run(self, fn: Any, xs: Array, lead: tuple[int, ...]) -> Any:
+        """`fn(self, module, x)` for every x of leading shape `lead`, which ends in the batch shape.
+
+        A batch in which no parameter differs is only so many more values, and shares their compiled program.
+        """
+        one = self if self.has_own_parameters else self._unexpanded()
+        batch = one.batch_shape
+        draws = math.prod(lead[: len(lead) - len(batch)])
+        out = _compiled(one, fn, xs.reshape((draws, *batch, *xs.shape[len(lead) :])))
+        return jax.tree.map(lambda leaf: leaf.reshape(lead + leaf.shape[1 + len(batch) :]), out)
+
+    def _unexpanded(self) -> Self:
+        """The distribution of one element of a batch in which no parameter differs."""
+        new = copy.copy(self)
+        new._layout, new._batch_shape = self._layout._replace(batch_shape=()), ()
+        return new
 
     def _like(self, make: Callable[[Any], "ModuleDistribution"]) -> Any:
         """The distribution `make(module)` with the batch of this one."""

@@ -170,8 +170,10 @@ PARALLEL = """if True:
 @pytest.mark.slow
 def test_nuts_with_parallel_chains():
     """Chains on two devices, the prior an argument of the model or closed over; in a process of its own."""
+    flags = os.environ.get("XLA_FLAGS", "")
     settings = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=2".strip(),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # as in tests/conftest.py
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     run = subprocess.run(

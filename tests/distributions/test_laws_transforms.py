@@ -227,3 +227,18 @@ def test_the_network_is_not_traced_again(rows, name, traces):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
         assert traces[0] == before, name
     assert out.process.denoiser.fn.gain != 0
+
+
+def test_a_batch_of_equals_is_only_more_values(rows, traces):
+    """Where no parameter differs in a batch, it has the numbers and the program of as many values or draws."""
+    made, values = rows("prior-network").made, rows("prior-network").values
+    draws, densities = made.sample(KEY, (4,)), made.log_prob(values)
+    before = traces[0]
+    for batch in ((4,), (2, 2), (1, 4)):
+        wide = made.expand(batch)
+        np.testing.assert_array_equal(wide.sample(KEY), draws.reshape(*batch, 2))
+        np.testing.assert_array_equal(wide.log_prob(values.reshape(*batch, 2)), densities.reshape(batch))
+    assert traces[0] == before
+    mixed = jax.vmap(rows("prior-network").build)(THETAS).expand((2, 4))
+    assert mixed.sample(KEY).shape == (2, 4, 2)
+    np.testing.assert_allclose(mixed.log_prob(values)[1], _loop(rows("prior-network")), **CLOSE)

@@ -133,6 +133,7 @@ def test_every_twist_has_the_gaussian_posterior(name):
         np.testing.assert_allclose(got.effective_size, 128, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_evidence_is_unbiased_at_four_particles():
     """With a poor twist single runs are far off, and their mean is right."""
     sampler = TwistedSMC(4, twists.Annealed())
