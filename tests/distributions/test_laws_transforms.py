@@ -229,6 +229,7 @@ def test_the_network_is_not_traced_again(rows, name, traces):
     assert out.process.denoiser.fn.gain != 0
 
 
+@pytest.mark.slow
 def test_a_batch_of_equals_is_only_more_values(rows, traces):
     """Where no parameter differs in a batch, it has the numbers and the program of as many values or draws."""
     made, values = rows("prior-network").made, rows("prior-network").values
