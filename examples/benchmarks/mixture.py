@@ -14,7 +14,8 @@ The cells outlier,0 outlier,5 and outlier,10 (not among the nine that run unless
 With `--tempered POWER`, `--placed` and `--antithetic`, alone or together, only `TwistedSMC` is run: its twist tempered
 (`nd.twists.Tempered`), the chain's steps placed by the prior (`nd.diagnostics.place_steps`), its particles in order and
 neighbours stepping with opposite noise. Use another results file for each.
-An interrupted run goes on from its results file.
+An interrupted run goes on from its results file. `--cells 80,2 --repeat 12 --problem 6` runs one problem twelve times
+instead, and prints how far the log evidence and the distance scatter.
 """
 
 import argparse
@@ -194,8 +195,8 @@ def samplers(
     return chosen
 
 
-def measure(cell: str, seed: int, runs: dict[str, Any], count: int) -> dict[str, Any]:
-    """One problem: distances and evidence errors of every sampler, and the floor."""
+def measure(cell: str, seed: int, runs: dict[str, Any], count: int, repeat: int = 0) -> dict[str, Any]:
+    """One problem: distances and evidence errors of every sampler, and the floor; `repeat` is the number of the run."""
     case = problem(seed, cell)
     rng = np.random.default_rng(seed)
     reference = case.exact(rng, count)
@@ -203,7 +204,9 @@ def measure(cell: str, seed: int, runs: dict[str, Any], count: int) -> dict[str,
     parts = [jnp.asarray(part, dtype=float) for part in case[:6]]
     for name, run in runs.items():
         start = time.perf_counter()
-        draws, log_evidence = run(jax.random.key(seed), tuple(parts[:3]), *parts[3:])
+        key = jax.random.key(seed)
+        key = jax.random.fold_in(key, repeat) if repeat else key
+        draws, log_evidence = run(key, tuple(parts[:3]), *parts[3:])
         draws = np.asarray(draws)
         good = np.isfinite(draws).all(1)
         distance = sliced_wasserstein(rng, draws, reference) if good.all() else np.nan
@@ -237,6 +240,23 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def scatter(rows: list[dict[str, Any]]) -> str:
+    """Markdown: what repeated runs of one problem have, mean and standard deviation over the runs."""
+    lines = [
+        "| runs | sampler | sliced W, floor | sliced W | sd | log Z − exact | sd | log mean Z / exact |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    floor = np.mean([row["floor"] for row in rows])
+    for name in (name for name in rows[0] if name != "floor"):
+        distance, error = (np.array([row[name][what] for row in rows]) for what in ("distance", "error"))
+        whole = np.log(np.mean(np.exp(error)))
+        lines.append(
+            f"| {len(rows)} | {name} | {floor:.3f} | {distance.mean():.3f} | {distance.std(ddof=1):.3f} | "
+            f"{error.mean():.3f} | {error.std(ddof=1):.3f} | {whole:.3f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run the cells, save after every problem, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -247,6 +267,8 @@ def main() -> None:
     parser.add_argument("--others", action="store_true", help="also run settings in the style of other samplers")
     parser.add_argument("--placed", action="store_true", help="only TwistedSMC, the chain's steps placed by the prior")
     parser.add_argument("--antithetic", action="store_true", help="only TwistedSMC, its particles antithetic")
+    parser.add_argument("--repeat", type=int, metavar="RUNS", help="run one problem so often, with other keys")
+    parser.add_argument("--problem", type=int, default=0, help="the problem that --repeat runs")
     parser.add_argument("--tempered", type=float, metavar="POWER", help="only TwistedSMC, its twist tempered so")
     options = parser.parse_args()
     cells, count, problems = options.cells or CELLS, PARTICLES, options.problems
@@ -258,12 +280,17 @@ def main() -> None:
         rows = results.setdefault(cell, [])
         ends, others = ends_of(problem(0, cell).means), options.others or options.short
         runs = samplers(ends, count, others, options.tempered, options.placed, options.antithetic)
+        if options.repeat:
+            repeats = tqdm(range(options.repeat), desc=f"{cell}, problem {options.problem}")
+            print(scatter([measure(cell, options.problem, runs, count, repeat) for repeat in repeats]))
+            continue
         for seed in tqdm(range(len(rows), problems), desc=cell):
             rows.append(measure(cell, seed, runs, count))
             if options.results is not None:
                 options.results.write_text(json.dumps(results))
-    print(table(results))
-    if options.short and options.tempered is None and not (options.placed or options.antithetic):
+    if not options.repeat:
+        print(table(results))
+    if options.short and not options.repeat and options.tempered is None and not (options.placed or options.antithetic):
         ratios = [row["TwistedSMC"]["distance"] / row["floor"] for rows in results.values() for row in rows]
         assert np.median(ratios) < 3, f"far from the exact posterior: {ratios}"
 
