@@ -19,6 +19,7 @@ def prior():
     return nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), (2,)))
 
 
+@pytest.mark.slow
 def test_draws_and_evidence_are_those_of_the_product(prior):
     posterior = prior * FACTOR
     x = np.asarray(posterior.sample(jax.random.key(0), (500,)), dtype=np.float64)

@@ -161,6 +161,7 @@ def test_a_plate_is_a_product_of_evidences():
         assert (abs(np.asarray(draws).mean(0) - mean) < 5 * POSTERIOR_SD * np.sqrt(2 / 512)).all()
 
 
+@pytest.mark.slow
 def test_two_draws_of_one_prior_that_add_up():
     """The plate's elements are used together: one state, whose posterior correlates them."""
 
