@@ -247,6 +247,7 @@ def test_prior_takes_both_kinds_of_key(rows):
     assert legacy.key.dtype == jnp.uint32
 
 
+@pytest.mark.slow
 def test_prior_with_a_batch_keeps_it(rows):
     """What is derived from an expanded or mapped prior has its batch, each row its own parameters."""
     case = rows("prior-network")

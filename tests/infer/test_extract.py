@@ -567,6 +567,7 @@ def test_what_has_no_factor_is_said(model):
         extract_factor(model, "x")
 
 
+@pytest.mark.slow
 def test_a_plate_may_stand_further_to_the_left():
     """The dimensions between it and the site are of size one, and are kept."""
 

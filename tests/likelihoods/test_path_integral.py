@@ -7,10 +7,8 @@ import pytest
 import numpyro_diffusion as nd
 
 
-@pytest.mark.parametrize(
-    "estimator",
-    [nd.PathIntegral(16, 512), pytest.param(nd.PathIntegral(16, 128, num_products=1), marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", [nd.PathIntegral(16, 512), nd.PathIntegral(16, 128, num_products=1)])
 def test_probabilities_of_whole_numbers(estimator: nd.PathIntegral) -> None:
     """log P(x) of each of four grey levels, the outermost with open bins, by the exact denoiser of the levels."""
     levels, shares = np.array([[0.0], [1.0], [2.0], [4.0]]), np.array([0.1, 0.4, 0.3, 0.2])

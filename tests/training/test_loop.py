@@ -193,6 +193,7 @@ def test_the_simple_objective_learns_the_posterior_mean():
     assert np.exp(float(result.process.last_step.log_scale)) == pytest.approx(np.exp(last).mean(), rel=0.15)
 
 
+@pytest.mark.slow
 def test_a_learned_schedule_is_trained_in_its_logits_alone():
     """It starts with a last step that forgets too little, which no denoiser can make up for."""
     start = schedules.learned(T, 0.03, schedules.log_snr(T, -0.5, 3.5))

@@ -51,8 +51,9 @@ def _draws(loss, process, batch, count=20_000):
     return np.asarray(jax.jit(run)(keys), np.float64)
 
 
-@pytest.mark.parametrize("last_step", ["learned", pytest.param("forward", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("family", ["real", pytest.param("bits", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("last_step", ["learned", "forward"])
+@pytest.mark.parametrize("family", ["real", "bits"])
 def test_the_bound_loss_is_minus_k_on_average(family, last_step):
     """For one fixed batch, in order of size: no example may be favoured."""
     process, batch = _process(family, last_step), _batch(family, 16)
@@ -86,6 +87,7 @@ def test_the_simple_loss_of_bits():
     assert abs(losses.mean() - expected.sum(-1).mean()) < 4 * losses.std() / np.sqrt(len(losses))
 
 
+@pytest.mark.slow
 def test_the_last_step_is_fitted_beside_the_simple_loss():
     """Its scale has a gradient; the denoiser's is what it is without it."""
     batch, key = jnp.asarray(_batch("real", 8)), jax.random.key(0)
