@@ -277,20 +277,21 @@ def main() -> None:
     saved = options.results is not None and options.results.exists()
     results: dict[str, list[dict[str, Any]]] = json.loads(options.results.read_text()) if saved else {}
     for cell in cells:
-        rows = results.setdefault(cell, [])
         ends, others = ends_of(problem(0, cell).means), options.others or options.short
         runs = samplers(ends, count, others, options.tempered, options.placed, options.antithetic)
         if options.repeat:
             repeats = tqdm(range(options.repeat), desc=f"{cell}, problem {options.problem}")
             print(scatter([measure(cell, options.problem, runs, count, repeat) for repeat in repeats]))
             continue
+        rows = results.setdefault(cell, [])
         for seed in tqdm(range(len(rows), problems), desc=cell):
             rows.append(measure(cell, seed, runs, count))
             if options.results is not None:
                 options.results.write_text(json.dumps(results))
-    if not options.repeat:
-        print(table(results))
-    if options.short and not options.repeat and options.tempered is None and not (options.placed or options.antithetic):
+    if options.repeat:
+        return
+    print(table(results))
+    if options.short and options.tempered is None and not (options.placed or options.antithetic):
         ratios = [row["TwistedSMC"]["distance"] / row["floor"] for rows in results.values() for row in rows]
         assert np.median(ratios) < 3, f"far from the exact posterior: {ratios}"
 
