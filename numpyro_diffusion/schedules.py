@@ -355,8 +355,8 @@ def _log_snr(log_alpha_bar: np.ndarray) -> np.ndarray:
     return np.concatenate([[np.inf], log_alpha_bar - np.log(-np.expm1(log_alpha_bar))])
 
 
-# Compiled as wholes, as they are called outside of compiled code too; inside of it, `inline` leaves no trace of that.
-@partial(jax.jit, static_argnames="interpolation", inline=True)
+# Compiled as wholes: called outside of compiled code too, and traced once for all the calls inside of it.
+@partial(jax.jit, static_argnames="interpolation")
 def _log_snr_at(table: Array, t: Array, interpolation: str) -> Array:
     pair, weight = _around(table, t)
     mixed = _mixed(pair, weight)
@@ -367,7 +367,7 @@ def _log_snr_at(table: Array, t: Array, interpolation: str) -> Array:
     return jnp.where(finite, pair[0] * (1 - weight) + pair[1] * weight, mixed)
 
 
-@partial(jax.jit, inline=True)
+@jax.jit
 def _time_at(times: Array, t: Array) -> Array:
     pair, weight = _around(times, t)
     return pair[0] * (1 - weight) + pair[1] * weight

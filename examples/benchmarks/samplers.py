@@ -202,7 +202,7 @@ def arviz(short: bool) -> None:
         numpyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=jnp.zeros(size))
 
     kernel = nd.infer.ParticleGibbs(model, num_particles=4)
-    mcmc = MCMC(kernel, num_warmup=0, num_samples=250, num_chains=2, chain_method="sequential", progress_bar=False)
+    mcmc = MCMC(kernel, num_warmup=0, num_samples=250, num_chains=2, chain_method="vectorized", progress_bar=False)
     mcmc.run(jax.random.key(0))
     smc = nd.infer.SMC(model, num_particles=250, num_islands=2).run(jax.random.key(1))
     for name, result in (("MCMC", mcmc), ("SMC", smc)):

@@ -156,6 +156,8 @@ class KBound(AbstractLikelihood):
 
     def _steps(self, key: Array, process: ReverseProcess, sample: Array, count: int) -> tuple[Array, Array]:
         """One draw's steps and their weights, shape (count,) each."""
+        if count == process.num_steps - 1:  # strata of one step each: nothing to draw
+            return jnp.arange(2, count + 2), jnp.ones(count)
         own = jax.random.fold_in(jax.random.fold_in(key, self._replicate(sample)), 0)
         return stratified_steps(own, process.num_steps, count)
 
