@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--others", action="store_true", help="also run settings in the style of other samplers")
     parser.add_argument("--placed", action="store_true", help="only TwistedSMC, the chain's steps placed by the prior")
     parser.add_argument("--antithetic", action="store_true", help="only TwistedSMC, its particles antithetic")
-    parser.add_argument("--particles", type=int, default=PARTICLES)
+    parser.add_argument("--particles", type=int, default=PARTICLES, help="of every sampler, and as many draws compared")
     parser.add_argument("--repeat", type=int, metavar="RUNS", help="run one problem so often, with other keys")
     parser.add_argument("--problem", type=int, default=0, help="the problem that --repeat runs")
     parser.add_argument("--tempered", type=float, metavar="POWER", help="only TwistedSMC, its twist tempered so")

@@ -1,7 +1,7 @@
 """What a denoiser answers: the law of clean data given noisy data."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, final
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -22,10 +22,14 @@ class AbstractDenoiser(eqx.Module):
         Its mean is the prediction E[x_0 | x_t]. Its variance may be 0 where only the mean is known.
         """
 
+    @final
     def reverse(
         self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
     ) -> dist.Distribution:
-        """The kernel p(x_s | x_t), `s` = t − 1 unless given: the bridge averaged over the posterior."""
+        """The kernel p(x_s | x_t), `s` = t − 1 unless given: the bridge averaged over the posterior.
+
+        A denoiser that knows better says so in `denoise`.
+        """
         return self.denoise(diffusion, x_t, t, s)[1]
 
     def denoise(
