@@ -15,7 +15,8 @@ MAX_LINES = 400
 
 # From the bottom up. Parts of one layer do not import one another; a part may import from any layer below its own.
 LAYERS = [
-    {"_batching", "_checks"},
+    {"_checks"},
+    {"_batching", "_devices"},
     {"schedules", "networks", "checkpoints", "discretised"},
     {"diffusions"},
     {"denoisers"},

@@ -12,7 +12,7 @@ RUN = """
 import sys, time
 import jax, jax.numpy as jnp, numpy as np
 import numpyro_diffusion as nd
-from numpyro_diffusion.training._devices import check_devices, share
+from numpyro_diffusion._devices import check_devices, share
 
 steps, width, depth = map(int, sys.argv[1:])
 data = np.random.default_rng(0).normal(size=(2000, 8, 8)).cumsum(axis=1)

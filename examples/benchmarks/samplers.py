@@ -23,27 +23,32 @@ from numpyro.infer import MCMC, NUTS, init_to_sample
 import numpyro_diffusion as nd
 
 DEVICES = """
-import time, jax, jax.numpy as jnp, numpy as np
+import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpyro_diffusion as nd
 d = 256
 network = nd.networks.MLP(jax.random.key(0), (d,), num_steps=20, width=256)
 diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
 process = nd.ReverseProcess(diffusion, nd.denoisers.Network(network, "velocity"), (d,))
-sampler = nd.samplers.TwistedSMC(64, nd.twists.PseudoInverse())
 observations = jnp.linspace(-1, 1, 8)[:, None] * jnp.ones(d)
-def run(keys, observations):
+def program(keys, observations, devices=None):
+    sampler = nd.samplers.TwistedSMC(64, nd.twists.PseudoInverse(), devices=devices)
     one = lambda key, y: sampler.run(key, process, nd.factors.Gaussian(y, 0.5))
-    return jax.vmap(one)(keys, observations)
+    return jax.jit(jax.vmap(one)).lower(keys, observations).compile()
 keys = jax.random.split(jax.random.key(1), 8)
-alone = jax.jit(run)(keys, observations)
 mesh = Mesh(np.array(jax.devices()), ("island",))
-spread = NamedSharding(mesh, PartitionSpec("island"))
-shared = jax.jit(run)(jax.device_put(keys, spread), jax.device_put(observations, spread))
-print(len(jax.devices()), "devices; draws live on", len(shared.x.sharding.device_set), "of them,",
-      shared.x.addressable_shards[0].data.shape, "of", shared.x.shape, "each; largest difference",
-      float(jnp.abs(alone.x - np.asarray(shared.x)).max()), "in x,",
-      float(jnp.abs(alone.log_evidence - np.asarray(shared.log_evidence)).max()), "nats in log Z")
+spread = jax.device_put((keys, observations), NamedSharding(mesh, PartitionSpec("island")))
+alone = program(keys, observations)
+expected = alone(keys, observations)
+def compare(name, run, *inputs):
+    found = run(*inputs)
+    print(f"{name}: {found.x.addressable_shards[0].data.shape} of {found.x.shape} on each of "
+          f"{len(found.x.sharding.device_set)} devices; largest difference",
+          float(np.abs(np.asarray(found.x) - np.asarray(expected.x)).max()), "in x,",
+          float(np.abs(np.asarray(found.log_evidence) - np.asarray(expected.log_evidence)).max()), "nats in log Z;",
+          f"operations / those of one alone: {run.cost_analysis()['flops'] / alone.cost_analysis()['flops']:.3f}")
+compare("islands and observations", program(*spread), *spread)
+compare("particles", program(keys, observations, 8), keys, observations)
 """
 
 
@@ -187,7 +192,8 @@ def devices(short: bool) -> None:
     """Eight simulated devices in a process of their own."""
     del short
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    # Simulated devices wait for one another in threads of one pool: with as many as cores, they can wait for ever.
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "64"}
     subprocess.run([sys.executable, "-c", DEVICES], check=True, env=environment)
 
 

@@ -14,6 +14,7 @@ from numpyro.diagnostics import print_summary
 from tqdm.auto import tqdm
 
 from .._checks import check_count
+from .._devices import Devices
 from ..samplers import Particles, TwistedSMC
 from ..samplers.resampling import systematic
 from ..twists import AbstractTwist
@@ -37,6 +38,7 @@ class SMC:
         threshold: resample below this fraction of effective particles.
         chunk: at most so many particles of an island at a time go through the denoiser.
         antithetic: order particles, and let neighbours step with opposite noise, as `TwistedSMC` says.
+        devices: devices that share the particles of every island, or how many of `jax.devices()`, as `TwistedSMC` says.
         target_log_evidence_sd: double the particles until the standard deviation of the islands' log evidences is at
             most this, in nats, or `max_particles` is reached, which gives a warning.
         max_particles: the budget of `target_log_evidence_sd`, particles of one island.
@@ -59,6 +61,7 @@ class SMC:
         threshold: float = 0.5,
         chunk: int | None = None,
         antithetic: bool = False,
+        devices: Devices | None = None,
         target_log_evidence_sd: float | None = None,
         max_particles: int = 2**14,
         progress_bar: bool = True,
@@ -66,7 +69,7 @@ class SMC:
         self.model, self.site = model, site
         self.num_islands = check_count("num_islands", num_islands)
         self._make = lambda count: TwistedSMC(
-            count, twist, num_steps=num_steps, threshold=threshold, chunk=chunk, antithetic=antithetic
+            count, twist, num_steps=num_steps, threshold=threshold, chunk=chunk, antithetic=antithetic, devices=devices
         )
         self._start = self.num_particles = self._make(num_particles).num_particles
         if target_log_evidence_sd is not None and not target_log_evidence_sd > 0:

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
 
+from .._devices import Devices, check_devices, share
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
 from ..twists import AbstractTwist
@@ -56,12 +57,16 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
         threshold: resample below this fraction of effective particles, in [0, 1]; 0 never does.
         chunk: at most so many particles go through the denoiser at a time; bounds the memory, changes no number.
         antithetic: see above. For twists whose proposals are normal or of bits, which all of `nd.twists` are.
+        devices: devices that share the particles, or how many of `jax.devices()`; they must divide `num_particles`.
+            The numbers are the same but for the order of sums. One, where JAX puts it, unless given; with `chunk`, the
+            chunks are still taken one after the other.
 
     Raises:
-        ValueError: fewer than 2 particles, a threshold outside [0, 1].
+        ValueError: fewer than 2 particles, a threshold outside [0, 1], devices that do not fit.
     """
 
     antithetic: bool = eqx.field(static=True)
+    devices: int | tuple[jax.Device, ...] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -72,9 +77,12 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
         threshold: float = 0.5,
         chunk: int | None = None,
         antithetic: bool = False,
+        devices: Devices | None = None,
     ) -> None:
         super().__init__(num_particles, twist, num_steps=num_steps, threshold=threshold, chunk=chunk)
         self.antithetic = bool(antithetic)
+        check_devices(devices, self.num_particles, "num_particles")
+        self.devices = devices if devices is None or isinstance(devices, int) else tuple(devices)
 
     def run(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Particles:
         """One run.
@@ -92,13 +100,15 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
         """
         chain = self.chain(process, factor, self.antithetic)
         first, inner, one, last = jax.random.split(key, 4)
-        cloud = chain.first(first, self.num_particles)
+        spread = check_devices(self.devices, self.num_particles)
+        cloud = share(chain.first(first, self.num_particles), spread)
 
         def step(carry: tuple[Cloud, Array], xs: tuple[Array, ...]) -> tuple[tuple[Cloud, Array], Any]:
             key, t, s, after = xs
             pick, move = jax.random.split(key)
             cloud, log_evidence, size, ancestors = self._resample(pick, *carry, self._order(chain, carry[0], t, s))
-            return (chain.advance(move, cloud, s, after), log_evidence), (size, ancestors)
+            cloud = share(chain.advance(move, cloud, s, after), spread)
+            return (cloud, log_evidence), (size, ancestors)
 
         times, after = chain.inner
         before = np.array(chain.times[:-2], dtype=int)
@@ -107,11 +117,11 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
         pick, move = jax.random.split(one)
         order = self._order(chain, carry[0], *map(jnp.asarray, chain.times[-2:]))
         cloud, log_evidence, size_one, ancestors_one = self._resample(pick, *carry, order)
-        cloud = chain.reach_one(move, cloud)
+        cloud = share(chain.reach_one(move, cloud), spread)
         pick, move = jax.random.split(last)
         order = self._order(chain, cloud)
         cloud, log_evidence, size_last, ancestors_last = self._resample(pick, cloud, log_evidence, order)
-        x, log_weight = chain.finish(move, cloud)
+        x, log_weight = share(chain.finish(move, cloud), spread)
         sizes = jnp.concatenate([sizes, jnp.stack([size_one, size_last, effective_size(log_weight)])])
         log_evidence = log_evidence + logsumexp(log_weight) - jnp.log(float(self.num_particles))
         ancestors = jnp.concatenate([ancestors, ancestors_one[None], ancestors_last[None]])

@@ -10,8 +10,8 @@ import optax
 from jax import Array
 from jax.sharding import NamedSharding
 
+from .._devices import agree, share
 from ..process import ReverseProcess, trainable
-from ._devices import agree, share
 
 
 class State(NamedTuple):

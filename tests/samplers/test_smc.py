@@ -341,6 +341,7 @@ BAD = {
     "nan": (lambda: TwistedSMC(threshold=np.nan), "threshold: expected a fraction"),
     "steps": (lambda: TwistedSMC(num_steps=1), "num_steps: expected a whole number of at least 2, got 1"),
     "chunk": (lambda: TwistedSMC(chunk=0), "chunk: expected a whole number of at least 1, got 0"),
+    "devices": (lambda: TwistedSMC(devices=0), "devices: expected .*, got 0"),
     "too_many": (
         lambda: TwistedSMC(4, num_steps=9).run(jax.random.key(0), gaussian_process(), Gaussian(0.0, 1.0)),
         "num_steps: expected at most T = 8, got 9",

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from numpyro_diffusion.training._devices import check_devices, collect, distribute, replicate
+from numpyro_diffusion._devices import check_devices, collect, distribute, replicate
 
 
 def test_examples_are_distributed_where_they_divide():

@@ -1,4 +1,4 @@
-"""Batches spread over devices: each takes its share of the examples, and all hold the same weights."""
+"""Batches and particles spread over devices: each takes its share of them, and all hold the same weights."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .._checks import check_count
+from ._checks import check_count
 
 Devices = int | Sequence[Any]
 Tree = TypeVar("Tree")
 
 
-def check_devices(devices: Devices | None, batch_size: int) -> NamedSharding | None:
-    """Return how a batch lies on the devices, None for wherever JAX puts it.
+def check_devices(devices: Devices | None, size: int, name: str = "batch_size") -> NamedSharding | None:
+    """Return how arrays of `size` examples, the argument `name`, lie on the devices; None for wherever JAX puts them.
 
     Raises:
-        ValueError: no devices, more than there are, other things, or a batch that does not divide among them.
+        ValueError: no devices, more than there are, other things, or a size that does not divide among them.
     """
     if devices is None:
         return None
@@ -32,9 +32,9 @@ def check_devices(devices: Devices | None, batch_size: int) -> NamedSharding | N
         if count > len(found):
             raise ValueError(f"devices: expected at most the {len(found)} of jax.devices(), got {devices}")
         chosen = found[:count]
-    if batch_size % len(chosen):
-        raise ValueError(f"batch_size: expected a multiple of the {len(chosen)} devices, got {batch_size}")
-    return NamedSharding(Mesh(np.array(chosen), ("batch",)), PartitionSpec("batch"))
+    if size % len(chosen):
+        raise ValueError(f"{name}: expected a multiple of the {len(chosen)} devices, got {size}")
+    return NamedSharding(Mesh(np.array(chosen), ("device",)), PartitionSpec("device"))
 
 
 def replicate(tree: Tree, spread: NamedSharding | None) -> Tree:
@@ -49,9 +49,9 @@ def distribute(examples: jax.Array, spread: NamedSharding | None) -> jax.Array:
     return jax.device_put(examples, spread)
 
 
-def share(batch: jax.Array, spread: NamedSharding | None) -> jax.Array:
-    """Inside a compiled function: compute with `batch` where its examples lie."""
-    return batch if spread is None else jax.lax.with_sharding_constraint(batch, spread)
+def share(tree: Tree, spread: NamedSharding | None) -> Tree:
+    """Inside a compiled function: compute with arrays of examples where these lie."""
+    return tree if spread is None else jax.lax.with_sharding_constraint(tree, spread)
 
 
 def agree(tree: Tree, spread: NamedSharding | None) -> Tree:
