@@ -83,7 +83,7 @@ class TrainingRun(eqx.Module):
         new = state._replace(params=params, average=average, optimizer=optimizer, step=state.step + 1)
         # A bad step changes nothing, nor do those after it: the same step, with the same noise, is bad again.
         finite = jnp.isfinite(loss) & jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]))
-        return agree(jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), self.spread), loss
+        return agree(jax.lax.cond(finite, lambda: new, lambda: state), self.spread), loss
 
 
 def dequantized(key: Array, batch: Array, width: float) -> Array:
