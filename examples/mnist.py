@@ -230,8 +230,10 @@ def run(options):
         "schedule": f"log-SNR in {options.chain} equal steps",
         "limits": f"centred digits of one collection; {seconds / 60:.0f} minutes of training on a CPU",
     }
-    if steps == 0:  # what is known of its training stays
-        card |= nd.card(options.start)
+    if options.start:  # what is known of its training stays
+        known = nd.card(options.start)
+        both = {"command": f"{known['command']}; then {card['command']}", "steps": known["steps"] + steps}
+        card |= both if steps else known
     card |= measure(keys[2:], prior, (train_images, validation, test), options.work, options)
     target = options.save or path
     trained.save(target, dtype="float16", card=card)
