@@ -79,7 +79,7 @@ def train(key, process, data, validation, work, options, *, dequantize):
     """A constant rate until its share of the time is over, then a falling one from its averaged weights.
 
     Both keep their state in `work`, so that a run that was interrupted goes on. Returns the process, the steps at the
-    constant rate (3/7 as many follow), and the seconds.
+    constant rate, those at the falling one, and the seconds.
     """
     common = {"batch_size": options.batch, "dequantize": dequantize, "validation": 0 if options.short else validation,
               "objective": options.objective, "likelihood": nd.KBound(2, min(4, options.chain - 1), chunk=512),
@@ -96,7 +96,7 @@ def train(key, process, data, validation, work, options, *, dequantize):
     result = nd.fit(jax.random.fold_in(key, 1), process, data, **falling, checkpoint=work / "falling.state", **common)
     if not options.short:
         plots.history(result).figure.savefig(work / "history.png", dpi=120)
-    return result.process, steps, seconds + time.perf_counter() - start
+    return result.process, steps, falling["num_steps"], seconds + time.perf_counter() - start
 
 
 def train_steps(key, process, data, work, options, *, dequantize):

@@ -87,15 +87,15 @@ def draw(prior, keys):
     return jax.vmap(prior.sample)(keys)
 
 
-def sample(key, prior, count, path, steps):
-    """Samples of the prior's chain in `steps` steps; kept in a file, and read from it if it is newer than the prior."""
+def sample(key, prior, count, path, sampler):
+    """Samples of the prior by `sampler`; kept in a file, and read from it if it is newer than the prior."""
     if path.exists() and path.stat().st_mtime > (path.parent / "mnist.safetensors").stat().st_mtime:
         found = np.load(path)
         if len(found) == count:
             return found
-    shorter = prior.with_(sampler=nd.samplers.Ancestral(min(steps, prior.process.num_steps)))
+    chosen = prior.with_(sampler=sampler)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
-    found = _images.batches(lambda index: draw(shorter, keys[index]), count, min(250, count), "samples")
+    found = _images.batches(lambda index: draw(chosen, keys[index]), count, min(250, count), "samples")
     np.save(path, found)
     return found
 
@@ -139,12 +139,17 @@ def measure(keys, prior, images, work, options):
     bits = -(k.mean() / 784 + np.log(WIDTH)) / np.log(2)
     print(f"K                {k.mean():.2f} ± {error:.2f} nats per image of {len(k)} for testing, "
           f"{bits:.4f} ± {error / 784 / np.log(2):.4f} bits/dim of the grey levels", flush=True)  # fmt: skip
-    samples = sample(keys[1], prior, options.samples, work / "samples.npy", options.sample_steps)
+    steps, how = options.sample_steps, f"{options.sample_steps} steps"
+    if options.noise is None:
+        sampler = nd.samplers.Ancestral(min(steps, prior.process.num_steps))
+    else:
+        sampler, how = nd.samplers.SDE(options.noise, steps), f"{how} at noise level {options.noise:g}"
+    samples = sample(keys[1], prior, options.samples, work / f"samples in {how}.npy", sampler)
     window = diagnostics.parzen(np.clip(samples, 0, 1), test, validation)
     own = diagnostics.parzen(train_images[: len(samples)], test, validation)
     in_bits = lambda found: f"{found.value / np.log(2):.2f} ± {found.standard_error / np.log(2):.2f} bits"
     print(f"Parzen           {in_bits(window)} = {window.value:.2f} ± {window.standard_error:.2f} nats, {len(samples)} "
-          f"samples in {options.sample_steps} steps, sigma {window.bandwidth:.4f} (paper 317 ± 2.7 bits)")  # fmt: skip
+          f"samples in {how}, sigma {window.bandwidth:.4f} (paper 317 ± 2.7 bits)")  # fmt: skip
     print(f"training images  {in_bits(own)}, as many of them as samples (paper 349 ± 3.3)")
     count = min(1000, len(samples), len(test))
     from_samples = nearest(samples[:count], train_images, 1)[1]
@@ -157,7 +162,7 @@ def measure(keys, prior, images, work, options):
         "unit": f"nats per pixel, mean of {len(k)} test images", "bits_per_dim": round(float(bits), 4),
         "parzen_bits": round(window.value / float(np.log(2)), 2),
         "parzen_bits_error": round(window.standard_error / float(np.log(2)), 2),
-        "parzen": f"{len(samples)} samples in {options.sample_steps} steps, clipped, sigma {window.bandwidth:.4f}",
+        "parzen": f"{len(samples)} samples in {how}, clipped, sigma {window.bandwidth:.4f}",
     }  # fmt: skip
 
 
@@ -168,6 +173,7 @@ def arguments():
     parser.add_argument("--save", type=Path, help="write the packaged file here too")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--sample-steps", type=int, default=50)
+    parser.add_argument("--noise", type=float, help="sample with `samplers.SDE` of this noise level instead")
     parser.add_argument("--start", metavar="PRIOR", help="go on from the weights of a packaged prior or a file")
     parser.add_argument("--focus", action="store_true", help="train more where digits take shape")
     _images.add_training(parser, minutes=60, batch=64)
@@ -205,9 +211,9 @@ def run(options):
     print(f"{len(train_images)} training images, {weights} weights, T = {options.chain}", flush=True)
     schedule = process.diffusion.schedule
     process = with_schedule(process, focused(schedule)) if options.focus else process
-    steps, seconds = 0, 0.0
+    steps, falling, seconds = 0, 0, 0.0
     if options.steps != 0:
-        process, steps, seconds = _images.train(
+        process, steps, falling, seconds = _images.train(
             keys[1], process, train_images, validation, options.work, options, dequantize=WIDTH
         )
     process = with_schedule(process, schedule)
@@ -225,14 +231,16 @@ def run(options):
         "command": f"python examples/mnist.py --data FOLDER --steps {steps} --network {options.network} --objective "
         f"{options.objective} --batch {options.batch} --rate {options.rate} --chain {options.chain} "
         f"--seed {options.seed}{' --start PRIOR' * bool(options.start)}{' --focus' * options.focus} --save PATH",
-        "steps": steps,
+        "steps": steps + falling,
+        "minutes": round(seconds / 60),
         "dequantize": WIDTH,
         "schedule": f"log-SNR in {options.chain} equal steps",
-        "limits": f"centred digits of one collection; {seconds / 60:.0f} minutes of training on a CPU",
+        "limits": "centred digits of one collection; some samples are no clean digits",
     }
     if options.start:  # what is known of its training stays
         known = nd.card(options.start)
-        both = {"command": f"{known['command']}; then {card['command']}", "steps": known["steps"] + steps}
+        both = {name: known.get(name, 0) + card[name] for name in ("steps", "minutes")}
+        both["command"] = f"{known.get('command', '')}; then {card['command']}"
         card |= both if steps else known
     card |= measure(keys[2:], prior, (train_images, validation, test), options.work, options)
     target = options.save or path

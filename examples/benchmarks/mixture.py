@@ -13,9 +13,9 @@ The cells outlier,0 outlier,5 and outlier,10 (not among the nine that run unless
 
 With `--tempered POWER`, `--placed` and `--antithetic`, alone or together, only `TwistedSMC` is run: its twist tempered
 (`nd.twists.Tempered`), the chain's steps placed by the prior (`nd.diagnostics.place_steps`), its particles in order and
-neighbours stepping with opposite noise. Use another results file for each.
+neighbours stepping with opposite noise. Use another results file for each, and for each `--run`.
 An interrupted run goes on from its results file. `--cells 80,2 --repeat 12 --problem 6` runs one problem twelve times
-instead, and prints how far the log evidence and the distance scatter.
+instead, and prints how far the log evidence and the distance scatter. `--run 1` gives whole cells other keys.
 """
 
 import argparse
@@ -195,8 +195,8 @@ def samplers(
     return chosen
 
 
-def measure(cell: str, seed: int, runs: dict[str, Any], count: int, repeat: int = 0) -> dict[str, Any]:
-    """One problem: distances and evidence errors of every sampler, and the floor; `repeat` is the number of the run."""
+def measure(cell: str, seed: int, runs: dict[str, Any], count: int, number: int) -> dict[str, Any]:
+    """One problem: distances and evidence errors of every sampler, and the floor; the run of this number."""
     case = problem(seed, cell)
     rng = np.random.default_rng(seed)
     reference = case.exact(rng, count)
@@ -205,7 +205,7 @@ def measure(cell: str, seed: int, runs: dict[str, Any], count: int, repeat: int 
     for name, run in runs.items():
         start = time.perf_counter()
         key = jax.random.key(seed)
-        key = jax.random.fold_in(key, repeat) if repeat else key
+        key = jax.random.fold_in(key, number) if number else key
         draws, log_evidence = run(key, tuple(parts[:3]), *parts[3:])
         draws = np.asarray(draws)
         good = np.isfinite(draws).all(1)
@@ -270,6 +270,7 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=PARTICLES, help="of every sampler, and as many draws compared")
     parser.add_argument("--repeat", type=int, metavar="RUNS", help="run one problem so often, with other keys")
     parser.add_argument("--problem", type=int, default=0, help="the problem that --repeat runs")
+    parser.add_argument("--run", type=int, default=0, help="number of the run, each with other keys")
     parser.add_argument("--tempered", type=float, metavar="POWER", help="only TwistedSMC, its twist tempered so")
     options = parser.parse_args()
     cells, count, problems = options.cells or CELLS, options.particles, options.problems
@@ -286,7 +287,7 @@ def main() -> None:
             continue
         rows = results.setdefault(cell, [])
         for seed in tqdm(range(len(rows), problems), desc=cell):
-            rows.append(measure(cell, seed, runs, count))
+            rows.append(measure(cell, seed, runs, count, options.run))
             if options.results is not None:
                 options.results.write_text(json.dumps(results))
     if options.repeat:
