@@ -240,7 +240,7 @@ def run(options):
     if options.start:  # what is known of its training stays
         known = nd.card(options.start)
         both = {name: known.get(name, 0) + card[name] for name in ("steps", "minutes")}
-        both["command"] = f"{known.get('command', '')}; then {card['command']}"
+        both["command"] = "; then ".join(filter(None, [known.get("command"), card["command"]]))
         card |= both if steps else known
     card |= measure(keys[2:], prior, (train_images, validation, test), options.work, options)
     target = options.save or path
