@@ -144,7 +144,7 @@ def measure(keys, prior, images, work, options):
         sampler = nd.samplers.Ancestral(min(steps, prior.process.num_steps))
     else:
         sampler, how = nd.samplers.SDE(options.noise, steps), f"{how} at noise level {options.noise:g}"
-    samples = sample(keys[1], prior, options.samples, work / f"samples in {how}.npy", sampler)
+    samples = sample(keys[1], prior, options.samples, work / f"samples-{how.replace(' ', '-')}.npy", sampler)
     window = diagnostics.parzen(np.clip(samples, 0, 1), test, validation)
     own = diagnostics.parzen(train_images[: len(samples)], test, validation)
     in_bits = lambda found: f"{found.value / np.log(2):.2f} ± {found.standard_error / np.log(2):.2f} bits"

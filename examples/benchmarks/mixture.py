@@ -15,7 +15,7 @@ With `--tempered POWER`, `--placed` and `--antithetic`, alone or together, only 
 (`nd.twists.Tempered`), the chain's steps placed by the prior (`nd.diagnostics.place_steps`), its particles in order and
 neighbours stepping with opposite noise. Use another results file for each, and for each `--run`.
 An interrupted run goes on from its results file. `--cells 80,2 --repeat 12 --problem 6` runs one problem twelve times
-instead, and prints how far the log evidence and the distance scatter. `--run 1` gives whole cells other keys.
+instead, and prints how far the log evidence and the distance scatter. `--run 1` gives other keys.
 """
 
 import argparse
@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=PARTICLES, help="of every sampler, and as many draws compared")
     parser.add_argument("--repeat", type=int, metavar="RUNS", help="run one problem so often, with other keys")
     parser.add_argument("--problem", type=int, default=0, help="the problem that --repeat runs")
-    parser.add_argument("--run", type=int, default=0, help="number of the run, each with other keys")
+    parser.add_argument("--run", type=int, default=0, help="number of the first run, each with other keys")
     parser.add_argument("--tempered", type=float, metavar="POWER", help="only TwistedSMC, its twist tempered so")
     options = parser.parse_args()
     cells, count, problems = options.cells or CELLS, options.particles, options.problems
@@ -282,7 +282,7 @@ def main() -> None:
         ends, others = ends_of(problem(0, cell).means), options.others or options.short
         runs = samplers(ends, count, others, options.tempered, options.placed, options.antithetic)
         if options.repeat:
-            repeats = tqdm(range(options.repeat), desc=f"{cell}, problem {options.problem}")
+            repeats = tqdm(range(options.run, options.run + options.repeat), desc=f"{cell}, problem {options.problem}")
             print(scatter([measure(cell, options.problem, runs, count, repeat) for repeat in repeats]))
             continue
         rows = results.setdefault(cell, [])
