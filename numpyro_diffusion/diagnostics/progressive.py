@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from numpyro.distributions.kl import kl_divergence
 
 from .._batching import batched_map
 from .._checks import check_count, check_event, check_levels
+from ..diffusions.base import event_kl
 from ..distributions import DiffusionPrior
 from ..likelihoods import bits_per_dim, reconstruction, terminal_kl
 from ..process import ReverseProcess
@@ -127,7 +127,7 @@ def _code(key: Array, process: ReverseProcess, x_0: Array, chunk: int | None) ->
             x_t = diffusion.marginal_from_noise(noise(t, pair[0]), pair[1], t)
             posterior, kernel = process.denoiser.denoise(diffusion, x_t, t, t - 1)
             bridge = diffusion.bridge(x_t, pair[1], t, t - 1)
-            return kl_divergence(bridge, kernel), _distance(pair[1], posterior.mean)
+            return event_kl(bridge, kernel), _distance(pair[1], posterior.mean)
 
         return batched_map(one, (examples, x_0), chunk)
 

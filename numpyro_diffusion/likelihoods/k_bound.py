@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from numpyro.distributions.kl import kl_divergence
 
 from .._batching import batched_map
 from .._checks import check_count
 from ..diffusions import GaussianDiffusion
+from ..diffusions.base import event_kl
 from ..process import ForwardStep, ReverseProcess
 from .base import AbstractLikelihood, Estimate, standard_error
 from .low_discrepancy import low_discrepancy_point
@@ -235,7 +235,7 @@ def _recalling(process: ReverseProcess, answer: Any) -> ReverseProcess:
 def step_kl(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Array:
     """KL(q(x_{t-1}|x_t,x_0) ‖ p(x_{t-1}|x_t)) at the x_t that `noise` makes, t ≥ 2; exact, nats, shape ()."""
     x_t = process.diffusion.marginal_from_noise(noise, x_0, t)
-    return kl_divergence(process.diffusion.bridge(x_t, x_0, t, t - 1), process.inner_kernel(x_t, t, t - 1))
+    return event_kl(process.diffusion.bridge(x_t, x_0, t, t - 1), process.inner_kernel(x_t, t, t - 1))
 
 
 def reconstruction(process: ReverseProcess, x_0: Array, noise: Array) -> Array:

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.distributions.kl import kl_divergence
 
 from ..diffusions import AbstractDiffusion, BinomialDiffusion, GaussianDiffusion
+from ..diffusions.base import event_kl
 from ..likelihoods import reconstruction, step_kl, terminal_kl
 from ..process import ForwardStep, ReverseProcess
 
@@ -120,7 +120,7 @@ def _hybrid_terms(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -
     s = jnp.maximum(t - 1, 1)  # the step from 1 has no bridge; where it is drawn, any other serves
     t_kl = s + 1
     posterior, kernel = process.denoiser.denoise(diffusion, x_t, t)
-    kl = kl_divergence(diffusion.bridge(x_t, x_0, t_kl, s), _of_fixed_mean(kernel))
+    kl = event_kl(diffusion.bridge(x_t, x_0, t_kl, s), _of_fixed_mean(kernel))
     return _squared_noise_error(diffusion, x_0, posterior.mean, t), jnp.where(t > 1, kl, 0.0)
 
 
