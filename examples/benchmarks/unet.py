@@ -2,9 +2,11 @@
 
 Every ratio compares two timings of one run, interleaved. The library's rows need torch and diffusers, and are left out
 where they are not installed; both sides have the same weights and as many threads: torch is told, JAX takes the cores
-that the process may use. Where other work shares them, one thread and its CPU time say more than the wall's clock:
+that the process may use. XLA runs many of a network's operations in one thread each; with `--devices 2` JAX makes two
+devices of the CPU, and they share every batch that divides among them. Where other work shares the cores, one thread
+and its CPU time say more than the wall's clock:
 
-python examples/benchmarks/unet.py [--short] [--size tiny|small|cifar10]
+python examples/benchmarks/unet.py [--short] [--size tiny|small|cifar10] [--devices 2]
 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false taskset -c 0 python examples/benchmarks/unet.py --threads 1 --cpu
 """
 
@@ -20,9 +22,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import optax
 
 import numpyro_diffusion as nd
+from numpyro_diffusion._devices import check_devices, replicate
 from numpyro_diffusion.networks import UNET_SIZES, UNet
 from numpyro_diffusion.training.objectives import simple_loss
 from numpyro_diffusion.training.run import TrainingRun
@@ -56,13 +60,19 @@ def make(size: str, num_steps: int) -> nd.DiffusionPrior:
     return nd.DiffusionPrior(nd.ReverseProcess(diffusion, denoiser, EVENT))
 
 
+def sampler(prior: nd.DiffusionPrior, batch: int, devices: int) -> Callable[[], jax.Array]:
+    """The chain of a batch, compiled; on the devices where they share it."""
+    spread = check_devices(devices, batch) if batch % devices == 0 else None
+    sample = jax.jit(lambda key: prior.sample(key, (batch,)), out_shardings=spread)
+    return lambda: sample(jax.random.key(2))
+
+
 def loops(prior: nd.DiffusionPrior, batch: int, measure: Measure) -> None:
     """The chain against T calls, and gradients in a loop against one alone."""
     network: Any = prior.process.denoiser.fn
     num_steps, x = prior.process.num_steps, jax.random.normal(jax.random.key(1), (batch, *EVENT))
-    sample = jax.jit(lambda key: prior.sample(key, (batch,)))
     call = jax.jit(lambda x: jax.vmap(lambda x: network(x, 3.0))(x))
-    ours, bare = measure(lambda: sample(jax.random.key(2)), lambda: call(x))
+    ours, bare = measure(sampler(prior, batch, 1), lambda: call(x))
     print(f"chain, T = {num_steps}, batch {batch}: {ours:.3f} s, / (T network calls) = {ours / num_steps / bare:.2f}")
     params, rest = eqx.partition(network, eqx.is_inexact_array)
     loss = lambda params: jnp.mean(jax.vmap(lambda x: eqx.combine(params, rest)(x, 3.0))(x) ** 2)
@@ -73,7 +83,7 @@ def loops(prior: nd.DiffusionPrior, batch: int, measure: Measure) -> None:
     print(f"gradient, batch {batch}: {bare:.3f} s alone, {ours / 4:.3f} s in a loop, ratio {ours / 4 / bare:.2f}")
 
 
-def library(prior: nd.DiffusionPrior, batch: int, measure: Measure) -> None:
+def library(prior: nd.DiffusionPrior, batch: int, measure: Measure, devices: int) -> None:
     """The same chain and training step by diffusers on torch."""
     import diffusers
     import torch
@@ -90,8 +100,7 @@ def library(prior: nd.DiffusionPrior, batch: int, measure: Measure) -> None:
             for t in scheduler.timesteps:
                 x = scheduler.step(model(x, t).sample, t, x).prev_sample
 
-    sample = jax.jit(lambda key: prior.sample(key, (batch,)))
-    ours, theirs = measure(lambda: sample(jax.random.key(2)), their_chain)
+    ours, theirs = measure(sampler(prior, batch, devices), their_chain)
     print(f"chain, T = {num_steps}, batch {batch}: ours {ours:.3f} s, theirs {theirs:.3f} s, ratio {ours / theirs:.2f}")
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
@@ -105,9 +114,11 @@ def library(prior: nd.DiffusionPrior, batch: int, measure: Measure) -> None:
             loss.backward()
             optimizer.step()
 
-    run = TrainingRun(prior.process, optax.adam(1e-4), simple_loss, ema=0.0, dequantize=0.0, batch_size=batch)
-    state, data = run.start(), jnp.asarray(images.permute(0, 2, 3, 1).numpy())
-    ours, theirs = measure(lambda: run.steps(jax.random.key(3), state, data, count), their_steps)
+    spread = check_devices(devices, batch) if batch % devices == 0 else None
+    run = TrainingRun(prior.process, optax.adam(1e-4), simple_loss, 0.0, 0.0, batch, spread)
+    given = (jax.random.key(3), run.start(), jnp.asarray(images.permute(0, 2, 3, 1).numpy()))
+    run, given = replicate(run, spread), replicate(given, spread)
+    ours, theirs = measure(lambda: run.steps(*given, count), their_steps)
     print(
         f"training step, batch {batch}: ours {ours / count:.3f} s, theirs {theirs / count:.3f} s, "
         f"ratio {ours / theirs:.2f}"
@@ -122,9 +133,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="T")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--devices", type=int, default=1, help="that JAX makes of the CPU and shares batches among")
     parser.add_argument("--cpu", action="store_true", help="CPU seconds in place of the wall's")
     parser.add_argument("--short", action="store_true", help="a chain of the smallest network, once, and no library")
     options = parser.parse_args()
+    numpyro.set_host_device_count(options.devices)
     if options.short:
         loops(make("tiny", 4), 1, partial(medians, time.perf_counter, 1))
         return
@@ -134,11 +147,12 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(options.threads)
-    print(f"U-Net {options.size}, {EVENT}, seconds of {'CPU' if options.cpu else 'wall'} time")
+    clock = "CPU" if options.cpu else "wall"
+    print(f"U-Net {options.size}, {EVENT}, {options.devices} device(s), seconds of {clock} time")
     for batch in options.batch:
         loops(prior, batch, measure)
         if compared:
-            library(prior, batch, measure)
+            library(prior, batch, measure, options.devices)
         else:
             print("diffusers or torch is not installed: no comparison")
 
