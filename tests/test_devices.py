@@ -1,4 +1,8 @@
-"""Where batches and weights lie. Training on eight devices is held by examples/benchmarks/data_parallel.py."""
+"""Where batches and weights lie. Training an MLP on eight is held by examples/benchmarks/data_parallel.py."""
+
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -16,3 +20,43 @@ def test_examples_are_distributed_where_they_divide():
     assert replicate(tree, None) is tree and check_devices(None, 8) is None
     with pytest.raises(ValueError, match="devices: expected different devices"):
         check_devices(jax.devices()[:1] * 2, 8)
+
+
+UNET_ON_TWO = """
+import numpyro
+
+numpyro.set_host_device_count(2)
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import numpyro_diffusion as nd
+from numpyro_diffusion._devices import check_devices
+
+event = (16, 16, 1)
+network = nd.networks.UNet(jax.random.key(0), event, channels=(8, 8), depth=1, attention=(), num_groups=4)
+stirred = jax.tree.map(lambda leaf: leaf + 0.05 if isinstance(leaf, jax.Array) else leaf, network)
+process = nd.ReverseProcess(
+    nd.GaussianDiffusion(nd.schedules.log_snr(5)), nd.denoisers.Network(stirred, "velocity"), event
+)
+prior, spread = nd.DiffusionPrior(process), check_devices(2, 16)
+one, two = (
+    jax.jit(lambda key: prior.sample(key, (16,)), out_shardings=where)(jax.random.key(1)) for where in (None, spread)
+)
+assert len(two.sharding.device_set) == 2 and two.addressable_shards[0].data.shape == (8, *event)
+np.testing.assert_allclose(two, one, atol=1e-5)
+data = np.random.default_rng(0).normal(size=(64, *event))
+one, two = (
+    nd.fit(jax.random.key(2), process, data, num_steps=6, batch_size=16, log_every=3, validation=0.0, devices=count,
+           objective="simple", progress=False).history["loss"]
+    for count in (1, 2)
+)
+assert one[-1] != one[0]
+np.testing.assert_allclose(two, one, rtol=1e-5)
+"""
+
+
+@pytest.mark.slow
+def test_a_unet_samples_and_learns_the_same_on_two_devices():
+    """Its convolutions are primitives with gradients of their own, which must add up over the devices' shares."""
+    subprocess.run([sys.executable, "-c", UNET_ON_TWO], check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})

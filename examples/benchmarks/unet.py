@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import optax
+from jax.sharding import NamedSharding
 
 import numpyro_diffusion as nd
 from numpyro_diffusion._devices import check_devices, replicate
@@ -60,9 +61,8 @@ def make(size: str, num_steps: int) -> nd.DiffusionPrior:
     return nd.DiffusionPrior(nd.ReverseProcess(diffusion, denoiser, EVENT))
 
 
-def sampler(prior: nd.DiffusionPrior, batch: int, devices: int) -> Callable[[], jax.Array]:
-    """The chain of a batch, compiled; on the devices where they share it."""
-    spread = check_devices(devices, batch) if batch % devices == 0 else None
+def sampler(prior: nd.DiffusionPrior, batch: int, spread: NamedSharding | None) -> Callable[[], jax.Array]:
+    """The chain of a batch, compiled; on devices that share it, if any do."""
     sample = jax.jit(lambda key: prior.sample(key, (batch,)), out_shardings=spread)
     return lambda: sample(jax.random.key(2))
 
@@ -72,7 +72,7 @@ def loops(prior: nd.DiffusionPrior, batch: int, measure: Measure) -> None:
     network: Any = prior.process.denoiser.fn
     num_steps, x = prior.process.num_steps, jax.random.normal(jax.random.key(1), (batch, *EVENT))
     call = jax.jit(lambda x: jax.vmap(lambda x: network(x, 3.0))(x))
-    ours, bare = measure(sampler(prior, batch, 1), lambda: call(x))
+    ours, bare = measure(sampler(prior, batch, None), lambda: call(x))
     print(f"chain, T = {num_steps}, batch {batch}: {ours:.3f} s, / (T network calls) = {ours / num_steps / bare:.2f}")
     params, rest = eqx.partition(network, eqx.is_inexact_array)
     loss = lambda params: jnp.mean(jax.vmap(lambda x: eqx.combine(params, rest)(x, 3.0))(x) ** 2)
@@ -83,7 +83,7 @@ def loops(prior: nd.DiffusionPrior, batch: int, measure: Measure) -> None:
     print(f"gradient, batch {batch}: {bare:.3f} s alone, {ours / 4:.3f} s in a loop, ratio {ours / 4 / bare:.2f}")
 
 
-def library(prior: nd.DiffusionPrior, batch: int, measure: Measure, devices: int) -> None:
+def library(prior: nd.DiffusionPrior, batch: int, measure: Measure, spread: NamedSharding | None) -> None:
     """The same chain and training step by diffusers on torch."""
     import diffusers
     import torch
@@ -100,7 +100,7 @@ def library(prior: nd.DiffusionPrior, batch: int, measure: Measure, devices: int
             for t in scheduler.timesteps:
                 x = scheduler.step(model(x, t).sample, t, x).prev_sample
 
-    ours, theirs = measure(sampler(prior, batch, devices), their_chain)
+    ours, theirs = measure(sampler(prior, batch, spread), their_chain)
     print(f"chain, T = {num_steps}, batch {batch}: ours {ours:.3f} s, theirs {theirs:.3f} s, ratio {ours / theirs:.2f}")
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
@@ -114,7 +114,6 @@ def library(prior: nd.DiffusionPrior, batch: int, measure: Measure, devices: int
             loss.backward()
             optimizer.step()
 
-    spread = check_devices(devices, batch) if batch % devices == 0 else None
     run = TrainingRun(prior.process, optax.adam(1e-4), simple_loss, 0.0, 0.0, batch, spread)
     given = (jax.random.key(3), run.start(), jnp.asarray(images.permute(0, 2, 3, 1).numpy()))
     run, given = replicate(run, spread), replicate(given, spread)
@@ -152,7 +151,9 @@ def main() -> None:
     for batch in options.batch:
         loops(prior, batch, measure)
         if compared:
-            library(prior, batch, measure, options.devices)
+            library(
+                prior, batch, measure, check_devices(options.devices, batch) if batch % options.devices == 0 else None
+            )
         else:
             print("diffusers or torch is not installed: no comparison")
 
