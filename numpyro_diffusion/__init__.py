@@ -23,6 +23,8 @@ from .hub import card as card
 from .hub import load as load
 from .hub import load_diffusers as load_diffusers
 from .hub import packaged as packaged
+from .infer import PriorComparison as PriorComparison
+from .infer import compare_priors as compare_priors
 from .likelihoods import ContinuousBound as ContinuousBound
 from .likelihoods import Estimate as Estimate
 from .likelihoods import ImportanceWeighted as ImportanceWeighted

@@ -1,4 +1,4 @@
-"""Is an inference right on average, what does noise leave of the data, and where does a model spend its bits?"""
+"""Is an inference right on average, do data surprise a model, what does noise leave, and where are bits spent?"""
 
 from .calibration import OBSERVED_KWARG as OBSERVED_KWARG
 from .calibration import Calibration as Calibration
@@ -11,3 +11,5 @@ from .placement import place_steps as place_steps
 from .progressive import ProgressiveCode as ProgressiveCode
 from .progressive import progressive_coding as progressive_coding
 from .progressive import progressive_generation as progressive_generation
+from .surprise import Surprise as Surprise
+from .surprise import surprise as surprise

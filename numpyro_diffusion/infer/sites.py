@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
+from numpyro.handlers import seed, trace
 from numpyro.primitives import Messenger
 
 from ..distributions import DiffusionPosterior, DiffusionPrior
@@ -50,6 +52,30 @@ def find_site(model: Callable[..., Any], site: str, args: tuple[Any, ...], kwarg
     raise ValueError(f"site: expected the name of a latent site of the model, {sorted(names)}, got {site!r}")
 
 
+def glance(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """The names of the latent diffusion sites, and the trace of one run with zeros for them: no chain is run."""
+    zeros = _Zeros(model)
+    sites = trace(seed(zeros, rng_seed=0)).get_trace(*args, **kwargs)
+    return zeros.names, sites
+
+
+def only_site(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The name of the model's only latent diffusion site.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    names, sites = glance(model, args, kwargs)
+    if not names:
+        latent = sorted(name for name, msg in sites.items() if msg["type"] == "sample" and not msg["is_observed"])
+        raise ValueError(f"model: expected one latent diffusion site, got none among the latent sites {latent}")
+    if len(names) > 1:
+        raise ValueError(f"model: expected one latent diffusion site, got {sorted(names)}; give the others values")
+    return names[0]
+
+
 class Given(Messenger):
     """Gives the site a value, and lets no other latent site go without."""
 
@@ -62,6 +88,24 @@ class Given(Messenger):
         _refuse(msg, self.site)
         if msg["type"] == "sample" and msg["name"] == self.site:
             msg["value"] = self.value
+
+
+class _Zeros(Messenger):
+    """Gives latent diffusion sites zeros, and notes their names."""
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self.names: list[str] = []
+        super().__init__(model)
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] != "sample" or msg["is_observed"] or msg["value"] is not None:
+            return
+        law = msg["fn"]
+        while isinstance(law, dist.Independent | dist.MaskedDistribution):
+            law = law.base_dist
+        if isinstance(law, DiffusionPrior | DiffusionPosterior):
+            self.names.append(msg["name"])
+            msg["value"] = jnp.zeros(msg["fn"].batch_shape + msg["fn"].event_shape)
 
 
 class _Found(Exception):

@@ -4,6 +4,8 @@ Without `ax` a figure is made.
 """
 
 from .coding import rate_distortion as rate_distortion
+from .evidence import prior_comparison as prior_comparison
+from .evidence import surprise as surprise
 from .images import posterior as posterior
 from .images import samples as samples
 from .inference import effective_size as effective_size
