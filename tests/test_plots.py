@@ -39,8 +39,29 @@ def plane(num_steps=6):
     return nd.ReverseProcess(diffusion, denoisers.Gaussian(jnp.array([1.0, -1.0]), jnp.array([0.5, 0.2])), (2,))
 
 
+class Run:
+    """What the picture asks of an SMC run."""
+
+    def __init__(self, log_evidence, log_evidence_error):
+        self.log_evidence, self.log_evidence_error = log_evidence, log_evidence_error
+
+
+def comparison():
+    runs = {"ring": Run(-4.0, 0.1), "blob": Run(-5.0, 0.2)}
+    intervals = {"ring": (0.6, 0.8), "blob": (0.2, 0.4)}
+    return nd.PriorComparison(runs, {"ring": 0.4, "blob": 0.6}, intervals, dict.fromkeys(runs, ()))
+
+
+def surprise(value=-5.0):
+    drawn = np.random.default_rng(0).normal(-3.0, 1.0, 99)
+    return nd.diagnostics.Surprise(value, 0.1, drawn, np.full(99, 0.1))
+
+
 SINGLE = [
     lambda ax: plots.history(fit_result(), ax),
+    lambda ax: plots.prior_comparison(comparison(), ax),
+    lambda ax: plots.prior_comparison(comparison(), ax, show="evidence"),
+    lambda ax: plots.surprise(surprise(), ax),
     lambda ax: plots.schedule(schedules.linear(10), ax),
     lambda ax: plots.samples(images(), ax),
 ]
@@ -212,3 +233,30 @@ def test_trajectory_names_what_does_not_fit():
     ]:
         with pytest.raises(ValueError, match=match):
             call()
+
+
+def test_prior_comparison_shows_probabilities_or_evidences():
+    result = comparison()
+    ax = plots.prior_comparison(result)
+    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], list(result.probabilities.values()))
+    np.testing.assert_allclose(sum(result.probabilities.values()), 1)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["ring", "blob"]
+    spread, before = (np.array(lines.get_segments())[:, :, 1] for lines in ax.collections)
+    np.testing.assert_allclose(before, [[0.4, 0.4], [0.6, 0.6]])
+    np.testing.assert_allclose(spread, [[0.6, 0.8], [0.2, 0.4]])
+    ax = plots.prior_comparison(result, show="evidence")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [-4, -5])
+    (spread,) = ax.collections
+    np.testing.assert_allclose(np.array(spread.get_segments())[:, :, 1], [[-4.2, -3.8], [-5.4, -4.6]])
+    with pytest.raises(ValueError, match="show: expected one of 'probability', 'evidence', got 'factor'"):
+        plots.prior_comparison(result, show="factor")
+
+
+def test_surprise_shows_the_data_among_the_replicates():
+    result = surprise()
+    ax = plots.surprise(result)
+    assert sum(bar.get_height() for bar in ax.patches) == 99
+    assert set(ax.lines[0].get_xdata()) == {-5.0}
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert legend == ["drawn by the model", f"the data, p = {result.p_value:.2g}"]
+    assert not plots.surprise(surprise(-np.inf)).lines  # no place for a probability of 0

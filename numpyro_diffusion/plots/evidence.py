@@ -33,8 +33,10 @@ def prior_comparison(
         spread = np.abs(ends - values[:, None]).T
         ax.bar(place, values, 0.6, color=BLUE)
         ax.errorbar(place, values, spread, fmt="none", color="0.2", capsize=3, linewidth=1)
-        ax.hlines(list(result.prior_probabilities.values()), place - 0.38, place + 0.38, color=ORANGE, linewidth=1.2)
+        before = list(result.prior_probabilities.values())
+        ax.hlines(before, place - 0.38, place + 0.38, color=ORANGE, linewidth=1.2, label="before the data")
         ax.set(ylabel="posterior probability", ylim=(0, 1.05))
+        ax.legend(frameon=False)
     else:
         errors = 2 * np.array(list(result.log_evidence_errors.values()))
         ax.errorbar(place, list(result.log_evidences.values()), errors, fmt="o", color=BLUE, capsize=3, linewidth=1)
