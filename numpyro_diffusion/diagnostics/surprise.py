@@ -106,8 +106,8 @@ def surprise(
 
     Raises:
         ValueError: sites in `observed` that the model does not draw, data of another shape; an observed site or a
-            `numpyro.factor` beside them; counts below 1; no `TwistedSMC`; no number as a log evidence; what
-            `nd.infer.extract_factor` raises.
+            `numpyro.factor` beside them; counts below 1; no `TwistedSMC`; a density of 0 at all particles of all
+            data sets; what `nd.infer.extract_factor` raises.
     """
     check_count("num_replicates", num_replicates)
     check_count("num_islands", num_islands)
@@ -125,10 +125,8 @@ def surprise(
     every = {name: np.concatenate([data[name][None], np.asarray(drawn[name])]) for name in data}
     islands = _log_evidences(model, site, sampler, num_islands, keys[1], every, batch_size, args, kwargs)
     each = np.asarray(islands, dtype=np.float64)
-    if np.isnan(each).any():
-        raise ValueError(
-            f"model: expected numbers as log evidences, got NaN for {np.isnan(each).any(1).sum()} data sets"
-        )
+    if np.isnan(each).any() or np.isneginf(each).all():
+        raise ValueError("model: expected a positive density of data somewhere, got 0 (or no number) at all particles")
     values, errors = _summaries(each)
     return Surprise(float(values[0]), float(errors[0]), values[1:], errors[1:])
 

@@ -38,8 +38,9 @@ def prior_comparison(
         ax.set(ylabel="posterior probability", ylim=(0, 1.05))
         ax.legend(frameon=False)
     else:
+        values = np.array(list(result.log_evidences.values()))
         errors = 2 * np.array(list(result.log_evidence_errors.values()))
-        ax.errorbar(place, list(result.log_evidences.values()), errors, fmt="o", color=BLUE, capsize=3, linewidth=1)
+        ax.errorbar(place, values, errors, fmt="o", color=BLUE, capsize=3, linewidth=1)
         ax.set(ylabel="log evidence, nats")
     ax.set(xlim=(-0.6, len(names) - 0.4))
     ax.set_xticks(place, names)

@@ -176,10 +176,10 @@ def test_bad_input_is_named(model, options, message):
         diagnostics.surprise(jax.random.key(0), model, **{"observed": {"y": Y}, **options})
 
 
-def test_no_number_is_an_error():
+def test_a_density_that_is_no_number_is_an_error():
     def broken():
         x = numpyro.sample("x", PRIOR)
         numpyro.sample("y", dist.Normal(x, jnp.sqrt(x[0] - 50.0), validate_args=False).to_event(1))
 
-    with pytest.raises(ValueError, match="model: expected numbers as log evidences, got NaN for 3 data sets"):
+    with pytest.raises(ValueError, match="model: expected a positive density of data somewhere, got 0"):
         diagnostics.surprise(jax.random.key(0), broken, observed={"y": Y}, num_replicates=2, **FEW)
