@@ -24,6 +24,9 @@ from ..samplers import Ancestral, TwistedSMC
 class Surprise(NamedTuple):
     """The log evidence of data, and those of data sets that the model drew.
 
+    Where all particles of a data set have probability 0 its log evidence is −inf. Standard errors above half a nat are
+    themselves no good: islands differ so much that one outweighs the others.
+
     Attributes:
         log_evidence: of the data, in nats.
         log_evidence_error: its standard error from the spread of the islands, in nats; NaN from one island.
@@ -51,7 +54,7 @@ class Surprise(NamedTuple):
         return float(np.sqrt(p * (1 - p) / len(self.replicates)))
 
     def __str__(self) -> str:
-        low, middle, high = np.quantile(self.replicates, [0.05, 0.5, 0.95])
+        low, middle, high = np.quantile(self.replicates, [0.05, 0.5, 0.95], method="inverted_cdf")  # −inf is no trouble
         return (
             f"log evidence of the data: {self.log_evidence:.3f} ± {self.log_evidence_error:.3f} nats\n"
             f"of {len(self.replicates)} data sets that the model drew: median {middle:.3f}, 90% from {low:.3f} to "

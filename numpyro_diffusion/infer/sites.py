@@ -55,7 +55,13 @@ def find_site(model: Callable[..., Any], site: str, args: tuple[Any, ...], kwarg
 def glance(
     model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """The names of the latent diffusion sites, and the trace of one run with zeros for them: no chain is run."""
+    """The names of the latent diffusion sites, and the trace of one run with zeros for them: no chain is run.
+
+    Raises:
+        ValueError: `model` is no function.
+    """
+    if not callable(model):
+        raise ValueError(f"model: expected a NumPyro model, which comes after the key, got {model!r}")
     zeros = _Zeros(model)
     sites = trace(seed(zeros, rng_seed=0)).get_trace(*args, **kwargs)
     return zeros.names, sites

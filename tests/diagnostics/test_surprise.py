@@ -176,6 +176,18 @@ def test_bad_input_is_named(model, options, message):
         diagnostics.surprise(jax.random.key(0), model, **{"observed": {"y": Y}, **options})
 
 
+def test_the_key_comes_first():
+    with pytest.raises(ValueError, match="model: expected a NumPyro model, which comes after the key, got"):
+        diagnostics.surprise(model, jax.random.key(0), observed={"y": Y})
+
+
+def test_evidences_of_zero_are_printed():
+    drawn = np.array([-np.inf, -np.inf, -2.0, -1.0])
+    found = diagnostics.Surprise(-np.inf, np.nan, drawn, np.full(4, np.nan))
+    assert found.p_value == 3 / 5
+    assert "90% from -inf to -1.000 nats" in str(found)
+
+
 def test_a_density_that_is_no_number_is_an_error():
     def broken():
         x = numpyro.sample("x", PRIOR)
