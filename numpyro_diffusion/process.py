@@ -18,6 +18,7 @@ from .denoisers import AbstractDenoiser, Network
 from .denoisers.base import normal
 from .diffusions import AbstractDiffusion, GaussianDiffusion
 from .discretised import DiscretisedNormal
+from .moments import Moments
 from .schedules import AbstractLearnedSchedule
 
 
@@ -148,6 +149,8 @@ class ReverseProcess(eqx.Module):
         last_step: ``"learned"`` for `LearnedStep`, ``"forward"`` for the 2015 paper's fixed `ForwardStep`,
             ``"discretised"`` for a `DiscretisedStep` of 256 levels around the learned one, or a module with that
             interface.
+        moments: the covariance of x_0, which twists rely on, if it is known; `nd.fit_prior` keeps that of its data,
+            and posterior samplers take it from an exact denoiser or from the prior's own draws unless given.
 
     Raises:
         ValueError: a part of the wrong kind, or a denoiser whose answer has another shape than the example.
@@ -157,6 +160,7 @@ class ReverseProcess(eqx.Module):
     denoiser: AbstractDenoiser
     last_step: AbstractLastStep
     event_shape: tuple[int, ...] = eqx.field(static=True)
+    moments: Moments | None = None
 
     def __init__(
         self,
@@ -165,6 +169,7 @@ class ReverseProcess(eqx.Module):
         event_shape: tuple[int, ...] | int,
         *,
         last_step: Literal["learned", "forward", "discretised"] | AbstractLastStep = "learned",
+        moments: Moments | None = None,
     ) -> None:
         if not isinstance(diffusion, AbstractDiffusion):
             raise ValueError(f"diffusion: expected a GaussianDiffusion or BinomialDiffusion, got {diffusion!r}")
@@ -174,6 +179,7 @@ class ReverseProcess(eqx.Module):
         sizes = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
         self.event_shape = tuple(int(size) for size in sizes)
         self.last_step = _named_last_step(last_step, diffusion, denoiser)
+        self.moments = moments
         self._check_shapes()
 
     @property

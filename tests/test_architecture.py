@@ -17,7 +17,7 @@ MAX_LINES = 400
 LAYERS = [
     {"_checks"},
     {"_batching", "_devices"},
-    {"schedules", "networks", "checkpoints", "discretised"},
+    {"schedules", "networks", "checkpoints", "discretised", "moments"},
     {"diffusions"},
     {"denoisers"},
     {"process"},

@@ -39,6 +39,15 @@ class AbstractDenoiser(eqx.Module):
         posterior = self.posterior(diffusion, x_t, t)
         return posterior, diffusion.average_bridge(x_t, posterior, t, s)
 
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+        """Covariance of x_0, flat, in units in which the noise law has variance 1, if it is known; shape (d, d)."""
+        del diffusion, event_shape
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the law of x_0 given x_t is that of some data, so that the mean's Jacobian is its covariance."""
+        return False
+
     def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> Any:
         """What is costly about an answer at `x_t` and `t`, as arrays; None where there is nothing worth keeping."""
         del diffusion, x_t, t

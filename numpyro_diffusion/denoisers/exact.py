@@ -1,5 +1,7 @@
 """Denoisers that are exact for a known law of the data: oracles for tests, and priors in their own right."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,16 @@ class Gaussian(AbstractDenoiser):
         """N(E[x_0 | x_t], Var[x_0 | x_t]), exact."""
         mean, variance, _ = _condition(diffusion, self.loc, self.scale, x_t, t)
         return normal(mean, variance)
+
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+        """That of the data."""
+        gaussian: Any = diffusion
+        return jnp.diag(jnp.broadcast_to(jnp.square(self.scale / gaussian.scale), event_shape).reshape(-1))
+
+    @property
+    def is_exact(self) -> bool:
+        """True."""
+        return True
 
     def data(self, event_shape: tuple[int, ...]) -> dist.Distribution:
         """The law of the data that this denoiser is exact for."""
@@ -80,6 +92,20 @@ class GaussianMixture(AbstractDenoiser):
         share = jax.nn.softmax(jnp.log(self.weights) + log_evidence.reshape(log_evidence.shape[0], -1).sum(-1))
         mean = jnp.tensordot(share, means, 1)
         return normal(mean, jnp.tensordot(share, variances + jnp.square(means - mean), 1))
+
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+        """That of the data: within components and between them."""
+        gaussian: Any = diffusion
+        scale = jnp.broadcast_to(gaussian.scale, event_shape)
+        locs, variances = (self.locs / scale).reshape(len(self.locs), -1), jnp.square(self.scales / scale)
+        apart = locs - self.weights @ locs
+        within = self.weights @ variances.reshape(len(locs), -1)
+        return jnp.diag(within) + (apart * self.weights[:, None]).T @ apart
+
+    @property
+    def is_exact(self) -> bool:
+        """True."""
+        return True
 
     def data(self, event_shape: tuple[int, ...] | None = None) -> dist.Distribution:
         """The law of the data that this denoiser is exact for, with its exact `log_prob`."""

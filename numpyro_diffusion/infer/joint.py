@@ -36,6 +36,16 @@ class Copies(AbstractDenoiser):
         posterior, kernel = self._each(lambda x: self.denoiser.denoise(diffusion, x, t, s))(x_t)
         return self._merged(posterior), self._merged(kernel)
 
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+        """Block by block that of one copy."""
+        one = self.denoiser.covariance(diffusion, event_shape[self.ndims :])
+        return None if one is None else jnp.kron(jnp.eye(math.prod(event_shape[: self.ndims])), one)
+
+    @property
+    def is_exact(self) -> bool:
+        """As the copy's."""
+        return self.denoiser.is_exact
+
     def _each(self, fn: Any) -> Any:
         for _ in range(self.ndims):
             fn = jax.vmap(fn)

@@ -11,11 +11,14 @@ from jax import Array
 
 from .._batching import batched_map
 from .._checks import check_count
-from ..factors import AbstractFactor, Delta, factors_of, simplify
+from ..factors import AbstractFactor, simplify
 from ..process import ReverseProcess
-from ..twists import AbstractTwist, TwistedStep, default_twist, last_step
+from ..twists import AbstractTwist, TwistedStep, default_twist, last_step, white_draws
 from .ancestral import Ancestral
+from .moments import with_moments
 from .ordering import mirrored
+
+_LAST_DRAWS = 16  # of each of two laws, in the last step's integral
 
 
 class Cloud(NamedTuple):
@@ -64,6 +67,7 @@ class TwistedChain(eqx.Module):
             raise ValueError(f"factor: expected one from numpyro_diffusion.factors, got {factor!r}")
         factor.check(process.event_shape, process.diffusion.element_support.is_discrete)
         factor = simplify(factor, process.event_shape)
+        process = with_moments(process)
         twist = default_twist(process, factor) if twist is None else twist
         twist.check(process, factor)
         self.process, self.factor, self.twist = process, factor, twist
@@ -71,11 +75,6 @@ class TwistedChain(eqx.Module):
         self.times = tuple(int(t) for t in Ancestral(num_steps).times(process))
         kernel = lambda: process.last_kernel(jnp.zeros(process.event_shape))
         self.ends_exactly = jax.eval_shape(lambda: factor.multiply(kernel())) is not None
-        if not self.ends_exactly and any(isinstance(part, Delta) for part in factors_of(factor)):
-            raise ValueError(
-                "factor: expected known coordinates (Delta) alone or with factors of single elements, whose product "
-                f"the last step takes in closed form, got {[type(part).__name__ for part in factors_of(factor)]}"
-            )
         self.chunk = None if chunk is None else check_count("chunk", chunk)
         self.antithetic = antithetic
 
@@ -97,7 +96,8 @@ class TwistedChain(eqx.Module):
 
     def reach_one(self, key: Array, cloud: Cloud, known: Array | None = None) -> Cloud:
         """The step to t = 1."""
-        return self._move(key, cloud, lambda x: last_step(self.process, self.factor, x), known)
+        noise = white_draws(_LAST_DRAWS, self.process)
+        return self._move(key, cloud, lambda x: last_step(self.process, self.factor, x, noise), known)
 
     def finish(self, key: Array, cloud: Cloud, known: Array | None = None) -> tuple[Array, Array]:
         """The step to the data: x_0 and the final log weights."""

@@ -2,12 +2,15 @@
 
 from .base import AbstractTwist as AbstractTwist
 from .base import TwistedStep as TwistedStep
-from .base import last_step as last_step
 from .base import tilt as tilt
 from .constant import Annealed as Annealed
 from .constant import Constant as Constant
 from .constant import multiplied as multiplied
 from .default import default_twist as default_twist
+from .flat import Flat as Flat
+from .laplace import Laplace as Laplace
+from .laplace import white_draws as white_draws
+from .last import last_step as last_step
 from .linear import MomentMatched as MomentMatched
 from .linear import PseudoInverse as PseudoInverse
 from .tempered import Tempered as Tempered

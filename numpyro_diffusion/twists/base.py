@@ -4,7 +4,6 @@ from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
@@ -16,6 +15,9 @@ from ..diffusions.gaussian import variance_of
 from ..discretised import DiscretisedNormal
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
+
+# The farthest that a gradient may move a proposal, in standard deviations of the kernel.
+FARTHEST = 5.0
 
 
 class TwistedStep(NamedTuple):
@@ -50,32 +52,18 @@ class AbstractTwist(eqx.Module):
         """Raise ``ValueError`` where the twist does not fit the family or the factor."""
 
 
-def last_step(process: ReverseProcess, factor: AbstractFactor, x_1: Array) -> TwistedStep:
-    """The step from x_1 to the data.
-
-    Where the factor multiplies the last kernel in closed form, ψ_1(x_1) = ∫ p(x_0 | x_1) r(x_0) dx_0 and the proposal
-    is the normalised product, so that no weight changes any more. Otherwise ψ_1 is r at the kernel's mean, and the
-    proposal is led by the gradient there.
-    """
-    kernel = process.last_kernel(x_1)
-    product = factor.multiply(kernel)
-    if product is not None:
-        return TwistedStep(product[0], kernel, product[1])
-    log_psi, gradient = jax.value_and_grad(factor.log_r)(kernel.mean)
-    return TwistedStep(log_psi, kernel, tilt(kernel, gradient))
-
-
 def tilt(kernel: dist.Distribution, gradient: Array) -> dist.Distribution:
     """kernel(x) · exp(gradient · x), normalised: a normal's mean moves by Σ·gradient, bits' logits by the gradient.
 
-    A rounded normal law is tilted before it is rounded: *approximate*.
+    By at most five standard deviations, or five in logits, since a gradient is true near where it was taken only. A
+    rounded normal law is tilted before it is rounded: *approximate*.
     """
     if isinstance(kernel.base_dist, BernoulliLogits):
-        logits = posterior_logits(kernel) + gradient
+        logits = posterior_logits(kernel) + jnp.clip(gradient, -FARTHEST, FARTHEST)
         return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(logits))
     if isinstance(each := kernel.base_dist, DiscretisedNormal):
         # Of the normal law that is rounded: every level keeps some mass, so that weights can correct the rest.
-        loc = each.loc + jnp.square(each.scale) * gradient
+        loc = each.loc + each.scale * jnp.clip(each.scale * gradient, -FARTHEST, FARTHEST)
         return DiscretisedNormal(loc, each.scale, each.num_levels, validate_args=False).to_event(jnp.ndim(loc))
-    variance = variance_of(kernel)
-    return normal(kernel.mean + variance * gradient, variance)
+    scale = jnp.sqrt(variance_of(kernel))
+    return normal(kernel.mean + scale * jnp.clip(scale * gradient, -FARTHEST, FARTHEST), jnp.square(scale))

@@ -1,27 +1,34 @@
-"""The twist that fits a factor, where the user names none."""
+"""The twist that fits a prior and a factor, where the user names none."""
 
 from ..diffusions import GaussianDiffusion
 from ..factors import AbstractFactor, Delta, Elementwise, Gaussian, LinearGaussian, factors_of
 from ..process import ReverseProcess
 from .base import AbstractTwist
+from .laplace import Laplace
 from .linear import MomentMatched, PseudoInverse, observation_size
 from .tweedie import Tweedie
 
 LARGEST_EXACT = 16
+LARGEST_OBSERVATION = 512
 
 
 def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTwist:
     """The twist that `TwistedSMC` and `ParticleGibbs` take where the user names none.
 
-    For bits: `MomentMatched` where the factor acts on single bits. For real numbers: `MomentMatched` for one Gaussian
-    observation of up to 16 elements, which costs as many Jacobian-vector products, and `PseudoInverse`, one gradient,
-    for larger ones and for products with one. `Tweedie` for everything else.
+    For bits: `MomentMatched` where the factor acts on single bits, else `Tweedie`. For real numbers: `MomentMatched`
+    for an exact denoiser and one Gaussian observation of up to 16 elements, where its Jacobian is the covariance that
+    it is taken for; `PseudoInverse` for Gaussian observations of more than 512 elements, or of priors whose covariance
+    is not known in full; `Laplace` for everything else.
     """
     parts = factors_of(factor)
     if not isinstance(process.diffusion, GaussianDiffusion):
         return MomentMatched() if all(isinstance(part, Elementwise | Delta) for part in parts) else Tweedie()
     size = observation_size(process, factor)
-    if size is not None and size <= LARGEST_EXACT:
+    if size is not None and size <= LARGEST_EXACT and process.denoiser.is_exact:
         return MomentMatched("exact")
-    observed = any(isinstance(part, Gaussian | LinearGaussian | Delta) for part in parts)
-    return PseudoInverse() if observed else Tweedie()
+    whole = process.moments is not None and process.moments.basis is not None
+    gaussian = [part for part in parts if isinstance(part, Gaussian | LinearGaussian | Delta)]
+    seen = sum(observation_size(process, part) or 0 for part in gaussian)
+    if gaussian and (seen > LARGEST_OBSERVATION or not whole):
+        return PseudoInverse()
+    return Laplace()

@@ -1,0 +1,139 @@
+"""Any factor: x_0 given x_t as a normal law whose covariance is the prior's own, narrowed by what x_t says."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+
+from .._checks import check_count
+from ..denoisers.base import normal
+from ..diffusions import GaussianDiffusion
+from ..diffusions.gaussian import variance_of
+from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, Product, factors_of
+from ..factors.linear import stack
+from ..factors.low_rank import LoweredNormal
+from ..process import ReverseProcess
+from .base import AbstractTwist, TwistedStep
+from .integrals import integrate
+from .linear import as_linear
+from .spread import Observed, Spread, observe, spread_at
+
+
+class Laplace(AbstractTwist):
+    """ψ_t(x_t) = ∫ r(x_0) N(x_0; E[x_0|x_t], V_t) dx_0 for any factor, V_t from the prior's own covariance.
+
+    V_t = (C⁻¹ + SNR_t)⁻¹ with C the covariance of the prior (`nd.ReverseProcess.moments`), which is at most C and at
+    most what a flat prior leaves: no derivative of the denoiser is trusted. Gaussian observations and known elements
+    in r are multiplied in closed form (the Wiener filter), everything else by Laplace's approximation, corrected by
+    importance sampling with `num_draws` fixed draws; *exact* for Gaussian data and Gaussian observations. Where C is
+    not known in full, as for images, V_t is (1 − ᾱ_t)c² and proposals move along the denoiser's Jacobian.
+
+    Args:
+        num_draws: of each of the two laws; for examples of up to 32 elements.
+        num_newton: Newton steps that look for the mode, at most.
+
+    Raises:
+        ValueError: counts below 1.
+    """
+
+    num_draws: int = eqx.field(static=True)
+    num_newton: int = eqx.field(static=True)
+
+    def __init__(self, num_draws: int = 16, *, num_newton: int = 6) -> None:
+        self.num_draws = check_count("num_draws", num_draws)
+        self.num_newton = check_count("num_newton", num_newton)
+
+    def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
+        """Only for Gaussian diffusions."""
+        if not isinstance(process.diffusion, GaussianDiffusion):
+            kind = type(process.diffusion).__name__
+            raise ValueError(f"twist: Laplace is for a GaussianDiffusion, got {kind}")
+
+    def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
+        """The linear part of the factor with its rows, the rest, and white draws."""
+        linear, rest = split(process, factor)
+        rows = None if linear is None else linear.rows(process.event_shape)
+        return linear, rows, rest, white_draws(self.num_draws, process)
+
+    def step(
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+    ) -> TwistedStep:
+        """ψ_t(x_t), and the kernel to x_s moved as E[x_0 | x_t, r] is."""
+        diffusion: Any = process.diffusion
+        linear, rows, rest, noise = shared
+        spread = spread_at(process, t)
+        whole = process.moments.basis is not None
+
+        def look(x: Array) -> tuple[Array, Any]:
+            posterior, kernel = process.denoiser.denoise(diffusion, x, t, s)
+            return posterior.mean, kernel
+
+        if whole:
+            mean, kernel = look(x_t)
+        else:
+            mean, pull, kernel = jax.vjp(look, x_t, has_aux=True)
+        log_psi, centre, observed = jnp.zeros(()), mean, None
+        if linear is not None:
+            observed = observe(spread, linear, rows, root=rest is not None)
+            log_psi, centre = _conditioned(linear, observed, mean)
+        if rest is not None:
+            left = spread if observed is None else observed.spread
+            found = integrate(rest.log_r, centre, left, noise, self.num_newton)
+            log_psi, centre = log_psi + found.log_psi, found.mean
+        shift = centre - mean
+        if not whole:
+            (gradient,) = pull(shift / spread.variance)
+            shift = jacobian_shift(process, gradient, t, shift)
+        return TwistedStep(log_psi, kernel, _proposal(process, kernel, shift, spread, observed, t, s))
+
+
+def split(process: ReverseProcess, factor: AbstractFactor) -> tuple[LinearGaussian | None, AbstractFactor | None]:
+    """The linear-Gaussian part of a factor as one observation, known elements with little noise, and the rest."""
+    parts = factors_of(factor)
+    linear = tuple(as_linear(process, part) for part in parts if isinstance(part, Gaussian | LinearGaussian | Delta))
+    rest = tuple(part for part in parts if not isinstance(part, Gaussian | LinearGaussian | Delta))
+    one = None if not linear else linear[0] if len(linear) == 1 else stack(linear)
+    return one, None if not rest else rest[0] if len(rest) == 1 else Product(rest)
+
+
+def _conditioned(linear: LinearGaussian, observed: Observed, mean: Array) -> tuple[Array, Array]:
+    """log ∫ of the observation in nats, and E[x_0 | x_t, y]."""
+    residual = linear.residual(mean)
+    white = solve_triangular(observed.lower, residual, lower=True)
+    return linear.log_density(white @ white, observed.log_det), mean + jnp.tensordot(residual, observed.gain, 1)
+
+
+def jacobian_shift(process: ReverseProcess, gradient: Array, t: Array, shift: Array) -> Array:
+    """(1 − ᾱ_t)/√ᾱ_t c² ∇ log ψ_t, in length at most the shift that a prior as wide as the noise law would make."""
+    diffusion: Any = process.diffusion
+    kept = jnp.sqrt(jnp.maximum(diffusion.schedule.alpha_bar(t), 1e-12))
+    along = diffusion.schedule.noise_variance(t) / kept * diffusion.scale**2 * gradient
+    limit = jnp.linalg.norm(shift) / jnp.maximum(diffusion.schedule.noise_variance(t), 1e-12)
+    length = jnp.linalg.norm(along)
+    return along * jnp.minimum(1.0, limit / jnp.where(length > 0, length, 1.0))
+
+
+def _proposal(
+    process: ReverseProcess, kernel: Any, shift: Array, spread: Spread, observed: Observed | None, t: Array, s: Array
+) -> dist.Distribution:
+    """The kernel moved as x_0 is, and as much narrower as a kernel of this spread would become by the observation."""
+    diffusion: Any = process.diffusion
+    from_data, _, bridge = diffusion.bridge_coefficients(t, s)
+    loc, variance = kernel.mean + from_data * shift, variance_of(kernel)
+    if observed is None:
+        return normal(loc, variance)
+    matched = jnp.sqrt(bridge * diffusion.scale**2 + from_data**2 * spread.variance)
+    scale = jnp.broadcast_to(jnp.sqrt(variance), loc.shape)
+    return LoweredNormal(loc, scale, from_data * observed.directions / matched)
+
+
+def white_draws(count: int, process: ReverseProcess) -> Array:
+    """`count` fixed antithetic draws of white noise, shape (count, d)."""
+    size = math.prod(process.event_shape)
+    half = jax.random.normal(jax.random.key(0), ((count + 1) // 2, size))
+    return jnp.concatenate([half, -half])[:count]

@@ -1,0 +1,92 @@
+"""x_0 given x_t as a Gaussian: the denoiser's mean, and the covariance of the best linear estimate's error."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import cho_solve
+
+from ..factors import LinearGaussian
+from ..process import ReverseProcess
+
+
+class Spread(NamedTuple):
+    """A covariance V = L Lᵀ of x_0, the same for all particles at one step.
+
+    Attributes:
+        root: L in data units, shape (d, d), or (d,) for a diagonal one.
+        shape: of one example.
+    """
+
+    root: Array
+    shape: tuple[int, ...]
+
+    def lift(self, z: Array) -> Array:
+        """L z as an example, from white noise of shape (d,)."""
+        flat = self.root * z if self.root.ndim == 1 else self.root @ z
+        return flat.reshape(self.shape)
+
+    def apply(self, x: Array) -> Array:
+        """V x, both of the shape of an example."""
+        flat = x.reshape(-1)
+        if self.root.ndim == 1:
+            return (self.root**2 * flat).reshape(self.shape)
+        return (self.root @ (self.root.T @ flat)).reshape(self.shape)
+
+    @property
+    def variance(self) -> Array:
+        """Variance of each element, shape `event`."""
+        each = self.root**2 if self.root.ndim == 1 else jnp.sum(self.root**2, 1)
+        return each.reshape(self.shape)
+
+
+def spread_at(process: ReverseProcess, t: Array) -> Spread:
+    """Covariance of x_0 given x_t by the prior's own covariance: at most that, and at most what a flat prior leaves."""
+    diffusion: Any = process.diffusion
+    moments = process.moments
+    scale = jnp.broadcast_to(diffusion.scale, process.event_shape).reshape(-1)
+    deviation = jnp.sqrt(moments.given(diffusion.schedule.log_snr(t)))
+    if moments.basis is None:
+        return Spread(scale * deviation, process.event_shape)
+    return Spread(scale[:, None] * moments.basis * deviation, process.event_shape)
+
+
+class Observed(NamedTuple):
+    """A linear observation of x_0 ~ N(mean, V), all but what hangs on the mean; computed once for a step.
+
+    Attributes:
+        gain: V Aᵀ S⁻¹ with S = noise + A V Aᵀ, as rows, shape (m, *event).
+        lower: Cholesky factor of S, shape (m, m).
+        log_det: log determinant of S.
+        spread: the covariance that is left, V − V Aᵀ S⁻¹ A V.
+        directions: rows W with V − Wᵀ W left, shape (m, *event).
+    """
+
+    gain: Array
+    lower: Array
+    log_det: Array
+    spread: Spread
+    directions: Array
+
+
+def observe(spread: Spread, factor: LinearGaussian, rows: Array, *, root: bool) -> Observed:
+    """Condition on a linear observation; the root of what is left is computed only if asked for."""
+    flat = rows.reshape(len(rows), -1)
+    white = flat * spread.root if spread.root.ndim == 1 else flat @ spread.root  # A L
+    total = factor.covariance(white @ white.T)
+    lower = jnp.linalg.cholesky(total)
+    covariances = (white * spread.root if spread.root.ndim == 1 else white @ spread.root.T).reshape(rows.shape)
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
+    gain = cho_solve((lower, True), covariances.reshape(len(rows), -1)).reshape(rows.shape)
+    half = jax.scipy.linalg.solve_triangular(lower, white, lower=True)
+    left = _left(spread, half) if root else spread
+    directions = jax.scipy.linalg.solve_triangular(lower, covariances.reshape(len(rows), -1), lower=True)
+    return Observed(gain, lower, log_det, left, directions.reshape(rows.shape))
+
+
+def _left(spread: Spread, half: Array) -> Spread:
+    """L (I − Hᵀ H)^{1/2}, for H of singular values below 1."""
+    values, vectors = jnp.linalg.eigh(jnp.eye(half.shape[1]) - half.T @ half)
+    root = jnp.diag(spread.root) if spread.root.ndim == 1 else spread.root
+    return Spread((root @ vectors) * jnp.sqrt(jnp.clip(values, 0.0)), spread.shape)
