@@ -42,6 +42,7 @@ class AbstractDenoiser(eqx.Module):
     def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
         """Covariance of x_0, flat, in units in which the noise law has variance 1, if it is known; shape (d, d)."""
         del diffusion, event_shape
+        return None
 
     @property
     def is_exact(self) -> bool:

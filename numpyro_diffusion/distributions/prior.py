@@ -12,13 +12,14 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from .._checks import check_event
+from .._checks import check_event, is_concrete
 from ..checkpoints import write_module
 from ..diffusers import write_process
 from ..factors import AbstractFactor
 from ..likelihoods import AbstractLikelihood, Estimate, KBound
 from ..process import ReverseProcess
-from ..samplers import AbstractPosteriorSampler, AbstractSampler, Ancestral, Particles, TwistedSMC
+from ..samplers import AbstractPosteriorSampler, AbstractSampler, Ancestral, Particles, TwistedSMC, reliability
+from ..samplers.base import following
 from .base import ModuleDistribution, check_kind
 from .trajectory import ReverseTrajectory
 
@@ -309,16 +310,37 @@ class DiffusionPosterior(ModuleDistribution):
         lead = jnp.broadcast_shapes(check_event("value", value.shape, self.event_shape), self.batch_shape)
         return self._over_values(DiffusionPosterior._log_r_one, value, lead)
 
+    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draws of shape (*sample_shape, *batch_shape, *event_shape).
+
+        Raises:
+            ValueError: draws that are no numbers, where they are known: r is 0 at all particles.
+        """
+        draws = super().sample(key, sample_shape)
+        if is_concrete(draws) and np.isnan(np.asarray(draws, dtype=float)).any():
+            raise ValueError("factor: expected r > 0 at some of the sampler's particles, got 0 (or no number) at all")
+        return draws
+
     def smc(self, key: Array, num_islands: int = 1) -> Particles:
         """The particles of independent SMC runs, with their log evidence; leading shape (num_islands,).
 
+        Warns, with the numbers, where the effective size on the way, the tail of the weights or the islands' evidences
+        speak against the answer (`nd.samplers.reliability`).
+
         Raises:
-            ValueError: the sampler is no `TwistedSMC`, or the posterior has a batch shape.
+            ValueError: the sampler is no `TwistedSMC`, or the posterior has a batch shape; r is 0 at all particles.
         """
         if not isinstance(self.sampler, TwistedSMC) or self.batch_shape:
             kind = type(self.sampler).__name__
             raise ValueError(f"smc: expected a TwistedSMC sampler and no batch, got {kind} and {self.batch_shape}")
-        return _runs(self.module, jax.random.split(key, num_islands))
+        particles = _runs(self.module, jax.random.split(key, num_islands))
+        if is_concrete(particles.log_evidence):
+            if not np.isfinite(np.asarray(particles.log_evidence)).any():
+                raise ValueError("factor: expected r > 0 at some particle, got 0 (or no number) at all of them")
+            reliability(particles).warn(
+                "More particles, or another twist, may help; nd.infer.SMC tries some by itself."
+            )
+        return particles
 
     def __mul__(self, factor: AbstractFactor) -> "DiffusionPosterior":
         if not isinstance(factor, AbstractFactor):
@@ -330,7 +352,8 @@ class DiffusionPosterior(ModuleDistribution):
         )
 
     def _sample_one(self, module: Any, key: Array) -> Array:
-        return module.sampler.sample(key, module.prior.process, module.factor)
+        prior = module.prior
+        return following(module.sampler, prior.sampler, prior.process).sample(key, prior.process, module.factor)
 
     def _log_r_one(self, module: Any, value: Array) -> Array:
         return module.factor.log_r(value)
@@ -342,8 +365,9 @@ class DiffusionPosterior(ModuleDistribution):
 
 @eqx.filter_jit
 def _runs(parts: PosteriorParts, keys: Array) -> Particles:
-    sampler: Any = parts.sampler
-    return jax.vmap(lambda key: sampler.run(key, parts.prior.process, parts.factor))(keys)
+    prior = parts.prior
+    sampler: Any = following(parts.sampler, prior.sampler, prior.process)
+    return jax.vmap(lambda key: sampler.run(key, prior.process, parts.factor))(keys)
 
 
 def _prior(parts: PriorParts, validate_args: bool | None) -> DiffusionPrior:

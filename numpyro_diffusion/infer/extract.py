@@ -1,6 +1,5 @@
 """From a NumPyro model to the factor of one diffusion site."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from numpyro.handlers import trace
 
 from ..distributions import DiffusionPosterior, DiffusionPrior
 from ..factors import AbstractFactor, Elementwise, Factor, Gaussian, LinearGaussian, Product, simplify
-from ..samplers import Ancestral
+from ..samplers.base import following
 from .independence import check_independent
 from .joint import as_one_state, independent_ndims, numbered, plate_first
 from .sites import Given, find_site
@@ -103,9 +102,7 @@ def over_batch(fn: Callable[..., Any], sampler: Any, key: Array, found: Extracti
 
     def one(module: Any, xs: tuple[Any, ...]) -> Any:
         key, factor, *rest = xs
-        strided = sampler.num_steps is None and isinstance(module.sampler, Ancestral)
-        steps = module.sampler.num_steps if strided else sampler.num_steps
-        own = dataclasses.replace(sampler, num_steps=steps)
+        own = following(sampler, module.sampler, module.process)
         return fn(own, key, module, Product(()) if factor is None else factor, *rest)
 
     batch = found.prior.batch_shape

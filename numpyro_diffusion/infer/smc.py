@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,15 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
-from numpyro.diagnostics import print_summary
 from tqdm.auto import tqdm
 
 from .._checks import check_count
 from .._devices import Devices
-from ..samplers import Particles, TwistedSMC
+from ..samplers import Particles, Reliability, TwistedSMC, reliability
 from ..samplers.resampling import systematic
 from ..twists import AbstractTwist
-from .extract import extract, over_batch
+from .evidence import evidence_error
+from .extract import Extraction, extract, over_batch
+from .plan import Plan, alternatives, badness, first_plan, is_good, with_more
+from .summary import table
 
 
 class SMC:
@@ -28,12 +30,17 @@ class SMC:
     latent one, or the others must have values (`numpyro.handlers.substitute`). The independent runs, called islands,
     give the standard error and are the chains in ArviZ.
 
+    What is not given is chosen, and said by `plan`: the twist by rule (`nd.twists.default_twist`); where that run has
+    few effective particles on the way, or islands apart, other twists are tried, the best of them is kept, and if need
+    be run again with four times as many particles. What then still speaks against the answer is a warning with its
+    numbers (`reliability`). `cross_check` compares with what needs no twist.
+
     Args:
         model: the NumPyro model.
         site: name of the diffusion site.
-        num_particles: in each island, at least 2.
+        num_particles: in each island, at least 2; 512 unless given, or 2,048 where these are too few.
         num_islands: independent runs; a standard error needs 2.
-        twist: chosen from the factor unless given.
+        twist: tried in turn unless given, see above.
         num_steps: how many steps of the chain; the prior's own sampler says unless given.
         threshold: resample below this fraction of effective particles.
         chunk: at most so many particles of an island at a time go through the denoiser.
@@ -53,14 +60,14 @@ class SMC:
         self,
         model: Callable[..., Any],
         site: str = "x",
-        num_particles: int = 512,
+        num_particles: int | None = None,
         num_islands: int = 4,
         *,
         twist: AbstractTwist | None = None,
         num_steps: int | None = None,
         threshold: float = 0.5,
         chunk: int | None = None,
-        antithetic: bool = False,
+        antithetic: bool = True,
         devices: Devices | None = None,
         target_log_evidence_sd: float | None = None,
         max_particles: int = 2**14,
@@ -68,10 +75,11 @@ class SMC:
     ) -> None:
         self.model, self.site = model, site
         self.num_islands = check_count("num_islands", num_islands)
-        self._make = lambda count: TwistedSMC(
-            count, twist, num_steps=num_steps, threshold=threshold, chunk=chunk, antithetic=antithetic, devices=devices
-        )
-        self._start = self.num_particles = self._make(num_particles).num_particles
+        self._sampler = TwistedSMC(
+            512 if num_particles is None else num_particles, twist, num_steps=num_steps, threshold=threshold,
+            chunk=chunk, antithetic=antithetic, devices=devices,
+        )  # fmt: skip
+        self._may_grow = num_particles is None
         if target_log_evidence_sd is not None and not target_log_evidence_sd > 0:
             raise ValueError(f"target_log_evidence_sd: expected a positive number, got {target_log_evidence_sd}")
         if target_log_evidence_sd is not None and self.num_islands < 2:
@@ -79,6 +87,7 @@ class SMC:
         self.target_log_evidence_sd, self.progress_bar = target_log_evidence_sd, progress_bar
         self.max_particles = check_count("max_particles", max_particles, 2)
         self._result: tuple[Particles, Array] | None = None
+        self._plan: Plan | None = None
         self._key: Array | None = None
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
@@ -86,27 +95,68 @@ class SMC:
     def run(self, key: Array, *args: Any, **kwargs: Any) -> "SMC":
         """Run, with the model's arguments; returns itself."""
         key, self._key = jax.random.split(key)
-        self.args, self.kwargs, self.num_particles = args, kwargs, self._start
-        extract(self.model, self.site, args, kwargs)  # outside of any compiled code, where values can be checked
-        wanted = self.target_log_evidence_sd
-        bar = tqdm(disable=wanted is None or not self.progress_bar, desc="SMC", unit="run")
+        self.args, self.kwargs = args, kwargs
+        found = extract(self.model, self.site, args, kwargs)  # outside of compiled code, where values can be checked
+        self._plan = first_plan(found, self._sampler, self.num_islands)
+        if self.target_log_evidence_sd is None:
+            self._adapt(key, found)
+        else:
+            self._double(key, self.target_log_evidence_sd)
+        self._check_evidence()
+        self.reliability.warn(
+            "More particles or another twist may help; cross_check() and nd.infer.TemperedSMC give a second opinion."
+        )
+        return self
+
+    def _adapt(self, key: Array, found: Extraction) -> None:
+        """Run by rule; where that is poor and nothing else was asked for, try other twists, then more particles."""
+        tried = [self._once(key, self.plan)]
+        if self._sampler.twist is None and not is_good(tried[0].reliability):
+            for plan in alternatives(found, self.plan):
+                tried.append(self._once(jax.random.fold_in(key, len(tried)), plan))
+                if is_good(tried[-1].reliability):
+                    break
+        best = min(tried, key=lambda run: badness(run.reliability))
+        if self._may_grow and not is_good(best.reliability):
+            best = self._once(jax.random.fold_in(key, len(tried)), with_more(best.plan))
+        self._keep(best)
+
+    def _double(self, key: Array, wanted: float) -> None:
+        """Double the particles until the islands agree as asked for."""
+        bar = tqdm(disable=not self.progress_bar, desc="SMC", unit="run")
         while True:
-            self._once(jax.random.fold_in(key, self.num_particles))
+            self._keep(self._once(jax.random.fold_in(key, self.num_particles), self.plan))
             bar.update()
             bar.set_postfix(particles=self.num_particles, sd=f"{self._spread:.3f}")
-            if wanted is None or self._spread <= wanted:
+            if self._spread <= wanted:
                 break
             if 2 * self.num_particles > self.max_particles:
                 warnings.warn(
                     f"the islands' log evidences differ by a standard deviation of {self._spread:.3g} nats at "
                     f"{self.num_particles} particles, more than target_log_evidence_sd = {wanted}; max_particles = "
                     f"{self.max_particles} allows no more",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
                 break
-            self.num_particles *= 2
+            self._plan = with_more(self.plan, 2)
         bar.close()
-        return self
+
+    @property
+    def plan(self) -> Plan:
+        """What was run, and why: twist, particles, islands, steps."""
+        if self._plan is None:
+            raise ValueError("SMC: expected a finished run; call run(key, …) first")
+        return self._plan
+
+    @property
+    def num_particles(self) -> int:
+        """Particles of one island, of the last run if there is one."""
+        return (self._sampler if self._plan is None else self._plan.sampler).num_particles
+
+    @property
+    def reliability(self) -> Reliability:
+        """Least and final effective size, Pareto k̂ and how far apart the islands are."""
+        return reliability(self.particles)
 
     @property
     def particles(self) -> Particles:
@@ -127,9 +177,8 @@ class SMC:
 
     @property
     def log_evidence_error(self) -> float:
-        """Standard error of `log_evidence` from the spread of the islands, in nats; NaN from one island."""
-        relative = np.exp(np.asarray(self.log_evidences, dtype=np.float64) - self.log_evidence)
-        return float(np.std(relative, ddof=1) / np.sqrt(self.num_islands)) if self.num_islands > 1 else float("nan")
+        """Standard error of `log_evidence` in nats, from the spread of the islands (`evidence_error`); NaN from one."""
+        return evidence_error(self.log_evidences)
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
         """Equally weighted draws, as many as particles, by systematic resampling.
@@ -153,11 +202,20 @@ class SMC:
         return {self.site: draws if group_by_chain else draws[0]}
 
     def print_summary(self, prob: float = 0.9) -> None:
-        """Print the posterior's summary and the log evidence."""
-        print_summary(self.get_samples(group_by_chain=True), prob=prob)
-        sizes = np.asarray(self.particles.effective_size)
+        """Print the posterior's summary, the log evidence, what speaks for and against both, and the plan.
+
+        Args:
+            prob: of the intervals, from quantile to quantile.
+        """
+        print(table(self.get_samples(), prob))
+        found = self.reliability
         print(f"log evidence {self.log_evidence:.3f} ± {self.log_evidence_error:.3f} nats")
-        print(f"effective particles at the end: at least {sizes[..., -1].min():.0f} of {self.num_particles} an island")
+        print("islands: " + ", ".join(f"{each:.3f}" for each in np.asarray(self.log_evidences)))
+        print(
+            f"effective particles of {self.num_particles} an island: at least {found.least_size:.0f} on the way, "
+            f"{found.final_size:.0f} at the end; Pareto k̂ {found.khat:.2f}"
+        )
+        print(f"plan: {self.plan}")
 
     @property
     def _spread(self) -> float:
@@ -168,15 +226,33 @@ class SMC:
             raise ValueError("SMC: expected a finished run; call run(key, …) first")
         return self._result
 
-    def _once(self, key: Array) -> None:
+    def _once(self, key: Array, plan: Plan) -> "_Run":
         keys = jax.random.split(key, self.num_islands)
-        self._result = _islands(self.model, self.site, self._make(self.num_particles), keys, self.args, self.kwargs)
+        particles, constant = _islands(self.model, self.site, plan.sampler, keys, self.args, self.kwargs)
+        return _Run(plan, particles, constant)
+
+    def _keep(self, run: "_Run") -> None:
+        self._plan, self._result = run.plan, (run.particles, run.constant)
+
+    def _check_evidence(self) -> None:
         evidence = np.asarray(self.log_evidences)
         if np.isneginf(evidence).all() or np.isnan(evidence).any():
             raise ValueError(
                 f"model: expected a positive density of the observed sites somewhere, got 0 (or no number) at all "
                 f"{self.num_particles} particles of every island"
             )
+
+
+class _Run(NamedTuple):
+    """One try of a plan."""
+
+    plan: Plan
+    particles: Particles
+    constant: Array
+
+    @property
+    def reliability(self) -> Reliability:
+        return reliability(self.particles)
 
 
 @eqx.filter_jit

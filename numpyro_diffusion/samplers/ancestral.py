@@ -49,6 +49,10 @@ class Ancestral(AbstractSampler):
         x_0 = process.last_kernel(x_1).sample(key)
         return jnp.concatenate([x_0[None], x_1[None], chain[::-1]])
 
+    def chain_steps(self, process: ReverseProcess) -> int | None:
+        """Its own number of steps, as far as the chain has so many."""
+        return None if self.num_steps is None else min(self.num_steps, process.num_steps)
+
     def noise_shape(self, process: ReverseProcess) -> tuple[int, ...]:
         """(steps + 1, *event): one standard normal for x_T and one for each step."""
         return (len(self.times(process)) + 1, *process.event_shape)

@@ -1,12 +1,16 @@
 """What a sampler of the reverse process answers."""
 
+import dataclasses
 from abc import abstractmethod
+from typing import Any, TypeVar
 
 import equinox as eqx
 from jax import Array
 
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
+
+Posterior = TypeVar("Posterior", bound=Any)
 
 
 class AbstractSampler(eqx.Module):
@@ -24,6 +28,11 @@ class AbstractSampler(eqx.Module):
     def trajectory(self, key: Array, process: ReverseProcess) -> Array:
         """One draw of the chain, ordered by time, x_0 first; shape (steps + 1, *event)."""
 
+    def chain_steps(self, process: ReverseProcess) -> int | None:
+        """How many of the chain's steps a posterior is about whose prior has this sampler; None for all of them."""
+        del process
+        return None
+
     @abstractmethod
     def noise_shape(self, process: ReverseProcess) -> tuple[int, ...]:
         """Shape of the standard-normal noise that `from_noise` takes."""
@@ -39,3 +48,10 @@ class AbstractPosteriorSampler(eqx.Module):
     @abstractmethod
     def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:
         """One draw of x_0, shape `event`."""
+
+
+def following(sampler: Posterior, prior_sampler: AbstractSampler, process: ReverseProcess) -> Posterior:
+    """A posterior's sampler with as many steps as it says itself, or else as the prior's own sampler takes."""
+    if getattr(sampler, "num_steps", 0) is not None:
+        return sampler
+    return dataclasses.replace(sampler, num_steps=prior_sampler.chain_steps(process))

@@ -36,6 +36,10 @@ class DDIM(AbstractSmoothSampler):
         self.num_steps = None if num_steps is None else check_count("num_steps", num_steps, 2)
         self.eta = check_share("eta", eta, 1.0)
 
+    def chain_steps(self, process: ReverseProcess) -> int | None:
+        """Its own number of steps, as far as the chain has so many."""
+        return None if self.num_steps is None else min(self.num_steps, process.num_steps)
+
     @property
     def is_deterministic(self) -> bool:
         """Whether η = 0."""

@@ -1,5 +1,7 @@
 """The covariance of a prior, found where nobody has said it."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import numpy as np
@@ -26,11 +28,12 @@ def with_moments(process: ReverseProcess) -> ReverseProcess:
 
 def _moments(process: ReverseProcess) -> Moments:
     size = int(np.prod(process.event_shape))
+    diffusion: Any = process.diffusion
     if size > LARGEST_WHOLE:
         return unit_moments(size)
-    covariance = process.denoiser.covariance(process.diffusion, process.event_shape)
+    covariance = process.denoiser.covariance(diffusion, process.event_shape)
     if covariance is not None:
         return moments_of_covariance(covariance)
     sampler = Ancestral(min(_STEPS, process.num_steps))
     x = jax.vmap(lambda key: sampler.sample(key, process))(jax.random.split(jax.random.key(0), _DRAWS))
-    return moments_of_draws(process.diffusion.standardize(x).reshape(_DRAWS, -1))
+    return moments_of_draws(diffusion.standardize(x).reshape(_DRAWS, -1))

@@ -84,6 +84,10 @@ class SDE(AbstractSmoothSampler):
         """(1 + λ²)/2, the weight of x̂_0 − v in the drift."""
         return (1 + self.noise**2) / 2
 
+    def chain_steps(self, process: ReverseProcess) -> int | None:
+        """Its own number of steps, as far as the chain has so many."""
+        return None if self.num_steps is None else min(self.num_steps, process.num_steps)
+
     @property
     def is_deterministic(self) -> bool:
         """Whether λ = 0."""

@@ -44,7 +44,7 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
     model's own chain, and the evidence estimate is unbiased at any number of them. Particles are resampled
     (systematically) when their effective size falls below `threshold` · N; weights are kept to the end.
 
-    `antithetic` leaves less to chance. Before each step particles are put in the order of a Hilbert curve through the
+    `antithetic`, the default, leaves less to chance. Before each step particles are put in the order of a Hilbert curve through the
     two directions in which their predictions of x_0 differ most; systematic resampling then keeps the balance of whole
     regions (Gerber, Chopin and Whiteley 2019), and two neighbours step with opposite noise. The law of each particle,
     given those before, is the same, so that the evidence is *unbiased* here too.
@@ -76,7 +76,7 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
         num_steps: int | None = None,
         threshold: float = 0.5,
         chunk: int | None = None,
-        antithetic: bool = False,
+        antithetic: bool = True,
         devices: Devices | None = None,
     ) -> None:
         super().__init__(num_particles, twist, num_steps=num_steps, threshold=threshold, chunk=chunk)
@@ -131,7 +131,9 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
         """One draw of x_0 from one run's particles, shape `event`: *consistent as particles grow*."""
         run, pick = jax.random.split(key)
         particles = self.run(run, process, factor)
-        return particles.x[jax.random.categorical(pick, particles.log_weight)]
+        x = particles.x[jax.random.categorical(pick, particles.log_weight)]
+        alive = particles.log_evidence > -jnp.inf
+        return jnp.where(alive, x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     def _order(self, chain: TwistedChain, cloud: Cloud, t: Array | None = None, s: Array | None = None) -> Array | None:
         """The order in which particles at t are resampled and step to s, or without t from 1 to the data."""

@@ -67,7 +67,8 @@ class Laplace(AbstractTwist):
         diffusion: Any = process.diffusion
         linear, rows, rest, noise = shared
         spread = spread_at(process, t)
-        whole = process.moments.basis is not None
+        moments: Any = process.moments
+        whole = moments.basis is not None
 
         def look(x: Array) -> tuple[Array, Any]:
             posterior, kernel = process.denoiser.denoise(diffusion, x, t, s)

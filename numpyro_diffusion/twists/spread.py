@@ -44,7 +44,7 @@ class Spread(NamedTuple):
 def spread_at(process: ReverseProcess, t: Array) -> Spread:
     """Covariance of x_0 given x_t by the prior's own covariance: at most that, and at most what a flat prior leaves."""
     diffusion: Any = process.diffusion
-    moments = process.moments
+    moments: Any = process.moments
     scale = jnp.broadcast_to(diffusion.scale, process.event_shape).reshape(-1)
     deviation = jnp.sqrt(moments.given(diffusion.schedule.log_snr(t)))
     if moments.basis is None:

@@ -1,0 +1,84 @@
+"""What the weights of particles say about whether their answer can be trusted."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+from numpyro.infer.importance import _psis_khat
+
+from .smc import Particles
+
+LEAST_SIZE = 5.0  # effective particles: fewer at any step, and few particles decide the rest
+LARGEST_KHAT = 0.7  # above it, means over weights are those of their tail (Vehtari et al. 2024)
+LARGEST_GAP = 1.0  # nats between the log evidences of two islands
+
+
+class Reliability(NamedTuple):
+    """Diagnostics of independent runs of SMC.
+
+    Attributes:
+        least_size: the least effective number of particles of any island at any step.
+        final_size: the least effective number at the end.
+        khat: Pareto k̂ of the islands' final weights, the largest; 0 where they are about equal.
+        gap: between the largest and the least of the islands' log evidences, in nats; 0 for one island.
+        spread: their standard deviation, in nats; 0 for one island.
+    """
+
+    least_size: float
+    final_size: float
+    khat: float
+    gap: float
+    spread: float
+
+    @property
+    def complaints(self) -> list[str]:
+        """What speaks against the answer, with its numbers; empty where nothing does."""
+        said = []
+        if not self.least_size >= LEAST_SIZE:
+            said.append(f"the least effective number of particles on the way is {self.least_size:.1f}")
+        if not self.khat <= LARGEST_KHAT:
+            said.append(f"the weights have a heavy tail, Pareto k̂ = {self.khat:.2f} (above {LARGEST_KHAT})")
+        if not self.gap <= LARGEST_GAP:
+            said.append(f"the islands' log evidences differ by up to {self.gap:.2f} nats")
+        return said
+
+    def warn(self, remedy: str, stacklevel: int = 3) -> None:
+        """A `UserWarning` that names every complaint, if there is one."""
+        if said := self.complaints:
+            warnings.warn(f"this posterior may be wrong: {'; '.join(said)}. {remedy}", stacklevel=stacklevel)
+
+
+def reliability(particles: Particles) -> Reliability:
+    """Diagnostics of particles of leading shape (islands, *batch), the worst of the batch counted.
+
+    Islands are compared in each element of the batch.
+    """
+    sizes, evidence = np.asarray(particles.effective_size), np.asarray(particles.log_evidence, dtype=np.float64)
+    khat = max(pareto_khat(weights) for weights in _rows(particles.log_weight))
+    gap = spread = 0.0
+    if len(evidence) > 1:
+        with np.errstate(invalid="ignore"):
+            gap = float(np.max(evidence.max(0) - evidence.min(0)))
+            spread = float(np.max(np.std(evidence, axis=0, ddof=1)))
+    return Reliability(float(sizes.min()), float(sizes[..., -1].min()), khat, gap, spread)
+
+
+def pareto_khat(log_weight: ArrayLike) -> float:
+    """Shape k̂ of the Pareto law that fits the largest weights; 0 for fewer than 25 weights, and for about equal ones.
+
+    Args:
+        log_weight: shape (N,), normalised or not.
+    """
+    array = np.asarray(log_weight, dtype=np.float64)
+    array = array[np.isfinite(array)]
+    if len(array) < 25 or np.ptp(np.sort(array)[len(array) // 2 :]) < 0.5:
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(_psis_khat(array))
+
+
+def _rows(log_weight: ArrayLike) -> np.ndarray:
+    array = np.asarray(log_weight)
+    return array.reshape(-1, array.shape[-1])
