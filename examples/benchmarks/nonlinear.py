@@ -9,17 +9,12 @@ posterior standard deviations; errors of standard deviations are relative.
 """
 
 import argparse
-import time
-import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+from _answers import Answer, answer, moment_errors, z_of
 from _problems import Cache, Problem, problems
 from _truths import Truth
-
-import numpyro_diffusion as nd
 
 SHORT = ("two moduli, T = 16", "count of 40", "far observation", "product: normal, d = 2")
 SHORT_DRAWS = 50_000
@@ -27,60 +22,6 @@ COLUMNS = (
     "problem", "d", "truth", "±", "log Z", "±", "difference", "z", "mean", "sd", "P(Σx < 0)", "least ESS",
     "plan", "warned", "CPU s",
 )  # fmt: skip
-
-
-class Answer(NamedTuple):
-    """What SMC says of a problem.
-
-    Attributes:
-        log_evidence: in nats.
-        error: its own standard error.
-        x: equally weighted draws, shape (n, d).
-        least: effective particles where they are fewest.
-        plan: what it says it did.
-        warned: its warnings.
-        seconds: processor time of the last run.
-    """
-
-    log_evidence: float
-    error: float
-    x: np.ndarray
-    least: float
-    plan: str
-    warned: tuple[str, ...]
-    seconds: float
-
-
-def answer(problem: Problem, prior: nd.DiffusionPrior, seed: int, settings: dict[str, Any], runs: int) -> Answer:
-    """Run SMC; the last of several runs of the same key is timed, without compiling."""
-    smc = nd.infer.SMC(problem.model, **settings)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for run in range(runs):
-            caught.clear()
-            start = time.process_time()
-            smc.run(jax.random.key(seed), prior, *problem.args)
-            x = np.asarray(smc.get_samples()["x"], dtype=np.float64)
-            log_evidence, error = float(smc.log_evidence), float(smc.log_evidence_error)
-            seconds = time.process_time() - start
-            del run
-    least = float(np.min(np.asarray(smc.particles.effective_size)))
-    said = tuple(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
-    plan = str(getattr(smc, "plan", "")).replace("\n", "; ").replace("|", "/")
-    return Answer(log_evidence, error, x.reshape(len(x), -1), least, plan, said, seconds)
-
-
-def moment_errors(found: Answer, truth: Truth) -> tuple[float, float]:
-    """Largest errors of a mean, in posterior standard deviations, and of a standard deviation, relative."""
-    free = truth.sd > 0
-    mean = np.abs(found.x.mean(0) - truth.mean)[free] / truth.sd[free]
-    sd = np.abs(found.x.std(0) / np.where(free, truth.sd, 1.0) - 1)[free]
-    return float(mean.max()), float(sd.max())
-
-
-def z_of(found: Answer, truth: Truth) -> float:
-    """The difference of the log evidences in standard errors."""
-    return (found.log_evidence - truth.log_evidence) / max(float(np.hypot(found.error, truth.error)), 1e-4)
 
 
 def row(problem: Problem, truth: Truth, found: Answer) -> str:
@@ -136,7 +77,8 @@ def main() -> None:
     rows = []
     for problem in chosen(options.only, options.short):
         truth = cache.truth(problem)
-        found = answer(problem, cache.prior(problem.source), options.seed, settings, 1 if options.short else 2)
+        prior, runs = cache.prior(problem.source), 1 if options.short else 2
+        found = answer(problem.model, prior, problem.args, jax.random.key(options.seed), settings, runs)
         rows.append((problem, truth, found))
         print(row(*rows[-1]), flush=True)
     print("\n" + summary(rows))
