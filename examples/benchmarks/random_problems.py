@@ -3,7 +3,7 @@
 Priors are exact normals, exact mixtures of two to five components, and three small learned ones, in one to four
 dimensions and chains of 10 to 100 steps. Likelihoods are those of `_likelihoods.py`, with random looks and noise. Data
 are simulated from the prior; for one problem in ten from far out in it. The truth is the prior's own draws reweighted;
-data for which fewer than 2,000 of them would count are drawn again. Problems come in groups of five, alike in shapes,
+data for which too few of them would count are drawn again. Problems come in groups of five, alike in shapes,
 so that a group compiles once.
 
     python examples/benchmarks/random_problems.py [--short] [--count 200]
@@ -24,9 +24,10 @@ import numpyro_diffusion as nd
 
 GROUP = 5  # problems alike in shapes
 STEPS = (10, 30, 100)
-DRAWS = 400_000  # at most, and that many steps of draws at most:
+DRAWS = 400_000  # at most, of T steps each, and no more steps than:
 STEPS_DRAWN = 8_000_000
-LEAST = 2_000  # effective draws of a truth
+LEAST = 2_000  # effective draws of a truth; a share is enough with --short
+LEAST_SHARE = 0.02
 TRIES = 12  # observations drawn until the truth is good enough
 
 
@@ -131,7 +132,7 @@ def case_of(rng: np.random.Generator, key: Array, shape: Shape, prior: nd.Diffus
         if not np.isfinite(np.asarray(y)).all():
             continue
         truth = truth_of(shape.kind, x, (y, rows, scale))
-        if truth.size >= LEAST:
+        if truth.size >= min(LEAST, len(x) * LEAST_SHARE):
             return Case(prior, (y, rows, scale), truth, typical)
     return None
 
@@ -166,7 +167,7 @@ class Result(NamedTuple):
         )
 
 
-def group(number: int, learned: dict[int, nd.DiffusionPrior], count: int) -> list[Result]:
+def group(number: int, learned: dict[int, nd.DiffusionPrior], count: int, draws: int) -> list[Result]:
     """The problems of one group, solved."""
     rng, key = np.random.default_rng([number, 1]), jax.random.key(number)
     shape = shape_of(rng, number, learned)
@@ -174,7 +175,7 @@ def group(number: int, learned: dict[int, nd.DiffusionPrior], count: int) -> lis
     for index in range(count):
         draw, look, run = jax.random.split(jax.random.fold_in(key, index), 3)
         prior = learned[shape.size] if shape.prior == "learned" else exact_prior(rng, shape)
-        most = min(DRAWS, STEPS_DRAWN // shape.num_steps) // (2 if shape.prior == "learned" else 1)
+        most = min(draws, STEPS_DRAWN // shape.num_steps) // (2 if shape.prior == "learned" else 1)
         case = case_of(rng, look, shape, prior, draws_of(draw, prior, most))
         if case is None:
             continue
@@ -218,11 +219,11 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, metavar="GROUP", help="number of the first group")
     parser.add_argument("--all", action="store_true", help="print every answer as it comes")
     options = parser.parse_args()
-    count, size = (4, 2) if options.short else (options.count, GROUP)
+    count, size, draws = (4, 2, 20_000) if options.short else (options.count, GROUP, DRAWS)
     learned = {} if options.short else learned_priors()
     results = []
     for number in range(options.first, options.first + -(-count // size)):
-        results += group(number, learned, min(size, count))
+        results += group(number, learned, min(size, count), draws)
         if options.all:
             print("\n".join(map(str, results[-size:])), flush=True)
     print(report(results))
