@@ -134,7 +134,7 @@ SOURCES = {
     "mixture, d = 64": Source(partial(mixture_of_curves, 64), 100_000),
     "swiss roll": Source(swiss_roll, 150_000, learned=True),
     "banana": Source(banana, 150_000, learned=True),
-    "correlated": Source(correlated, 250_000, learned=True),
+    "correlated": Source(correlated, 600_000, learned=True),
     "skewed": Source(skewed, 100_000, learned=True),
     "curves, d = 16": Source(partial(learned_curves, 16), 150_000, learned=True),
     "curves, d = 64": Source(partial(learned_curves, 64), 100_000, learned=True),
