@@ -78,7 +78,11 @@ def main() -> None:
     for problem in chosen(options.only, options.short):
         truth = cache.truth(problem)
         prior, runs = cache.prior(problem.source), 1 if options.short else 2
-        found = answer(problem.model, prior, problem.args, jax.random.key(options.seed), settings, runs)
+        try:
+            found = answer(problem.model, prior, problem.args, jax.random.key(options.seed), settings, runs)
+        except ValueError as error:
+            print(f"| {problem.name} | {len(truth.mean)} | {truth.log_evidence:.3f} | raised: {error} |", flush=True)
+            continue
         rows.append((problem, truth, found))
         print(row(*rows[-1]), flush=True)
     print("\n" + summary(rows))
