@@ -3,8 +3,8 @@
 Priors are exact normals, exact mixtures of two to five components, and three small learned ones, in one to four
 dimensions and chains of 10 to 100 steps. Likelihoods are those of `_likelihoods.py`, with random looks and noise. Data
 are simulated from the prior; for one problem in ten from far out in it. The truth is the prior's own draws reweighted;
-data for which too few of them would count are drawn again. Problems come in groups of five, alike in shapes,
-so that a group compiles once.
+data for which too few of them would count are drawn again. Problems come in groups of five with one prior and one kind
+of looks, so that a group draws and compiles once.
 
     python examples/benchmarks/random_problems.py [--short] [--count 200]
 """
@@ -22,7 +22,7 @@ from jax import Array
 
 import numpyro_diffusion as nd
 
-GROUP = 5  # problems alike in shapes
+GROUP = 5  # problems of one prior
 STEPS = (10, 30, 100)
 DRAWS = 400_000  # at most, of T steps each, and no more steps than:
 STEPS_DRAWN = 8_000_000
@@ -171,12 +171,13 @@ def group(number: int, learned: dict[int, nd.DiffusionPrior], count: int, draws:
     """The problems of one group, solved."""
     rng, key = np.random.default_rng([number, 1]), jax.random.key(number)
     shape = shape_of(rng, number, learned)
+    prior = learned[shape.size] if shape.prior == "learned" else exact_prior(rng, shape)
+    most = min(draws, STEPS_DRAWN // shape.num_steps) // (2 if shape.prior == "learned" else 1)
+    x = draws_of(jax.random.fold_in(key, count), prior, most)
     results = []
     for index in range(count):
-        draw, look, run = jax.random.split(jax.random.fold_in(key, index), 3)
-        prior = learned[shape.size] if shape.prior == "learned" else exact_prior(rng, shape)
-        most = min(draws, STEPS_DRAWN // shape.num_steps) // (2 if shape.prior == "learned" else 1)
-        case = case_of(rng, look, shape, prior, draws_of(draw, prior, most))
+        look, run = jax.random.split(jax.random.fold_in(key, index))
+        case = case_of(rng, look, shape, prior, x)
         if case is None:
             continue
         name = (
