@@ -44,10 +44,10 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
     model's own chain, and the evidence estimate is unbiased at any number of them. Particles are resampled
     (systematically) when their effective size falls below `threshold` · N; weights are kept to the end.
 
-    `antithetic`, the default, leaves less to chance. Before each step particles are put in the order of a Hilbert curve through the
-    two directions in which their predictions of x_0 differ most; systematic resampling then keeps the balance of whole
-    regions (Gerber, Chopin and Whiteley 2019), and two neighbours step with opposite noise. The law of each particle,
-    given those before, is the same, so that the evidence is *unbiased* here too.
+    `antithetic`, the default, leaves less to chance. Before each step particles are put in the order of a Hilbert curve
+    through the two directions in which their predictions of x_0 differ most; systematic resampling then keeps the
+    balance of whole regions (Gerber, Chopin and Whiteley 2019), and two neighbours step with opposite noise. The law of
+    each particle, given those before, is the same, so that the evidence is *unbiased* here too.
 
     Args:
         num_particles: N, at least 2.

@@ -22,6 +22,7 @@ from .base import AbstractTwist, TwistedStep
 from .integrals import integrate
 from .linear import as_linear
 from .spread import Observed, Spread, observe, spread_at
+from .tweedie import jacobian_shift
 
 
 class Laplace(AbstractTwist):
@@ -89,7 +90,7 @@ class Laplace(AbstractTwist):
         shift = centre - mean
         if not whole:
             (gradient,) = pull(shift / spread.variance)
-            shift = jacobian_shift(process, gradient, t, shift)
+            shift = jacobian_shift(process, gradient, shift, t)
         return TwistedStep(log_psi, kernel, _proposal(process, kernel, shift, spread, observed, t, s))
 
 
@@ -107,16 +108,6 @@ def _conditioned(linear: LinearGaussian, observed: Observed, mean: Array) -> tup
     residual = linear.residual(mean)
     white = solve_triangular(observed.lower, residual, lower=True)
     return linear.log_density(white @ white, observed.log_det), mean + jnp.tensordot(residual, observed.gain, 1)
-
-
-def jacobian_shift(process: ReverseProcess, gradient: Array, t: Array, shift: Array) -> Array:
-    """(1 − ᾱ_t)/√ᾱ_t c² ∇ log ψ_t, in length at most the shift that a prior as wide as the noise law would make."""
-    diffusion: Any = process.diffusion
-    kept = jnp.sqrt(jnp.maximum(diffusion.schedule.alpha_bar(t), 1e-12))
-    along = diffusion.schedule.noise_variance(t) / kept * diffusion.scale**2 * gradient
-    limit = jnp.linalg.norm(shift) / jnp.maximum(diffusion.schedule.noise_variance(t), 1e-12)
-    length = jnp.linalg.norm(along)
-    return along * jnp.minimum(1.0, limit / jnp.where(length > 0, length, 1.0))
 
 
 def _proposal(

@@ -21,7 +21,7 @@ from ..factors.linear import condition
 from ..factors.low_rank import LoweredNormal
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
-from .tweedie import covariance_factor, moved
+from .tweedie import covariance_factor, jacobian_shift, moved
 
 Covariance = Literal["auto", "exact", "diagonal", "iterative"]
 
@@ -97,7 +97,8 @@ class PseudoInverse(AbstractTwist):
         mean, pull, kernel = jax.vjp(look, x_t, has_aux=True)
         value, outer = jax.value_and_grad(log_psi)(mean)
         (gradient,) = pull(outer)
-        return TwistedStep(value, kernel, moved(process, kernel, gradient, t, s))
+        shift = jacobian_shift(process, gradient, variance * outer, t)
+        return TwistedStep(value, kernel, moved(process, kernel, shift, t, s))
 
 
 def _inflated(factor: AbstractFactor, known: Any, mean: Array, variance: Array) -> Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..denoisers.base import normal
 from ..diffusions import GaussianDiffusion
 from ..diffusions.gaussian import variance_of
 from ..factors import AbstractFactor, Delta, factors_of
@@ -16,7 +17,9 @@ from .base import AbstractTwist, TwistedStep, tilt
 class Tweedie(AbstractTwist):
     """ψ_t(x_t) = r(E[x_0 | x_t]) (DPS, Chung et al. 2023; as a twist, Wu et al. 2023). Any differentiable factor.
 
-    It ignores the spread of x_0 given x_t, so it is too sure at high noise: one gradient through the denoiser a step.
+    A baseline. It ignores the spread of x_0 given x_t, so it is too sure at high noise: one gradient through the
+    denoiser a step. E[x_0] moves by at most the standard deviation that data of the noise law would have, element by
+    element.
     For bits the factor is evaluated at the bits' probabilities. Not for `Delta`, which is 0 almost everywhere.
     """
 
@@ -45,16 +48,36 @@ class Tweedie(AbstractTwist):
         mean, pull, (_, kernel) = jax.vjp(look, x_t, has_aux=True)
         log_psi, outer = jax.value_and_grad(factor.log_r)(mean)
         (gradient,) = pull(outer)
-        return TwistedStep(log_psi, kernel, moved(process, kernel, gradient, t, s))
+        shift = covariance_factor(diffusion, t) * diffusion.scale**2 * gradient
+        claimed = jnp.sqrt(diffusion.schedule.noise_variance(t)) * diffusion.scale
+        return TwistedStep(log_psi, kernel, moved(process, kernel, jnp.clip(shift, -claimed, claimed), t, s))
 
 
-def moved(process: ReverseProcess, kernel: Any, gradient: Array, t: Array, s: Array) -> Any:
-    """The kernel with its mean moved by what ∇ log ψ_t(x_t) adds to the score, its variance as it is."""
+def moved(process: ReverseProcess, kernel: Any, shift: Array, t: Array, s: Array) -> Any:
+    """The kernel with its mean moved as E[x_0] is, its variance as it is."""
     diffusion: Any = process.diffusion
     from_data, _, _ = diffusion.bridge_coefficients(t, s)
-    variance = variance_of(kernel)
-    amount = from_data * covariance_factor(diffusion, t) * diffusion.scale**2 * gradient
-    return tilt(kernel, amount / jnp.where(variance > 0, variance, 1.0))
+    return normal(kernel.mean + from_data * shift, variance_of(kernel))
+
+
+def jacobian_shift(process: ReverseProcess, gradient: Array, claimed: Array, t: Array) -> Array:
+    """Cov[x_0 | x_t] ∇ log ψ by the denoiser's Jacobian, (1 − ᾱ_t)/√ᾱ_t c² ∇_{x_t} log ψ_t, of bounded length.
+
+    A learned Jacobian may be anything. Its answer is held within what a flat prior leaves, and within the total variance
+    of d elements as wide as the noise law, relative to what (1 − ᾱ_t)c² makes of the same gradient.
+
+    Args:
+        process: the prior's.
+        gradient: of log ψ_t in x_t, shape `event`.
+        claimed: (1 − ᾱ_t)c² times its gradient in E[x_0 | x_t], shape `event`.
+        t: time.
+    """
+    diffusion: Any = process.diffusion
+    kept, lost = diffusion.schedule.shares(t)
+    along = covariance_factor(diffusion, t) * diffusion.scale**2 * gradient
+    ratio = jnp.minimum(1 / jnp.maximum(kept, 1e-12), along.size / jnp.maximum(lost, 1e-12))
+    limit, length = ratio * jnp.linalg.norm(claimed), jnp.linalg.norm(along)
+    return along * jnp.minimum(1.0, limit / jnp.where(length > 0, length, 1.0))
 
 
 def covariance_factor(diffusion: GaussianDiffusion, t: Array) -> Array:
