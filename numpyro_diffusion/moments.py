@@ -10,6 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
 
+LARGEST_WHOLE = 256  # elements of x up to which its covariance is kept as a matrix
 # Eigenvalues below this, relative to the noise law's variance, are those of rounding.
 _LEAST = 1e-8
 

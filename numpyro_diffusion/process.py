@@ -1,5 +1,6 @@
 """The reverse process p: noise, a denoiser, and the last step to the data."""
 
+import math
 from abc import abstractmethod
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from .denoisers import AbstractDenoiser, Network
 from .denoisers.base import normal
 from .diffusions import AbstractDiffusion, GaussianDiffusion
 from .discretised import DiscretisedNormal
-from .moments import Moments
+from .moments import LARGEST_WHOLE, Moments
 from .schedules import AbstractLearnedSchedule
 
 
@@ -196,6 +197,13 @@ class ReverseProcess(eqx.Module):
     def num_levels(self) -> int | None:
         """How many whole numbers an element of x_0 can be, if a `DiscretisedStep` makes it one."""
         return self.last_step.num_levels if isinstance(self.last_step, DiscretisedStep) else None
+
+    @property
+    def has_whole_covariance(self) -> bool:
+        """Whether the covariance of x_0 is known in full, or small enough to be estimated so (`LARGEST_WHOLE`)."""
+        if self.moments is not None:
+            return self.moments.basis is not None
+        return math.prod(self.event_shape) <= LARGEST_WHOLE
 
     def terminal(self) -> dist.Distribution:
         """p(x_T) = π."""

@@ -25,6 +25,7 @@ class ParticleGibbsState(NamedTuple):
         effective_size: the smallest effective number of particles at any step, shape (*batch,).
         changed: the share of the chain's states that are new, shape (*batch,).
         rng_key: key of the next step.
+        moments: the prior's covariance, found once, which twists rely on; None where nothing needs it.
     """
 
     z: dict[str, Array]
@@ -32,6 +33,7 @@ class ParticleGibbsState(NamedTuple):
     effective_size: Array
     changed: Array
     rng_key: Array
+    moments: Any = None
 
 
 class ParticleGibbs(MCMCKernel):
@@ -129,22 +131,30 @@ class ParticleGibbs(MCMCKernel):
     def _init(self, key: Array, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
         found = self._extract(model_args, model_kwargs)
         first, key = jax.random.split(key)
-        start = lambda sampler, key, module, factor: sampler.init(key, module.process, factor)
-        return self._state(key, over_batch(start, self.sampler, first, found))
+
+        def start(sampler: Any, key: Array, module: Any, factor: Any) -> Any:
+            process = samplers.with_moments(module.process)
+            return sampler.init(key, process, factor), process.moments
+
+        return self._state(key, *over_batch(start, self.sampler, first, found))
 
     def _sample(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
         found = self._extract(model_args, model_kwargs)
         move, key = jax.random.split(state.rng_key)
-        step = lambda sampler, key, module, factor, path: sampler.step(key, module.process, factor, path)
-        return self._state(key, over_batch(step, self.sampler, move, found, state.path))
+
+        def step(sampler: Any, key: Array, module: Any, factor: Any, path: Array, moments: Any) -> samplers.Path:
+            return sampler.step(key, samplers.having_moments(module.process, moments), factor, path)
+
+        path = over_batch(step, self.sampler, move, found, state.path, state.moments)
+        return self._state(key, path, state.moments)
 
     def _extract(self, model_args: Any, model_kwargs: Any) -> Extraction:
         return extract(self._model, self.site, model_args, model_kwargs or {})
 
-    def _state(self, key: Array, path: samplers.Path) -> ParticleGibbsState:
+    def _state(self, key: Array, path: samplers.Path, moments: Any) -> ParticleGibbsState:
         batch = path.changed.ndim
         x_0 = path.x[(slice(None),) * batch + (0,)]
-        return ParticleGibbsState({self.site: x_0}, path.x, path.effective_size, path.changed, key)
+        return ParticleGibbsState({self.site: x_0}, path.x, path.effective_size, path.changed, key, moments)
 
 
 @eqx.filter_jit

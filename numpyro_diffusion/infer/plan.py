@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ..factors import simplify
-from ..samplers import TwistedSMC, with_moments
+from ..samplers import TwistedSMC
 from ..samplers.reliability import Reliability
 from ..twists import AbstractTwist, Flat, Laplace, Tempered, default_twist
 from .extract import Extraction
@@ -79,7 +79,7 @@ def _ruled(found: Extraction) -> AbstractTwist:
     chosen: list[AbstractTwist] = []
 
     def look(module: Any, factor: Any) -> Any:
-        process = with_moments(module.process)
+        process = module.process
         chosen.append(Flat() if factor is None else default_twist(process, simplify(factor, process.event_shape)))
         return jnp.zeros(())
 

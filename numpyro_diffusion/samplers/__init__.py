@@ -5,6 +5,7 @@ from .base import AbstractPosteriorSampler as AbstractPosteriorSampler
 from .base import AbstractSampler as AbstractSampler
 from .ddim import DDIM as DDIM
 from .interpolation import interpolate as interpolate
+from .moments import having_moments as having_moments
 from .moments import with_moments as with_moments
 from .particle_gibbs import ParticleGibbs as ParticleGibbs
 from .particle_gibbs import Path as Path

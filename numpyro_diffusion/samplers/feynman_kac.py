@@ -67,8 +67,8 @@ class TwistedChain(eqx.Module):
             raise ValueError(f"factor: expected one from numpyro_diffusion.factors, got {factor!r}")
         factor.check(process.event_shape, process.diffusion.element_support.is_discrete)
         factor = simplify(factor, process.event_shape)
-        process = with_moments(process)
         twist = default_twist(process, factor) if twist is None else twist
+        process = with_moments(process) if twist.needs_moments else process
         twist.check(process, factor)
         self.process, self.factor, self.twist = process, factor, twist
         self.shared = twist.prepare(process, factor)

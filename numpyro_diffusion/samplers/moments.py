@@ -7,11 +7,10 @@ import jax
 import numpy as np
 
 from ..diffusions import GaussianDiffusion
-from ..moments import Moments, moments_of_covariance, moments_of_draws, unit_moments
+from ..moments import LARGEST_WHOLE, Moments, moments_of_covariance, moments_of_draws, unit_moments
 from ..process import ReverseProcess
 from .ancestral import Ancestral
 
-LARGEST_WHOLE = 256
 _DRAWS = 1024
 _STEPS = 32
 
@@ -23,7 +22,12 @@ def with_moments(process: ReverseProcess) -> ReverseProcess:
     """
     if process.moments is not None or not isinstance(process.diffusion, GaussianDiffusion):
         return process
-    return eqx.tree_at(lambda p: p.moments, process, _moments(process), is_leaf=lambda leaf: leaf is None)
+    return having_moments(process, _moments(process))
+
+
+def having_moments(process: ReverseProcess, moments: Moments | None) -> ReverseProcess:
+    """The process with these `moments`."""
+    return eqx.tree_at(lambda p: p.moments, process, moments, is_leaf=lambda leaf: leaf is None)
 
 
 def _moments(process: ReverseProcess) -> Moments:

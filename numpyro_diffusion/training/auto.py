@@ -13,8 +13,10 @@ from .._checks import check_choice, check_count, check_finite
 from ..denoisers import Network
 from ..diffusions import BinomialDiffusion, GaussianDiffusion
 from ..distributions import DiffusionPrior
+from ..moments import LARGEST_WHOLE, moments_of_draws
 from ..networks import MLP
 from ..process import ReverseProcess
+from ..samplers import having_moments
 from ..schedules import AbstractSchedule
 from ._arguments import check_key, check_number, check_numbers
 from .loop import fit
@@ -157,7 +159,16 @@ def fit_prior(
         # A tenth of the data is held out; from so few that this is noise, there is nothing to stop by.
         patience=5 if len(np.asarray(data)) >= 100 else None,
     )  # fmt: skip
-    return DiffusionPrior(result.process)
+    return DiffusionPrior(_with_moments(result.process, np.asarray(data)))
+
+
+def _with_moments(process: ReverseProcess, data: np.ndarray) -> ReverseProcess:
+    """The process with its data's covariance, which twists rely on; as it is for bits, and for large events."""
+    size = int(np.prod(process.event_shape))
+    if not isinstance(process.diffusion, GaussianDiffusion) or size > LARGEST_WHOLE:
+        return process
+    moments = moments_of_draws(process.diffusion.standardize(data).reshape(len(data), -1))
+    return having_moments(process, moments)
 
 
 def _checked(data: ArrayLike) -> np.ndarray:

@@ -37,6 +37,11 @@ class TwistedStep(NamedTuple):
 class AbstractTwist(eqx.Module):
     """Chooses r(x_t) at every noise level; written for one unbatched example."""
 
+    @property
+    def needs_moments(self) -> bool:
+        """Whether `step` uses the prior's own covariance, `process.moments`."""
+        return False
+
     def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
         """What all particles and steps share, computed once: arrays, passed on to `step`."""
         del process, factor

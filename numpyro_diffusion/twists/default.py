@@ -26,7 +26,7 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTw
     size = observation_size(process, factor)
     if size is not None and size <= LARGEST_EXACT and process.denoiser.is_exact:
         return MomentMatched("exact")
-    whole = process.moments is not None and process.moments.basis is not None
+    whole = process.has_whole_covariance
     gaussian = [part for part in parts if isinstance(part, Gaussian | LinearGaussian | Delta)]
     seen = sum(observation_size(process, part) or 0 for part in gaussian)
     if gaussian and (seen > LARGEST_OBSERVATION or not whole):

@@ -49,6 +49,11 @@ class Laplace(AbstractTwist):
         self.num_draws = check_count("num_draws", num_draws)
         self.num_newton = check_count("num_newton", num_newton)
 
+    @property
+    def needs_moments(self) -> bool:
+        """True."""
+        return True
+
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
         """Only for Gaussian diffusions."""
         if not isinstance(process.diffusion, GaussianDiffusion):

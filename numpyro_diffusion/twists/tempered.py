@@ -44,6 +44,11 @@ class Tempered(AbstractTwist):
             raise ValueError(f"power: expected a finite number of at least 0, got {power}")
         self.twist, self.power = twist, float(power)
 
+    @property
+    def needs_moments(self) -> bool:
+        """As the twist does; one that is chosen may."""
+        return self.twist is None or self.twist.needs_moments
+
     def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
         """What the twist shares."""
         return self._inner(process, factor).prepare(process, factor)

@@ -63,8 +63,8 @@ def moved(process: ReverseProcess, kernel: Any, shift: Array, t: Array, s: Array
 def jacobian_shift(process: ReverseProcess, gradient: Array, claimed: Array, t: Array) -> Array:
     """Cov[x_0 | x_t] ∇ log ψ by the denoiser's Jacobian, (1 − ᾱ_t)/√ᾱ_t c² ∇_{x_t} log ψ_t, of bounded length.
 
-    A learned Jacobian may be anything. Its answer is held within what a flat prior leaves, and within the total variance
-    of d elements as wide as the noise law, relative to what (1 − ᾱ_t)c² makes of the same gradient.
+    A learned Jacobian may be anything. Its answer is held within what a flat prior leaves, and within the total
+    variance of d elements as wide as the noise law, relative to what (1 − ᾱ_t)c² makes of the same gradient.
 
     Args:
         process: the prior's.

@@ -16,6 +16,7 @@ from numpyro_diffusion import twists
 from numpyro_diffusion.diffusions.binomial import posterior_logits
 from numpyro_diffusion.factors import Delta, Elementwise, Factor, Gaussian, LinearGaussian
 from numpyro_diffusion.factors.base import batched_log_r
+from numpyro_diffusion.moments import moments_of_covariance
 from numpyro_diffusion.samplers import TwistedSMC, effective_size
 from numpyro_diffusion.samplers.resampling import normalise, systematic
 
@@ -309,7 +310,7 @@ def counted(calls, bits):
         diffusion = nd.BinomialDiffusion(nd.schedules.erasing(6))
         return nd.ReverseProcess(diffusion, nd.denoisers.Network(fn, "logits"), 3)
     diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(6))
-    return nd.ReverseProcess(diffusion, nd.denoisers.Network(fn, "noise"), 3)
+    return nd.ReverseProcess(diffusion, nd.denoisers.Network(fn, "noise"), 3, moments=moments_of_covariance(np.eye(3)))
 
 
 @pytest.mark.parametrize(
