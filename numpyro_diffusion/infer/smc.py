@@ -17,6 +17,7 @@ from .._devices import Devices
 from ..samplers import Particles, Reliability, TwistedSMC, reliability
 from ..samplers.resampling import systematic
 from ..twists import AbstractTwist
+from .cross_check import CrossCheck, cross_check
 from .evidence import evidence_error
 from .extract import Extraction, extract, over_batch
 from .plan import Plan, alternatives, badness, first_plan, is_good, with_more
@@ -179,6 +180,29 @@ class SMC:
     def log_evidence_error(self) -> float:
         """Standard error of `log_evidence` in nats, from the spread of the islands (`evidence_error`); NaN from one."""
         return evidence_error(self.log_evidences)
+
+    def cross_check(self, key: Array, num_draws: int = 2**15) -> CrossCheck:
+        """Compare the log evidence with an estimate that shares nothing with twists, and warn where they disagree.
+
+        Draws of the prior are reweighted by the likelihood, where these suffice (Pareto k̂ at most 0.7, 100 effective
+        draws); otherwise `TemperedSMC` runs in the space of the prior's noise. Bits have no such space: few effective
+        draws then show as a large standard error.
+
+        Args:
+            key: JAX random key.
+            num_draws: of the prior.
+
+        Returns:
+            A `CrossCheck`, which prints as one line.
+
+        Raises:
+            ValueError: no finished run; what `TemperedSMC` raises.
+        """
+        first, steps = (self.log_evidence, self.log_evidence_error), self.plan.sampler.num_steps
+        found = cross_check(key, self.model, self.site, steps, first, num_draws, self.args, self.kwargs)
+        if not found.agrees:
+            warnings.warn(f"this evidence may be wrong: {found}", stacklevel=2)
+        return found
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
         """Equally weighted draws, as many as particles, by systematic resampling.
