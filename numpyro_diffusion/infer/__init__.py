@@ -5,3 +5,4 @@ from .particle_gibbs import ParticleGibbs as ParticleGibbs
 from .particle_gibbs import ParticleGibbsState as ParticleGibbsState
 from .reparam import DiffusionReparam as DiffusionReparam
 from .smc import SMC as SMC
+from .tempered import TemperedSMC as TemperedSMC
