@@ -31,8 +31,8 @@ def to_arviz(
     For an SMC run the islands are the chains: `posterior` holds equally weighted draws of each, `sample_stats` the
     particles' normalised log weights (``log_weight``, chain × particle), the effective number of particles
     (``effective_size``, chain × step, from T down to the data) and the log evidence of each island
-    (``log_evidence``, chain). Likewise for a TemperedSMC run, where `sample_stats` holds the temperatures of each island
-    and the moves' acceptance there, NaN after the last (``temperature`` and ``acceptance_rate``, chain × stage), and
+    (``log_evidence``, chain). Likewise for a TemperedSMC run, where `sample_stats` holds each island's temperatures and
+    the moves' acceptance there, NaN after the last (``temperature`` and ``acceptance_rate``, chain × stage), and
     ``log_evidence``.
 
     Args:
