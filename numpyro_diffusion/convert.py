@@ -11,13 +11,13 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import MCMC
 from numpyro.infer import log_likelihood as numpyro_log_likelihood
 
-from .infer import SMC
+from .infer import SMC, TemperedSMC
 
 Draws = Mapping[str, Any]
 
 
 def to_arviz(
-    result: MCMC | SMC,
+    result: MCMC | SMC | TemperedSMC,
     *,
     prior: Draws | None = None,
     posterior_predictive: Draws | None = None,
@@ -31,10 +31,12 @@ def to_arviz(
     For an SMC run the islands are the chains: `posterior` holds equally weighted draws of each, `sample_stats` the
     particles' normalised log weights (``log_weight``, chain × particle), the effective number of particles
     (``effective_size``, chain × step, from T down to the data) and the log evidence of each island
-    (``log_evidence``, chain).
+    (``log_evidence``, chain). Likewise for a TemperedSMC run, where `sample_stats` holds each island's temperatures and
+    the moves' acceptance there, NaN after the last (``temperature`` and ``acceptance_rate``, chain × stage), and
+    ``log_evidence``.
 
     Args:
-        result: an `MCMC` or `SMC` that has run.
+        result: an `MCMC`, `SMC` or `TemperedSMC` that has run.
         prior: draws of sites from the prior, each of shape (draws, …), as `numpyro.infer.Predictive` gives them.
         posterior_predictive: likewise, from the posterior.
         log_likelihood: whether to evaluate the log likelihood of every observed site at every draw.
@@ -53,11 +55,14 @@ def to_arviz(
     if isinstance(result, SMC):
         model, args, kwargs = result.model, result.args, result.kwargs
         posterior, stats = _smc(result)
+    elif isinstance(result, TemperedSMC):
+        model, args, kwargs = result.model, result.args, result.kwargs
+        posterior, stats = _tempered(result)
     elif isinstance(result, MCMC):
         model, args, kwargs = getattr(result.sampler, "model", None), result._args, result._kwargs
         posterior, stats = _mcmc(result)
     else:
-        raise TypeError(f"result: expected a numpyro.infer.MCMC or a SMC, got {type(result).__name__}")
+        raise TypeError(f"result: expected a numpyro.infer.MCMC, a SMC or a TemperedSMC, got {type(result).__name__}")
     if unknown := sorted(set(exclude) - set(posterior)):
         raise ValueError(f"exclude: expected some of the sites {sorted(posterior)}, got {unknown}")
     lead = ("chain", "draw")
@@ -86,6 +91,17 @@ def _smc(result: SMC) -> tuple[Draws, xr.Dataset]:
         "log_weight": (("chain", "particle", *batch), last(particles.log_weight)),
         "effective_size": (("chain", "step", *batch), last(particles.effective_size)),
         "log_evidence": (("chain", *batch), np.asarray(particles.log_evidence)),
+    }
+    return result.get_samples(group_by_chain=True), xr.Dataset(stats, {"chain": np.arange(result.num_islands)})
+
+
+def _tempered(result: TemperedSMC) -> tuple[Draws, xr.Dataset]:
+    stages = max(len(each) for each in result.temperatures)
+    table = lambda rows: np.stack([np.pad(row, (0, stages - len(row)), constant_values=np.nan) for row in rows])
+    stats = {
+        "temperature": (("chain", "stage"), table(result.temperatures)),
+        "acceptance_rate": (("chain", "stage"), table(result.acceptance_rates)),
+        "log_evidence": (("chain",), np.asarray(result.log_evidences)),
     }
     return result.get_samples(group_by_chain=True), xr.Dataset(stats, {"chain": np.arange(result.num_islands)})
 

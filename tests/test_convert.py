@@ -80,5 +80,5 @@ def test_effective_sizes_are_drawn(smc):
 
 
 def test_other_results_are_refused():
-    with pytest.raises(TypeError, match=r"result: expected a numpyro.infer.MCMC or a SMC, got dict"):
+    with pytest.raises(TypeError, match=r"result: expected a numpyro.infer.MCMC, a SMC or a TemperedSMC, got dict"):
         to_arviz({})

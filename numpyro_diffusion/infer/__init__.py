@@ -7,3 +7,4 @@ from .particle_gibbs import ParticleGibbs as ParticleGibbs
 from .particle_gibbs import ParticleGibbsState as ParticleGibbsState
 from .reparam import DiffusionReparam as DiffusionReparam
 from .smc import SMC as SMC
+from .tempered import TemperedSMC as TemperedSMC
