@@ -73,7 +73,7 @@ class TemperedSMC:
         num_moves: int | None = None,
         max_leapfrogs: int = 16,
         ess: float = 0.6,
-        max_temperatures: int = 200,
+        max_temperatures: int = 1000,
         chunk: int | None = None,
         progress_bar: bool = True,
     ) -> None:
