@@ -13,12 +13,10 @@ from .._batching import batched_map
 from .._checks import check_count
 from ..factors import AbstractFactor, simplify
 from ..process import ReverseProcess
-from ..twists import AbstractTwist, TwistedStep, default_twist, last_step, white_draws
+from ..twists import AbstractTwist, TwistedStep, default_twist, last_step
 from .ancestral import Ancestral
 from .moments import with_moments
 from .ordering import mirrored
-
-_LAST_DRAWS = 16  # of each of two laws, in the last step's integral
 
 
 class Cloud(NamedTuple):
@@ -96,8 +94,7 @@ class TwistedChain(eqx.Module):
 
     def reach_one(self, key: Array, cloud: Cloud, known: Array | None = None) -> Cloud:
         """The step to t = 1."""
-        noise = white_draws(_LAST_DRAWS, self.process)
-        return self._move(key, cloud, lambda x: last_step(self.process, self.factor, x, noise), known)
+        return self._move(key, cloud, lambda x: last_step(self.process, self.factor, x), known)
 
     def finish(self, key: Array, cloud: Cloud, known: Array | None = None) -> tuple[Array, Array]:
         """The step to the data: x_0 and the final log weights."""

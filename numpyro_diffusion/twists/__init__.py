@@ -9,7 +9,6 @@ from .constant import multiplied as multiplied
 from .default import default_twist as default_twist
 from .flat import Flat as Flat
 from .laplace import Laplace as Laplace
-from .laplace import white_draws as white_draws
 from .last import last_step as last_step
 from .linear import MomentMatched as MomentMatched
 from .linear import PseudoInverse as PseudoInverse

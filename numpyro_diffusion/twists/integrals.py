@@ -20,6 +20,7 @@ from jax.scipy.special import logsumexp
 from .spread import Spread
 
 LARGEST_DENSE = 32  # elements of x up to which curvature is a matrix
+_FARTHEST = 10.0  # standard deviations of N(m, V) an element that one step may go
 _SIZES = (1.0, 0.5, 0.2, 0.05, 0.0)  # of Newton's step, tried at once
 _CLOSE = 0.1  # standard deviations of N(m, V) by which a last step may still move: draws make up for it
 _SOLVES = 6  # products with the curvature for each of them, where it is no matrix
@@ -50,6 +51,12 @@ class _Search(NamedTuple):
     moved: Array
 
 
+def white_draws(count: int, size: int) -> Array:
+    """`count` fixed antithetic draws of white noise, shape (count, size)."""
+    half = jax.random.normal(jax.random.key(0), ((count + 1) // 2, size))
+    return jnp.concatenate([half, -half])[:count]
+
+
 def integrate(
     log_r: Callable[[Array], Array], centre: Array, spread: Spread, noise: Array, num_newton: int
 ) -> Approximation:
@@ -74,7 +81,7 @@ def laplace(
         lower, precision = lower_at(state.z)
         gradient = jax.grad(value)(state.z) - state.z
         step = cho_solve((lower, True), jnp.where(jnp.isfinite(gradient), gradient, 0.0))
-        step = step * jnp.minimum(1.0, 4 * math.sqrt(size) / jnp.maximum(jnp.linalg.norm(step), 1e-30))
+        step = step * jnp.minimum(1.0, _FARTHEST * math.sqrt(size) / jnp.maximum(jnp.linalg.norm(step), 1e-30))
         tried = state.z + jnp.asarray(_SIZES)[:, None] * step
         best = jnp.argmax(_number(jax.vmap(value)(tried) - 0.5 * jnp.sum(tried**2, 1)))
         moved = jnp.asarray(_SIZES)[best] * jnp.linalg.norm(step)

@@ -19,7 +19,7 @@ from ..factors.linear import stack
 from ..factors.low_rank import LoweredNormal
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
-from .integrals import integrate
+from .integrals import integrate, white_draws
 from .linear import as_linear
 from .spread import Observed, Spread, observe, spread_at
 from .tweedie import jacobian_shift
@@ -64,7 +64,7 @@ class Laplace(AbstractTwist):
         """The linear part of the factor with its rows, the rest, and white draws."""
         linear, rest = split(process, factor)
         rows = None if linear is None else linear.rows(process.event_shape)
-        return linear, rows, rest, white_draws(self.num_draws, process)
+        return linear, rows, rest, white_draws(self.num_draws, math.prod(process.event_shape))
 
     def step(
         self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
@@ -127,10 +127,3 @@ def _proposal(
     matched = jnp.sqrt(bridge * diffusion.scale**2 + from_data**2 * spread.variance)
     scale = jnp.broadcast_to(jnp.sqrt(variance), loc.shape)
     return LoweredNormal(loc, scale, from_data * observed.directions / matched)
-
-
-def white_draws(count: int, process: ReverseProcess) -> Array:
-    """`count` fixed antithetic draws of white noise, shape (count, d)."""
-    size = math.prod(process.event_shape)
-    half = jax.random.normal(jax.random.key(0), ((count + 1) // 2, size))
-    return jnp.concatenate([half, -half])[:count]

@@ -1,5 +1,6 @@
 """The step from x_1 to the data, for any twist."""
 
+import math
 from typing import Any
 
 import jax
@@ -13,13 +14,13 @@ from ..factors import AbstractFactor, Delta, Gaussian, Product, factors_of
 from ..factors.low_rank import LoweredNormal, PartlyKnown, elements
 from ..process import ReverseProcess
 from .base import TwistedStep, tilt
-from .integrals import Approximation, integrate
+from .integrals import Approximation, integrate, white_draws
 from .spread import Spread
 
-_NUM_NEWTON = 6
+_NUM_DRAWS, _NUM_NEWTON = 16, 6
 
 
-def last_step(process: ReverseProcess, factor: AbstractFactor, x_1: Array, noise: Array) -> TwistedStep:
+def last_step(process: ReverseProcess, factor: AbstractFactor, x_1: Array) -> TwistedStep:
     """The step from x_1 to the data.
 
     Where the factor multiplies the last kernel in closed form, ψ_1(x_1) = ∫ p(x_0 | x_1) r(x_0) dx_0 and the proposal
@@ -38,6 +39,7 @@ def last_step(process: ReverseProcess, factor: AbstractFactor, x_1: Array, noise
         value, gradient = jax.value_and_grad(rest.log_r)(mean)
         led = tilt(inner, gradient)
     else:
+        noise = white_draws(_NUM_DRAWS, math.prod(process.event_shape))
         root = jnp.broadcast_to(jnp.sqrt(variance_of(law)), process.event_shape).reshape(-1)
         found = integrate(rest.log_r, law.mean, Spread(root, process.event_shape), noise, _NUM_NEWTON)
         value = found.log_psi
