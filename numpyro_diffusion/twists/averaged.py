@@ -63,7 +63,7 @@ class Averaged(AbstractTwist):
 
 
 def averaged_bits(factor: AbstractFactor, law: Any, at: Array) -> tuple[Array, Array]:
-    """log E[r] in nats over independent bits, some of them known perhaps, and the logits that r wants, shape `event`."""
+    """log E[r] in nats over independent bits, some perhaps known, and the logits that r wants, shape `event`."""
     logits = posterior_logits(law)
     found = average(lambda b: factor.log_r(b.reshape(logits.shape)), logits.reshape(-1), at)
     return found.log_psi, found.logits.reshape(logits.shape)
