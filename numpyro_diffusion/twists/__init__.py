@@ -1,5 +1,6 @@
 """Twists ψ_t(x_t) ≈ E[r(x_0) | x_t]: what r becomes at every noise level."""
 
+from .averaged import Averaged as Averaged
 from .base import AbstractTwist as AbstractTwist
 from .base import TwistedStep as TwistedStep
 from .base import tilt as tilt

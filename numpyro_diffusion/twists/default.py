@@ -3,10 +3,10 @@
 from ..diffusions import GaussianDiffusion
 from ..factors import AbstractFactor, Delta, Elementwise, Gaussian, LinearGaussian, factors_of
 from ..process import ReverseProcess
+from .averaged import Averaged
 from .base import AbstractTwist
 from .laplace import Laplace
 from .linear import MomentMatched, PseudoInverse, observation_size
-from .tweedie import Tweedie
 
 LARGEST_EXACT = 16
 LARGEST_OBSERVATION = 512
@@ -15,14 +15,14 @@ LARGEST_OBSERVATION = 512
 def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTwist:
     """The twist that `TwistedSMC` and `ParticleGibbs` take where the user names none.
 
-    For bits: `MomentMatched` where the factor acts on single bits, else `Tweedie`. For real numbers: `MomentMatched`
+    For bits: `MomentMatched` where the factor acts on single bits, else `Averaged`. For real numbers: `MomentMatched`
     for an exact denoiser and one Gaussian observation of up to 16 elements, where its Jacobian is the covariance that
     it is taken for; `PseudoInverse` for Gaussian observations of more than 512 elements, or of priors whose covariance
     is not known in full; `Laplace` for everything else.
     """
     parts = factors_of(factor)
     if not isinstance(process.diffusion, GaussianDiffusion):
-        return MomentMatched() if all(isinstance(part, Elementwise | Delta) for part in parts) else Tweedie()
+        return MomentMatched() if all(isinstance(part, Elementwise | Delta) for part in parts) else Averaged()
     size = observation_size(process, factor)
     if size is not None and size <= LARGEST_EXACT and process.denoiser.is_exact:
         return MomentMatched("exact")

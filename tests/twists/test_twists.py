@@ -433,7 +433,7 @@ CHOICES = {
     "any": (gaussian_process, ANY, twists.Laplace),
     "bits": (independent_bits, BITS, twists.MomentMatched),
     "known_bits": (independent_bits, BITS * KNOWN, twists.MomentMatched),
-    "any_bits": (independent_bits, ANY, twists.Tweedie),
+    "any_bits": (independent_bits, ANY, twists.Averaged),
 }
 
 
