@@ -17,7 +17,7 @@ from ..diffusions.base import event_kl
 from ..process import ForwardStep, ReverseProcess
 from .base import AbstractLikelihood, Estimate, standard_error
 from .low_discrepancy import low_discrepancy_point
-from .reference import NOISE_LAW, last_control, step_control
+from .reference import NOISE_LAW, last_control, moment_last_control, step_control
 
 
 class KTerms(NamedTuple):
@@ -170,6 +170,8 @@ class KBound(AbstractLikelihood):
         recon = reconstruction(_recalling(process, answer), x_0, noise)
         if not _is_density(process) or isinstance(process.last_step, ForwardStep):
             return recon
+        if self.low_discrepancy:
+            return recon + moment_last_control(process, x_0, noise)
         return recon + last_control(process, x_0, NOISE_LAW, noise)
 
     def _inner(self, process: ReverseProcess, x_0: Array, t: Array, noise: Array, answer: Any = None) -> Array:
