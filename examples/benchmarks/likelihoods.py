@@ -10,8 +10,8 @@ of the gradient, the sd of the z-scores, and the milliseconds of one value with 
 evidence bound at independent random times with independent noise. Errors from few replicates have long tails: for the
 sd of the z-scores take more seeds, as by ``--seeds 500``, and the rows that are wanted.
 
-`default` compares the default of a prior with plain draws: the sd over frozen keys of `log_prob`, in nats per dimension,
-and of its mean over 64 points that share a key, in nats.
+`default` compares the default of a prior with plain draws: the sd over frozen keys of `log_prob`, in nats per
+dimension, and of its mean over 64 points that share a key, in nats.
 
 `nuts` samples a posterior with a known answer under every estimator, each run with another frozen key; `criticism`
 scores held-out digits against corrupted ones, and counts bits. Its seconds are of processor time.
@@ -36,6 +36,7 @@ import numpyro_diffusion as nd
 from numpyro_diffusion.likelihoods import bits_per_dim
 
 T = 200
+LEARNED = ("banana", "correlated normal")
 
 
 def mixture(size: int, num_steps: int = T) -> nd.ReverseProcess:
@@ -139,7 +140,7 @@ def default_cases(short: bool) -> Any:
     for steps in () if short else (25, 100):
         process = mixture(2, steps)
         yield f"mixture, d = 2, T = {steps}", process, process.denoiser.data().sample(jax.random.key(1), (64,))
-    for name in () if short else ("banana", "correlated normal"):
+    for name in () if short else LEARNED:
         process, points = learned(name)
         yield f"learned {name}, d = {points.shape[1]}, T = {process.num_steps}", process, points
 

@@ -121,7 +121,8 @@ def log_mean_error(log_weight: Array, share: Array) -> StandardError:
     .. math:: \frac{s^2}{N} + \frac{s^4}{2 (N + 1)}
 
     (Cox's method, in Zhou and Gao 1997, with the unbiased estimate of σ⁴), times the factor of Student's t with N − 1
-    degrees of freedom, which the choice counts. Both are one where s is small. The sd of z is held to 1 ± 0.1 for s up to 1.5 and eight weights
+    degrees of freedom, which the choice counts. Both are one where s is small. The sd of z, with that factor, is held
+    to 1 ± 0.1 for s up to 1.5 and eight weights
     or more; where weights have no variance no error bar is right.
 
     Args:
@@ -129,7 +130,8 @@ def log_mean_error(log_weight: Array, share: Array) -> StandardError:
         share: each weight over their mean, shape (N,).
 
     Returns:
-        Shape () each, with N − 1 degrees of freedom for the second order and inf for the first; NaN from one weight. Where a weight is 0, the first order's alone.
+        Shape () each, with N − 1 degrees of freedom for the second order and inf for the first; NaN from one weight.
+        Where a weight is 0, the first order's alone, with N − 1.
     """
     count = log_weight.shape[0]
     spread = jnp.var(log_weight, ddof=min(1, count - 1))

@@ -143,9 +143,9 @@ class ProbabilityFlow(AbstractLikelihood):
         log_terminal = -0.5 * jnp.sum(jnp.square(z_end - self._terminal_mean(process, low)) + jnp.log(2 * jnp.pi))
         log_terminal -= jnp.sum(jnp.broadcast_to(jnp.log(diffusion.scale), x_0.shape))
         terms = FlowTerms(log_terminal, jnp.sum(parts, axis=0), diffusion.unstandardize(z_end))
-        value, kind = log_terminal + jnp.mean(terms.log_volume), "exact up to discretisation"
+        value = log_terminal + jnp.mean(terms.log_volume)
         error = standard_error(parts.T) if self._probes(process) else StandardError(jnp.zeros_like(value), jnp.inf)
-        return Estimate(value, error.value, terms, kind, error.degrees_of_freedom)
+        return Estimate(value, error.value, terms, "exact up to discretisation", error.degrees_of_freedom)
 
     def examine(self, key: Array, process: ReverseProcess, x_0: Array, estimate: Estimate) -> None:
         """Warn if the solver's steps are too few for `accuracy`."""

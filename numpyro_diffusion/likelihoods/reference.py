@@ -104,8 +104,10 @@ def moment_last_control(process: ReverseProcess, x_0: Array, noise: Array) -> Ar
 
 
 def known_moments(process: ReverseProcess, dtype: Any) -> Moments:
-    """The covariance of x_0 as far as it is known without work: the process's own, else the variances of an exact
-    denoiser's elements (up to 256 of them), else the noise law's."""
+    """The covariance of x_0, as far as it is known without work.
+
+    The process's own; else the variances of an exact denoiser's elements, up to 256 of them; else the noise law's.
+    """
     if process.moments is not None:
         return process.moments
     size, covariance = math.prod(process.event_shape), None
