@@ -1,6 +1,6 @@
 """All likelihood estimators side by side: against exact log p, on trained priors, in NUTS, and as critics of data.
 
-    python examples/benchmarks/likelihoods.py [--short] [--only mixtures digits swiss-roll nuts criticism]
+    python examples/benchmarks/likelihoods.py [--short] [--only default mixtures digits swiss-roll nuts criticism]
         [--seeds 32] [--rows ImportanceWeighted "ProbabilityFlow, 8 probes" …]
 
 Mixtures of four Gaussians in d = 2, 16, 64 dimensions with their exact denoisers, T = 200. Every estimator is given
@@ -9,6 +9,9 @@ standard error over points and seeds, the sd over seeds at one point (root mean 
 of the gradient, the sd of the z-scores, and the milliseconds of one value with its gradient. "one time" is the
 evidence bound at independent random times with independent noise. Errors from few replicates have long tails: for the
 sd of the z-scores take more seeds, as by ``--seeds 500``, and the rows that are wanted.
+
+`default` compares the default of a prior with plain draws: the sd over frozen keys of `log_prob`, in nats per
+dimension, and of its mean over 64 points that share a key, in nats.
 
 `nuts` samples a posterior with a known answer under every estimator, each run with another frozen key; `criticism`
 scores held-out digits against corrupted ones, and counts bits. Its seconds are of processor time.
@@ -33,6 +36,7 @@ import numpyro_diffusion as nd
 from numpyro_diffusion.likelihoods import bits_per_dim
 
 T = 200
+LEARNED = ("banana", "correlated normal")
 
 
 def mixture(size: int, num_steps: int = T) -> nd.ReverseProcess:
@@ -70,7 +74,7 @@ def run(estimator: Any, process: nd.ReverseProcess, x: Array, keys: Array) -> An
 
     def value(x: Array, key: Array) -> Any:
         estimate = estimator.estimate(key, process, x)
-        return estimate.value, estimate.standard_error
+        return estimate.value, estimate.widened_error
 
     one = jax.value_and_grad(value, has_aux=True)
     return jax.lax.map(lambda pair: jax.lax.map(lambda key: one(pair[0], key), pair[1]), (x, keys))
@@ -111,6 +115,53 @@ def row(name: str, estimator: Any, process: Any, x: Array, exact: np.ndarray, ke
     )
 
 
+def learned(name: str) -> tuple[nd.ReverseProcess, Array]:
+    """A prior trained for 500 steps, and points of its data: a bent law in 2 dimensions, a correlated normal in 8."""
+    noise = np.random.default_rng(2).standard_normal((2000, 8)).astype(np.float32)
+    if name == "banana":
+        data = np.stack([noise[:, 0], noise[:, 0] ** 2 - 1 + 0.3 * noise[:, 1]], 1)
+    else:
+        data = noise @ np.linalg.cholesky(0.8 * np.ones((8, 8)) + 0.2 * np.eye(8)).T.astype(np.float32)
+    prior = nd.fit_prior(jax.random.key(0), data, num_steps=500, progress=False)
+    return prior.process, jnp.asarray(data[:64])
+
+
+def default_cases(short: bool) -> Any:
+    """Names, processes and points: exact Gaussians, a mixture, learned priors."""
+    for size, steps in ((2, 25),) if short else ((1, 25), (2, 25), (10, 25), (64, 25), (64, 100)):
+        scale = jnp.exp(jnp.linspace(-1.0, 0.4, size))
+        diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(steps))
+        points = scale * jax.random.normal(jax.random.key(1), (64, size))
+        yield (
+            f"Gaussian, d = {size}, T = {steps}",
+            nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, scale), size),
+            points,
+        )
+    for steps in () if short else (25, 100):
+        process = mixture(2, steps)
+        yield f"mixture, d = 2, T = {steps}", process, process.denoiser.data().sample(jax.random.key(1), (64,))
+    for name in () if short else LEARNED:
+        process, points = learned(name)
+        yield f"learned {name}, d = {points.shape[1]}, T = {process.num_steps}", process, points
+
+
+def default(short: bool) -> None:
+    """The frozen noise of a prior's `log_prob`, by default and with independent noise for every term."""
+    print("| prior | likelihood | sd a dimension | sd of the mean of 64 points | ms |")
+    print("|---|---|---|---|---|")
+    for title, process, x in default_cases(short):
+        for name, likelihood in {"KBound(4)": nd.KBound(4), "default": nd.DiffusionPrior(process).likelihood}.items():
+            keys = jnp.broadcast_to(
+                jax.random.split(jax.random.key(5), 4 if short else 32), (len(x), 4 if short else 32)
+            )
+            value = np.asarray(run(likelihood, process, x, keys)[0][0], np.float64)
+            start = time.process_time()
+            jax.block_until_ready(run(likelihood, process, x, keys))
+            spent = (time.process_time() - start) / keys.size * 1e3
+            sd = np.sqrt(value.var(1, ddof=1).mean()) / x.shape[1]
+            print(f"| {title} | {name} | {sd:.2g} | {value.mean(0).std(ddof=1):.2g} | {spent:.2g} |", flush=True)
+
+
 def trained(title: str, process: nd.ReverseProcess, x: Array, chosen: dict[str, Any], exact: Any = None) -> None:
     """All estimators on held-out points of a trained prior, and how far each is from the first, or the exact law."""
     print(f"\n{title}: {len(x)} points, nats per example\n")
@@ -124,7 +175,7 @@ def trained(title: str, process: nd.ReverseProcess, x: Array, chosen: dict[str, 
         value = np.asarray(got.value, np.float64)
         first = value if first is None else first
         gap, count = value - first, np.sqrt(len(x))
-        noise = np.sqrt(np.mean(np.square(np.asarray(got.standard_error)))) / count
+        noise = np.sqrt(np.mean(np.square(np.asarray(got.widened_error)))) / count
         print(
             f"| {name} | {got.kind} | {estimator.evaluations(process)} | {value.mean():.3f} | "
             f"{value.std(ddof=1) / count:.3f} | {gap.mean():.3f} ± {gap.std(ddof=1) / count:.3f} | {noise:.3f} |",
@@ -300,6 +351,7 @@ def grey_levels(process: nd.ReverseProcess, chosen: dict[str, Any], nats: dict[s
 
 def main() -> None:
     parts: dict[str, Any] = {
+        "default": default,
         "mixtures": mixtures,
         "digits": digits,
         "swiss-roll": swiss_roll,

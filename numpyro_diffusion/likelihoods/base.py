@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -26,19 +26,45 @@ class Estimate(eqx.Module):
 
     Attributes:
         value: shape (*batch,).
-        standard_error: Monte-Carlo standard error of `value`, shape (*batch,), widened for the few replicates that it
-            is estimated from, so that errors in its units have unit variance; inf where they are too few for any
-            multiple of their spread to give that (two or three, of a single term); NaN from a single one.
+        standard_error: plain Monte-Carlo standard error of `value`, shape (*batch,); NaN from a single replicate.
         terms: the parts of `value`, by name, each with leading shape (*batch,).
         kind: what `value` is, apart from noise. ``"lower bound"``: of log p at every x_0. ``"bound on average"``: its
             mean over data is at most that of their log density; for one x_0 it may err either way. ``"unbiased"``:
             exp(value) has mean p(x_0). ``"exact up to discretisation"``: log p of a flow. Static: not a leaf.
+        degrees_of_freedom: those of Student's t that errors in units of `standard_error` follow, about, by Welch and
+            Satterthwaite, shape (*batch,) or (); inf where the error bar needs no such correction.
     """
 
     value: Array
     standard_error: Array
     terms: Any
     kind: Kind = eqx.field(static=True, default="unspecified")
+    degrees_of_freedom: ArrayLike = math.inf
+
+    @property
+    def widened_error(self) -> Array:
+        """`standard_error` times √(ν/(ν − 2)), in units of which errors have unit variance; inf for ν ≤ 2."""
+        return StandardError(self.standard_error, self.degrees_of_freedom).widened
+
+
+class StandardError(NamedTuple):
+    """A standard error and what Student's t says of it.
+
+    Attributes:
+        value: the plain standard error, any shape.
+        degrees_of_freedom: ν, of that shape or ().
+    """
+
+    value: Array
+    degrees_of_freedom: ArrayLike
+
+    @property
+    def widened(self) -> Array:
+        """Times √(ν/(ν − 2)), the standard deviation of Student's t; inf for ν ≤ 2, NaN where `value` is."""
+        freedom = jnp.asarray(self.degrees_of_freedom)
+        excess = 2 / jnp.maximum(freedom - 2, 0.5 * (LEAST_FREEDOM - 2))
+        widened = self.value * jnp.sqrt(1 + excess)
+        return jnp.where((freedom > 2) | jnp.isnan(self.value), widened, jnp.inf)
 
 
 def bits_per_dim(nats: ArrayLike, event_shape: tuple[int, ...]) -> Array:
@@ -125,35 +151,34 @@ def _compiled(likelihood: AbstractLikelihood, key: Array, process: ReverseProces
     return likelihood._batched(key, process, x_0, batch)
 
 
-def standard_error(parts: Array) -> Array:
-    r"""Standard error of a mean over n independent replicates, with the spread of Student's t for so few; shape ().
+def standard_error(parts: Array) -> StandardError:
+    r"""Standard error of a mean over n independent replicates, with its degrees of freedom; shape () each.
 
     Where terms with independent noise add up, so do the variances s² of their means. Errors in units of √(Σ s²) follow
-    Student's t, about, and its variance ν/(ν − 2) is counted in: in units of this standard error they have unit
-    variance, if replicates are normal. ν is that of Welch 1947,
+    Student's t, about, if replicates are normal, with the ν of Welch 1947,
 
     .. math:: \nu = (n+1) \Big(\sum s^2\Big)^2 \Big/ \sum s^4 - 2
 
     which is Satterthwaite's with unbiased estimates of the squares, and n − 1 for one term. t with one or two degrees
-    of freedom has no variance: with fewer than three in all, n − 1 for each term, there is no such error bar. Where
-    there are more, an estimate below 3 counts as 3, and the result may be too small.
+    of freedom has no variance; where all terms have 3 or more together, n − 1 each, an estimate below 3 counts as 3.
 
     Args:
         parts: n independent replicates of every term, shape (n, terms).
 
     Returns:
-        Shape (); NaN from one replicate, inf from two or three of one term, or two of two; 0 where there is no noise.
+        NaN from one replicate; 0 where there is no noise.
     """
     count, terms = parts.shape
     if count == 1:
-        return jnp.full((), jnp.nan, parts.dtype)
-    if (count - 1) * terms < LEAST_FREEDOM:
-        return jnp.full((), jnp.inf, parts.dtype)
+        return StandardError(jnp.full((), jnp.nan, parts.dtype), jnp.zeros((), parts.dtype))
     variance = jnp.var(parts, axis=0, ddof=1) / count
     total = jnp.sum(variance)
     share = jnp.where(total > 0, variance / jnp.where(total > 0, total, 1.0), 1 / terms)
-    freedom = jnp.maximum((count + 1) / jnp.sum(jnp.square(share)) - 2, LEAST_FREEDOM)
-    return jnp.sqrt(total * freedom / (freedom - 2))
+    least = min(LEAST_FREEDOM, (count - 1.0) * terms)
+    freedom = jnp.maximum((count + 1) / jnp.sum(jnp.square(share)) - 2, least)
+    if (count - 1) * terms < LEAST_FREEDOM:
+        freedom = jnp.full((), least, parts.dtype)
+    return StandardError(jnp.sqrt(total), freedom)
 
 
 def require_gaussian(name: str, process: ReverseProcess) -> None:

@@ -101,7 +101,7 @@ class ContinuousBound(AbstractLikelihood):
         schedule = process.diffusion.schedule
         kl = terminal_kl(process, x_0, schedule.time_at(log_snr_ends(schedule)[0]))
         terms = ContinuousTerms(jnp.mean(draws.integral), jnp.mean(draws.reconstruction), kl)
-        return Estimate(mean - kl, error, terms, "lower bound")
+        return Estimate(mean - kl, error.value, terms, "lower bound", error.degrees_of_freedom)
 
     def examine(self, key: Array, process: ReverseProcess, x_0: Array, estimate: Estimate) -> None:
         """Warn if T is too small for `accuracy`."""
@@ -123,7 +123,7 @@ def step_gap(key: Array, process: ReverseProcess, x_0: Array) -> tuple[Array, Ar
     count = min(process.num_steps - 1, 64)
     fine, coarse = ContinuousBound(16, 64, chunk=4096), KBound(16, count, low_discrepancy=True, chunk=4096)
     one, two = (bound(key, process, x_0) for bound in (fine, coarse))
-    variance = jnp.square(one.standard_error) + jnp.square(two.standard_error)
+    variance = jnp.square(one.widened_error) + jnp.square(two.widened_error)
     return jnp.mean(one.value - two.value), jnp.sqrt(jnp.sum(variance)) / variance.size
 
 

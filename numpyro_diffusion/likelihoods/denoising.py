@@ -19,7 +19,7 @@ from jax import Array
 from .._batching import batched_map
 from ..process import ForwardStep, ReverseProcess
 from ..schedules import LEAST_LOG_SNR, AbstractSchedule
-from .base import standard_error
+from .base import StandardError, standard_error
 from .k_bound import reconstruction
 from .low_discrepancy import low_discrepancy_point
 from .paths import draw_paths
@@ -128,6 +128,6 @@ def _pairs(num_samples: int, count: int) -> tuple[Array, Array]:
     return jnp.repeat(jnp.arange(num_samples), count), jnp.tile(jnp.arange(count), num_samples)
 
 
-def mean_and_error(replicates: Array) -> tuple[Array, Array]:
+def mean_and_error(replicates: Array) -> tuple[Array, StandardError]:
     """The mean of independent replicates and its standard error (NaN from one), shape () each."""
     return jnp.mean(replicates), standard_error(replicates[:, None])

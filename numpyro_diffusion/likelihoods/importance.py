@@ -13,7 +13,7 @@ from .._batching import batched_map, checkpointed_scan
 from .._checks import check_choice, check_count
 from ..denoisers.base import normal
 from ..process import ReverseProcess
-from .base import AbstractLikelihood, Estimate, require_gaussian, standard_error
+from .base import AbstractLikelihood, Estimate, StandardError, require_gaussian, standard_error
 
 Proposal = Literal["bridge", "twisted"]
 
@@ -85,7 +85,8 @@ class ImportanceWeighted(AbstractLikelihood):
         value = logsumexp(log_weight) - jnp.log(float(count))
         share = jnp.exp(log_weight - value)
         terms = ImportanceTerms(log_weight, jnp.mean(log_weight), count**2 / jnp.sum(jnp.square(share)))
-        return Estimate(value, log_mean_error(log_weight, share), terms, "unbiased")
+        error = log_mean_error(log_weight, share)
+        return Estimate(value, error.value, terms, "unbiased", error.degrees_of_freedom)
 
     def _log_weight(self, key: Array, process: ReverseProcess, x_0: Array) -> Array:
         """One trajectory, from x_T to x_1, and its log weight."""
@@ -109,7 +110,7 @@ class ImportanceWeighted(AbstractLikelihood):
         return log_weight + process.last_kernel(x_1).log_prob(x_0)
 
 
-def log_mean_error(log_weight: Array, share: Array) -> Array:
+def log_mean_error(log_weight: Array, share: Array) -> StandardError:
     r"""Standard error of the log of the mean of N weights, in nats; *approximate*.
 
     The larger of two. To first order it is that of the mean of the weights' shares, which is *consistent*: right for
@@ -120,7 +121,8 @@ def log_mean_error(log_weight: Array, share: Array) -> Array:
     .. math:: \frac{s^2}{N} + \frac{s^4}{2 (N + 1)}
 
     (Cox's method, in Zhou and Gao 1997, with the unbiased estimate of σ⁴), times the factor of Student's t with N − 1
-    degrees of freedom. Both are one where s is small. The sd of z is held to 1 ± 0.1 for s up to 1.5 and eight weights
+    degrees of freedom, which the choice counts. Both are one where s is small. The sd of z, with that factor, is held
+    to 1 ± 0.1 for s up to 1.5 and eight weights
     or more; where weights have no variance no error bar is right.
 
     Args:
@@ -128,13 +130,17 @@ def log_mean_error(log_weight: Array, share: Array) -> Array:
         share: each weight over their mean, shape (N,).
 
     Returns:
-        Shape (); inf from two or three weights, NaN from one. Where a weight is 0, the first order's alone.
+        Shape () each, with N − 1 degrees of freedom for the second order and inf for the first; NaN from one weight.
+        Where a weight is 0, the first order's alone, with N − 1.
     """
     count = log_weight.shape[0]
     spread = jnp.var(log_weight, ddof=min(1, count - 1))
-    normal = standard_error(log_weight[:, None]) * jnp.sqrt(1 + 0.5 * spread * count / (count + 1))
-    many = jnp.std(share) / jnp.sqrt(jnp.maximum(count - 1.0, 1.0))
-    return jnp.where(jnp.all(jnp.isfinite(log_weight)), jnp.maximum(normal, many), standard_error(share[:, None]))
+    plain, freedom = standard_error(log_weight[:, None])
+    normal = StandardError(plain * jnp.sqrt(1 + 0.5 * spread * count / (count + 1)), freedom)
+    many = StandardError(jnp.std(share) / jnp.sqrt(jnp.maximum(count - 1.0, 1.0)), jnp.full_like(plain, jnp.inf))
+    pick = lambda where: lambda a, b: jnp.where(where, a, b)
+    larger = jax.tree.map(pick((normal.widened >= many.widened) | (count == 1)), normal, many)
+    return jax.tree.map(pick(jnp.all(jnp.isfinite(log_weight))), larger, standard_error(share[:, None]))
 
 
 def _draw(law: dist.Distribution, noise: Array) -> Array:

@@ -15,9 +15,9 @@ from .._checks import check_count
 from ..diffusions import GaussianDiffusion
 from ..diffusions.base import event_kl
 from ..process import ForwardStep, ReverseProcess
-from .base import AbstractLikelihood, Estimate, standard_error
+from .base import AbstractLikelihood, Estimate, StandardError, standard_error
 from .low_discrepancy import low_discrepancy_point
-from .reference import NOISE_LAW, last_control, step_control
+from .reference import NOISE_LAW, last_control, moment_last_control, step_control
 
 
 class KTerms(NamedTuple):
@@ -80,8 +80,8 @@ class KBound(AbstractLikelihood):
     the second moment of noise. Most of the noise of another last step is ½ ‖ε‖², whose mean is known: for real values
     it is taken out by a control variate, free of bias.
 
-    The standard error adds up the variances of the terms, each from its own few draws, with a factor for their number
-    (`standard_error`).
+    The standard error adds up the variances of the terms, each from its own few draws; `degrees_of_freedom` says how
+    well it is known.
 
     Args:
         num_samples: draws of q for each x_0. An even number gives antithetic pairs; from 4 on (2 without pairs) there
@@ -90,9 +90,11 @@ class KBound(AbstractLikelihood):
             equal strata, weighted by the stratum's size. All of them unless given.
         antithetic: whether draws come in pairs with mirrored noise.
         low_discrepancy: whether the noise of all terms of one draw (or pair) is a randomised low-discrepancy set, and,
-            for real values, what K would be for data that are noise is a control variate of every term. Free of bias,
-            and in few dimensions much less noisy; a term by itself, in `step_kl`, may then be negative. The standard
-            error is then that of independent draws (or pairs), infinite from 2 or 3: take 8 or more.
+            for real values, what K would be for Gaussian data with the prior's covariance (`process.moments`, or as far
+            as an exact denoiser says it; else that of noise) is a control variate of every term. Free of bias, much
+            less noisy, and exact for a Gaussian prior; a term by itself, in `step_kl`, may then be negative. The
+            standard error is then that of independent draws (or pairs), of which 4 have one degree of freedom.
+            A prior's default.
         chunk: at most so many network calls are batched at a time, forward and backward; bounds the memory. A call of
             the estimator on a batch of examples keeps to it; the `log_prob` of a prior maps over its values, and
             batches so many calls for each of them.
@@ -170,6 +172,8 @@ class KBound(AbstractLikelihood):
         recon = reconstruction(_recalling(process, answer), x_0, noise)
         if not _is_density(process) or isinstance(process.last_step, ForwardStep):
             return recon
+        if self.low_discrepancy:
+            return recon + moment_last_control(process, x_0, noise)
         return recon + last_control(process, x_0, NOISE_LAW, noise)
 
     def _inner(self, process: ReverseProcess, x_0: Array, t: Array, noise: Array, answer: Any = None) -> Array:
@@ -179,7 +183,7 @@ class KBound(AbstractLikelihood):
             return kl
         return kl - step_control(process, x_0, t, noise)
 
-    def _error(self, kl: Array, recon: Array) -> Array:
+    def _error(self, kl: Array, recon: Array) -> StandardError:
         """Standard error of the mean over draws, shape (); NaN from one draw or pair.
 
         Terms whose noise is independent are each seen on their own, since the sum of so many variances is much steadier
@@ -268,7 +272,9 @@ def _is_density(process: ReverseProcess) -> bool:
     return isinstance(process.diffusion, GaussianDiffusion) and process.num_levels is None
 
 
-def _assemble(process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon: Array, error: Array) -> Estimate:
+def _assemble(
+    process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon: Array, error: StandardError
+) -> Estimate:
     diffusion, end = process.diffusion, process.num_steps
     null, cross_terminal = process.last_step.log_null(diffusion, x_0), diffusion.expected_log_terminal(x_0, end)
     entropy_terminal, entropy_first = diffusion.marginal_entropy(x_0, end), diffusion.marginal_entropy(x_0, 1.0)
@@ -287,4 +293,4 @@ def _assemble(process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon
         step=step,
         step_kl=kl,
     )
-    return Estimate(terms.value, error, terms, "lower bound")
+    return Estimate(terms.value, error.value, terms, "lower bound", error.degrees_of_freedom)

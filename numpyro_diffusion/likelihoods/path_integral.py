@@ -114,7 +114,7 @@ class PathIntegral(AbstractLikelihood):
         mean, error = mean_and_error(draws.reconstruction - draws.integral)
         kl = _terminal_kl(population, diffusion.standardize(x_0), log_snr_ends(diffusion.schedule)[0])
         terms = PathTerms(jnp.mean(draws.integral), jnp.mean(draws.reconstruction), kl)
-        return Estimate(mean - kl, error, terms, "bound on average")
+        return Estimate(mean - kl, error.value, terms, "bound on average", error.degrees_of_freedom)
 
     def examine(self, key: Array, process: ReverseProcess, x_0: Array, estimate: Estimate) -> None:
         """Warn if T is too small for `accuracy`."""

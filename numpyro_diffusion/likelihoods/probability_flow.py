@@ -13,7 +13,7 @@ from jax import Array
 from .._batching import batched_map
 from .._checks import check_choice, check_count, check_optional_positive
 from ..process import ReverseProcess
-from .base import AbstractLikelihood, Estimate, require_gaussian, standard_error
+from .base import AbstractLikelihood, Estimate, StandardError, require_gaussian, standard_error
 from .denoising import log_snr_ends
 
 EXACT_UP_TO = 64
@@ -143,8 +143,9 @@ class ProbabilityFlow(AbstractLikelihood):
         log_terminal = -0.5 * jnp.sum(jnp.square(z_end - self._terminal_mean(process, low)) + jnp.log(2 * jnp.pi))
         log_terminal -= jnp.sum(jnp.broadcast_to(jnp.log(diffusion.scale), x_0.shape))
         terms = FlowTerms(log_terminal, jnp.sum(parts, axis=0), diffusion.unstandardize(z_end))
-        error = standard_error(parts.T) if self._probes(process) else jnp.zeros_like(log_terminal)
-        return Estimate(log_terminal + jnp.mean(terms.log_volume), error, terms, "exact up to discretisation")
+        value = log_terminal + jnp.mean(terms.log_volume)
+        error = standard_error(parts.T) if self._probes(process) else StandardError(jnp.zeros_like(value), jnp.inf)
+        return Estimate(value, error.value, terms, "exact up to discretisation", error.degrees_of_freedom)
 
     def examine(self, key: Array, process: ReverseProcess, x_0: Array, estimate: Estimate) -> None:
         """Warn if the solver's steps are too few for `accuracy`."""

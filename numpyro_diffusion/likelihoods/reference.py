@@ -1,11 +1,13 @@
 """A Gaussian law of the data as a control variate: its denoiser's errors are known point by point and on average."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..moments import LARGEST_WHOLE, Moments
 from ..process import LearnedStep, ReverseProcess
 
 
@@ -55,15 +57,72 @@ class Gaussian(NamedTuple):
 NOISE_LAW = Gaussian(0.0, 1.0)  # of no dtype, so that it serves single and double precision in one session
 
 
+class _Turned(NamedTuple):
+    """Data and noise along the axes of the prior's covariance, flat and in units of the noise law.
+
+    Attributes:
+        law: the Gaussian law of the prior's variances along them, about the noise law's location.
+        z_0: the data, shape (d,).
+        noise: shape (d,).
+    """
+
+    law: Gaussian
+    z_0: Array
+    noise: Array
+
+
 def step_control(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Array:
-    """What `step_kl` would be for data that are noise, less its average over `noise`; shape (), mean 0."""
+    """About what `step_kl` has too much for this `noise`; shape (), mean 0 for any process.
+
+    It is what `step_kl` would be for Gaussian data with the prior's covariance (`known_moments`), less its average over
+    `noise`. Kernels have the exact variance for an exact denoiser, otherwise β_t, a network's default.
+    """
     diffusion: Any = process.diffusion
-    schedule, z_0 = diffusion.schedule, diffusion.standardize(x_0)
-    kept, lost = schedule.shares(t)
-    # Of the noise law's error, which is ᾱ times this square, ᾱ/(1 − β) is ᾱ a step earlier: no division by 0 at β = 1.
-    square = jnp.square(jnp.sqrt(lost) * z_0 - jnp.sqrt(kept) * noise)
-    weight = schedule.beta(t) * schedule.alpha_bar(t - 1) / lost
-    return 0.5 * weight * jnp.sum(square - lost * jnp.square(z_0) - kept)
+    schedule, (law, z_0, noise) = diffusion.schedule, _turned(process, x_0, noise)
+    (kept, lost), before, beta = schedule.shares(t), schedule.alpha_bar(t - 1), schedule.beta(t)
+    spread = kept * law.variance + lost
+    own = law.variance / spread if process.denoiser.is_exact else 1.0
+    # Of the law's error, which is ᾱ times this square, ᾱ/(1 − β) is ᾱ a step earlier: no division by 0 at β = 1.
+    weight = before * beta / ((1 - before + before * beta * own) * jnp.square(spread))
+    square = jnp.square(jnp.sqrt(lost) * z_0 - jnp.sqrt(kept) * law.variance * noise)
+    mean = lost * jnp.square(z_0) + kept * jnp.square(law.variance)
+    return 0.5 * jnp.sum(weight * (square - mean))
+
+
+def moment_last_control(process: ReverseProcess, x_0: Array, noise: Array) -> Array:
+    """`last_control` with the prior's covariance (`known_moments`) in place of a given law; shape (), mean 0."""
+    diffusion: Any = process.diffusion
+    log_snr, (law, z_0, noise) = diffusion.schedule.log_snr(1.0), _turned(process, x_0, noise)
+    log_scale = process.last_step.log_scale if isinstance(process.last_step, LearnedStep) else None
+    share = jnp.ones_like(z_0)
+    if log_scale is not None:
+        share = share * jnp.mean(jnp.exp(-2 * log_scale - log_snr))
+    elif process.denoiser.is_exact:  # the kernel's variance is that of x_0 given x_1
+        share = 1 + jnp.exp(-log_snr) / law.variance
+    excess = jax.vmap(lambda law, z, e: law.error(z, log_snr, e) - law.mean_error(z, log_snr))
+    return jnp.sum(share * excess(Gaussian(jnp.zeros_like(z_0), law.variance), z_0, noise))
+
+
+def known_moments(process: ReverseProcess, dtype: Any) -> Moments:
+    """The covariance of x_0, as far as it is known without work.
+
+    The process's own; else the variances of an exact denoiser's elements, up to 256 of them; else the noise law's.
+    """
+    if process.moments is not None:
+        return process.moments
+    size, covariance = math.prod(process.event_shape), None
+    if size <= LARGEST_WHOLE:
+        covariance = process.denoiser.covariance(process.diffusion, process.event_shape)
+    return Moments(jnp.ones(size, dtype) if covariance is None else jnp.diagonal(covariance))
+
+
+def _turned(process: ReverseProcess, x_0: Array, noise: Array) -> _Turned:
+    diffusion: Any = process.diffusion
+    z_0, noise = diffusion.standardize(x_0).reshape(-1), noise.reshape(-1)
+    moments = jax.lax.stop_gradient(known_moments(process, noise.dtype))
+    if moments.basis is not None:
+        z_0, noise = z_0 @ moments.basis, noise @ moments.basis
+    return _Turned(Gaussian(0.0, moments.variances), z_0, noise)
 
 
 def last_control(process: ReverseProcess, x_0: Array, reference: Gaussian, noise: Array) -> Array:

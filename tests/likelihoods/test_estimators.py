@@ -104,7 +104,7 @@ def test_mixtures_and_standard_errors(name: str) -> None:
     assert (abs(error.mean(1)) < 4 * error.std(1) / np.sqrt(500) + finite).all()
     exact = np.asarray(jax.vmap(jax.grad(data.log_prob))(x))
     np.testing.assert_allclose(gradient.mean(1), exact, atol=0.2)
-    scores = (error - error.mean(1, keepdims=True)) / np.asarray(got.standard_error, np.float64)
+    scores = (error - error.mean(1, keepdims=True)) / np.asarray(got.widened_error, np.float64)
     assert abs(scores.std() - 1) < 0.1
 
 

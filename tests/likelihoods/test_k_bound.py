@@ -136,7 +136,7 @@ def test_affine_chains_have_k_in_closed_form(variance: str, last: str, x64: None
     for name in ("kl", "reconstruction", "kl_terminal"):
         np.testing.assert_allclose(getattr(got.terms, name), expected[name], rtol=1e-10, err_msg=name)
     assert got.value < _affine_log_prob(variance, last, X_0)
-    assert np.isnan(got.standard_error)  # one pair says nothing about its own error
+    assert np.isnan(got.widened_error)  # one pair says nothing about its own error
     assert (got.terms.correction == 0) == (last == "learned")
 
 
@@ -195,7 +195,7 @@ def test_k_is_the_average_over_paths(name: str) -> None:
 
     ratios = np.asarray(jax.jit(jax.vmap(ratio))(jax.random.split(jax.random.key(1), 20_000)), np.float64)
     got = _run(KBound(2000), process, x_0)
-    error = np.hypot(ratios.std() / np.sqrt(ratios.size), got.standard_error)
+    error = np.hypot(ratios.std() / np.sqrt(ratios.size), got.widened_error)
     assert error < 0.05
     assert abs(ratios.mean() - got.value) < 4 * error
 
@@ -305,7 +305,7 @@ def test_bits_by_enumeration_of_all_paths(head: str, last: str, rate: float, x64
 
     if last == "learned":
         got = _run_all(KBound(500), process, STATES)
-        assert (abs(got.value - exact_k) < 4 * got.standard_error).all()
+        assert (abs(got.value - exact_k) < 4 * got.widened_error).all()
         np.testing.assert_allclose(got.terms.kl_terminal, kl_terminal, rtol=1e-9)
 
 
@@ -342,7 +342,7 @@ def test_equation_14_and_its_correction(family: str, x64: None) -> None:
         np.testing.assert_allclose(part, np.broadcast_to(value, 6), rtol=1e-10)
     np.testing.assert_allclose(k.null, null, rtol=1e-10)
     np.testing.assert_allclose(k.kl, k.step_kl.sum(2).mean(1), rtol=1e-12)
-    assert (np.asarray(k.step_kl) > 0).all() and (np.asarray(got.standard_error) > 0).all()
+    assert (np.asarray(k.step_kl) > 0).all() and (np.asarray(got.widened_error) > 0).all()
 
 
 def test_equation_14_alone_is_no_bound(x64: None) -> None:
@@ -468,7 +468,7 @@ def _errors(name: str) -> np.ndarray:
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_estimates_are_unbiased_and_their_standard_errors_honest(name: str) -> None:
     """Errors average to 0, few steps or all of them, and their spread is what the standard error says."""
-    errors, standard = _errors(name), np.asarray(_estimates(name).standard_error, np.float64)
+    errors, standard = _errors(name), np.asarray(_estimates(name).widened_error, np.float64)
     assert abs(errors.mean()) < 4 * errors.std() / np.sqrt(errors.size)
     np.testing.assert_allclose(np.sqrt((standard**2).mean()), errors.std(), rtol=0.15)
     # Eight pairs of few terms, each a skewed square, are too few for the last tenth.
@@ -484,7 +484,7 @@ def test_errors_of_independent_terms_add_up() -> None:
     squares = kl.var(0, ddof=1) / 4
     freedom = squares.sum() ** 2 / (squares**2 / 5).sum() - 2
     assert freedom > 3.5
-    np.testing.assert_allclose(got.standard_error, np.sqrt(squares.sum() * freedom / (freedom - 2)), rtol=1e-4)
+    np.testing.assert_allclose(got.widened_error, np.sqrt(squares.sum() * freedom / (freedom - 2)), rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -499,7 +499,7 @@ def test_a_chain_that_erases_everything_has_its_control_variate() -> None:
     diffusion = GaussianDiffusion(schedules.erasing(6), 0.2, 1.3)
     process = ReverseProcess(diffusion, Gaussian(LOC, SCALE), 2)
     even, plain = (_run(bound, process, X_0) for bound in (KBound(32, low_discrepancy=True), KBound(2000)))
-    error = np.hypot(even.standard_error, plain.standard_error)
+    error = np.hypot(even.widened_error, plain.widened_error)
     assert abs(even.value - plain.value) < 4 * error < 1
 
 

@@ -17,8 +17,8 @@ def test_probabilities_of_whole_numbers(estimator: nd.PathIntegral) -> None:
     process = nd.ReverseProcess(diffusion, denoiser, 1, last_step=nd.DiscretisedStep(5))
     run = jax.jit(jax.vmap(lambda x, key: estimator.estimate(key, process, x)))
     got = run(levels, jax.random.split(jax.random.key(0), 4))
-    assert (abs(got.value - np.log(shares)) < 4 * got.standard_error + 1e-3).all()
-    assert (np.asarray(got.standard_error) < 0.1).all()
+    assert (abs(got.value - np.log(shares)) < 4 * got.widened_error + 1e-3).all()
+    assert (np.asarray(got.widened_error) < 0.1).all()
     assert (abs(got.terms.decoder) < 0.02).all()  # at t = 1 the level can be read off
     np.testing.assert_allclose(
         got.terms.decoder - got.terms.integral - got.terms.kl_terminal, got.value, rtol=1e-5, atol=1e-6

@@ -92,4 +92,4 @@ def test_a_mixture_of_many_elements() -> None:
     got = jax.jit(lambda x, keys: jax.lax.map(lambda pair: one(*pair), (x, keys)))(x, keys)
     error = np.asarray(got.value - data.log_prob(x)[:, None], np.float64)
     assert np.sqrt(np.mean(error**2)) < 2e-3 * 16
-    assert abs(np.std(error / np.asarray(got.standard_error)) - 1) < 0.25
+    assert abs(np.std(error / np.asarray(got.widened_error)) - 1) < 0.25
