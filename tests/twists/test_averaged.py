@@ -202,7 +202,6 @@ def test_rounded_last_steps_average_r_over_levels(known):
     factor = Factor(lambda x: -0.5 * ((x[0] * x[1] - 12.0) / 2.0) ** 2)
     factor = Delta([4, 0], [True, False]) * factor if known else factor
     x_1 = jnp.array([3.2, 4.6])
-    noise = twists.white_draws(64, gaussian)
     step = jax.jit(lambda x: twists.last_step(gaussian, factor, x))(x_1)
     levels = jnp.asarray(np.array(list(itertools.product(range(8), repeat=2))))
     log_p = np.asarray(jax.vmap(step.kernel.log_prob)(levels), np.float64)
