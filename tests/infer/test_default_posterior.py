@@ -1,0 +1,165 @@
+"""The defaults of SMC and particle Gibbs, for likelihoods that are not linear-Gaussian and priors that were learned.
+
+The truth is about the prior's own chain: its draws, reweighted by the likelihood.
+"""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer import MCMC
+
+import numpyro_diffusion as nd
+from numpyro_diffusion import twists
+
+OPERATOR = jnp.array([[1.0, 0.5], [0.0, 1.0]])
+LIKELIHOODS = {
+    "modulus": lambda x: dist.Normal(jnp.abs(OPERATOR @ x), 0.2).log_prob(jnp.array([1.1, 0.6])).sum(),
+    "square": lambda x: dist.Normal(x.sum() ** 2, 1.0).log_prob(2.0),
+    "poisson": lambda x: dist.Poisson(jnp.exp(x)).log_prob(jnp.array([3.0, 4.0])).sum(),
+    "logistic": lambda x: dist.Bernoulli(logits=4 * (OPERATOR @ x)).log_prob(jnp.array([1, 0])).sum(),
+    "student": lambda x: dist.StudentT(3.0, x[0] * x[1], 0.1).log_prob(1.0),
+    "linear": lambda x: dist.Normal(x.sum(), 0.3).log_prob(1.0),
+}
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    denoiser = nd.denoisers.GaussianMixture([[-1.5, 0.0], [1.0, 1.0], [0.0, 2.0]], [0.5, 0.4, 0.7], [0.3, 0.5, 0.2])
+    process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(16)), denoiser, 2)
+    return nd.DiffusionPrior(process)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A network's bend, of which nothing is exact."""
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal(800)
+    data = np.stack([first, 0.5 * first**2 + 0.3 * rng.standard_normal(800)], 1)
+    schedule = nd.schedules.log_snr(20, -8, 6)
+    return nd.fit_prior(jax.random.key(0), data, num_steps=300, schedule=schedule, progress=False)
+
+
+def reweighted(prior, log_r, count=100_000):
+    """Log evidence, its standard error, means and standard deviations."""
+    x = np.asarray(prior.sample(jax.random.key(99), (count,)), np.float64)
+    each = np.asarray(jax.vmap(log_r)(jnp.asarray(x, jnp.float32)), np.float64)
+    weight = np.exp(each - each.max())
+    share = weight / weight.sum()
+    mean = share @ x
+    error = weight.std() / weight.mean() / np.sqrt(count)
+    return np.log(weight.mean()) + each.max(), error, mean, np.sqrt(share @ (x - mean) ** 2)
+
+
+def model_of(prior, log_r):
+    def model():
+        numpyro.factor("y", log_r(numpyro.sample("x", prior)))
+
+    return model
+
+
+def assert_right(prior, log_r):
+    """Nothing is warned of, and all is within three standard errors and what the issue of defaults asks for."""
+    value, error, mean, sd = reweighted(prior, log_r)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        smc = nd.infer.SMC(model_of(prior, log_r)).run(jax.random.key(1))
+    gap = abs(smc.log_evidence - value)
+    assert gap < 0.15 + 3 * error
+    assert gap < 4 * np.hypot(smc.log_evidence_error, error) + 0.01
+    x = np.asarray(smc.get_samples()["x"], np.float64)
+    np.testing.assert_allclose((x.mean(0) - mean) / sd, 0.0, atol=0.12)
+    np.testing.assert_allclose(x.std(0) / sd, 1.0, atol=0.12)
+    return smc
+
+
+def test_the_default_is_right_for_two_moduli(mixture):
+    smc = assert_right(mixture, LIKELIHOODS["modulus"])
+    assert isinstance(smc.plan.sampler.twist, twists.Laplace)
+    assert "twist Laplace, chosen by rule" in str(smc.plan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(LIKELIHOODS) - {"modulus"}))
+def test_the_default_is_right_for_an_exact_prior(mixture, name):
+    assert_right(mixture, LIKELIHOODS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(LIKELIHOODS))
+def test_the_default_is_right_for_a_learned_prior(learned, name):
+    assert_right(learned, LIKELIHOODS[name])
+
+
+@pytest.mark.slow
+def test_known_elements_of_a_learned_prior(learned):
+    """The density of the first element, known, against draws in a narrow window around it."""
+    known = nd.factors.Delta([0.5, 0.0], [True, False])
+
+    def model():
+        numpyro.sample("x", learned * known)
+
+    smc = nd.infer.SMC(model).run(jax.random.key(0))
+    x = np.asarray(learned.sample(jax.random.key(5), (200_000,)))
+    near = x[abs(x[:, 0] - 0.5) < 0.05]
+    density = len(near) / len(x) / 0.1
+    assert abs(smc.log_evidence - np.log(density)) < 0.05
+    draws = np.asarray(smc.get_samples()["x"])
+    np.testing.assert_array_equal(draws[:, 0], np.float32(0.5))
+    assert abs(draws[:, 1].mean() - near[:, 1].mean()) < 0.1 * near[:, 1].std()
+
+
+@pytest.mark.slow
+def test_particle_gibbs_mixes_between_the_modes_of_a_modulus(mixture):
+    log_r = LIKELIHOODS["modulus"]
+    _, _, mean, sd = reweighted(mixture, log_r)
+    kernel = nd.infer.ParticleGibbs(model_of(mixture, log_r))
+    mcmc = MCMC(kernel, num_warmup=50, num_samples=1000, progress_bar=False)
+    mcmc.run(jax.random.key(0))
+    x = np.asarray(mcmc.get_samples()["x"], np.float64)
+    size = numpyro.diagnostics.effective_sample_size(x[None])
+    assert (size > 50).all()
+    assert (abs(x.mean(0) - mean) < 4 * sd / np.sqrt(size)).all()
+
+
+def test_what_a_bad_twist_does_is_said(mixture):
+    """Of a twist that is asked for nothing is changed; the answer comes with its numbers."""
+    sharp = model_of(mixture, lambda x: dist.Normal(x, 0.01).log_prob(jnp.array([1.3, 0.7])).sum())
+    with pytest.warns(UserWarning, match="this posterior may be wrong: .*effective number of particles"):
+        smc = nd.infer.SMC(sharp, num_particles=32, twist=twists.Flat()).run(jax.random.key(0))
+    assert smc.reliability.least_size < 5
+    assert "as asked for" in str(smc.plan)
+
+
+@pytest.mark.slow
+def test_a_second_opinion_agrees(mixture):
+    """By draws of the prior where they suffice, and by tempering where they do not."""
+    smc = nd.infer.SMC(model_of(mixture, LIKELIHOODS["square"])).run(jax.random.key(0))
+    found = smc.cross_check(jax.random.key(1))
+    assert found.method == "prior draws"
+    assert found.agrees
+    narrow = model_of(mixture, lambda x: dist.Normal(x, 0.02).log_prob(jnp.array([1.3, 0.7])).sum())
+    smc = nd.infer.SMC(narrow).run(jax.random.key(0))
+    found = smc.cross_check(jax.random.key(1), num_draws=1000)
+    assert found.method == "tempering"
+    assert abs(found.difference) < 4 * found.difference_error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", [nd.samplers.Ancestral(4), nd.samplers.DDIM(4)])
+def test_one_rule_says_how_many_steps_an_answer_is_about(mixture, sampler):
+    """The prior's own sampler does, in SMC, in particle Gibbs and for a product."""
+    prior, log_r = mixture.with_(sampler=sampler), LIKELIHOODS["square"]
+    model = model_of(prior, log_r)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        smc = nd.infer.SMC(model, num_particles=32).run(jax.random.key(0))
+        product = (prior * nd.factors.Factor(log_r)).smc(jax.random.key(0))
+    assert smc.particles.ancestors.shape[1] == product.ancestors.shape[1] == 4
+    kernel = nd.infer.ParticleGibbs(model)
+    state = kernel.init(jax.random.key(0), 0, None, (), {})
+    assert state.path.shape == (5, 2)
