@@ -9,7 +9,6 @@ from .laplace import Laplace
 from .linear import MomentMatched, PseudoInverse, observation_size
 
 LARGEST_EXACT = 16
-LARGEST_OBSERVATION = 512
 
 
 def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTwist:
@@ -17,8 +16,9 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTw
 
     For bits: `MomentMatched` where the factor acts on single bits, else `Averaged`. For real numbers: `MomentMatched`
     for an exact denoiser and one Gaussian observation of up to 16 elements, where its Jacobian is the covariance that
-    it is taken for; `PseudoInverse` for Gaussian observations of more than 512 elements, or of priors whose covariance
-    is not known in full; `Laplace` for everything else.
+    it is taken for; `PseudoInverse` for Gaussian observations of more than 16 elements with nothing beside them, which
+    it takes at a fraction of the cost, and of priors whose covariance is not known in full; `Laplace` for everything
+    else.
     """
     parts = factors_of(factor)
     if not isinstance(process.diffusion, GaussianDiffusion):
@@ -29,6 +29,6 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTw
     whole = process.has_whole_covariance
     gaussian = [part for part in parts if isinstance(part, Gaussian | LinearGaussian | Delta)]
     seen = sum(observation_size(process, part) or 0 for part in gaussian)
-    if gaussian and (seen > LARGEST_OBSERVATION or not whole):
+    if gaussian and (not whole or (len(gaussian) == len(parts) and seen > LARGEST_EXACT)):
         return PseudoInverse()
     return Laplace()

@@ -119,6 +119,7 @@ def test_a_model_that_is_impossible_everywhere_is_an_error():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:this posterior may be wrong:UserWarning")
 def test_particles_double_until_the_evidence_is_good_enough():
     poor = {"num_islands": 4, "twist": twists.PseudoInverse(), "progress_bar": False}
     smc = nd.infer.SMC(model, num_particles=8, target_log_evidence_sd=0.3, **poor)

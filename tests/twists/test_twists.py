@@ -427,7 +427,7 @@ CHOICES = {
     "gaussian": (gaussian_process, PLAIN, twists.MomentMatched),
     "delta": (gaussian_process, KNOWN, twists.MomentMatched),
     "linear": (gaussian_process, SUM, twists.MomentMatched),
-    "large": (gaussian_process, MANY, twists.Laplace),
+    "large": (gaussian_process, MANY, twists.PseudoInverse),
     "product": (gaussian_process, PLAIN * KNOWN, twists.Laplace),
     "linear_and_any": (gaussian_process, SUM * ANY, twists.Laplace),
     "any": (gaussian_process, ANY, twists.Laplace),
