@@ -49,7 +49,7 @@ class DiffusionPrior(ModuleDistribution):
     Args:
         process: the reverse process.
         likelihood: the estimator behind `log_prob`; ``KBound(low_discrepancy=True)`` unless given, whose noise, the
-            same for all values, is mostly below .05 nats a dimension.
+            same for all values, is a few hundredths of a nat a dimension or less (docs/likelihoods.md).
         sampler: the sampler behind `sample`.
         key: freezes the estimator's noise; ``jax.random.key(0)`` unless given.
         validate_args: NumPyro's validation switch.
