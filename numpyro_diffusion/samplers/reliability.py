@@ -11,6 +11,7 @@ from .smc import Particles
 
 LEAST_SIZE = 5.0  # effective particles: fewer at any step, and few particles decide the rest
 LARGEST_KHAT = 0.7  # above it, means over weights are those of their tail (Vehtari et al. 2024)
+_EQUAL = 0.9  # the effective share from which weights are about equal
 LARGEST_GAP = 1.0  # nats between the log evidences of two islands
 
 
@@ -20,7 +21,7 @@ class Reliability(NamedTuple):
     Attributes:
         least_size: the least effective number of particles of any island at any step.
         final_size: the least effective number at the end.
-        khat: Pareto k̂ of the islands' final weights, the largest; 0 where they are about equal.
+        khat: Pareto k̂ of the final weights of all islands together; 0 where they are about equal.
         gap: between the largest and the least of the islands' log evidences, in nats; 0 for one island.
         spread: their standard deviation, in nats; 0 for one island.
     """
@@ -55,7 +56,9 @@ def reliability(particles: Particles) -> Reliability:
     Islands are compared in each element of the batch.
     """
     sizes, evidence = np.asarray(particles.effective_size), np.asarray(particles.log_evidence, dtype=np.float64)
-    khat = max(pareto_khat(weights) for weights in _rows(particles.log_weight))
+    # Of all islands together, each as its evidence counts it: few weights make a noisy k̂.
+    weights = np.asarray(particles.log_weight, dtype=np.float64) + evidence[..., None]
+    khat = max(pareto_khat(each) for each in np.moveaxis(weights, 0, -2).reshape(-1, len(evidence) * weights.shape[-1]))
     gap = spread = 0.0
     if len(evidence) > 1:
         with np.errstate(invalid="ignore"):
@@ -65,20 +68,20 @@ def reliability(particles: Particles) -> Reliability:
 
 
 def pareto_khat(log_weight: ArrayLike) -> float:
-    """Shape k̂ of the Pareto law that fits the largest weights; 0 for fewer than 25 weights, and for about equal ones.
+    """Shape k̂ of the Pareto law that fits the largest weights (Vehtari et al. 2024); 0 for fewer than 25 weights.
+
+    About equal weights, of an effective size of 0.9 of their number, have no tail that could matter: 0 too.
 
     Args:
         log_weight: shape (N,), normalised or not.
     """
     array = np.asarray(log_weight, dtype=np.float64)
     array = array[np.isfinite(array)]
-    if len(array) < 25 or np.ptp(np.sort(array)[len(array) // 2 :]) < 0.5:
+    if len(array) < 25:
+        return 0.0
+    weight = np.exp(array - array.max())
+    if weight.sum() ** 2 >= _EQUAL * len(array) * np.sum(weight**2):
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(_psis_khat(array))
-
-
-def _rows(log_weight: ArrayLike) -> np.ndarray:
-    array = np.asarray(log_weight)
-    return array.reshape(-1, array.shape[-1])
