@@ -147,13 +147,16 @@ def test_the_evidence_is_unbiased_at_four_particles():
 
 
 @pytest.mark.slow
-def test_known_elements_are_exactly_there():
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_known_elements_are_exactly_there(antithetic):
     """Inpainting: log Z is the log density of the known elements, the others keep their law."""
     factor = Delta([1.7, 0.0], [True, False])
-    got = runs(TwistedSMC(128), gaussian_process(), factor, keys(4, 20))
+    got = runs(TwistedSMC(128, antithetic=antithetic), gaussian_process(), factor, keys(4 + antithetic, 20))
     mean, variance = chain_law(gaussian_process(), range(8, 0, -1))
     assert (np.asarray(got.x)[..., 0] == np.float32(1.7)).all()
-    np.testing.assert_allclose(got.log_evidence, norm(mean[0], np.sqrt(variance[0])).logpdf(1.7), atol=2e-3)
+    density = norm(mean[0], np.sqrt(variance[0])).logpdf(1.7)
+    np.testing.assert_allclose(got.log_evidence, density, atol=2e-3)
+    assert abs(np.mean(got.log_evidence) - density) < 5e-4
     free = np.asarray(got.x)[..., 1].ravel()
     assert abs(free.mean() - mean[1]) < 5 * np.sqrt(variance[1] / free.size)
     assert abs(free.var() / variance[1] - 1) < 5 * np.sqrt(2 / free.size)
@@ -290,15 +293,20 @@ def test_a_factor_of_zero_gives_no_nan():
 def test_weights_and_ancestors_are_what_they_say():
     process, factor = gaussian_process(4), LinearGaussian(Y, A, NOISE)
     never, always = (
-        eqx.filter_jit(TwistedSMC(16, twists.Constant(), threshold=threshold).run)(jax.random.key(10), process, factor)
+        eqx.filter_jit(TwistedSMC(16, twists.Constant(), threshold=threshold, antithetic=False).run)(
+            jax.random.key(10), process, factor
+        )
         for threshold in (0.0, 1.0)
     )
-    for got in (never, always):
+    ordered = TwistedSMC(16, twists.Constant(), threshold=0.0).run(jax.random.key(10), process, factor)
+    for got in (never, always, ordered):
         assert got.x.shape == (16, 2) and got.ancestors.shape == (4, 16) and got.effective_size.shape == (5,)
         assert np.isclose(logsumexp(got.log_weight), 0, atol=1e-5)
         assert ((np.asarray(got.effective_size) >= 1) & (np.asarray(got.effective_size) <= 16.001)).all()
     np.testing.assert_array_equal(never.ancestors, np.tile(np.arange(16), (4, 1)))
     assert (np.asarray(always.ancestors)[0] != np.arange(16)).any()
+    # Antithetic particles are put in another order, and none of them is lost.
+    np.testing.assert_array_equal(np.sort(ordered.ancestors, 1), np.tile(np.arange(16), (4, 1)))
 
 
 def counted(calls, bits):
