@@ -41,5 +41,5 @@ def test_the_evidence_over_all_noise_scales():
     near = jnp.asarray(mean + spread * np.random.default_rng(0).standard_normal(400))
     smc, value, error = demo.log_evidence(jax.random.key(2), prior, observation, near)
     assert abs(value - log_evidence) < 4 * error + 0.02  # 0.02: the rule's own error
-    assert error < 0.1
+    assert error < 0.15  # of four islands, by Student's t
     assert smc.get_samples()["x"].shape == (4 * 512, 2, 8, 8)

@@ -109,7 +109,7 @@ def known_moments(process: ReverseProcess, dtype: Any) -> Moments:
     The process's own; else the variances of an exact denoiser's elements, up to 256 of them; else the noise law's.
     """
     if process.moments is not None:
-        return process.moments
+        return jax.lax.stop_gradient(process.moments)  # kept with the process, never trained
     size, covariance = math.prod(process.event_shape), None
     if size <= LARGEST_WHOLE:
         covariance = process.denoiser.covariance(process.diffusion, process.event_shape)
@@ -119,7 +119,7 @@ def known_moments(process: ReverseProcess, dtype: Any) -> Moments:
 def _turned(process: ReverseProcess, x_0: Array, noise: Array) -> _Turned:
     diffusion: Any = process.diffusion
     z_0, noise = diffusion.standardize(x_0).reshape(-1), noise.reshape(-1)
-    moments = jax.lax.stop_gradient(known_moments(process, noise.dtype))
+    moments = known_moments(process, noise.dtype)
     if moments.basis is not None:
         z_0, noise = z_0 @ moments.basis, noise @ moments.basis
     return _Turned(Gaussian(0.0, moments.variances), z_0, noise)
