@@ -15,7 +15,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 
 from ._checks import check_choice, check_count, check_event, is_concrete
-from .denoisers import AbstractDenoiser, Network
+from .denoisers import AbstractDenoiser, Network, Residual
 from .denoisers.base import normal
 from .diffusions import AbstractDiffusion, GaussianDiffusion
 from .discretised import DiscretisedNormal
@@ -287,11 +287,15 @@ class ReverseProcess(eqx.Module):
 def trainable(process: ReverseProcess) -> ReverseProcess:
     """A tree of booleans like `process`: which arrays training may change.
 
-    These are the floating arrays of the denoiser and of the last step, and a learned schedule's steps.
+    These are the floating arrays of the denoiser, without a `Residual`'s baseline, and of the last step, and a learned
+    schedule's steps.
     """
     mask = jax.tree.map(lambda _: False, process)
     parts = lambda p: (p.denoiser, p.last_step)
     mask = eqx.tree_at(parts, mask, jax.tree.map(eqx.is_inexact_array, parts(process)))
+    if isinstance(process.denoiser, Residual):
+        known = jax.tree.map(lambda _: False, process.denoiser.baseline)
+        mask = eqx.tree_at(lambda p: p.denoiser._baseline, mask, known)
     if isinstance(process.diffusion.schedule, AbstractLearnedSchedule):
         mask = eqx.tree_at(lambda p: p.diffusion.schedule.logits, mask, True)
     return mask

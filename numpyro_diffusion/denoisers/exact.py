@@ -82,7 +82,7 @@ class GaussianMixture(AbstractDenoiser):
         elif scales.shape != self.locs.shape:
             raise ValueError(f"scales: expected shape {self.weights.shape} or {self.locs.shape}, got {scales.shape}")
         self.scales = jnp.broadcast_to(scales, self.locs.shape)
-        _check_weights(self.weights)
+        check_weights(self.weights)
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """Normal with the exact element-wise mean and variance of x_0 given x_t."""
@@ -137,7 +137,7 @@ class Enumerated(AbstractDenoiser):
         )
         if self.probabilities.shape != (count,):
             raise ValueError(f"probabilities: expected shape {(count,)}, got {self.probabilities.shape}")
-        _check_weights(self.probabilities, "probabilities")
+        check_weights(self.probabilities, "probabilities")
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """Independent bits with the exact P(x_0 = 1 | x_t) of each."""
@@ -188,7 +188,8 @@ def _location_scale(
     return jnp.asarray(loc, dtype=float), jnp.asarray(scale, dtype=float)
 
 
-def _check_weights(weights: Array, name: str = "weights") -> None:
+def check_weights(weights: Array, name: str = "weights") -> None:
+    """Raise ``ValueError`` unless `weights`, where they are known, are probabilities."""
     if is_concrete(weights):
         array = np.asarray(weights)
         if not ((array >= 0).all() and abs(array.sum() - 1) < 1e-4):

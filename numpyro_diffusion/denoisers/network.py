@@ -99,7 +99,7 @@ class Network(AbstractDenoiser):
     def recall(self, answer: tuple[Array, Array]) -> "Network":
         """The same heads on an answer that was given before."""
         said = answer if self._is_pair else answer[0]
-        return Network(_Said(said), self.predicts, self.variance, self.clip)
+        return Network(Said(said), self.predicts, self.variance, self.clip)
 
     @property
     def _is_pair(self) -> bool:
@@ -120,13 +120,13 @@ class Network(AbstractDenoiser):
             z = jnp.asarray(x_t, dtype=diffusion.schedule.times.dtype)
         out = self._call(z, diffusion.schedule.time(t))
         if bits or not self._is_pair:
-            return _checked(out, shape), jnp.zeros(())
+            return checked_output(out, shape), jnp.zeros(())
         if not (isinstance(out, (tuple, list)) or jnp.ndim(out)) or len(out) != 2:
             raise ValueError(
                 f"fn: predicts={self.predicts!r}, variance={self.variance!r} needs a pair of outputs, "
                 f"each of shape {shape}, got {jax.tree.map(jnp.shape, out)}"
             )
-        return _checked(out[0], shape), _checked(out[1], shape)
+        return checked_output(out[0], shape), checked_output(out[1], shape)
 
     def _call(self, z: Array, time: Array) -> Any:
         """The network's answer, computed in `dtype`, in the type of `z`."""
@@ -187,12 +187,13 @@ class Network(AbstractDenoiser):
         return prediction if self.clip is None else jnp.clip(prediction, *self.clip)
 
 
-class _Said(eqx.Module):
+class Said(eqx.Module):
     """A network that gives one answer, whatever it is asked."""
 
     answer: Any
 
     def __call__(self, x_t: Array, t: Array) -> Any:
+        """The answer."""
         del x_t, t
         return self.answer
 
@@ -230,7 +231,8 @@ def _checked_clip(clip: Any, predicts: str) -> tuple[float, float]:
     return float(clip[0]), float(clip[1])
 
 
-def _checked(out: Any, shape: tuple[int, ...]) -> Array:
+def checked_output(out: Any, shape: tuple[int, ...]) -> Array:
+    """A network's output, once it has the shape of one example."""
     if jnp.shape(out) != shape:
         raise ValueError(f"fn: expected an output of the shape of x_t, {shape}, got {jnp.shape(out)}")
     return out

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from numpyro.distributions.transforms import Transform
 
 from .._checks import check_binary, check_choice, check_count, check_finite, check_levels
 from ..diffusions import BinomialDiffusion
 from ..likelihoods import AbstractLikelihood, KBound
+from ..moments import LARGEST_WHOLE
 from ..process import ReverseProcess
 from ..schedules import AbstractLearnedSchedule
 from .objectives import OBJECTIVES
@@ -99,7 +101,13 @@ def check_process(process: ReverseProcess, objective: str) -> None:
 
 
 def check_settings(
-    optimizer: Any, learning_rate: Any, ema: Any, dequantize: Any, patience: Any, process: ReverseProcess
+    optimizer: Any,
+    learning_rate: Any,
+    ema: Any,
+    weight_decay: Any,
+    dequantize: Any,
+    patience: Any,
+    process: ReverseProcess,
 ) -> None:
     """Raise ``ValueError`` for a setting of the wrong kind or size; it is named."""
     if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
@@ -108,6 +116,8 @@ def check_settings(
         expected = "a positive number or an optax schedule"
         check_number("learning_rate", learning_rate, expected, lambda value: value > 0)
     check_number("ema", ema, "a decay in [0, 1)", lambda value: 0 <= value < 1)
+    expected = "a number of at least 0" if optimizer is None else "0 with an optimizer of your own"
+    check_number("weight_decay", weight_decay, expected, lambda decay: decay == 0 or decay > 0 and optimizer is None)
     discrete = process.support.is_discrete
     check_number(
         "dequantize",
@@ -124,7 +134,7 @@ def check_validation(
 ) -> AbstractLikelihood:
     """Return the estimator of the validation value, tried in the abstract so that it cannot fail in the middle."""
     if likelihood is None:
-        likelihood = KBound(2, min(process.num_steps - 1, 32), chunk=2048)
+        likelihood = default_validation(process, len(held_out))
     if not isinstance(likelihood, AbstractLikelihood):
         raise ValueError(f"likelihood: expected an estimator such as KBound, got {likelihood!r}")
     if patience is not None and not len(held_out):
@@ -132,6 +142,29 @@ def check_validation(
     if len(held_out):
         eqx.filter_eval_shape(likelihood.estimate, key, process, held_out[0])
     return likelihood
+
+
+def default_validation(process: ReverseProcess, count: int) -> KBound:
+    """K of `count` held-out examples, with more draws the fewer they are: some 16,000 network calls."""
+    every = process.num_steps - 1
+    terms = every if count <= 100 else min(every, 32)
+    draws = 8 if count * terms <= 2_000 else 4 if count * terms <= 4_000 else 2
+    return KBound(draws, terms, low_discrepancy=math.prod(process.event_shape) <= LARGEST_WHOLE, chunk=2048)
+
+
+def cadence(count: int) -> int:
+    """Steps between validations for `count` examples: a small table is learned by heart in some hundred steps."""
+    return 50 if count <= 1_000 else 100 if count <= 4_000 else 250 if count <= 16_000 else 1_000
+
+
+def check_transform(transform: Any, process: ReverseProcess) -> None:
+    """Raise unless `transform` is None or one of NumPyro's, and the process one of real values."""
+    if transform is None:
+        return
+    if not isinstance(transform, Transform):
+        raise TypeError(f"transform: expected one of numpyro.distributions.transforms, got {transform!r}")
+    if process.support.is_discrete:
+        raise ValueError(f"transform: expected None for a process of whole numbers or bits, got {transform!r}")
 
 
 def split(key: Array, data: Array, validation: float | ArrayLike, process: ReverseProcess) -> tuple[Array, Array]:

@@ -11,16 +11,27 @@ import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
+from numpyro.distributions.transforms import Transform
 from tqdm.auto import tqdm
 
 from .._checks import check_count
 from .._devices import Devices, check_devices, collect, distribute, replicate
 from ..likelihoods import AbstractLikelihood
 from ..process import ReverseProcess
-from ._arguments import VALIDATION, check_data, check_key, check_process, check_settings, check_validation, split
+from ._arguments import (
+    VALIDATION,
+    cadence,
+    check_data,
+    check_key,
+    check_process,
+    check_settings,
+    check_transform,
+    check_validation,
+    split,
+)
 from .objectives import OBJECTIVES, Objective
 from .resume import History, Progress, digest, resume, save
-from .run import TrainingRun, dequantized
+from .run import TrainingRun, dequantized, to_latent
 
 
 class FitResult(NamedTuple):
@@ -28,9 +39,10 @@ class FitResult(NamedTuple):
 
     Attributes:
         process: the trained process, with the averaged (EMA) weights of the last step; with `patience`, those of the
-            best validation.
-        history: ``step`` and ``loss`` (nats, mean over the steps since the entry before); ``validation_step``,
-            ``validation`` (the K bound in nats) and ``validation_error`` (its standard error over the examples).
+            best validation, that of the start among them.
+        history: ``step`` and ``loss`` (nats, mean over the steps since the entry before); ``validation_step`` (0
+            first), ``validation`` (the K bound in nats) and ``validation_error`` (its standard error over the
+            examples).
         steps: optimiser steps taken.
         stopped: ``"finished"``, ``"early"``, or ``"diverged"`` in a `TrainingDiverged`.
     """
@@ -69,14 +81,16 @@ def fit(
     learning_rate: float | optax.Schedule = 1e-3,
     optimizer: optax.GradientTransformation | None = None,
     ema: float = 0.999,
+    weight_decay: float = 0.0,
     dequantize: float = 0.0,
+    transform: Transform | None = None,
     validation: float | ArrayLike = 0.1,
     likelihood: AbstractLikelihood | None = None,
-    validate_every: int = 1000,
+    validate_every: int | None = None,
     patience: int | None = None,
     checkpoint: str | PathLike[str] | None = None,
     checkpoint_every: int = 1000,
-    log_every: int = 100,
+    log_every: int | None = None,
     devices: Devices | None = None,
     progress: bool = True,
 ) -> FitResult:
@@ -97,16 +111,23 @@ def fit(
             peak), or an optax schedule; used by the default optimiser, Adam with gradients clipped to norm 1.
         optimizer: any optax optimiser in place of the default; it brings its own learning rate.
         ema: decay of the exponential moving average of the weights (shorter in the first steps); 0 switches it off.
+        weight_decay: share of the weights that is taken off at each step, times the learning rate (AdamW); for the
+            default optimiser.
         dequantize: width of the uniform noise, centred on 0, that is added to each batch: the spacing of data that
             come in steps.
+        transform: T, a NumPyro transform: the process is one of z, and the data are x = T(z). Loss and validation
+            count log |det dx/dz|, so that they are of x. None for a process of the data themselves.
         validation: share of the data that is held out, or held-out data of their own, shape (m, *event); 0 for none.
-        likelihood: estimator of the validation value; a K bound on at most 32 times unless given.
-        validate_every: steps between validations; rounded up to whole `log_every`.
+        likelihood: estimator of the validation value, with the same noise each time; a K bound unless given, with
+            more draws the fewer examples are held out.
+        validate_every: steps between validations, of which the first is before training; rounded up to whole
+            `log_every`. From 50 for small tables to 1,000 unless given.
         patience: stop after so many validations without a better one, and return the best; never unless given.
         checkpoint: file to resume from if it exists, and to save to: also on an interrupt from the keyboard. A run
             with an optimizer or a schedule of its own may be resumed with more `num_steps`.
         checkpoint_every: steps between saves; rounded up to whole `log_every`.
-        log_every: steps between entries of the history; also the number of steps compiled into one scan.
+        log_every: steps between entries of the history; also the number of steps compiled into one scan. At most
+            100, and no more than `validate_every`, unless given.
         devices: devices that share each batch, or how many of `jax.devices()`; they must divide `batch_size`. Weights
             and optimiser live on all of them. The run is the same but for the order of sums, and may be resumed on
             others. One, where JAX puts it, unless given.
@@ -122,28 +143,36 @@ def fit(
         FileNotFoundError: the folder of the checkpoint does not exist.
     """
     check_process(process, objective)
-    check_settings(optimizer, learning_rate, ema, dequantize, patience, process)
-    counts = {"num_steps": num_steps, "batch_size": batch_size, "validate_every": validate_every,
-              "checkpoint_every": checkpoint_every, "log_every": log_every}  # fmt: skip
-    for name, value in counts.items():
-        check_count(name, value)
+    check_settings(optimizer, learning_rate, ema, weight_decay, dequantize, patience, process)
+    check_transform(transform, process)
     key = check_key("key", key)
     train, held_out = split(key, check_data("data", data, process), validation, process)
+    validate_every = cadence(len(train)) if validate_every is None else validate_every
+    counts = {"num_steps": num_steps, "batch_size": batch_size, "validate_every": validate_every,
+              "checkpoint_every": checkpoint_every}  # fmt: skip
+    for name, value in counts.items():
+        check_count(name, value)
+    log_every = check_count("log_every", min(100, validate_every) if log_every is None else log_every)
     likelihood = check_validation(key, process, held_out, likelihood, patience)
     settings = {"objective": objective, "batch_size": batch_size, "ema": float(ema), "dequantize": float(dequantize),
                 "log_every": log_every} | _optimizer_settings(optimizer, learning_rate, num_steps)  # fmt: skip
+    settings |= {"transform": digest(transform)} if transform is not None else {}
+    settings |= {"weight_decay": float(weight_decay)} if weight_decay else {}
     settings |= {"key": digest(key), "data": digest(train), "validation": digest(held_out), "process": digest(process)}
     if optimizer is None:
-        optimizer = _default_optimizer(learning_rate if callable(learning_rate) else float(learning_rate), num_steps)
+        rate = learning_rate if callable(learning_rate) else float(learning_rate)
+        optimizer = _default_optimizer(rate, num_steps, float(weight_decay))
     batch_size = min(batch_size, len(train))
     spread = check_devices(devices, batch_size)
-    run = TrainingRun(process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, spread)
+    run = TrainingRun(process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, spread, transform)
     now = resume(checkpoint, run.start(), settings)
     run, now, key = replicate(run, spread), replicate(now, spread), replicate(key, spread)
     train, held_out = replicate(train, spread), distribute(held_out, spread)
     bar = tqdm(total=num_steps, initial=int(now.state.step), disable=not progress, desc="training", unit="step")
     try:
         with bar:
+            if len(held_out) and not now.history["validation"] and not int(now.state.step):
+                now = _validate(run, key, now, held_out, likelihood)
             while not (stopped := _stopped(now, num_steps, patience)):
                 step = int(now.state.step)
                 count = min(log_every - step % log_every, num_steps - step)
@@ -188,13 +217,19 @@ def _extended(history: History, entry: dict[str, float]) -> History:
 
 
 @functools.lru_cache(maxsize=32)
-def _default_optimizer(learning_rate: float | optax.Schedule, num_steps: int) -> optax.GradientTransformation:
+def _default_optimizer(
+    learning_rate: float | optax.Schedule, num_steps: int, weight_decay: float
+) -> optax.GradientTransformation:
     """Cached, since two optimisers made alike are not equal, and would not share compiled code."""
     if not callable(learning_rate):
         learning_rate = optax.warmup_cosine_decay_schedule(
             0.0, learning_rate, max(1, num_steps // 50), max(2, num_steps), 0.01 * learning_rate
         )
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
+    adam = optax.adam(learning_rate)
+    if weight_decay:  # of matrices alone: offsets and scales are no weights
+        matrices = lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+        adam = optax.adamw(learning_rate, weight_decay=weight_decay, mask=matrices)
+    return optax.chain(optax.clip_by_global_norm(1.0), adam)
 
 
 def _optimizer_settings(optimizer: Any, learning_rate: Any, num_steps: int) -> dict[str, Any]:
@@ -206,7 +241,8 @@ def _optimizer_settings(optimizer: Any, learning_rate: Any, num_steps: int) -> d
 
 def _validate(run: TrainingRun, key: Array, now: Progress, held_out: Array, likelihood: AbstractLikelihood) -> Progress:
     state, process = now.state, run.process(now.state.average)
-    values = _evaluate(likelihood, jax.random.fold_in(key, VALIDATION), process, held_out, run.dequantize)
+    own = jax.random.fold_in(key, VALIDATION)
+    values = _evaluate(likelihood, own, process, held_out, run.dequantize, run.transform)
     value = jnp.mean(values)
     error = float(jnp.std(values) / np.sqrt(len(values)))
     entry = {"validation_step": int(state.step), "validation": float(value), "validation_error": error}
@@ -218,10 +254,16 @@ def _validate(run: TrainingRun, key: Array, now: Progress, held_out: Array, like
 
 @eqx.filter_jit
 def _evaluate(
-    likelihood: AbstractLikelihood, key: Array, process: ReverseProcess, data: Array, dequantize: float
+    likelihood: AbstractLikelihood,
+    key: Array,
+    process: ReverseProcess,
+    data: Array,
+    dequantize: float,
+    transform: Transform | None = None,
 ) -> Array:
     noise, draws = jax.random.split(key)
-    return likelihood(draws, process, dequantized(noise, data, dequantize)).value
+    z, log_volume = to_latent(transform, dequantized(noise, data, dequantize))
+    return likelihood(draws, process, z).value - log_volume
 
 
 def _passed(step: int, count: int, every: int) -> bool:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.sharding import NamedSharding
+from numpyro.distributions.transforms import Transform
 
 from .._devices import agree, share
 from ..process import ReverseProcess, trainable
@@ -37,6 +38,7 @@ class TrainingRun(eqx.Module):
     dequantize: float
     batch_size: int
     spread: NamedSharding | None
+    transform: Transform | None
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class TrainingRun(eqx.Module):
         dequantize: float,
         batch_size: int,
         spread: NamedSharding | None = None,
+        transform: Transform | None = None,
     ) -> None:
         params, self.rest = eqx.partition(process, trainable(process))
         if not jax.tree.leaves(params):
@@ -55,7 +58,7 @@ class TrainingRun(eqx.Module):
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), params)
         self.optimizer, self.loss = optimizer, loss
         self.ema, self.dequantize, self.batch_size = float(ema), float(dequantize), batch_size
-        self.spread = spread
+        self.spread, self.transform = spread, transform
 
     def start(self) -> State:
         """The state before the first step."""
@@ -74,8 +77,9 @@ class TrainingRun(eqx.Module):
     def _step(self, key: Array, state: State, data: Array) -> tuple[State, Array]:
         keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
         batch = share(data[jax.random.randint(keys[0], (self.batch_size,), 0, len(data))], self.spread)
-        batch = dequantized(keys[1], batch, self.dequantize)
-        loss, grad = jax.value_and_grad(lambda p: self.loss(keys[2], self.process(p), batch))(state.params)
+        z, log_volume = to_latent(self.transform, dequantized(keys[1], batch, self.dequantize))
+        loss, grad = jax.value_and_grad(lambda p: self.loss(keys[2], self.process(p), z))(state.params)
+        loss = loss + jnp.mean(log_volume)
         updates, optimizer = self.optimizer.update(grad, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(self.ema, (1 + state.step) / (10 + state.step)) if self.ema else 0.0
@@ -91,3 +95,12 @@ def dequantized(key: Array, batch: Array, width: float) -> Array:
     if not width:
         return batch
     return batch + width * (jax.random.uniform(key, batch.shape, dtype=batch.dtype) - 0.5)
+
+
+def to_latent(transform: Transform | None, x: Array) -> tuple[Array, Array]:
+    """The z with x = T(z), and log |det dx/dz| of each example, shape (n,); x itself and 0 where there is no T."""
+    if transform is None:
+        return x, jnp.zeros(len(x), x.dtype)
+    z = transform.inv(x)
+    log_volume = transform.log_abs_det_jacobian(z, x)
+    return z, log_volume.reshape(len(x), -1).sum(1)

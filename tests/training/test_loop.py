@@ -12,8 +12,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import optax
 import pytest
+from numpyro.distributions import transforms
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import schedules
@@ -160,8 +162,8 @@ def test_the_history(trained):
     result, x = trained
     history = result.history
     assert set(history) == {"step", "loss", "validation_step", "validation", "validation_error"}
-    assert history["step"] == list(range(100, 1501, 100)) and history["validation_step"] == [500, 1000, 1500]
-    assert len(history["loss"]) == 15 and len(history["validation"]) == len(history["validation_error"]) == 3
+    assert history["step"] == list(range(100, 1501, 100)) and history["validation_step"] == [0, 500, 1000, 1500]
+    assert len(history["loss"]) == 15 and len(history["validation"]) == len(history["validation_error"]) == 4
     assert all(isinstance(value, float) for name in ("loss", "validation") for value in history[name])
     assert history["loss"][-1] == pytest.approx(-_log_prob(x).mean(), abs=0.15)
     values = np.asarray(_k(result.process, x))
@@ -313,8 +315,8 @@ def test_dequantisation(cheap):
 def test_validation_data_of_their_own_or_a_share(cheap):
     options = {"optimizer": DRIFT, "likelihood": Closeness(0.0), "validate_every": 10, "ema": 0.0}
     own = _fit(validation=np.ones((3, 2)), **options).history
-    assert own["validation_step"] == [10, 20]
-    np.testing.assert_allclose(own["validation"], [2 - 0.1**2, 2 - 0.2**2], rtol=1e-5)
+    assert own["validation_step"] == [0, 10, 20]
+    np.testing.assert_allclose(own["validation"], [2, 2 - 0.1**2, 2 - 0.2**2], rtol=1e-5)
     cheap(lambda key, process, batch: jnp.mean(batch) + 0 * jnp.sum(process.denoiser.fn.slope))
     # One example in ten is 10, and is held out or trained on; the others are 0.
     data = np.zeros((10, 2))
@@ -328,7 +330,7 @@ def test_validation_data_of_their_own_or_a_share(cheap):
     assert _fit(**options).history["validation"] == []
     # Due at 7, done at 10: rounded up to whole `log_every`; and always after the last step.
     odd = _fit(validation=np.ones((3, 2)), num_steps=22, **(options | {"validate_every": 7})).history
-    assert odd["validation_step"] == [10, 15, 22]
+    assert odd["validation_step"] == [0, 10, 15, 22]
 
 
 def test_patience_stops_early_and_returns_the_best(cheap):
@@ -336,12 +338,64 @@ def test_patience_stops_early_and_returns_the_best(cheap):
     result = _fit(patience=3, likelihood=Closeness(0.61), **options)
     assert result.stopped == "early" and result.steps == 90
     np.testing.assert_allclose(_weights(result), 0.6, rtol=1e-5)
-    assert result.history["validation_step"] == list(range(10, 91, 10))
+    assert result.history["validation_step"] == list(range(0, 91, 10))
     patient = _fit(patience=30, likelihood=Closeness(0.61), **options)
     assert patient.stopped == "finished" and patient.steps == 300
     np.testing.assert_allclose(_weights(patient), 0.6, rtol=1e-5)
     last = _fit(likelihood=Closeness(0.61), **options)
     np.testing.assert_allclose(_weights(last), 3.0, rtol=1e-4)
+
+
+def test_the_start_is_kept_if_nothing_better_comes(cheap):
+    """Every step leads away from the target, which is where the weights start."""
+    options = {"optimizer": DRIFT, "validation": 0.2, "validate_every": 10, "num_steps": 300, "ema": 0.0}
+    result = _fit(patience=2, likelihood=Closeness(0.0), **options)
+    assert result.steps == 20 and result.stopped == "early" and not _weights(result).any()
+
+
+def test_validation_is_as_frequent_as_the_number_of_examples_asks_for(cheap):
+    run = lambda count: _fit(data=_data(count), num_steps=200, validation=_data(4), likelihood=Closeness(0.0),
+                             log_every=None).history["validation_step"]  # fmt: skip
+    assert run(100) == [0, 50, 100, 150, 200] and run(2000) == [0, 100, 200]
+
+
+def test_a_transform_makes_the_process_one_of_other_coordinates(cheap):
+    """Loss and validation are of x = T(z): here of the exact log density of z, less log |det|."""
+
+    class Known(AbstractLikelihood):
+        chunk: int | None = None
+
+        def estimate(self, key, process, x_0):
+            return Estimate(dist.Normal().log_prob(x_0).sum(), jnp.zeros(()), None)
+
+    cheap(lambda key, process, batch: -jnp.mean(dist.Normal().log_prob(batch).sum(1)))
+    root = np.array([[2.0, 0.0], [-1.0, 0.5]], np.float32)
+    data = (np.random.default_rng(0).normal(size=(2000, 2)) @ root.T + LOC).astype(np.float32)
+    exact = dist.MultivariateNormal(LOC, root @ root.T).log_prob(data)
+    options = {"data": data[200:], "validation": data[:200], "likelihood": Known(), "optimizer": DRIFT}
+    full = _fit(transform=transforms.LowerCholeskyAffine(jnp.asarray(LOC), root), **options).history
+    assert full["validation"][0] == pytest.approx(float(exact[:200].mean()), abs=1e-3)
+    assert np.mean(full["loss"]) == pytest.approx(-float(exact[200:].mean()), abs=0.3)
+    scale = np.exp(0.2 * np.arange(2))
+    each = transforms.AffineTransform(jnp.asarray(LOC), scale)
+    single = _fit(transform=each, **options).history
+    assert single["validation"][0] == pytest.approx(
+        float(dist.Normal(LOC, scale).log_prob(data[:200]).sum(1).mean()), abs=1e-3
+    )
+    with pytest.raises(TypeError, match="transform: expected one of numpyro.distributions.transforms, got 3"):
+        _fit(transform=3)
+
+
+def test_weight_decay_shrinks_matrices_alone(cheap):
+    """Without a gradient AdamW takes off rate times decay at each step."""
+    cheap(lambda key, process, batch: 0.0 * jnp.sum(process.denoiser.fn.slope))
+    start = _process("noise", Affine(start=1.0))
+    result = _fit(start, weight_decay=0.5, learning_rate=lambda step: 0.1, ema=0.0)
+    np.testing.assert_allclose(_weights(result), 0.95**20, rtol=1e-4)
+    assert result.process.last_step.log_scale == start.last_step.log_scale
+    for decay, optimizer in ((-1.0, None), (0.1, DRIFT)):
+        with pytest.raises(ValueError, match=f"weight_decay: expected .*, got {decay}"):
+            _fit(weight_decay=decay, optimizer=optimizer)
 
 
 def test_the_progress_bar(cheap, capsys):
@@ -438,14 +492,14 @@ def test_an_interrupt_loses_nothing(cheap, tmp_path, monkeypatch, during):
         patch.setattr(module, during, interrupted)
         with pytest.raises(KeyboardInterrupt):
             _run(path, optimizer=DRIFT)
-    done = {"_advance": 20, "_validate": 80, "save": 120, "write_training_state": 120}[during]
+    done = {"_advance": 20, "_validate": 50, "save": 120, "write_training_state": 120}[during]
     assert describe(path)["metadata"]["history"]["step"][-1] == done
     resumed, whole = _run(path, optimizer=DRIFT), _run(None, optimizer=DRIFT)
     assert resumed.history == whole.history and _same(resumed.process, whole.process)
 
 
 def test_a_run_that_stopped_early_does_not_go_on(cheap, tmp_path):
-    run = lambda path: _run(path, optimizer=DRIFT, patience=1, likelihood=Closeness(0.1), ema=0.0)
+    run = lambda path: _run(path, optimizer=DRIFT, patience=1, likelihood=Closeness(0.2), ema=0.0)
     first = run(tmp_path / "run")
     again = run(tmp_path / "run")
     assert first.stopped == again.stopped == "early" and first.steps == again.steps == 60

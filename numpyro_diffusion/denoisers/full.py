@@ -1,0 +1,102 @@
+"""An exact denoiser for vectors whose law is a mixture of Gaussians with correlations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+
+from .._checks import check_finite, is_concrete
+from ..diffusions import AbstractDiffusion, GaussianDiffusion
+from .base import AbstractDenoiser, normal
+from .exact import check_weights
+
+
+class FullGaussianMixture(AbstractDenoiser):
+    """Exact posterior mean and variance of vectors that are a mixture of k Gaussians with full covariances.
+
+    As with `GaussianMixture`, `posterior` has the exact mean and variance of each element, and reverse steps are the
+    best Gaussian ones without correlations. For one Gaussian of unit covariance they are exact.
+
+    Args:
+        locs: means, shape (k, d), in data units.
+        covariances: shape (k, d, d), symmetric, positive definite.
+        weights: shape (k,), not negative, adding up to 1 (to 1e-4); equal unless given.
+
+    Raises:
+        ValueError: shapes that do not fit, covariances that are not positive definite, weights that are no
+            probabilities; a diffusion whose scale differs between elements (when called).
+    """
+
+    locs: Array
+    variances: Array
+    bases: Array
+    weights: Array
+
+    def __init__(self, locs: ArrayLike, covariances: ArrayLike, weights: ArrayLike | None = None) -> None:
+        check_finite("locs", locs)
+        check_finite("covariances", covariances)
+        self.locs = jnp.asarray(locs, dtype=float)
+        if self.locs.ndim != 2:
+            raise ValueError(f"locs: expected shape (k, d), got {self.locs.shape}")
+        (count, size), shape = self.locs.shape, np.shape(covariances)
+        if shape != (count, size, size):
+            raise ValueError(f"covariances: expected shape {(count, size, size)}, got {shape}")
+        # In double precision where that is possible, as eigenvalues may differ by many orders of magnitude.
+        if is_concrete(covariances):
+            variances, bases = np.linalg.eigh(np.asarray(covariances, dtype=np.float64))
+            if not (variances > 0).all():
+                raise ValueError(f"covariances: expected positive definite ones, got an eigenvalue {variances.min()}")
+        else:
+            variances, bases = jnp.linalg.eigh(jnp.asarray(covariances, dtype=float))
+        self.variances, self.bases = jnp.asarray(variances, dtype=float), jnp.asarray(bases, dtype=float)
+        self.weights = jnp.asarray(np.full(count, 1 / count) if weights is None else weights, dtype=float)
+        if self.weights.shape != (count,):
+            raise ValueError(f"weights: expected shape {(count,)}, got {self.weights.shape}")
+        check_weights(self.weights)
+
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+        """Normal with the exact element-wise mean and variance of x_0 given x_t."""
+        diffusion = _of_one_scale(diffusion)
+        scale, z = diffusion.scale, diffusion.standardize(x_t)
+        kept, lost = diffusion.schedule.shares(t)
+        locs = diffusion.standardize(self.locs)
+        variances = self.variances / scale**2
+        spread = kept * variances + lost
+        turned = jnp.einsum("kij,ki->kj", self.bases, z - jnp.sqrt(kept) * locs)
+        log_share = jnp.log(self.weights) - 0.5 * jnp.sum(jnp.square(turned) / spread + jnp.log(spread), 1)
+        share = jax.nn.softmax(log_share)
+        means = locs + jnp.einsum("kij,kj->ki", self.bases, jnp.sqrt(kept) * variances / spread * turned)
+        own = jnp.einsum("kij,kj->ki", jnp.square(self.bases), variances * lost / spread)
+        mean = share @ means
+        return normal(diffusion.unstandardize(mean), share @ (own + jnp.square(means - mean)) * scale**2)
+
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+        """That of the data: within components and between them."""
+        del event_shape
+        within = jnp.einsum("k,kij,kj,klj->il", self.weights, self.bases, self.variances, self.bases)
+        apart = self.locs - self.weights @ self.locs
+        return (within + (apart * self.weights[:, None]).T @ apart) / _of_one_scale(diffusion).scale ** 2
+
+    @property
+    def is_exact(self) -> bool:
+        """True."""
+        return True
+
+    def data(self, event_shape: tuple[int, ...] | None = None) -> dist.Distribution:
+        """The law of the data that this denoiser is exact for, with its exact `log_prob`."""
+        del event_shape
+        roots = self.bases * jnp.sqrt(self.variances)[:, None, :]
+        covariances = roots @ jnp.swapaxes(roots, 1, 2)
+        components = dist.MultivariateNormal(self.locs, covariances)
+        return dist.MixtureSameFamily(dist.Categorical(probs=self.weights), components)
+
+
+def _of_one_scale(diffusion: AbstractDiffusion) -> GaussianDiffusion:
+    """The diffusion, once its noise is the same along every axis."""
+    if not isinstance(diffusion, GaussianDiffusion):
+        raise ValueError(f"diffusion: Gaussian oracles are for GaussianDiffusion, got {type(diffusion).__name__}")
+    if diffusion.scale.ndim:
+        raise ValueError(f"diffusion: expected one scale for all elements, got shape {diffusion.scale.shape}")
+    return diffusion

@@ -1,0 +1,76 @@
+"""A network that learns what a simple model of the data leaves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+
+from ..diffusions import AbstractDiffusion, GaussianDiffusion
+from ..diffusions.gaussian import variance_of
+from .base import AbstractDenoiser, normal
+from .network import Said, checked_output
+
+LARGEST_CHANGE = 4.0  # of the log variance
+
+
+class Residual(AbstractDenoiser):
+    r"""A baseline's answer, moved by a network in units of the baseline's own uncertainty.
+
+    With mean m and standard deviation s of the baseline's law of x_0 given x_t, element by element, and the network's
+    outputs o and v, the prediction is m − s o with the variance s² exp(v), v between ±4. Outputs of zero are the
+    baseline, in samples, K and twists. Where the baseline is the noise law itself, o is the velocity of a `Network`
+    (Salimans and Ho 2022); EDM (Karras et al. 2022) preconditions by one number for all elements.
+
+    Args:
+        fn: ``fn(x_t, t)`` on one example standardised by the diffusion, and the step as a float, which returns the pair
+            (o, v); an `equinox.Module` is trained with the process, any other callable is used as it is.
+        baseline: an exact denoiser, such as `FullGaussianMixture`; never trained.
+
+    Raises:
+        ValueError: a function that cannot be called, a baseline that is no denoiser, an output of another shape (when
+            traced).
+    """
+
+    fn: Callable[[Array, Array], Any]
+    _baseline: AbstractDenoiser
+
+    def __init__(self, fn: Callable[[Array, Array], Any], baseline: AbstractDenoiser) -> None:
+        if not callable(fn):
+            raise ValueError(f"fn: expected a callable fn(x_t, t), got {fn!r}")
+        if not isinstance(baseline, AbstractDenoiser):
+            raise ValueError(f"baseline: expected an exact denoiser, got {baseline!r}")
+        self.fn, self._baseline = fn, baseline
+
+    @property
+    def baseline(self) -> AbstractDenoiser:
+        """The simple model; a constant."""
+        arrays, static = eqx.partition(self._baseline, eqx.is_inexact_array)
+        return eqx.combine(jax.tree.map(jax.lax.stop_gradient, arrays), static)
+
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+        """The law of x_0 given x_t: the baseline's, moved."""
+        if not isinstance(diffusion, GaussianDiffusion):
+            raise ValueError(f"diffusion: Residual is for GaussianDiffusion, got {type(diffusion).__name__}")
+        law = self.baseline.posterior(diffusion, x_t, t)
+        shift, spread = self.evaluate(diffusion, x_t, t)
+        variance = variance_of(law)
+        grown = variance * jnp.exp(LARGEST_CHANGE * jnp.tanh(spread / LARGEST_CHANGE))
+        return normal(law.mean - jnp.sqrt(variance) * shift, grown)
+
+    def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
+        """The network's answer."""
+        gaussian: Any = diffusion
+        out = self.fn(gaussian.standardize(x_t), diffusion.schedule.time(t))
+        if not (isinstance(out, (tuple, list)) or jnp.ndim(out)) or len(out) != 2:
+            shapes = jax.tree.map(jnp.shape, out)
+            raise ValueError(f"fn: expected a pair of outputs, each of shape {jnp.shape(x_t)}, got {shapes}")
+        return checked_output(out[0], jnp.shape(x_t)), checked_output(out[1], jnp.shape(x_t))
+
+    def recall(self, answer: tuple[Array, Array]) -> "Residual":
+        """The same on an answer that was given before."""
+        return Residual(Said(answer), self._baseline)
