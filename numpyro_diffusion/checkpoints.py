@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from jaxtyping import PyTree
+from numpyro.distributions import constraints, transforms
 
 FORMAT_NAME = "numpyro_diffusion"
 FORMAT_VERSION = 1
@@ -28,6 +29,21 @@ FilePath: TypeAlias = str | os.PathLike[str]
 FloatName: TypeAlias = Literal["float32", "float16"] | None
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 Tensors: TypeAlias = dict[str, np.ndarray]
+
+# Where classes of older files are now.
+_MOVED = {f"{FORMAT_NAME}.distributions.prior:PriorParts": f"{FORMAT_NAME}.distributions.parts:PriorParts"}
+
+# NumPyro's transforms that a file may name, with the arguments that make them; domains by NumPyro's names.
+_TRANSFORMS: dict[str, tuple[str, ...]] = {
+    "AffineTransform": ("loc", "scale", "domain"),
+    "ComposeTransform": ("parts",),
+    "ExpTransform": ("domain",),
+    "IdentityTransform": (),
+    "LowerCholeskyAffine": ("loc", "scale_tril"),
+    "SigmoidTransform": (),
+    "SoftplusTransform": (),
+}
+_DOMAINS = {name: getattr(constraints, name) for name in ("real", "positive", "unit_interval")}
 
 _DTYPES = ["bool", "bfloat16", "complex64", *(f"float{bits}" for bits in (16, 32, 64))]
 _DTYPES += [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
@@ -43,7 +59,8 @@ def write_module(
     """Write a module tree to one file, which appears whole or not at all.
 
     Fields may be modules of numpyro_diffusion or `equinox.nn`, arrays of any shape (typed keys included),
-    numbers, strings, None, and tuples, lists or dicts of these. Weakly typed arrays come back strongly typed.
+    numbers, strings, None, common transforms of NumPyro, and tuples, lists or dicts of these. Weakly typed arrays come
+    back strongly typed.
 
     Args:
         path: The file; one that exists is replaced.
@@ -143,6 +160,11 @@ def _pack(value: object, name: str, tensors: Tensors, dtype: FloatName) -> Json:
     if _known_classes().get(label := f"{kind.__module__}:{kind.__qualname__}") is kind:
         names = [field.name for field in dataclasses.fields(kind)]
         return {"module": label, "fields": {key: pack(getattr(value, key), key) for key in names}}
+    if (names := _TRANSFORMS.get(kind.__name__)) is not None and getattr(transforms, kind.__name__) is kind:
+        return {"transform": kind.__name__, "arguments": {key: pack(getattr(value, key), key) for key in names}}
+    for domain, known in _DOMAINS.items():
+        if kind is type(known) and value == known:
+            return {"domain": domain}
     if isinstance(value, jax.Array | np.generic) or kind is np.ndarray:
         return _pack_array(value, name, tensors, dtype)
     expected = "an array, number, string, None, tuple, list, dict with string keys, or module of"
@@ -193,6 +215,12 @@ def _unpack(node: Json, name: str, tensors: Tensors) -> object:
             for key in names:  # object's own setter, since modules are frozen
                 object.__setattr__(module, key, unpack(fields[key], key))
             return module
+        case {"transform": str(kind), "arguments": dict(arguments)} if kind in _TRANSFORMS:
+            _check_names(f"{name}: arguments unlike those of {kind}", _TRANSFORMS[kind], arguments)
+            made = {key: unpack(item, key) for key, item in arguments.items()}
+            return getattr(transforms, kind)(**made)
+        case {"domain": str(domain)} if domain in _DOMAINS:
+            return _DOMAINS[domain]
         case {"array": str(), "dtype": str(dtype), "shape": list()} if dtype in _DTYPES:
             return _unpack_array(node, name, tensors)
     raise _error(name, "the description of a value", f"{node!s:.80}")
@@ -283,7 +311,7 @@ def _known_classes() -> dict[str, type[eqx.Module]]:
         queue += (cls := queue.pop(0)).__subclasses__()
         if cls.__module__.startswith(("numpyro_diffusion.", "equinox.nn.")):
             found[f"{cls.__module__}:{cls.__qualname__}"] = cls
-    return found
+    return found | {old: found[new] for old, new in _MOVED.items() if new in found}
 
 
 def _signature(leaf: object) -> str:

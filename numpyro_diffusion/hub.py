@@ -10,7 +10,7 @@ from ._checks import check_count
 from .checkpoints import CheckpointError, describe, read_module
 from .diffusers import read_process
 from .distributions import DiffusionPrior
-from .distributions.prior import PriorParts
+from .distributions.parts import PriorParts
 from .networks.unet import ComputeType
 
 _FOLDER = Path(__file__).parent / "priors"
@@ -39,7 +39,7 @@ def load(source: str | PathLike[str]) -> DiffusionPrior:
     if not isinstance(parts, PriorParts):
         raise CheckpointError(f"{path}: expected a DiffusionPrior, got a file that holds a {type(parts).__name__}")
     try:
-        return DiffusionPrior(parts.process, parts.likelihood, parts.sampler, parts.key)
+        return DiffusionPrior(parts.process, parts.likelihood, parts.sampler, parts.key, transform=parts.transform)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: expected the parts of a DiffusionPrior, got others ({error})") from error
 

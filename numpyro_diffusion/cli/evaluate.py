@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     data_key, key = jax.random.split(jax.random.key(options.seed))
     if width:
         data = data + width * (np.asarray(jax.random.uniform(data_key, data.shape)) - 0.5)
-    value, gain = _bound(key, prior.process, likelihood, data, progress=not (options.quiet or options.json))
+    value, gain = _bound(key, prior.with_(likelihood=likelihood), data, progress=not (options.quiet or options.json))
     result = _result(options, prior, value, gain, float(width))
     print(json.dumps(result) if options.json else _said(result))
 
@@ -69,16 +69,14 @@ def _checked(path: str, prior: Any) -> np.ndarray:
     return data.astype(np.float32)
 
 
-def _bound(
-    key: Array, process: Any, likelihood: KBound, data: np.ndarray, progress: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _bound(key: Array, prior: Any, data: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndarray]:
     """K and K − L_null of each example, in nats; batches of one size, so that one program serves all."""
     batch, parts = min(_BATCH, len(data)), []
     with tqdm(total=len(data), disable=not progress, desc="evaluating", unit="example") as bar:
         for start in range(0, len(data), batch):
             index = np.minimum(np.arange(start, start + batch), len(data) - 1)
             kept = min(batch, len(data) - start)
-            found = _estimate(likelihood, jax.random.fold_in(key, start), process, data[index])
+            found = _estimate(jax.random.fold_in(key, start), prior, data[index])
             parts.append(np.asarray(found)[:, :kept])
             bar.update(kept)
     value, gain = np.concatenate(parts, axis=1).astype(np.float64)
@@ -86,8 +84,8 @@ def _bound(
 
 
 @eqx.filter_jit
-def _estimate(likelihood: KBound, key: Array, process: Any, x_0: np.ndarray) -> tuple[Array, Array]:
-    found = likelihood(key, process, x_0)
+def _estimate(key: Array, prior: Any, x_0: np.ndarray) -> tuple[Array, Array]:
+    found = prior.estimate(x_0, key)
     return found.value, found.terms.gain
 
 

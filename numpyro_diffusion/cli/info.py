@@ -57,6 +57,7 @@ def _describe(prior: Any) -> dict[str, Any]:
         "denoiser": denoiser,
         "weights": int(sum(leaf.size for leaf in weights)),
         "last_step": type(process.last_step).__name__,
+        "transform": None if prior.transform is None else type(prior.transform).__name__,
         "likelihood": _settings(prior.likelihood),
         "sampler": _settings(prior.sampler),
     }

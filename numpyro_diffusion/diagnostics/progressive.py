@@ -107,6 +107,8 @@ def progressive_generation(
 
 
 def _process(prior: DiffusionPrior | ReverseProcess) -> ReverseProcess:
+    if isinstance(prior, DiffusionPrior) and prior.transform is not None:
+        raise ValueError("prior: expected one without a transform; give its process, and data in its coordinates")
     process = prior.process if isinstance(prior, DiffusionPrior) else prior
     if not isinstance(process, ReverseProcess):
         raise ValueError(f"prior: expected a DiffusionPrior or a ReverseProcess, got {prior!r}")

@@ -194,7 +194,7 @@ def _log_evidences(
 
     def one(pair: tuple[Array, dict[str, Array]]) -> Array:
         key, data = pair
-        found = extract(condition(model, data=data), site, args, kwargs)
+        found = extract(condition(model, data=data), site, args, kwargs).in_latent()
         island = lambda key: over_batch(run, sampler, key, found).sum() + found.log_constant
         return jax.vmap(island)(jax.random.split(key, num_islands))
 

@@ -11,32 +11,19 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
+from numpyro.distributions.transforms import Transform
 
 from .._checks import check_event, is_concrete
 from ..checkpoints import write_module
 from ..diffusers import write_process
-from ..factors import AbstractFactor
+from ..factors import AbstractFactor, pull_back, with_known
 from ..likelihoods import AbstractLikelihood, Estimate, KBound
 from ..process import ReverseProcess
 from ..samplers import AbstractPosteriorSampler, AbstractSampler, Ancestral, Particles, TwistedSMC, reliability
 from ..samplers.base import following
 from .base import ModuleDistribution, check_kind
+from .parts import PriorParts, check_transform, key_parts
 from .trajectory import ReverseTrajectory
-
-
-class PriorParts(eqx.Module):
-    """What a `DiffusionPrior` is made of, and what a prior file holds."""
-
-    process: ReverseProcess
-    likelihood: AbstractLikelihood
-    sampler: AbstractSampler
-    key_data: Array
-    key_impl: Any = eqx.field(static=True)
-
-    @property
-    def key(self) -> Array:
-        """The random key, in the form it was given."""
-        return self.key_data if self.key_impl is None else jax.random.wrap_key_data(self.key_data, impl=self.key_impl)
 
 
 class DiffusionPrior(ModuleDistribution):
@@ -52,10 +39,16 @@ class DiffusionPrior(ModuleDistribution):
             same for all values, is a few hundredths of a nat a dimension or less (docs/likelihoods.md).
         sampler: the sampler behind `sample`.
         key: freezes the estimator's noise; ``jax.random.key(0)`` unless given.
+        transform: T, a NumPyro transform: the process is one of z, and the data are x = T(z). Draws, densities (with
+            log |det dx/dz|), factors and samplers are all about x; linear observations and known elements keep their
+            closed forms where T is affine (`nd.factors.pull_back`). The process, its noise and the terms of an estimate
+            stay those of z.
         validate_args: NumPyro's validation switch.
 
     Raises:
-        ValueError: a part of the wrong kind; a likelihood for another family; a `key` that is not one JAX key.
+        TypeError: a transform that is none of NumPyro's.
+        ValueError: a part of the wrong kind; a likelihood for another family; a `key` that is not one JAX key; a
+            transform that does not fit.
     """
 
     def __init__(
@@ -65,6 +58,7 @@ class DiffusionPrior(ModuleDistribution):
         sampler: AbstractSampler | None = None,
         key: Array | None = None,
         *,
+        transform: Transform | None = None,
         validate_args: bool | None = None,
     ) -> None:
         likelihood = KBound(low_discrepancy=True) if likelihood is None else likelihood
@@ -73,7 +67,9 @@ class DiffusionPrior(ModuleDistribution):
         check_kind("likelihood", likelihood, AbstractLikelihood)
         check_kind("sampler", sampler, AbstractSampler)
         likelihood.check(process)
-        parts = PriorParts(process, likelihood, sampler, *_key_parts(jax.random.key(0) if key is None else key))
+        check_transform(transform, process)
+        own_key = key_parts(jax.random.key(0) if key is None else key)
+        parts = PriorParts(process, likelihood, sampler, *own_key, transform)
         super().__init__(parts, process.event_shape, validate_args=validate_args)
 
     @property
@@ -97,13 +93,18 @@ class DiffusionPrior(ModuleDistribution):
         return self.module.key
 
     @property
+    def transform(self) -> Transform | None:
+        """From the process's coordinates to the data's; None where they are the same."""
+        return self.module.transform
+
+    @property
     def support(self) -> constraints.Constraint:
-        """Real, binary or whole numbers, with the event's rank."""
-        return self.process.support
+        """Real, binary or whole numbers, with the event's rank; with a transform what it maps to."""
+        return self.module.support
 
     @property
     def trajectory(self) -> ReverseTrajectory:
-        """The joint distribution of the whole chain."""
+        """The joint distribution of the whole chain, in the process's own coordinates."""
         return self._like(lambda parts: ReverseTrajectory(parts.process, validate_args=self._validate_args))
 
     def sample_trajectory(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -147,7 +148,11 @@ class DiffusionPrior(ModuleDistribution):
             return self._over_values(DiffusionPrior._estimate_one, value, lead)
         if self.batch_shape:
             raise ValueError(f"key: expected None for a prior of batch shape {self.batch_shape}, got a key")
-        return self.likelihood(key, self.process, value)
+        z = self.module.to_latent(value)
+        shifted = self.module.shifted
+        for _ in lead:
+            shifted = jax.vmap(shifted)
+        return shifted(self.likelihood(key, self.process, z), z)
 
     def with_(
         self,
@@ -163,6 +168,7 @@ class DiffusionPrior(ModuleDistribution):
                 parts.likelihood if likelihood is None else likelihood,
                 parts.sampler if sampler is None else sampler,
                 parts.key if key is None else key,
+                transform=parts.transform,
                 validate_args=self._validate_args,
             )
         )
@@ -201,10 +207,13 @@ class DiffusionPrior(ModuleDistribution):
 
         Raises:
             ValueError: a part that `diffusers` has no place for, by name: a network that is no `networks.UNet`, a head
-                other than ``"noise"``, ``"data"`` or ``"velocity"``, other units, a respaced schedule, a batch shape.
+                other than ``"noise"``, ``"data"`` or ``"velocity"``, other units, a respaced schedule, a batch shape, a
+                transform.
         """
         if self.batch_shape:
             raise ValueError(f"save_diffusers: expected a prior of batch shape (), got {self.batch_shape}")
+        if self.transform is not None:
+            raise ValueError("save_diffusers: expected a prior without a transform, which diffusers has no place for")
         write_process(folder, self.process)
 
     def __mul__(self, factor: AbstractFactor) -> "DiffusionPosterior":
@@ -213,19 +222,19 @@ class DiffusionPrior(ModuleDistribution):
         return DiffusionPosterior(self, factor)
 
     def _sample_one(self, module: Any, key: Array) -> Array:
-        return module.sampler.sample(key, module.process)
+        return module.to_data(module.sampler.sample(key, module.process))
 
     def _trajectory_one(self, module: Any, key: Array) -> Array:
-        return module.sampler.trajectory(key, module.process)
+        return module.to_data(module.sampler.trajectory(key, module.process))
 
     def _from_noise_one(self, module: Any, noise: Array) -> Array:
-        return module.sampler.from_noise(noise, module.process)
+        return module.to_data(module.sampler.from_noise(noise, module.process))
 
     def _log_prob_one(self, module: Any, value: Array) -> Array:
         return self._estimate_one(module, value).value
 
     def _estimate_one(self, module: Any, value: Array) -> Estimate:
-        return module.likelihood.estimate(module.key, module.process, value)
+        return module.estimate(module.key, value)
 
 
 class PosteriorParts(eqx.Module):
@@ -272,6 +281,7 @@ class DiffusionPosterior(ModuleDistribution):
         if prior.batch_shape:
             raise ValueError(f"prior: expected batch shape (), got {prior.batch_shape}; expand the posterior instead")
         factor.check(prior.event_shape, prior.process.diffusion.element_support.is_discrete)
+        pull_back(factor, prior.transform, prior.event_shape)  # known values off the support are refused here
         parts = PosteriorParts(prior.module, factor, sampler)
         super().__init__(parts, prior.event_shape, validate_args=validate_args)
 
@@ -298,7 +308,7 @@ class DiffusionPosterior(ModuleDistribution):
     @property
     def support(self) -> constraints.Constraint:
         """The prior's."""
-        return self.process.support
+        return self.module.prior.support
 
     @property
     def has_rsample(self) -> bool:
@@ -354,33 +364,34 @@ class DiffusionPosterior(ModuleDistribution):
 
     def _sample_one(self, module: Any, key: Array) -> Array:
         prior = module.prior
-        return following(module.sampler, prior.sampler, prior.process).sample(key, prior.process, module.factor)
+        factor, _ = pull_back(module.factor, prior.transform, self.event_shape)
+        draw = following(module.sampler, prior.sampler, prior.process).sample(key, prior.process, factor)
+        return with_known(module.factor, prior.to_data(draw))
 
     def _log_r_one(self, module: Any, value: Array) -> Array:
         return module.factor.log_r(value)
 
     def _log_prob_one(self, module: Any, value: Array) -> Array:
         prior = module.prior
-        return prior.likelihood.estimate(prior.key, prior.process, value).value + module.factor.log_r(value)
+        return prior.estimate(prior.key, value).value + module.factor.log_r(value)
 
 
 @eqx.filter_jit
 def _runs(parts: PosteriorParts, keys: Array) -> Particles:
     prior = parts.prior
     sampler: Any = following(parts.sampler, prior.sampler, prior.process)
-    return jax.vmap(lambda key: sampler.run(key, prior.process, parts.factor))(keys)
+    factor, constant = pull_back(parts.factor, prior.transform, prior.process.event_shape)
+    particles = jax.vmap(lambda key: sampler.run(key, prior.process, factor))(keys)
+    x = with_known(parts.factor, prior.to_data(particles.x))
+    return particles._replace(x=x, log_evidence=particles.log_evidence + constant)
 
 
 def _prior(parts: PriorParts, validate_args: bool | None) -> DiffusionPrior:
-    return DiffusionPrior(parts.process, parts.likelihood, parts.sampler, parts.key, validate_args=validate_args)
-
-
-def _key_parts(key: Array) -> tuple[Array, str | None]:
-    """A key's raw bits, an ordinary array leaf as NumPyro's handling of arguments expects, and its kind."""
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        data, impl = jax.random.key_data(key), str(jax.random.key_impl(key))
-    else:
-        data, impl = key, None
-    if not isinstance(data, (jax.Array, np.ndarray)) or data.dtype != jnp.uint32 or data.ndim != 1:
-        raise ValueError(f"key: expected one JAX key, as from jax.random.key(0), got {key!r}")
-    return data, impl
+    return DiffusionPrior(
+        parts.process,
+        parts.likelihood,
+        parts.sampler,
+        parts.key,
+        transform=parts.transform,
+        validate_args=validate_args,
+    )

@@ -8,4 +8,6 @@ from .delta import Delta as Delta
 from .elementwise import Elementwise as Elementwise
 from .gaussian import Gaussian as Gaussian
 from .linear import LinearGaussian as LinearGaussian
+from .pulled_back import pull_back as pull_back
+from .pulled_back import with_known as with_known
 from .simplify import simplify as simplify

@@ -14,7 +14,7 @@ from jax import Array
 from .._batching import batched_map
 from ..samplers import Ancestral
 from ..samplers.reliability import LARGEST_KHAT, pareto_khat
-from .extract import Extraction, extract, over_batch
+from .extract import Latent, extract, over_batch
 from .tempered import TemperedSMC
 
 LEAST_DRAWS = 100.0  # effective draws of the prior that suffice for a comparison
@@ -64,7 +64,7 @@ def cross_check(
     kwargs: dict[str, Any],
 ) -> CrossCheck:
     """See `SMC.cross_check`."""
-    found = extract(model, site, args, kwargs)
+    found = extract(model, site, args, kwargs).in_latent()
     draw, temper = jax.random.split(key)
     value, error, enough = reweighted(draw, found, num_steps, num_draws)
     method = "prior draws"
@@ -74,7 +74,7 @@ def cross_check(
     return CrossCheck(method, value, error, first[0] - value, math.hypot(first[1], error))
 
 
-def reweighted(key: Array, found: Extraction, num_steps: int | None, num_draws: int) -> tuple[float, float, bool]:
+def reweighted(key: Array, found: Latent, num_steps: int | None, num_draws: int) -> tuple[float, float, bool]:
     """Log evidence from reweighted draws of the prior, its standard error in nats, and whether they were enough.
 
     *Unbiased* in the evidence. Enough is a Pareto k̂ of at most 0.7, and 100 effective draws, for every element of the
@@ -93,7 +93,7 @@ def reweighted(key: Array, found: Extraction, num_steps: int | None, num_draws: 
 
 
 @eqx.filter_jit
-def _log_r(key: Array, found: Extraction, sampler: Ancestral, num_draws: int) -> Array:
+def _log_r(key: Array, found: Latent, sampler: Ancestral, num_draws: int) -> Array:
     """log r of draws of the prior, shape (*batch, num_draws)."""
 
     def each(sampler: Ancestral, key: Array, module: Any, factor: Any) -> Array:

@@ -10,13 +10,23 @@ from jax import Array
 from jax.tree_util import Partial
 from numpyro.handlers import trace
 
+from .._structure import depends, is_affine, is_elementwise
 from ..distributions import DiffusionPosterior, DiffusionPrior
-from ..factors import AbstractFactor, Elementwise, Factor, Gaussian, LinearGaussian, Product, simplify
+from ..factors import (
+    AbstractFactor,
+    Elementwise,
+    Factor,
+    Gaussian,
+    LinearGaussian,
+    Product,
+    pull_back,
+    simplify,
+    with_known,
+)
 from ..samplers.base import following
 from .independence import check_independent
 from .joint import as_one_state, independent_ndims, numbered, plate_first
 from .sites import Given, find_site
-from .structure import depends, is_affine, is_elementwise
 
 
 class Extraction(NamedTuple):
@@ -33,6 +43,38 @@ class Extraction(NamedTuple):
     prior: DiffusionPrior
     factor: AbstractFactor | None
     log_constant: Array
+
+    def in_latent(self) -> "Latent":
+        """The same about z, of which a prior with a transform makes x: what samplers run on."""
+        shape = self.prior.event_shape
+        if self.prior.transform is None or self.factor is None:
+            return Latent(self.prior, self.factor, self.log_constant, self.factor)
+        pulled = lambda module, factor: pull_back(factor, module.transform, shape)
+        factor, constant = self.prior.map_batch(pulled, self.factor)
+        return Latent(self.prior, factor, self.log_constant + jnp.sum(constant), self.factor)
+
+
+class Latent(NamedTuple):
+    """An `Extraction` in the coordinates of the prior's process.
+
+    Attributes:
+        prior: see `Extraction`.
+        factor: of z.
+        log_constant: see `Extraction`; where known elements fix some of x, also their −log |dx/dz|.
+        of_data: the factor of x.
+    """
+
+    prior: DiffusionPrior
+    factor: AbstractFactor | None
+    log_constant: Array
+    of_data: AbstractFactor | None
+
+    def to_data(self, z: Array) -> Array:
+        """The data that draws z stand for, known elements with their values; shape (*batch, *lead, *event)."""
+        if self.prior.transform is None:
+            return z
+        fill = lambda module, pair: with_known(pair[0], module.to_data(pair[1]))
+        return self.prior.map_batch(fill, (self.of_data, z))
 
 
 def extract_factor(model: Callable[..., Any], site: str, /, *args: Any, **kwargs: Any) -> AbstractFactor:
@@ -94,7 +136,7 @@ def extract(model: Callable[..., Any], site: str, args: tuple[Any, ...], kwargs:
     return Extraction(prior, factor, sum(rest, jnp.zeros(())))
 
 
-def over_batch(fn: Callable[..., Any], sampler: Any, key: Array, found: Extraction, *values: Array) -> Any:
+def over_batch(fn: Callable[..., Any], sampler: Any, key: Array, found: Latent, *values: Array) -> Any:
     """``fn(sampler, key, module, factor, *values)`` for every element of the site's batch, each with its own key.
 
     `sampler` takes as many steps as it says, or else as the prior's own sampler does.

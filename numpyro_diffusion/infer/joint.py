@@ -93,7 +93,7 @@ def as_one_state(site: Site, name: str, kept: int) -> DiffusionPrior:
     process = law.process
     denoiser, event = Copies(process.denoiser, len(copies)), (*copies, *process.event_shape)
     whole = ReverseProcess(process.diffusion, denoiser, event, last_step=process.last_step)
-    return DiffusionPrior(whole, sampler=law.sampler).expand(law.batch_shape[:kept])
+    return DiffusionPrior(whole, sampler=law.sampler, transform=law.transform).expand(law.batch_shape[:kept])
 
 
 def plate_first(array: Array, kept: int, total: int, event: int) -> Array:

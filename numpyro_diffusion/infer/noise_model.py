@@ -14,10 +14,10 @@ from numpyro.handlers import reparam, seed, substitute, trace
 from numpyro.primitives import Messenger
 
 from .._checks import is_concrete
+from .._structure import depends
 from ..diffusions import GaussianDiffusion
 from ..distributions import DiffusionPosterior, DiffusionPrior
 from .reparam import DiffusionReparam
-from .structure import depends
 
 Values = dict[str, Array]
 

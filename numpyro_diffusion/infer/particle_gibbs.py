@@ -13,7 +13,7 @@ from numpyro.util import is_prng_key
 
 from .. import samplers
 from ..twists import AbstractTwist
-from .extract import Extraction, extract, over_batch
+from .extract import Latent, extract, over_batch
 
 
 class ParticleGibbsState(NamedTuple):
@@ -21,7 +21,8 @@ class ParticleGibbsState(NamedTuple):
 
     Attributes:
         z: the site's value, by name.
-        path: the chain whose first state is the value, shape (*batch, steps + 1, *event).
+        path: the chain, shape (*batch, steps + 1, *event); its first state is the value, or what the prior's transform
+            makes it of.
         effective_size: the smallest effective number of particles at any step, shape (*batch,).
         changed: the share of the chain's states that are new, shape (*batch,).
         rng_key: key of the next step.
@@ -136,7 +137,7 @@ class ParticleGibbs(MCMCKernel):
             process = samplers.with_moments(module.process)
             return sampler.init(key, process, factor), process.moments
 
-        return self._state(key, *over_batch(start, self.sampler, first, found))
+        return self._state(key, found, *over_batch(start, self.sampler, first, found))
 
     def _sample(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
         found = self._extract(model_args, model_kwargs)
@@ -146,14 +147,14 @@ class ParticleGibbs(MCMCKernel):
             return sampler.step(key, samplers.having_moments(module.process, moments), factor, path)
 
         path = over_batch(step, self.sampler, move, found, state.path, state.moments)
-        return self._state(key, path, state.moments)
+        return self._state(key, found, path, state.moments)
 
-    def _extract(self, model_args: Any, model_kwargs: Any) -> Extraction:
-        return extract(self._model, self.site, model_args, model_kwargs or {})
+    def _extract(self, model_args: Any, model_kwargs: Any) -> Latent:
+        return extract(self._model, self.site, model_args, model_kwargs or {}).in_latent()
 
-    def _state(self, key: Array, path: samplers.Path, moments: Any) -> ParticleGibbsState:
+    def _state(self, key: Array, found: Latent, path: samplers.Path, moments: Any) -> ParticleGibbsState:
         batch = path.changed.ndim
-        x_0 = path.x[(slice(None),) * batch + (0,)]
+        x_0 = found.to_data(path.x[(slice(None),) * batch + (0,)])
         return ParticleGibbsState({self.site: x_0}, path.x, path.effective_size, path.changed, key, moments)
 
 

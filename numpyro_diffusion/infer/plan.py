@@ -10,7 +10,7 @@ from ..factors import simplify
 from ..samplers import TwistedSMC
 from ..samplers.reliability import Reliability
 from ..twists import AbstractTwist, Flat, Laplace, Tempered, default_twist
-from .extract import Extraction
+from .extract import Latent
 
 # A run is taken as it is from this many effective particles on, and up to this spread of its islands, in nats.
 GOOD_SIZE = 16.0
@@ -41,14 +41,14 @@ class Plan(NamedTuple):
         return f"{self.num_islands} × {sampler.num_particles} particles{steps}{opposite}; twist {twist}, {self.reason}"
 
 
-def first_plan(found: Extraction, sampler: TwistedSMC, num_islands: int) -> Plan:
+def first_plan(found: Latent, sampler: TwistedSMC, num_islands: int) -> Plan:
     """The user's choices, and the twist by rule where there is none."""
     if sampler.twist is not None:
         return Plan(sampler, num_islands, "as asked for")
     return Plan(dataclasses.replace(sampler, twist=_ruled(found)), num_islands, "chosen by rule")
 
 
-def alternatives(found: Extraction, plan: Plan) -> list[Plan]:
+def alternatives(found: Latent, plan: Plan) -> list[Plan]:
     """Other twists to try where the rule's was poor: trusted less at high noise, with another covariance, none."""
     ruled: Any = plan.sampler.twist
     others: list[AbstractTwist] = [Tempered(ruled, 1.0), Flat()]
@@ -74,7 +74,7 @@ def badness(found: Reliability) -> float:
     return found.gap + max(0.0, GOOD_SIZE / max(found.least_size, 1e-3) - 1)
 
 
-def _ruled(found: Extraction) -> AbstractTwist:
+def _ruled(found: Latent) -> AbstractTwist:
     """`default_twist`, asked for one element of the site's batch."""
     chosen: list[AbstractTwist] = []
 

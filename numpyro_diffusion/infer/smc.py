@@ -19,7 +19,7 @@ from ..samplers.resampling import systematic
 from ..twists import AbstractTwist
 from .cross_check import CrossCheck, cross_check
 from .evidence import evidence_error
-from .extract import Extraction, extract, over_batch
+from .extract import Latent, extract, over_batch
 from .plan import Plan, alternatives, badness, first_plan, is_good, with_more
 from .summary import table
 
@@ -97,7 +97,9 @@ class SMC:
         """Run, with the model's arguments; returns itself."""
         key, self._key = jax.random.split(key)
         self.args, self.kwargs = args, kwargs
-        found = extract(self.model, self.site, args, kwargs)  # outside of compiled code, where values can be checked
+        found = extract(
+            self.model, self.site, args, kwargs
+        ).in_latent()  # outside of compiled code, where values can be checked
         self._plan = first_plan(found, self._sampler, self.num_islands)
         if self.target_log_evidence_sd is None:
             self._adapt(key, found)
@@ -109,7 +111,7 @@ class SMC:
         )
         return self
 
-    def _adapt(self, key: Array, found: Extraction) -> None:
+    def _adapt(self, key: Array, found: Latent) -> None:
         """Run by rule; where that is poor and nothing else was asked for, try other twists, then more particles."""
         tried = [self._once(key, self.plan)]
         if self._sampler.twist is None and not is_good(tried[0].reliability):
@@ -283,9 +285,14 @@ class _Run(NamedTuple):
 def _islands(
     model: Any, site: str, sampler: TwistedSMC, keys: Array, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Particles, Array]:
-    found = extract(model, site, args, kwargs)
+    found = extract(model, site, args, kwargs).in_latent()
     run = lambda sampler, key, module, factor: sampler.run(key, module.process, factor)
-    return jax.vmap(lambda key: over_batch(run, sampler, key, found))(keys), found.log_constant
+
+    def island(key: Array) -> Particles:
+        particles = over_batch(run, sampler, key, found)
+        return particles._replace(x=found.to_data(particles.x))
+
+    return jax.vmap(island)(keys), found.log_constant
 
 
 def _resample(key: Any, x: Array, log_weight: Array, batch: int) -> Array:

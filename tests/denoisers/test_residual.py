@@ -82,7 +82,7 @@ def test_outputs_of_zero_are_the_baseline(x64):
 
 
 def test_zero_about_the_noise_law_is_that_law_in_any_number_of_steps(x64):
-    """K of such a chain is log N(x; loc, scale²), apart from the noise of its last step, in as few steps as one likes."""
+    """K of such a chain is log N(x; loc, scale²), apart from noise, in as few steps as one likes."""
     baseline = FullGaussianMixture(np.full((1, 3), LOC), SCALE**2 * np.eye(3)[None])
     zero = Residual(lambda x, t: (jnp.zeros(3), jnp.zeros(3)), baseline)
     process = nd.ReverseProcess(_diffusion(), zero, 3)
