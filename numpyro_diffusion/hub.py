@@ -11,6 +11,7 @@ from .checkpoints import CheckpointError, describe, read_module
 from .diffusers import read_process
 from .distributions import DiffusionPrior
 from .distributions.parts import PriorParts
+from .distributions.report import report_from_json
 from .networks.unet import ComputeType
 
 _FOLDER = Path(__file__).parent / "priors"
@@ -35,12 +36,13 @@ def load(source: str | PathLike[str]) -> DiffusionPrior:
         CheckpointError: the file is damaged, foreign, written by a newer version, or holds no prior.
     """
     path = _locate(source)
-    parts, _ = read_module(path)
+    parts, metadata = read_module(path)
     if not isinstance(parts, PriorParts):
         raise CheckpointError(f"{path}: expected a DiffusionPrior, got a file that holds a {type(parts).__name__}")
     try:
-        return DiffusionPrior(parts.process, parts.likelihood, parts.sampler, parts.key, transform=parts.transform)
-    except (TypeError, ValueError) as error:
+        prior = DiffusionPrior(parts.process, parts.likelihood, parts.sampler, parts.key, transform=parts.transform)
+        return prior.with_report(report_from_json(metadata.get("report")))
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: expected the parts of a DiffusionPrior, got others ({error})") from error
 
 

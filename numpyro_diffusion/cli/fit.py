@@ -1,16 +1,16 @@
 """``numpyro-diffusion fit``: from an array of examples to a prior file."""
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ..checkpoints import describe
 from ..diffusions import BinomialDiffusion
 from ..networks import UNET_SIZES, UNet
-from ..training import fit_prior, plan_prior
+from ..training import PoorPriorWarning, fit_prior, plan_prior
 from ._arguments import add_seed, count, positive, read_array, width, writable
 
 BAD_INPUT_STATUS = 2
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("data", help=".npy file (or .npz of one array) of the examples, shape (n, *event)")
     parser.add_argument("-o", "--output", required=True, help="file for the prior, such as prior.safetensors")
-    parser.add_argument("--steps", type=count, help="optimiser steps at most (default: 10,000 or 20,000, by size)")
+    parser.add_argument("--steps", type=count, help="optimiser steps at most (default: by the data's number and size)")
     parser.add_argument("--batch-size", type=count, default=256, help="examples a step (default: 256)")
     parser.add_argument("--learning-rate", type=positive, default=1e-3, help="its peak (default: 0.001)")
     parser.add_argument("--family", choices=("gaussian", "binomial"), help="binomial for bits (default: by the data)")
@@ -52,16 +52,19 @@ def run(options: argparse.Namespace) -> None:
     if not options.quiet and checkpoint.exists():
         print(f"resuming from {checkpoint}")
     try:
-        prior = fit_prior(
-            key, data, **choices, batch_size=options.batch_size, learning_rate=options.learning_rate,
-            checkpoint=checkpoint, progress=not options.quiet,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PoorPriorWarning)  # the verdict is printed, and in the card
+            prior = fit_prior(
+                key, data, **choices, batch_size=options.batch_size, learning_rate=options.learning_rate,
+                checkpoint=checkpoint, progress=not options.quiet,
+            )  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"(the state is in {checkpoint}: the same command goes on from there)") from None
-    card = _card(options, data, plan) | _validation(checkpoint, data, prior)
+    card = _card(options, data, plan) | _validation(prior)
     prior.save(output, dtype=options.dtype, card=card)
     if options.checkpoint is None:
-        checkpoint.unlink()
+        for file in [checkpoint, *checkpoint.parent.glob(f"{checkpoint.name}.*")]:
+            file.unlink(missing_ok=True)
     print(f"wrote {output} ({output.stat().st_size / 1e3:.0f} kB); {_said(card)}")
 
 
@@ -77,23 +80,23 @@ def _card(options: argparse.Namespace, data: np.ndarray, plan: Any) -> dict[str,
     }
 
 
-def _validation(checkpoint: Path, data: np.ndarray, prior: Any) -> dict[str, Any]:
-    """The K of the weights that are kept: the best one where training may stop early, as `fit_prior` has it."""
-    description: Any = describe(checkpoint)
-    history = description["metadata"]["history"]
-    if not history["validation"]:
-        return {}
-    best = int(np.argmax(history["validation"])) if len(data) >= 100 else -1
+def _validation(prior: Any) -> dict[str, Any]:
+    """K of the held-out examples, and what simple models say of them."""
+    report = prior.report()
+    if report.prior is None:
+        return {"verdict": report.verdict}
     kind = "probability" if isinstance(prior.process.diffusion, BinomialDiffusion) else "density"
     return {
-        "bound": history["validation"][best],
-        "bound_error": history["validation_error"][best],
-        "bound_step": history["validation_step"][best],
+        "bound": report.prior.value,
+        "bound_error": report.prior.error,
+        "bound_step": report.steps,
         "unit": f"nats per example (log {kind}), mean of the examples held out for validation",
+        "verdict": report.verdict,
     }
 
 
 def _said(card: dict[str, Any]) -> str:
     if "bound" not in card:
         return "too few examples to hold any out for validation"
-    return f"validation K {card['bound']:.4f} ± {card['bound_error']:.4f} nats at step {card['bound_step']}"
+    value = f"validation K {card['bound']:.4f} ± {card['bound_error']:.4f} nats at step {card['bound_step']}"
+    return f"{value}; {card['verdict']}"

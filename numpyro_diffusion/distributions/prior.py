@@ -23,10 +23,11 @@ from ..samplers import AbstractPosteriorSampler, AbstractSampler, Ancestral, Par
 from ..samplers.base import following
 from .base import ModuleDistribution, check_kind
 from .parts import PriorParts, check_transform, key_parts
+from .report import Reported
 from .trajectory import ReverseTrajectory
 
 
-class DiffusionPrior(ModuleDistribution):
+class DiffusionPrior(Reported, ModuleDistribution):
     """A diffusion model over x_0, for use as a site of a NumPyro model.
 
     `sample` runs the reverse chain (*exact* for the model with the default sampler). `log_prob` is the likelihood
@@ -162,7 +163,7 @@ class DiffusionPrior(ModuleDistribution):
         key: Array | None = None,
     ) -> "DiffusionPrior":
         """The same prior with another estimator, sampler or frozen key."""
-        return self._like(
+        new = self._like(
             lambda parts: DiffusionPrior(
                 parts.process,
                 parts.likelihood if likelihood is None else likelihood,
@@ -172,6 +173,7 @@ class DiffusionPrior(ModuleDistribution):
                 validate_args=self._validate_args,
             )
         )
+        return new.with_report(self._report)
 
     def save(
         self,
@@ -194,7 +196,8 @@ class DiffusionPrior(ModuleDistribution):
         """
         if self.batch_shape:
             raise ValueError(f"save: expected a prior of batch shape (), got {self.batch_shape}")
-        write_module(path, self.module, metadata={"content": "DiffusionPrior", "card": dict(card or {})}, dtype=dtype)
+        metadata = {"content": "DiffusionPrior", "card": dict(card or {})} | self._stored_report()
+        write_module(path, self.module, metadata=metadata, dtype=dtype)
 
     def save_diffusers(self, folder: str | PathLike[str]) -> None:
         """Write the process as a `DDPMPipeline` that the `diffusers` library can load, without that library.

@@ -1,11 +1,13 @@
 """Learning: objectives, the training loop, and a prior from data in one call."""
 
-from .auto import PriorPlan as PriorPlan
+from ..distributions.report import PriorReport as PriorReport
+from .auto import PoorPriorWarning as PoorPriorWarning
 from .auto import fit_prior as fit_prior
-from .auto import plan_prior as plan_prior
 from .loop import FitResult as FitResult
 from .loop import TrainingDiverged as TrainingDiverged
 from .loop import fit as fit
 from .objectives import bound_loss as bound_loss
 from .objectives import hybrid_loss as hybrid_loss
 from .objectives import simple_loss as simple_loss
+from .plan import PriorPlan as PriorPlan
+from .plan import plan_prior as plan_prior

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from numpyro.distributions.transforms import Transform
 
 from .._checks import check_binary, check_choice, check_count, check_finite, check_levels
 from ..diffusions import BinomialDiffusion
@@ -155,16 +154,6 @@ def default_validation(process: ReverseProcess, count: int) -> KBound:
 def cadence(count: int) -> int:
     """Steps between validations for `count` examples: a small table is learned by heart in some hundred steps."""
     return 50 if count <= 1_000 else 100 if count <= 4_000 else 250 if count <= 16_000 else 1_000
-
-
-def check_transform(transform: Any, process: ReverseProcess) -> None:
-    """Raise unless `transform` is None or one of NumPyro's, and the process one of real values."""
-    if transform is None:
-        return
-    if not isinstance(transform, Transform):
-        raise TypeError(f"transform: expected one of numpyro.distributions.transforms, got {transform!r}")
-    if process.support.is_discrete:
-        raise ValueError(f"transform: expected None for a process of whole numbers or bits, got {transform!r}")
 
 
 def split(key: Array, data: Array, validation: float | ArrayLike, process: ReverseProcess) -> tuple[Array, Array]:

@@ -1,106 +1,42 @@
-"""A prior from data in one call: what to train is chosen from the data's shape and values, and said."""
+"""A prior from data in one call."""
 
+import functools
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
 from os import PathLike
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from numpyro.distributions.transforms import Transform
 
-from .. import schedules
-from .._checks import check_choice, check_count, check_finite
-from ..denoisers import Network
-from ..diffusions import BinomialDiffusion, GaussianDiffusion
+from ..diffusions import GaussianDiffusion
 from ..distributions import DiffusionPrior
+from ..distributions.report import Curve, PriorReport, Score
 from ..moments import LARGEST_WHOLE, moments_of_draws
-from ..networks import MLP
 from ..process import ReverseProcess
 from ..samplers import having_moments
 from ..schedules import AbstractSchedule
-from ._arguments import check_key, check_number, check_numbers
-from .loop import fit
+from ._arguments import cadence, check_data, check_key, default_validation, split
+from .baselines import LARGEST, Mixture, shrunk_gaussian
+from .loop import FitResult, fit, held_out_values
+from .plan import Family, PriorPlan, plan_prior, table_width
+from .run import dequantized, to_latent
+from .tables import Candidate, candidates, simplified, table
 
-Family = Literal["gaussian", "binomial"]
-
-SAMPLED = 1_000_000  # values that are sorted to find the spacing
-
-
-class PriorPlan(NamedTuple):
-    """What `fit_prior` will train, and the reasons, one line each; `print` it.
-
-    Attributes:
-        process: the untrained reverse process.
-        num_steps: optimiser steps.
-        dequantize: width of the uniform noise added to data that come in steps; 0 for none.
-        reasons: what was chosen, and from what.
-    """
-
-    process: ReverseProcess
-    num_steps: int
-    dequantize: float
-    reasons: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "\n".join(self.reasons)
+PILOT = 750  # steps by which coordinates and baseline are chosen
+REPEATS = 4  # of the report's K
+WEIGHT_DECAY = 0.01
 
 
-def plan_prior(
-    key: Array,
-    data: ArrayLike,
-    *,
-    family: Family | None = None,
-    loc: ArrayLike | None = None,
-    scale: ArrayLike | None = None,
-    schedule: AbstractSchedule | None = None,
-    network: object = None,
-    dequantize: float | None = None,
-    num_steps: int | None = None,
-) -> PriorPlan:
-    """Choose family, scaling, schedule, network and training length for some data; every choice can be overridden.
-
-    Args:
-        key: JAX random key, for the network's first weights.
-        data: shape (n, *event), finite, not constant.
-        family: ``"gaussian"`` or ``"binomial"``; binomial for data of nothing but 0 and 1.
-        loc: location of the Gaussian noise law; the mean (of each element, for events of rank 1).
-        scale: its scale; the standard deviation, one constant for images, one per element for events of rank 1.
-        schedule: log-SNR in equal steps; its ends from the data's scale and finest detail.
-        network: a callable fn(x_t, t), predicting the velocity, or the logits of bits; an `MLP` sized by the event.
-        dequantize: width of the uniform noise added to the data, in their units; their spacing if they come in equal
-            steps (whole numbers, k/255), otherwise 0.
-        num_steps: optimiser steps.
-
-    Returns:
-        A `PriorPlan`.
-
-    Raises:
-        ValueError: data that are empty, not finite or constant, or a choice that does not fit them.
-    """
-    array = _checked(data)
-    event_shape, size = array.shape[1:], int(np.prod(array.shape[1:]))
-    binary = bool(((array == 0) | (array == 1)).all())
-    if family is None:
-        family = "binomial" if binary else "gaussian"
-    check_choice("family", family, ("gaussian", "binomial"))
-    check_key("key", key)
-    _check_overrides(family, binary, schedule, network, dequantize)
-    steps = check_count("num_steps", (10_000 if size <= 32 else 20_000) if num_steps is None else num_steps)
-    reasons = [f"family: {family} ({'only 0 and 1' if binary else 'real values'} in the data)"]
-    diffusion: BinomialDiffusion | GaussianDiffusion
-    if family == "binomial":
-        if loc is not None or scale is not None:
-            name, value = ("loc", loc) if loc is not None else ("scale", scale)
-            raise ValueError(f"{name}: expected None for the binomial family, got {value!r}")
-        diffusion, width = _for_bits(array, schedule, reasons), 0.0
-    else:
-        diffusion, width = _for_reals(array, loc, scale, schedule, dequantize, reasons)
-    hidden = 128 if size <= 8 else 256 if size <= 128 else 512
-    fn: Any = MLP(key, event_shape, num_steps=diffusion.num_steps, width=hidden) if network is None else network
-    reasons.append(f"network: MLP of width {hidden}" if network is None else f"network: {type(fn).__name__} (given)")
-    reasons.append(f"training: {steps} steps{_given(num_steps)}")
-    denoiser = Network(fn, "logits" if family == "binomial" else "velocity")
-    return PriorPlan(ReverseProcess(diffusion, denoiser, event_shape), steps, width, tuple(reasons))
+class PoorPriorWarning(UserWarning):
+    """A prior that is worse on held-out examples than a simple model of them."""
 
 
 def fit_prior(
@@ -119,10 +55,11 @@ def fit_prior(
     checkpoint: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> DiffusionPrior:
-    """Learn a prior from data: `plan_prior`, then `fit` of the K bound.
+    """Learn a prior from data: `plan_prior`, then `fit` of the K bound, with the best weights on held-out examples.
 
-    A tenth of the data is held out. With 100 examples or more, training stops after five validations (1,000 steps
-    apart) without a better K, and the best weights are kept.
+    A tenth of the examples is held out, more where they are few. Validation begins before the first step and is as
+    frequent as their number asks for. Vectors of up to 256 elements (tables) start as an exact Gaussian or Gaussian
+    mixture, in whitened or elementwise coordinates, and the network learns what that leaves: `plan_prior` has more.
 
     Args:
         key: JAX random key.
@@ -136,15 +73,18 @@ def fit_prior(
         num_steps: see `plan_prior`.
         batch_size: see `fit`.
         learning_rate: see `fit`.
-        checkpoint: see `fit`.
-        progress: whether to print the plan and show a progress bar.
+        checkpoint: see `fit`; of a table, files beside it hold what was tried.
+        progress: whether to print the plan and the report, and to show a progress bar.
 
     Returns:
-        The `DiffusionPrior`, in the data's own units. Where data in steps were dequantised, its K bounds the density
-        of data with that noise.
+        The `DiffusionPrior`, in the data's own units, with its `report()`. Where data in steps were dequantised, its K
+        bounds the density of data with that noise.
 
     Raises:
         ValueError: see `plan_prior` and `fit`.
+
+    Warns:
+        PoorPriorWarning: K on the held-out examples is below the log density of a simple model, beyond errors.
     """
     first, second = jax.random.split(check_key("key", key))
     plan = plan_prior(
@@ -153,176 +93,141 @@ def fit_prior(
     )  # fmt: skip
     if progress:
         print(plan)
-    result = fit(
-        second, plan.process, data, num_steps=plan.num_steps, batch_size=batch_size,
-        learning_rate=learning_rate, dequantize=plan.dequantize, checkpoint=checkpoint, progress=progress,
-        # A tenth of the data is held out; from so few that this is noise, there is nothing to stop by.
-        patience=5 if len(np.asarray(data)) >= 100 else None,
-    )  # fmt: skip
-    return DiffusionPrior(_with_moments(result.process, np.asarray(data)))
+    train, held_out = (np.asarray(part, np.float64) for part in _parts(second, np.asarray(data), plan))
+    options: dict[str, Any] = {"batch_size": batch_size, "dequantize": plan.dequantize, "progress": progress}
+    if not plan.num_steps:
+        report = PriorReport(None, (), len(train), 0, 0, plan.reasons, {})
+        prior = DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
+    elif plan.is_table:
+        rate = _warmed_up(float(learning_rate)) if learning_rate > 0 else learning_rate
+        options |= {"learning_rate": rate, "weight_decay": WEIGHT_DECAY}
+        prior = _of_table(first, second, plan, train, held_out, options, checkpoint)
+    else:
+        patience = _patience(len(train), plan.num_steps) if len(held_out) else None
+        options |= {"learning_rate": learning_rate, "checkpoint": checkpoint, "patience": patience}
+        result = fit(second, plan.process, train, num_steps=plan.num_steps, validation=held_out, **options)
+        models = _simple_models(plan, train, held_out)
+        report = _report(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
+        prior = _prior(result.process, None, train).with_report(report)
+    if progress:
+        print(f"{prior.report()}".removeprefix("\n".join(plan.reasons)).strip())
+    if prior.report().is_worse:
+        warnings.warn(f"fit_prior: {prior.report().verdict}", PoorPriorWarning, stacklevel=2)
+    return prior
 
 
-def _with_moments(process: ReverseProcess, data: np.ndarray) -> ReverseProcess:
-    """The process with its data's covariance, which twists rely on; as it is for bits, and for large events."""
+def _parts(key: Array, data: np.ndarray, plan: PriorPlan) -> tuple[Array, Array]:
+    """To train on and to hold out: a tenth, but 25 examples or a quarter of them where they are few."""
+    array = check_data("data", data, plan.process)
+    share = 0.0 if not plan.num_steps else max(0.1, min(0.25, 25 / len(array)))
+    return split(key, array, share, plan.process)
+
+
+def _of_table(
+    key: Array,
+    run_key: Array,
+    plan: PriorPlan,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    options: dict[str, Any],
+    checkpoint: str | PathLike[str] | None,
+) -> DiffusionPrior:
+    """Try all candidates for some steps, and go on with the best."""
+    data = table(train, held_out, plan.dequantize)
+    tried = candidates(key, data, table_width(len(train) + len(held_out), train.shape[1]))
+    short = min(plan.num_steps, PILOT)
+    options |= {"ema": 0.99 if len(train) <= 4_000 else 0.998, "validation": held_out}
+    options |= {"patience": _patience(len(train), plan.num_steps)}
+
+    def run(candidate: Candidate, steps: int, place: Path) -> FitResult:
+        return fit(run_key, candidate.process, train, transform=candidate.transform, num_steps=steps, checkpoint=place,
+                   **options)  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as folder:
+        start = Path(folder) / "run" if checkpoint is None else Path(checkpoint)
+        places = [start.with_name(f"{start.name}.{i}") for i in range(len(tried))]
+        results = [run(candidate, short, place) for candidate, place in zip(tried, places, strict=True)]
+        best = int(np.argmax([max(result.history["validation"]) for result in results]))
+        if short < plan.num_steps:
+            results[best] = run(tried[best], plan.num_steps, places[best])
+        if checkpoint is not None:
+            shutil.copyfile(places[best], start)
+    process, transform = simplified(tried[best], results[best].process)
+    prior = _prior(process, transform, train)
+    curves = {candidate.name: result for candidate, result in zip(tried, results, strict=True)}
+    values = ", ".join(f"{name} {max(result.history['validation']):.2f}" for name, result in curves.items())
+    reasons = (*plan.reasons, f"chosen: {tried[best].name} (validation K, in nats: {values})")
+    models = {"Gaussian": data.gaussian}
+    if len(data.mixture.weights) > 1:
+        models[f"mixture of {len(data.mixture.weights)} Gaussians"] = data.mixture
+    trained, own = results[best], tried[best].transform
+    return prior.with_report(_report(plan, trained, own, curves, reasons, models, train, held_out))
+
+
+def _simple_models(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> dict[str, Mixture]:
+    """The Gaussian of real values, where it is not too large."""
+    size = int(np.prod(train.shape[1:]))
+    real = isinstance(plan.process.diffusion, GaussianDiffusion)
+    if not real or size > LARGEST or not len(held_out):
+        return {}
+    return {"Gaussian": shrunk_gaussian(train.reshape(len(train), -1), plan.dequantize**2 / 12)}
+
+
+def _report(
+    plan: PriorPlan,
+    result: FitResult,
+    transform: Transform | None,
+    results: dict[str, FitResult],
+    reasons: tuple[str, ...],
+    models: dict[str, Mixture],
+    train: np.ndarray,
+    held_out: np.ndarray,
+) -> PriorReport:
+    """K and the simple models' log densities of the same held-out examples, with the same noise between steps."""
+    steps, validation = result.history["validation_step"], result.history["validation"]
+    kept = int(steps[int(np.argmax(validation))]) if validation else result.steps
+    if not len(held_out):
+        return PriorReport(None, (), len(train), 0, kept, reasons, {})
+    x, likelihood = jnp.asarray(held_out, float), default_validation(result.process, len(held_out))
+    values: dict[str, list[np.ndarray]] = {name: [] for name in ("prior (K)", *models)}
+    for key in jax.random.split(jax.random.key(0), REPEATS):  # the program that validation has compiled
+        found = held_out_values(likelihood, key, result.process, x, plan.dequantize, transform)
+        values["prior (K)"].append(np.asarray(found, np.float64))
+        noisy = dequantized(jax.random.split(key)[0], x, plan.dequantize)
+        flat = np.asarray(noisy, np.float64).reshape(len(x), -1)
+        for name, model in models.items():
+            values[name].append(model.log_prob(flat))
+    means = {name: np.mean(found, axis=0) for name, found in values.items()}
+    own, *scores = (_score(name, mean, means["prior (K)"]) for name, mean in means.items())
+    curves = {name or "prior": _curve(found) for name, found in results.items()}
+    return PriorReport(own, tuple(scores), len(train), len(held_out), kept, reasons, curves)
+
+
+def _score(name: str, values: np.ndarray, own: np.ndarray) -> Score:
+    error = lambda x: float(x.std() / np.sqrt(len(x)))
+    return Score(name, float(values.mean()), error(values), float((own - values).mean()), error(own - values))
+
+
+def _curve(result: FitResult) -> Curve:
+    return {"step": result.history["validation_step"], "validation": result.history["validation"]}
+
+
+def _prior(process: ReverseProcess, transform: Transform | None, data: np.ndarray) -> DiffusionPrior:
+    """With the covariance of the data, which twists rely on; without it for bits, and for large events."""
     size = int(np.prod(process.event_shape))
-    if not isinstance(process.diffusion, GaussianDiffusion) or size > LARGEST_WHOLE:
-        return process
-    moments = moments_of_draws(process.diffusion.standardize(data).reshape(len(data), -1))
-    return having_moments(process, moments)
+    if isinstance(process.diffusion, GaussianDiffusion) and size <= LARGEST_WHOLE:
+        z, _ = to_latent(transform, jnp.asarray(data, float))
+        moments = moments_of_draws(process.diffusion.standardize(z).reshape(len(data), -1))
+        process = having_moments(process, moments)
+    return DiffusionPrior(process, transform=transform)
 
 
-def _checked(data: ArrayLike) -> np.ndarray:
-    array = check_numbers("data", data)
-    if array.ndim < 2 or array.shape[0] < 2 or array.size == 0:
-        raise ValueError(
-            f"data: expected shape (n, *event) with n >= 2 and an event of rank 1 or more, got {array.shape}"
-        )
-    check_finite("data", array)
-    array = array.astype(np.float64)
-    if (array == array[:1]).all():
-        raise ValueError(f"data: expected examples that differ, got {array.shape[0]} equal ones (constant data)")
-    return array
+def _patience(count: int, num_steps: int) -> int:
+    """Validations without a better one: a tenth of the training, 500 steps at least."""
+    return max(5, -(-max(500, num_steps // 10) // cadence(count)))
 
 
-def _check_overrides(family: Family, binary: bool, schedule: object, network: object, dequantize: Any) -> None:
-    """Raise ``ValueError`` for a choice of the wrong kind, or one that does not fit the family."""
-    if family == "binomial" and not binary:
-        raise ValueError("family: expected 'gaussian' for data with other values than 0 and 1, got 'binomial'")
-    if schedule is not None and not isinstance(schedule, AbstractSchedule):
-        raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
-    if network is not None and not callable(network):
-        raise ValueError(f"network: expected a callable fn(x_t, t), got {network!r}")
-    if dequantize is not None:
-        bits = family == "binomial"
-        fits = lambda width: width == 0 or (width > 0 and not bits)
-        check_number("dequantize", dequantize, "a width of at least 0 (0 for bits)", fits)
-
-
-def _for_bits(array: np.ndarray, schedule: AbstractSchedule | None, reasons: list[str]) -> BinomialDiffusion:
-    rate = float(np.clip(array.mean(), 0.01, 0.99))
-    reasons.append(f"noise law: Bernoulli({rate:.4g}), the data's mean activity")
-    if schedule is None:
-        schedule = schedules.erasing(_bit_steps(int(np.prod(array.shape[1:]))))
-        reasons.append(f"schedule: {schedule.num_steps} steps, each erasing an equal share of the signal")
-    else:
-        reasons.append(f"schedule: {schedule.num_steps} steps (given)")
-    return BinomialDiffusion(schedule, rate)
-
-
-def _for_reals(
-    array: np.ndarray,
-    loc: ArrayLike | None,
-    scale: ArrayLike | None,
-    schedule: AbstractSchedule | None,
-    dequantize: float | None,
-    reasons: list[str],
-) -> tuple[GaussianDiffusion, float]:
-    """The diffusion, and the width of the noise that fills the gaps of data that come in steps."""
-    width = _spacing(array) if dequantize is None else float(dequantize)
-    # An element of a vector may vary less than the noise that fills the gaps; images are scaled by a constant.
-    noise = width / np.sqrt(12) if array.ndim == 2 else 0.0
-    used_loc, used_scale = _scaling(array, loc, scale, noise)
-    law = _said(used_loc, used_scale)
-    reasons.append(f"noise law: {law}; {_source('mean', loc)}, {_source('standard deviation', scale)}")
-    found = "the data's spacing" if width else "the data do not come in equal steps"
-    reasons.append(f"dequantize: {width:.4g}{_given(dequantize) or f', {found}'}")
-    standardized = (array - used_loc) / used_scale
-    if schedule is None:
-        detail = _detail(standardized, width / float(np.max(used_scale)))
-        size = np.sqrt(np.mean(np.square(standardized)) + np.mean(np.square(noise / used_scale)))
-        schedule = schedules.log_snr(100, scale=float(size), detail=detail)
-        first, last = float(schedule.log_snr(1)), float(schedule.log_snr(schedule.num_steps))
-        ends = f"log-SNR {first:.3g} to {last:.3g}, finest detail {detail:.3g} of the scale"
-        reasons.append(f"schedule: {schedule.num_steps} steps, {ends}")
-    else:
-        reasons.append(f"schedule: {schedule.num_steps} steps (given)")
-    return GaussianDiffusion(schedule, used_loc, used_scale), width
-
-
-def _scaling(
-    array: np.ndarray, loc: ArrayLike | None, scale: ArrayLike | None, noise: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Location and scale: per element for vectors (none may be constant), one constant for arrays of higher rank."""
-    if array.ndim == 2:
-        default_loc, default_scale = array.mean(axis=0), np.hypot(array.std(axis=0), noise)
-        constant = np.flatnonzero(np.ptp(array, axis=0) == 0)
-        if scale is None and constant.size:
-            raise ValueError(f"data: expected every element to vary, got constant ones at {constant[:8].tolist()}; "
-                             "leave them out, or give a scale")  # fmt: skip
-    else:
-        default_loc, default_scale = np.asarray(array.mean()), np.asarray(array.std())
-    used_loc = default_loc if loc is None else _element("loc", loc, array.shape[1:])
-    used_scale = default_scale if scale is None else _element("scale", scale, array.shape[1:])
-    if not (used_scale > 0).all():
-        raise ValueError(f"scale: expected positive numbers, got a minimum of {used_scale.min()}")
-    return used_loc, used_scale
-
-
-def _element(name: str, value: ArrayLike, event_shape: tuple[int, ...]) -> np.ndarray:
-    """`value` as finite numbers that broadcast to one example."""
-    array = check_numbers(name, value).astype(np.float64)
-    check_finite(name, array)
-    try:
-        fits = np.broadcast_shapes(array.shape, event_shape) == event_shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(f"{name}: expected a shape that broadcasts to {event_shape}, got {array.shape}")
-    return array
-
-
-def _spacing(array: np.ndarray) -> float:
-    """The step of data that come in equal steps (up to 65,536 over their range), otherwise 0.
-
-    Whole numbers are as far apart as their differences' greatest common divisor. For others the candidate is the
-    smallest gap between distinct values, of which there may be 1024; all data must be on its grid, up to the rounding
-    of float32. Two distinct values are always on one: each must occur twice.
-    """
-    flat = array.reshape(-1)
-    if flat.size > SAMPLED:  # at random, or a stride might see the same pixels only
-        flat = flat[np.random.default_rng(0).integers(0, flat.size, SAMPLED)]
-    values, counts = np.unique(flat, return_counts=True)
-    rounding = 4 * float(np.finfo(np.float32).eps) * np.abs(values).max()
-    gaps = np.diff(values)
-    gaps = gaps[gaps > rounding]
-    if gaps.size == 0 or (values.size == 2 and counts.min() < 2):
-        return 0.0
-    whole = rounding < 0.1 and bool((values == np.round(values)).all())
-    step = float(np.gcd.reduce(gaps.astype(int)) if whole else gaps.min())
-    count = round((values[-1] - values[0]) / step)
-    if count > 65_536 or not (whole or values.size <= 1024):
-        return 0.0
-    step = float(values[-1] - values[0]) / count
-    steps = (array - values[0]) / step
-    off = np.abs(steps - np.round(steps)).max()
-    return step if off <= min(1e-5 + rounding / step, 0.1) else 0.0
-
-
-def _detail(standardized: np.ndarray, step: float) -> float:
-    """The finest scale worth keeping: a grey level's spread, or half the typical distance to the nearest neighbour."""
-    if step:
-        return float(max(step / np.sqrt(12), 1e-3))
-    sample = standardized.reshape(len(standardized), -1)[:1000]
-    square = np.square(sample).sum(1)
-    distance = square[:, None] + square[None] - 2 * sample @ sample.T
-    np.fill_diagonal(distance, np.inf)
-    nearest = np.sqrt(np.maximum(distance.min(axis=1), 0) / sample.shape[1])
-    return float(np.clip(np.median(nearest) / 2, 2e-3, 0.3))
-
-
-def _bit_steps(size: int) -> int:
-    return int(np.clip(10 * size, 100, 1000))
-
-
-def _said(loc: np.ndarray, scale: np.ndarray) -> str:
-    if loc.ndim or scale.ndim:
-        return f"N(loc, scale²) for each element, scales {scale.min():.4g} to {scale.max():.4g}"
-    return f"N({loc:.4g}, {scale:.4g}²)"
-
-
-def _source(what: str, given: object) -> str:
-    return f"the data's {what}" if given is None else f"the {what} given"
-
-
-def _given(value: object) -> str:
-    return "" if value is None else " (given)"
+@functools.lru_cache(maxsize=32)
+def _warmed_up(rate: float) -> Callable[[Any], Any]:
+    """A learning rate that does not depend on how long training lasts, so that a run may go on."""
+    return lambda step: rate * jnp.minimum(1.0, (step + 1) / 50) / jnp.sqrt(1 + step / 2_000)

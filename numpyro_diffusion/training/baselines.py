@@ -34,6 +34,10 @@ class Mixture(NamedTuple):
         """Log density in nats, shape (n,)."""
         return np.logaddexp.reduce(self.log_parts(x), axis=1)
 
+    def moved(self, root: np.ndarray, loc: np.ndarray) -> "Mixture":
+        """The law of root @ x + loc."""
+        return Mixture(self.weights, self.means @ root.T + loc, root @ self.covariances @ root.T)
+
 
 def shrunk_gaussian(x: np.ndarray, added: float = 0.0) -> Mixture:
     """A Gaussian of mean and covariance of the examples, correlations shrunk as Ledoit and Wolf 2004 have it.

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from .._checks import check_count
 from .._devices import Devices, check_devices, collect, distribute, replicate
+from ..distributions.parts import check_transform
 from ..likelihoods import AbstractLikelihood
 from ..process import ReverseProcess
 from ._arguments import (
@@ -25,7 +26,6 @@ from ._arguments import (
     check_key,
     check_process,
     check_settings,
-    check_transform,
     check_validation,
     split,
 )
@@ -161,7 +161,7 @@ def fit(
     settings |= {"key": digest(key), "data": digest(train), "validation": digest(held_out), "process": digest(process)}
     if optimizer is None:
         rate = learning_rate if callable(learning_rate) else float(learning_rate)
-        optimizer = _default_optimizer(rate, num_steps, float(weight_decay))
+        optimizer = _default_optimizer(rate, 0 if callable(rate) else num_steps, float(weight_decay))
     batch_size = min(batch_size, len(train))
     spread = check_devices(devices, batch_size)
     run = TrainingRun(process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, spread, transform)
@@ -242,7 +242,7 @@ def _optimizer_settings(optimizer: Any, learning_rate: Any, num_steps: int) -> d
 def _validate(run: TrainingRun, key: Array, now: Progress, held_out: Array, likelihood: AbstractLikelihood) -> Progress:
     state, process = now.state, run.process(now.state.average)
     own = jax.random.fold_in(key, VALIDATION)
-    values = _evaluate(likelihood, own, process, held_out, run.dequantize, run.transform)
+    values = held_out_values(likelihood, own, process, held_out, run.dequantize, run.transform)
     value = jnp.mean(values)
     error = float(jnp.std(values) / np.sqrt(len(values)))
     entry = {"validation_step": int(state.step), "validation": float(value), "validation_error": error}
@@ -253,7 +253,7 @@ def _validate(run: TrainingRun, key: Array, now: Progress, held_out: Array, like
 
 
 @eqx.filter_jit
-def _evaluate(
+def held_out_values(
     likelihood: AbstractLikelihood,
     key: Array,
     process: ReverseProcess,
@@ -261,6 +261,7 @@ def _evaluate(
     dequantize: float,
     transform: Transform | None = None,
 ) -> Array:
+    """The estimate for each of some held-out data, shape (m,), of x = T(z) if there is a `transform`."""
     noise, draws = jax.random.split(key)
     z, log_volume = to_latent(transform, dequantized(noise, data, dequantize))
     return likelihood(draws, process, z).value - log_volume

@@ -6,11 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
+from sklearn.covariance import LedoitWolf
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import schedules
-from numpyro_diffusion.training import fit_prior, plan_prior
+from numpyro_diffusion.training import baselines, fit_prior, plan_prior
 
 # `numpyro_diffusion.training.loop` the attribute is the function.
 loop = importlib.import_module("numpyro_diffusion.training.loop")
@@ -66,13 +68,18 @@ def test_bits_may_be_taken_for_real_values_but_not_the_reverse():
 def test_vectors_are_scaled_by_element_and_images_by_one_constant():
     scales, locs = np.array([0.1, 1.0, 50.0]), np.array([5.0, 0.0, -100.0])
     data = _normal(400, 3) * scales + locs
-    diffusion = plan_prior(KEY, data).process.diffusion
+    plan = plan_prior(KEY, data)
+    np.testing.assert_allclose(plan.transform.loc, data.mean(0), rtol=1e-5)
+    root = np.asarray(plan.transform.scale_tril)
+    np.testing.assert_allclose(np.diag(root @ root.T), data.var(0), rtol=1e-4)
+    assert plan.is_table and plan.process.diffusion.scale.shape == ()
+    diffusion = plan_prior(KEY, data, loc=data.mean(0)).process.diffusion  # a choice of one's own: no table
     np.testing.assert_allclose(diffusion.loc, data.mean(0), rtol=1e-5)
     np.testing.assert_allclose(diffusion.scale, data.std(0), rtol=1e-5)
     images = 3 + 2 * _normal(40, 4, 5)
     images[:, 0, 0] = 3.0  # a constant pixel is no trouble
     plan = plan_prior(KEY, images)
-    assert plan.process.event_shape == (4, 5) and plan.process.diffusion.scale.shape == ()
+    assert not plan.is_table and plan.process.event_shape == (4, 5) and plan.process.diffusion.scale.shape == ()
     assert float(plan.process.diffusion.scale) == pytest.approx(images.std(), rel=1e-5)
     assert f"N({images.mean():.4g}, {images.std():.4g}²)" in _said(plan, "noise law")
 
@@ -116,8 +123,9 @@ def test_the_ends_of_the_schedule_follow_from_the_data():
     # Clusters of width 0.01 in data of scale 1: finer detail, hence a higher end; scaling the data changes nothing.
     coarse = _normal(500, 2)
     fine = np.sign(_normal(500, 2, seed=1)) + 0.01 * _normal(500, 2, seed=2)
-    assert ends(plan_prior(KEY, fine))[0] > ends(plan_prior(KEY, coarse))[0] + 2
-    np.testing.assert_allclose(ends(plan_prior(KEY, 1e3 * fine)), ends(plan_prior(KEY, fine)), rtol=1e-3)
+    first = lambda data: float(plan_prior(KEY, data).process.diffusion.schedule.log_snr(1))
+    assert first(fine) > first(coarse) + 2
+    assert first(1e3 * fine) == pytest.approx(first(fine), rel=1e-3)
     # A scale of half the data's makes the data louder than the noise: the chain has to go further.
     half = plan_prior(KEY, coarse, scale=0.5 * coarse.std(0))
     assert ends(half)[1] == pytest.approx(2 * np.log(0.005), rel=1e-3)
@@ -127,7 +135,9 @@ def test_vectors_in_steps_are_scaled_with_the_noise_that_fills_the_gaps():
     """An element that is 0 but once has a deviation far below that noise, and would be far out of scale."""
     data = np.random.default_rng(0).integers(0, 17, (400, 3))
     data[:, 1] = np.arange(400) == 7
-    diffusion = plan_prior(KEY, data).process.diffusion
+    root = np.asarray(plan_prior(KEY, data).transform.scale_tril)
+    np.testing.assert_allclose(np.diag(root @ root.T), data.var(0) + 1 / 12, rtol=1e-4)
+    diffusion = plan_prior(KEY, data, loc=data.mean(0)).process.diffusion
     np.testing.assert_allclose(diffusion.scale, np.sqrt(data.var(0) + 1 / 12), rtol=1e-5)
     assert float(diffusion.schedule.log_snr(100.0)) == pytest.approx(2 * np.log(0.01), rel=1e-4)
     given = plan_prior(KEY, data, scale=1.0).process.diffusion
@@ -147,15 +157,58 @@ def test_every_choice_can_be_overridden():
     assert all("given" in _said(plan, start) for start in ("noise law", "dequantize", "schedule", "network"))
     assert _said(plan, "training") == "training: 12 steps (given)"
     default = plan_prior(KEY, data)
-    assert "given" not in str(default) and default.num_steps == 10_000
-    assert default.process.denoiser.predicts == "velocity"
+    assert "given" not in str(default) and default.num_steps == 1_000
+    assert isinstance(default.process.denoiser, nd.denoisers.Residual)
+    images = plan_prior(KEY, _normal(20, 2, 2))
+    assert images.num_steps == 10_000 and images.process.denoiser.predicts == "velocity"
 
 
-@pytest.mark.parametrize(("size", "width", "steps"), [(2, 128, 10_000), (40, 256, 20_000), (144, 512, 20_000)])
-def test_the_network_grows_with_the_event(size, width, steps):
-    plan = plan_prior(KEY, _normal(10, size))
+@pytest.mark.parametrize(
+    ("shape", "width", "steps"), [((2, 1), 128, 10_000), ((5, 8), 256, 20_000), ((12, 12), 512, 20_000)]
+)
+def test_the_network_grows_with_the_event(shape, width, steps):
+    plan = plan_prior(KEY, _normal(10, *shape))
     assert plan.process.denoiser.fn.width == width and plan.num_steps == steps
     assert f"MLP of width {width}" in _said(plan, "network") and str(steps) in _said(plan, "training")
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "width", "steps"), [(60, 12, 64, 1_000), (2_000, 12, 128, 3_000), (6_000, 12, 256, 20_000)]
+)
+def test_a_tables_network_grows_with_the_number_of_examples(count, size, width, steps):
+    plan = plan_prior(KEY, _normal(count, size))
+    assert plan.process.denoiser.fn.width == width and plan.num_steps == steps
+    assert f"MLP of width {width}, for {count} examples" in _said(plan, "network")
+    assert "whitened" in _said(plan, "coordinates") and "Gaussian" in _said(plan, "baseline")
+
+
+def test_an_untrained_tables_prior_is_the_gaussian_of_its_data():
+    """Correlations as Ledoit and Wolf shrink them, by scikit-learn; K is its log density, in few steps."""
+    data = _normal(40, 3) @ np.array([[1.0, 0.9, 0.0], [0.0, 0.3, 5.0], [0.0, 0.0, 2.0]]) + [3.0, 0.0, -2.0]
+    plan = plan_prior(KEY, data)
+    prior = nd.DiffusionPrior(plan.process, transform=plan.transform)
+    scale = data.std(0)
+    covariance = LedoitWolf().fit(data / scale).covariance_ * np.outer(scale, scale)
+    exact = dist.MultivariateNormal(data.mean(0), covariance).log_prob(data[:5])
+    np.testing.assert_allclose(prior.log_prob(jnp.asarray(data[:5], jnp.float32)), exact, atol=0.02)
+
+
+def test_from_few_examples_a_gaussian_is_fitted_and_it_says_so(capsys):
+    data = _normal(12, 2) * [1.0, 5.0]
+    prior = fit_prior(KEY, data)
+    assert "training: none, a Gaussian is all that is fitted to 12 examples (fewer than 20)" in capsys.readouterr().out
+    assert prior.process.denoiser.is_exact and prior.report().steps == 0 and prior.report().prior is None
+    exact = dist.MultivariateNormal(data.mean(0), baselines.shrunk_gaussian(data).covariances[0]).log_prob(data)
+    np.testing.assert_allclose(prior.log_prob(jnp.asarray(data, jnp.float32)), exact, atol=1e-3)
+    assert prior.report() == fit_prior(KEY, data, progress=False).report()
+
+
+def test_elements_that_are_the_same_are_named():
+    data = _normal(50, 3)
+    assert "data:" not in str(plan_prior(KEY, data))
+    plan = plan_prior(KEY, np.append(data, 3 - 2 * data[:, :1], axis=1))
+    assert "elements 0 and 3 are the same but for their units" in _said(plan, "data")
+    assert np.isfinite(np.asarray(plan.transform.scale_tril)).all()
 
 
 # ---- What is refused
@@ -224,7 +277,7 @@ def test_choices_that_bits_do_not_have(choice):
 
 def _k(process, x):
     """The mean of K, estimated and compiled as `fit` does for as many held-out examples."""
-    return float(loop._evaluate(nd.KBound(2, 7, chunk=2048), jax.random.key(1), process, x, 0.0).mean())
+    return float(loop.held_out_values(nd.KBound(2, 7, chunk=2048), jax.random.key(1), process, x, 0.0).mean())
 
 
 @pytest.mark.parametrize("family", ["gaussian", pytest.param("binomial", marks=pytest.mark.slow)])
@@ -245,7 +298,7 @@ def test_a_prior_is_learned(family, capsys):
     prior = fit_prior(KEY, data, learning_rate=0.03, **choices)
     shown = capsys.readouterr()
     plan = plan_prior(KEY, data, **choices)
-    assert shown.out.strip() == str(plan) and "600/600" in shown.err
+    assert shown.out.startswith(str(plan)) and "verdict: " in shown.out and "600/600" in shown.err
     assert isinstance(prior, nd.DiffusionPrior) and prior.event_shape == data.shape[1:]
     x = jnp.asarray(data[:200], jnp.float32)
     before, after = _k(plan.process, x), _k(prior.process, x)

@@ -1,0 +1,123 @@
+"""What is known of how good a prior is: the record that `fit_prior` keeps with it."""
+
+import copy
+from typing import Any, NamedTuple, Self
+
+Curve = dict[str, list[float]]
+
+
+class Score(NamedTuple):
+    """A mean log density of held-out data, in nats per example.
+
+    Attributes:
+        name: of the model.
+        value: the mean; of a prior, that of K.
+        error: its standard error over the examples.
+        gain: the prior's mean minus this one; 0 for the prior itself.
+        gain_error: standard error of that, from the differences example by example.
+    """
+
+    name: str
+    value: float
+    error: float
+    gain: float = 0.0
+    gain_error: float = 0.0
+
+
+class PriorReport(NamedTuple):
+    """What `fit_prior` saw; `print` it.
+
+    The held-out examples also chose the training's length, the coordinates and the number of components, so that the
+    prior's own figure is slightly too good where they are few.
+
+    Attributes:
+        prior: the held-out K of the prior that was returned.
+        baselines: log densities of simple models, fitted to the same examples, of the same held-out ones.
+        trained: number of examples that were trained on.
+        held_out: number of examples held out.
+        steps: the training step whose weights were kept; 0 for the baseline itself.
+        reasons: what was chosen, one line each, as in `PriorPlan`.
+        curves: validation K by training step, ``{"step": […], "validation": […]}``, of each candidate by name.
+    """
+
+    prior: Score | None
+    baselines: tuple[Score, ...]
+    trained: int
+    held_out: int
+    steps: int
+    reasons: tuple[str, ...]
+    curves: dict[str, Curve]
+
+    @property
+    def verdict(self) -> str:
+        """One line: whether there was more to learn than the simple models say."""
+        if self.prior is None:
+            return "not compared: too few examples to hold any out"
+        if not self.baselines:
+            return "not compared: no simple model of such data"
+        best = max(self.baselines, key=lambda score: score.value)
+        gap = f"{best.gain:+.2f} ± {best.gain_error:.2f} nats beside the {best.name}"
+        if best.gain > 2 * best.gain_error:
+            return f"better than the simple models: {gap}"
+        if best.gain < -2 * best.gain_error and best.gain < -LEAST:
+            return f"WORSE than a simple model: {gap}"
+        return f"no better than a simple model: {gap}"
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether a simple model is better, beyond errors."""
+        return self.verdict.startswith("WORSE")
+
+    def __str__(self) -> str:
+        lines = list(self.reasons)
+        if self.prior is not None:
+            count = f"{self.trained} examples trained on, {self.held_out} held out"
+            lines.append(f"held out: {count}; nats per example, and the prior's gain")
+            lines.append(f"  {self.prior.name:<24} {self.prior.value:9.2f} ± {self.prior.error:.2f}")
+            for score in self.baselines:
+                gain = f"{score.gain:+9.2f} ± {score.gain_error:.2f}"
+                lines.append(f"  {score.name:<24} {score.value:9.2f} ± {score.error:.2f} {gain}")
+        return "\n".join([*lines, f"verdict: {self.verdict}"])
+
+    def to_json(self) -> dict[str, Any]:
+        """As what JSON can hold."""
+        scores = [list(score) for score in self.baselines]
+        own = None if self.prior is None else list(self.prior)
+        return self._asdict() | {"prior": own, "baselines": scores, "reasons": list(self.reasons)}
+
+
+LEAST = 0.05  # nats: a difference below which no one cares, and which K's own noise may make
+
+
+def report_from_json(stored: Any) -> PriorReport | None:
+    """The report that `to_json` wrote, or None if there is none."""
+    if not isinstance(stored, dict):
+        return None
+    own = None if stored["prior"] is None else Score(*stored["prior"])
+    scores = tuple(Score(*score) for score in stored["baselines"])
+    return PriorReport(**(stored | {"prior": own, "baselines": scores, "reasons": tuple(stored["reasons"])}))
+
+
+class Reported:
+    """A distribution with a record of how good it is, which is no parameter: JAX's transformations leave it out."""
+
+    _report: PriorReport | None = None
+
+    def report(self) -> PriorReport:
+        """How good the prior is, as `fit_prior` saw it: `print` it. Files keep it.
+
+        Raises:
+            ValueError: a prior that `fit_prior` did not make.
+        """
+        if self._report is None:
+            raise ValueError("report: expected a prior made by fit_prior, which keeps a record, got one without")
+        return self._report
+
+    def with_report(self, report: PriorReport | None) -> Self:
+        """The same prior with another record."""
+        new = copy.copy(self)
+        new._report = report
+        return new
+
+    def _stored_report(self) -> dict[str, Any]:
+        return {} if self._report is None else {"report": self._report.to_json()}

@@ -1,0 +1,318 @@
+"""What to train is chosen from the data's shape and values, and said."""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions.transforms import Transform
+
+from .. import schedules
+from .._checks import check_choice, check_count, check_finite
+from ..denoisers import Network
+from ..diffusions import BinomialDiffusion, GaussianDiffusion
+from ..moments import LARGEST_WHOLE
+from ..networks import MLP
+from ..process import ReverseProcess
+from ..schedules import AbstractSchedule
+from ._arguments import check_key, check_number, check_numbers
+from .tables import FEWEST, MOST_COMPONENTS, candidates, finest_detail, table, whitened_gaussian
+
+Family = Literal["gaussian", "binomial"]
+
+SAMPLED = 1_000_000  # values that are sorted to find the spacing
+
+
+class PriorPlan(NamedTuple):
+    """What `fit_prior` will train, and the reasons, one line each; `print` it.
+
+    Attributes:
+        process: the untrained reverse process; of a table, the one about a Gaussian, of whitened coordinates, which is
+            one of those that `fit_prior` tries.
+        num_steps: optimiser steps; 0 where a Gaussian is all that is fitted.
+        dequantize: width of the uniform noise added to data that come in steps; 0 for none.
+        reasons: what was chosen, and from what.
+        transform: from the process's coordinates to the data's; None where they are the same.
+    """
+
+    process: ReverseProcess
+    num_steps: int
+    dequantize: float
+    reasons: tuple[str, ...]
+    transform: Transform | None = None
+
+    @property
+    def is_table(self) -> bool:
+        """Whether `fit_prior` tries several coordinates and baselines."""
+        return self.transform is not None
+
+    def __str__(self) -> str:
+        return "\n".join(self.reasons)
+
+
+def plan_prior(
+    key: Array,
+    data: ArrayLike,
+    *,
+    family: Family | None = None,
+    loc: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
+    schedule: AbstractSchedule | None = None,
+    network: object = None,
+    dequantize: float | None = None,
+    num_steps: int | None = None,
+) -> PriorPlan:
+    """Choose family, scaling, schedule, network and training length for some data; every choice can be overridden.
+
+    Vectors of real values, up to 256 elements, are a table: unless a loc, scale, schedule or network is given, the
+    network learns what an exact Gaussian or Gaussian mixture leaves, in whitened or in elementwise coordinates, as
+    held-out examples decide. With fewer than 20 examples a Gaussian is all that is fitted.
+
+    Args:
+        key: JAX random key, for the network's first weights.
+        data: shape (n, *event), finite, not constant.
+        family: ``"gaussian"`` or ``"binomial"``; binomial for data of nothing but 0 and 1.
+        loc: location of the Gaussian noise law; the mean (of each element, for events of rank 1).
+        scale: its scale; the standard deviation, one constant for images, one per element for events of rank 1.
+        schedule: log-SNR in equal steps; its ends from the data's scale and finest detail.
+        network: a callable fn(x_t, t), predicting the velocity, or the logits of bits; an `MLP` sized by the event.
+        dequantize: width of the uniform noise added to the data, in their units; their spacing if they come in equal
+            steps (whole numbers, k/255), otherwise 0.
+        num_steps: optimiser steps.
+
+    Returns:
+        A `PriorPlan`.
+
+    Raises:
+        ValueError: data that are empty, not finite or constant, or a choice that does not fit them.
+    """
+    array = _checked(data)
+    event_shape, size = array.shape[1:], int(np.prod(array.shape[1:]))
+    binary = bool(((array == 0) | (array == 1)).all())
+    if family is None:
+        family = "binomial" if binary else "gaussian"
+    check_choice("family", family, ("gaussian", "binomial"))
+    check_key("key", key)
+    _check_overrides(family, binary, schedule, network, dequantize)
+    count = None if num_steps is None else check_count("num_steps", num_steps)
+    reasons = [f"family: {family} ({'only 0 and 1' if binary else 'real values'} in the data)"]
+    overridden = any(choice is not None for choice in (loc, scale, schedule, network))
+    if family == "gaussian" and array.ndim == 2 and size <= LARGEST_WHOLE and not overridden:
+        return _for_table(key, array, dequantize, count, reasons)
+    steps = (10_000 if size <= 32 else 20_000) if count is None else count
+    diffusion: BinomialDiffusion | GaussianDiffusion
+    if family == "binomial":
+        if loc is not None or scale is not None:
+            name, value = ("loc", loc) if loc is not None else ("scale", scale)
+            raise ValueError(f"{name}: expected None for the binomial family, got {value!r}")
+        diffusion, width = _for_bits(array, schedule, reasons), 0.0
+    else:
+        diffusion, width = _for_reals(array, loc, scale, schedule, dequantize, reasons)
+    hidden = 128 if size <= 8 else 256 if size <= 128 else 512
+    fn: Any = MLP(key, event_shape, num_steps=diffusion.num_steps, width=hidden) if network is None else network
+    reasons.append(f"network: MLP of width {hidden}" if network is None else f"network: {type(fn).__name__} (given)")
+    reasons.append(f"training: {steps} steps{_given(num_steps)}")
+    denoiser = Network(fn, "logits" if family == "binomial" else "velocity")
+    return PriorPlan(ReverseProcess(diffusion, denoiser, event_shape), steps, width, tuple(reasons))
+
+
+def table_width(count: int, size: int) -> int:
+    """Hidden units for so many examples of so many elements."""
+    return 64 if count < 1_000 else 128 if count < 5_000 or size <= 8 else 256
+
+
+def _for_table(
+    key: Array, array: np.ndarray, dequantize: float | None, num_steps: int | None, reasons: list[str]
+) -> PriorPlan:
+    """The plan for a table: its process is that about the Gaussian of all examples."""
+    constant = np.flatnonzero(np.ptp(array, axis=0) == 0)
+    if constant.size:
+        raise ValueError(f"data: expected every element to vary, got constant ones at {constant[:8].tolist()}; "
+                         "leave them out, or give a scale")  # fmt: skip
+    (count, size), width = array.shape, _spacing(array) if dequantize is None else float(dequantize)
+    found = "the data's spacing" if width else "the data do not come in equal steps"
+    reasons.append(f"dequantize: {width:.4g}{_given(dequantize) or f', {found}'}")
+    simple = table(array, array[:0], width)
+    same = _same_elements(array)
+    if same:
+        reasons.append(
+            f"data: elements {same[0]} and {same[1]} are the same but for their units; the density is that of the model"
+        )
+    if count < FEWEST:
+        reasons.append("coordinates: whitened, covariance shrunk as Ledoit and Wolf have it")
+        reasons.append(f"training: none, a Gaussian is all that is fitted to {count} examples (fewer than {FEWEST})")
+        process, transform = whitened_gaussian(simple)
+        return PriorPlan(process, 0, width, tuple(reasons), transform)
+    steps = int(np.clip(5 * count, 1_000, 3_000 if count <= 2_000 else 20_000)) if num_steps is None else num_steps
+    hidden = table_width(count, size)
+    first = candidates(key, simple, hidden)[0]
+    schedule = first.process.diffusion.schedule
+    ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(schedule.num_steps)):.3g}"
+    whitened = "whitened (covariance shrunk as Ledoit and Wolf have it) or elementwise, as validation decides"
+    reasons.append(f"coordinates: {whitened if size > 1 else 'mean 0 and variance 1'}")
+    reasons.append(
+        f"baseline: one Gaussian or up to {MOST_COMPONENTS}, as validation decides; the network learns the rest"
+    )
+    reasons.append(f"schedule: {schedule.num_steps} steps, {ends}")
+    reasons.append(f"network: MLP of width {hidden}, for {count} examples")
+    reasons.append(f"training: at most {steps} steps{_given(num_steps)}, the best on validation are kept")
+    return PriorPlan(first.process, steps, width, tuple(reasons), first.transform)
+
+
+def _same_elements(array: np.ndarray) -> tuple[int, int] | None:
+    """The first two elements that say the same, if there are any."""
+    z = (array - array.mean(0)) / array.std(0)
+    near = np.argwhere(np.triu(np.abs(z.T @ z) / len(z), 1) > 1 - 1e-6)
+    return (int(near[0][0]), int(near[0][1])) if len(near) else None
+
+
+def _checked(data: ArrayLike) -> np.ndarray:
+    array = check_numbers("data", data)
+    if array.ndim < 2 or array.shape[0] < 2 or array.size == 0:
+        raise ValueError(
+            f"data: expected shape (n, *event) with n >= 2 and an event of rank 1 or more, got {array.shape}"
+        )
+    check_finite("data", array)
+    array = array.astype(np.float64)
+    if (array == array[:1]).all():
+        raise ValueError(f"data: expected examples that differ, got {array.shape[0]} equal ones (constant data)")
+    return array
+
+
+def _check_overrides(family: Family, binary: bool, schedule: object, network: object, dequantize: Any) -> None:
+    """Raise ``ValueError`` for a choice of the wrong kind, or one that does not fit the family."""
+    if family == "binomial" and not binary:
+        raise ValueError("family: expected 'gaussian' for data with other values than 0 and 1, got 'binomial'")
+    if schedule is not None and not isinstance(schedule, AbstractSchedule):
+        raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
+    if network is not None and not callable(network):
+        raise ValueError(f"network: expected a callable fn(x_t, t), got {network!r}")
+    if dequantize is not None:
+        bits = family == "binomial"
+        fits = lambda width: width == 0 or (width > 0 and not bits)
+        check_number("dequantize", dequantize, "a width of at least 0 (0 for bits)", fits)
+
+
+def _for_bits(array: np.ndarray, schedule: AbstractSchedule | None, reasons: list[str]) -> BinomialDiffusion:
+    rate = float(np.clip(array.mean(), 0.01, 0.99))
+    reasons.append(f"noise law: Bernoulli({rate:.4g}), the data's mean activity")
+    if schedule is None:
+        schedule = schedules.erasing(_bit_steps(int(np.prod(array.shape[1:]))))
+        reasons.append(f"schedule: {schedule.num_steps} steps, each erasing an equal share of the signal")
+    else:
+        reasons.append(f"schedule: {schedule.num_steps} steps (given)")
+    return BinomialDiffusion(schedule, rate)
+
+
+def _for_reals(
+    array: np.ndarray,
+    loc: ArrayLike | None,
+    scale: ArrayLike | None,
+    schedule: AbstractSchedule | None,
+    dequantize: float | None,
+    reasons: list[str],
+) -> tuple[GaussianDiffusion, float]:
+    """The diffusion, and the width of the noise that fills the gaps of data that come in steps."""
+    width = _spacing(array) if dequantize is None else float(dequantize)
+    # An element of a vector may vary less than the noise that fills the gaps; images are scaled by a constant.
+    noise = width / np.sqrt(12) if array.ndim == 2 else 0.0
+    used_loc, used_scale = _scaling(array, loc, scale, noise)
+    law = _said(used_loc, used_scale)
+    reasons.append(f"noise law: {law}; {_source('mean', loc)}, {_source('standard deviation', scale)}")
+    found = "the data's spacing" if width else "the data do not come in equal steps"
+    reasons.append(f"dequantize: {width:.4g}{_given(dequantize) or f', {found}'}")
+    standardized = (array - used_loc) / used_scale
+    if schedule is None:
+        detail = _detail(standardized, width / float(np.max(used_scale)))
+        size = np.sqrt(np.mean(np.square(standardized)) + np.mean(np.square(noise / used_scale)))
+        schedule = schedules.log_snr(100, scale=float(size), detail=detail)
+        first, last = float(schedule.log_snr(1)), float(schedule.log_snr(schedule.num_steps))
+        ends = f"log-SNR {first:.3g} to {last:.3g}, finest detail {detail:.3g} of the scale"
+        reasons.append(f"schedule: {schedule.num_steps} steps, {ends}")
+    else:
+        reasons.append(f"schedule: {schedule.num_steps} steps (given)")
+    return GaussianDiffusion(schedule, used_loc, used_scale), width
+
+
+def _scaling(
+    array: np.ndarray, loc: ArrayLike | None, scale: ArrayLike | None, noise: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Location and scale: per element for vectors (none may be constant), one constant for arrays of higher rank."""
+    if array.ndim == 2:
+        default_loc, default_scale = array.mean(axis=0), np.hypot(array.std(axis=0), noise)
+        constant = np.flatnonzero(np.ptp(array, axis=0) == 0)
+        if scale is None and constant.size:
+            raise ValueError(f"data: expected every element to vary, got constant ones at {constant[:8].tolist()}; "
+                             "leave them out, or give a scale")  # fmt: skip
+    else:
+        default_loc, default_scale = np.asarray(array.mean()), np.asarray(array.std())
+    used_loc = default_loc if loc is None else _element("loc", loc, array.shape[1:])
+    used_scale = default_scale if scale is None else _element("scale", scale, array.shape[1:])
+    if not (used_scale > 0).all():
+        raise ValueError(f"scale: expected positive numbers, got a minimum of {used_scale.min()}")
+    return used_loc, used_scale
+
+
+def _element(name: str, value: ArrayLike, event_shape: tuple[int, ...]) -> np.ndarray:
+    """`value` as finite numbers that broadcast to one example."""
+    array = check_numbers(name, value).astype(np.float64)
+    check_finite(name, array)
+    try:
+        fits = np.broadcast_shapes(array.shape, event_shape) == event_shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name}: expected a shape that broadcasts to {event_shape}, got {array.shape}")
+    return array
+
+
+def _spacing(array: np.ndarray) -> float:
+    """The step of data that come in equal steps (up to 65,536 over their range), otherwise 0.
+
+    Whole numbers are as far apart as their differences' greatest common divisor. For others the candidate is the
+    smallest gap between distinct values, of which there may be 1024; all data must be on its grid, up to the rounding
+    of float32. Two distinct values are always on one: each must occur twice.
+    """
+    flat = array.reshape(-1)
+    if flat.size > SAMPLED:  # at random, or a stride might see the same pixels only
+        flat = flat[np.random.default_rng(0).integers(0, flat.size, SAMPLED)]
+    values, counts = np.unique(flat, return_counts=True)
+    rounding = 4 * float(np.finfo(np.float32).eps) * np.abs(values).max()
+    gaps = np.diff(values)
+    gaps = gaps[gaps > rounding]
+    if gaps.size == 0 or (values.size == 2 and counts.min() < 2):
+        return 0.0
+    whole = rounding < 0.1 and bool((values == np.round(values)).all())
+    step = float(np.gcd.reduce(gaps.astype(int)) if whole else gaps.min())
+    count = round((values[-1] - values[0]) / step)
+    if count > 65_536 or not (whole or values.size <= 1024):
+        return 0.0
+    step = float(values[-1] - values[0]) / count
+    steps = (array - values[0]) / step
+    off = np.abs(steps - np.round(steps)).max()
+    return step if off <= min(1e-5 + rounding / step, 0.1) else 0.0
+
+
+def _detail(standardized: np.ndarray, step: float) -> float:
+    """The finest scale worth keeping: a grey level's spread, or half the typical distance to the nearest neighbour."""
+    if step:
+        return float(max(step / np.sqrt(12), 1e-3))
+    return finest_detail(standardized)
+
+
+def _bit_steps(size: int) -> int:
+    return int(np.clip(10 * size, 100, 1000))
+
+
+def _said(loc: np.ndarray, scale: np.ndarray) -> str:
+    if loc.ndim or scale.ndim:
+        return f"N(loc, scale²) for each element, scales {scale.min():.4g} to {scale.max():.4g}"
+    return f"N({loc:.4g}, {scale:.4g}²)"
+
+
+def _source(what: str, given: object) -> str:
+    return f"the data's {what}" if given is None else f"the {what} given"
+
+
+def _given(value: object) -> str:
+    return "" if value is None else " (given)"
