@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help=".npy file (or .npz of one array) of the examples, shape (n, *event)")
     parser.add_argument("-o", "--output", required=True, help="file for the prior, such as prior.safetensors")
     parser.add_argument("--steps", type=count, help="optimiser steps at most (default: by the data's number and size)")
-    parser.add_argument("--batch-size", type=count, default=256, help="examples a step (default: 256)")
+    parser.add_argument("--batch-size", type=count, help="examples a step (default: 256; small tables: 128)")
     parser.add_argument("--learning-rate", type=positive, default=1e-3, help="its peak (default: 0.001)")
     parser.add_argument("--family", choices=("gaussian", "binomial"), help="binomial for bits (default: by the data)")
     parser.add_argument("--dequantize", type=width, help="width of uniform noise to add (default: the data's spacing)")
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
 def _card(options: argparse.Namespace, data: np.ndarray, plan: Any) -> dict[str, Any]:
     used = {"--steps": plan.num_steps, "--batch-size": options.batch_size, "--learning-rate": options.learning_rate,
             "--network": options.network, "--seed": options.seed}  # fmt: skip
-    settings = " ".join(f"{name} {value}" for name, value in used.items())
+    settings = " ".join(f"{name} {value}" for name, value in used.items() if value is not None)
     return {
         "data": f"{Path(options.data).name}: {len(data)} examples of shape {data.shape[1:]}",
         "command": f"numpyro-diffusion fit DATA -o FILE {settings}",

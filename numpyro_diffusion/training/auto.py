@@ -30,7 +30,7 @@ from .plan import Family, PriorPlan, plan_prior, table_width
 from .run import dequantized, to_latent
 from .tables import Candidate, candidates, simplified, table
 
-PILOT = 750  # steps by which coordinates and baseline are chosen
+PILOT = 1_000  # steps by which coordinates and baseline are chosen
 REPEATS = 4  # of the report's K
 WEIGHT_DECAY = 0.01
 
@@ -50,7 +50,7 @@ def fit_prior(
     network: object = None,
     dequantize: float | None = None,
     num_steps: int | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     learning_rate: float = 1e-3,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool = True,
@@ -71,7 +71,7 @@ def fit_prior(
         network: see `plan_prior`.
         dequantize: see `plan_prior`.
         num_steps: see `plan_prior`.
-        batch_size: see `fit`.
+        batch_size: see `fit`; 256 unless given, 128 for a table of at most 2,000 examples.
         learning_rate: see `fit`.
         checkpoint: see `fit`; of a table, files beside it hold what was tried.
         progress: whether to print the plan and the report, and to show a progress bar.
@@ -94,6 +94,8 @@ def fit_prior(
     if progress:
         print(plan)
     train, held_out = (np.asarray(part, np.float64) for part in _parts(second, np.asarray(data), plan))
+    if batch_size is None:
+        batch_size = 128 if plan.is_table and len(train) <= 2_000 else 256
     options: dict[str, Any] = {"batch_size": batch_size, "dequantize": plan.dequantize, "progress": progress}
     if not plan.num_steps:
         report = PriorReport(None, (), len(train), 0, 0, plan.reasons, {})

@@ -67,7 +67,7 @@ def table(train: np.ndarray, held_out: np.ndarray, dequantize: float) -> Table:
 
 
 def candidates(key: Array, data: Table, width: int) -> list[Candidate]:
-    """What is tried: whitened coordinates about the mixture and about the Gaussian, and elementwise ones.
+    """What is tried: whitened and elementwise coordinates, about the Gaussian and about the mixture.
 
     All have one shape, so that they share compiled code: a Gaussian is a mixture of equal components.
     """
@@ -76,13 +76,13 @@ def candidates(key: Array, data: Table, width: int) -> list[Candidate]:
     count = len(data.mixture.weights)
     copies = Mixture(*(np.repeat(part, count, axis=0) for part in data.gaussian))
     gaussian, several = copies._replace(weights=np.full(count, 1 / count)), f"mixture of {count} Gaussians"
-    tried = [("whitened", "Gaussian", whitened, gaussian)]
-    tried += [("whitened", several, whitened, data.mixture)] if count > 1 else []
-    if len(whole) > 1:
-        tried += [("elementwise", *((several, each, data.mixture) if count > 1 else ("Gaussian", each, gaussian)))]
+    models = [("Gaussian", gaussian)] + ([(several, data.mixture)] if count > 1 else [])
+    roots = [("whitened", whitened)] + ([("elementwise", each)] if len(whole) > 1 else [])
     fn = MLP(key, (len(whole),), num_steps=NUM_TIMES, width=width, outputs=2)
     return [
-        _candidate(fn, data, f"{coordinates}, {model}", root, mixture) for coordinates, model, root, mixture in tried
+        _candidate(fn, data, f"{coordinates}, {model}", root, mixture)
+        for coordinates, root in roots
+        for model, mixture in models
     ]
 
 
