@@ -143,7 +143,7 @@ def _for_table(
         reasons.append(f"training: none, a Gaussian is all that is fitted to {count} examples (fewer than {FEWEST})")
         process, transform = whitened_gaussian(simple)
         return PriorPlan(process, 0, width, tuple(reasons), transform)
-    steps = int(np.clip(5 * count, 1_000, 3_000 if count <= 2_000 else 20_000)) if num_steps is None else num_steps
+    steps = int(np.clip(5 * count, 1_000, 20_000)) if num_steps is None else num_steps
     hidden = table_width(count, size)
     first = candidates(key, simple, hidden)[0]
     schedule = first.process.diffusion.schedule

@@ -173,7 +173,7 @@ def test_the_network_grows_with_the_event(shape, width, steps):
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "width", "steps"), [(60, 12, 64, 1_000), (2_000, 12, 128, 3_000), (6_000, 12, 256, 20_000)]
+    ("count", "size", "width", "steps"), [(60, 12, 64, 1_000), (2_000, 12, 128, 10_000), (6_000, 12, 256, 20_000)]
 )
 def test_a_tables_network_grows_with_the_number_of_examples(count, size, width, steps):
     plan = plan_prior(KEY, _normal(count, size))
