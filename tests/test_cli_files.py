@@ -18,9 +18,11 @@ FIT = ["--steps", "20", "--batch-size", "32", "--seed", "3"]
 @pytest.fixture(scope="module", autouse=True)
 def small_network():
     """Less to compile than the network that is chosen for users."""
-    small = lambda key, shape, *, num_steps, width: nd.networks.MLP(key, shape, num_steps=num_steps, width=8, depth=1)
+    small = lambda key, shape, *, num_steps, width, outputs: nd.networks.MLP(
+        key, shape, num_steps=num_steps, width=8, depth=1, outputs=outputs
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("numpyro_diffusion.training.plan.MLP", small)
+        patch.setattr("numpyro_diffusion.training.tables.MLP", small)
         yield
 
 
@@ -104,7 +106,8 @@ def test_evaluate_says_what_training_said(folder, capsys):
 def test_info_describes_files_and_packaged_priors(folder, capsys):
     assert "digits: the 8x8 handwritten digits" in run(capsys, "info")
     found = json.loads(run(capsys, "info", folder / "prior.safetensors", "--json"))
-    assert found["family"] == "gaussian" and found["event_shape"] == [2, 2] and found["num_steps"] == 100
+    assert found["family"] == "gaussian" and found["event_shape"] == [2, 2] and found["num_steps"] == 64
+    assert found["denoiser"] == "Residual (MLP, about FullGaussianMixture)"
     assert found["card"]["dequantize"] == 0.25
     said = run(capsys, "info", "digits")
     assert "event_shape: [8, 8]" in said and "denoiser: Network (MLP, velocity)" in said and "card: licence:" in said
@@ -128,7 +131,7 @@ def test_info_describes_files_and_packaged_priors(folder, capsys):
         ("sample nobody -o out", "source: expected a file or a packaged prior"),
         ("sample data.npy -o out", "data.npy: not a safetensors file"),
         ("sample prior.safetensors -o nowhere/out", "--output: expected a file in a folder that exists"),
-        ("sample prior.safetensors -o out --steps 1000", "num_steps: expected at most T = 100, got 1000"),
+        ("sample prior.safetensors -o out --steps 1000", "num_steps: expected at most T = 64, got 1000"),
         ("sample swiss-roll -o out --image out.png", "--image: expected a prior of images"),
         ("evaluate digits wrong.npy", "expected a shape that ends in the event shape (8, 8), got (3, 5)"),
         ("evaluate prior.safetensors nan.npy", "nan.npy: expected finite numbers"),

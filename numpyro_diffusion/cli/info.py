@@ -49,7 +49,8 @@ def _describe(prior: Any) -> dict[str, Any]:
     weights = jax.tree.leaves(eqx.filter(process.denoiser, eqx.is_inexact_array))
     denoiser, network = type(process.denoiser).__name__, getattr(process.denoiser, "fn", None)
     if network is not None:
-        denoiser += f" ({type(network).__name__}, {process.denoiser.predicts})"
+        about = getattr(process.denoiser, "predicts", None) or f"about {type(process.denoiser.baseline).__name__}"
+        denoiser += f" ({type(network).__name__}, {about})"
     return law | {
         "event_shape": list(prior.event_shape),
         "num_steps": process.num_steps,

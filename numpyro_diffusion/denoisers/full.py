@@ -1,4 +1,4 @@
-"""An exact denoiser for vectors whose law is a mixture of Gaussians with correlations."""
+"""An exact denoiser for data whose law is a mixture of Gaussians with correlations."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ from .exact import check_weights
 
 
 class FullGaussianMixture(AbstractDenoiser):
-    """Exact posterior mean and variance of vectors that are a mixture of k Gaussians with full covariances.
+    """Exact posterior mean and variance of examples that are a mixture of k Gaussians with full covariances.
 
     As with `GaussianMixture`, `posterior` has the exact mean and variance of each element, and reverse steps are the
     best Gaussian ones without correlations. For one Gaussian of unit covariance they are exact.
 
     Args:
-        locs: means, shape (k, d), in data units.
+        locs: means, shape (k, d), in data units, of flattened examples of d elements.
         covariances: shape (k, d, d), symmetric, positive definite.
         weights: shape (k,), not negative, adding up to 1 (to 1e-4); equal unless given.
 
@@ -59,9 +59,9 @@ class FullGaussianMixture(AbstractDenoiser):
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """Normal with the exact element-wise mean and variance of x_0 given x_t."""
         diffusion = _of_one_scale(diffusion)
-        scale, z = diffusion.scale, diffusion.standardize(x_t)
+        shape, scale, z = jnp.shape(x_t), diffusion.scale, diffusion.standardize(x_t).reshape(-1)
         kept, lost = diffusion.schedule.shares(t)
-        locs = diffusion.standardize(self.locs)
+        locs = diffusion.standardize(self.locs.reshape(-1, *shape)).reshape(self.locs.shape)
         variances = self.variances / scale**2
         spread = kept * variances + lost
         turned = jnp.einsum("kij,ki->kj", self.bases, z - jnp.sqrt(kept) * locs)
@@ -70,7 +70,8 @@ class FullGaussianMixture(AbstractDenoiser):
         means = locs + jnp.einsum("kij,kj->ki", self.bases, jnp.sqrt(kept) * variances / spread * turned)
         own = jnp.einsum("kij,kj->ki", jnp.square(self.bases), variances * lost / spread)
         mean = share @ means
-        return normal(diffusion.unstandardize(mean), share @ (own + jnp.square(means - mean)) * scale**2)
+        variance = share @ (own + jnp.square(means - mean)) * scale**2
+        return normal(diffusion.unstandardize(mean.reshape(shape)), variance.reshape(shape))
 
     def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
         """That of the data: within components and between them."""
@@ -85,7 +86,7 @@ class FullGaussianMixture(AbstractDenoiser):
         return True
 
     def data(self, event_shape: tuple[int, ...] | None = None) -> dist.Distribution:
-        """The law of the data that this denoiser is exact for, with its exact `log_prob`."""
+        """The law of the data that this denoiser is exact for, flattened, with its exact `log_prob`."""
         del event_shape
         roots = self.bases * jnp.sqrt(self.variances)[:, None, :]
         covariances = roots @ jnp.swapaxes(roots, 1, 2)

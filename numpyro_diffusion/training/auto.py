@@ -1,7 +1,6 @@
 """A prior from data in one call."""
 
 import functools
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -58,8 +57,8 @@ def fit_prior(
     """Learn a prior from data: `plan_prior`, then `fit` of the K bound, with the best weights on held-out examples.
 
     A tenth of the examples is held out, more where they are few. Validation begins before the first step and is as
-    frequent as their number asks for. Vectors of up to 256 elements (tables) start as an exact Gaussian or Gaussian
-    mixture, in whitened or elementwise coordinates, and the network learns what that leaves: `plan_prior` has more.
+    frequent as their number asks for. Examples of up to 256 real values start as an exact Gaussian or Gaussian
+    mixture, vectors in whitened or elementwise coordinates, and the network learns what that leaves: see `plan_prior`.
 
     Args:
         key: JAX random key.
@@ -73,7 +72,7 @@ def fit_prior(
         num_steps: see `plan_prior`.
         batch_size: see `fit`; 256 unless given, 128 for a table of at most 2,000 examples.
         learning_rate: see `fit`.
-        checkpoint: see `fit`; of a table, files beside it hold what was tried.
+        checkpoint: see `fit`; of a table, that of what is tried first, with others beside it, ``checkpoint.1`` and on.
         progress: whether to print the plan and the report, and to show a progress bar.
 
     Returns:
@@ -135,8 +134,9 @@ def _of_table(
     checkpoint: str | PathLike[str] | None,
 ) -> DiffusionPrior:
     """Try all candidates for some steps, and go on with the best."""
-    data = table(train, held_out, plan.dequantize)
-    tried = candidates(key, data, table_width(len(train) + len(held_out), train.shape[1]))
+    flat, flat_out = (part.reshape(len(part), -1) for part in (train, held_out))
+    data = table(flat, flat_out, plan.dequantize)
+    tried = candidates(key, data, table_width(len(flat) + len(flat_out), flat.shape[1]), train.shape[1:])
     short = min(plan.num_steps, PILOT)
     options |= {"ema": 0.99 if len(train) <= 4_000 else 0.998, "validation": held_out}
     options |= {"patience": _patience(len(train), plan.num_steps)}
@@ -147,13 +147,11 @@ def _of_table(
 
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "run" if checkpoint is None else Path(checkpoint)
-        places = [start.with_name(f"{start.name}.{i}") for i in range(len(tried))]
+        places = [start, *(start.with_name(f"{start.name}.{i}") for i in range(1, len(tried)))]
         results = [run(candidate, short, place) for candidate, place in zip(tried, places, strict=True)]
         best = int(np.argmax([max(result.history["validation"]) for result in results]))
         if short < plan.num_steps:
             results[best] = run(tried[best], plan.num_steps, places[best])
-        if checkpoint is not None:
-            shutil.copyfile(places[best], start)
     process, transform = simplified(tried[best], results[best].process)
     prior = _prior(process, transform, train)
     curves = {candidate.name: result for candidate, result in zip(tried, results, strict=True)}

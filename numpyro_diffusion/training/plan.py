@@ -27,8 +27,7 @@ class PriorPlan(NamedTuple):
     """What `fit_prior` will train, and the reasons, one line each; `print` it.
 
     Attributes:
-        process: the untrained reverse process; of a table, the one about a Gaussian, of whitened coordinates, which is
-            one of those that `fit_prior` tries.
+        process: the untrained reverse process; of a table, the first of those that `fit_prior` tries, about a Gaussian.
         num_steps: optimiser steps; 0 where a Gaussian is all that is fitted.
         dequantize: width of the uniform noise added to data that come in steps; 0 for none.
         reasons: what was chosen, and from what.
@@ -44,7 +43,7 @@ class PriorPlan(NamedTuple):
     @property
     def is_table(self) -> bool:
         """Whether `fit_prior` tries several coordinates and baselines."""
-        return self.transform is not None
+        return not isinstance(self.process.denoiser, Network)
 
     def __str__(self) -> str:
         return "\n".join(self.reasons)
@@ -64,9 +63,9 @@ def plan_prior(
 ) -> PriorPlan:
     """Choose family, scaling, schedule, network and training length for some data; every choice can be overridden.
 
-    Vectors of real values, up to 256 elements, are a table: unless a loc, scale, schedule or network is given, the
-    network learns what an exact Gaussian or Gaussian mixture leaves, in whitened or in elementwise coordinates, as
-    held-out examples decide. With fewer than 20 examples a Gaussian is all that is fitted.
+    Examples of up to 256 real values are a table: unless a loc, scale, schedule or network is given, the
+    network learns what an exact Gaussian or Gaussian mixture leaves, for vectors in whitened or in elementwise
+    coordinates, as held-out examples decide. With fewer than 20 vectors a Gaussian is all that is fitted.
 
     Args:
         key: JAX random key, for the network's first weights.
@@ -97,7 +96,7 @@ def plan_prior(
     count = None if num_steps is None else check_count("num_steps", num_steps)
     reasons = [f"family: {family} ({'only 0 and 1' if binary else 'real values'} in the data)"]
     overridden = any(choice is not None for choice in (loc, scale, schedule, network))
-    if family == "gaussian" and array.ndim == 2 and size <= LARGEST_WHOLE and not overridden:
+    if family == "gaussian" and size <= LARGEST_WHOLE and not overridden and _suits_a_table(array, dequantize):
         return _for_table(key, array, dequantize, count, reasons)
     steps = (10_000 if size <= 32 else 20_000) if count is None else count
     diffusion: BinomialDiffusion | GaussianDiffusion
@@ -116,6 +115,14 @@ def plan_prior(
     return PriorPlan(ReverseProcess(diffusion, denoiser, event_shape), steps, width, tuple(reasons))
 
 
+def _suits_a_table(array: np.ndarray, dequantize: float | None) -> bool:
+    """Any vectors; of images, those of which there are some, without pixels that nothing makes vary."""
+    if array.ndim == 2:
+        return True
+    width = _spacing(array) if dequantize is None else dequantize
+    return len(array) >= FEWEST and bool(width > 0 or (np.ptp(array, axis=0) > 0).all())
+
+
 def table_width(count: int, size: int) -> int:
     """Hidden units for so many examples of so many elements."""
     return 64 if count < 1_000 else 128 if count < 5_000 or size <= 8 else 256
@@ -125,15 +132,16 @@ def _for_table(
     key: Array, array: np.ndarray, dequantize: float | None, num_steps: int | None, reasons: list[str]
 ) -> PriorPlan:
     """The plan for a table: its process is that about the Gaussian of all examples."""
+    event_shape, array = array.shape[1:], array.reshape(len(array), -1)
     constant = np.flatnonzero(np.ptp(array, axis=0) == 0)
-    if constant.size:
+    if constant.size and len(event_shape) == 1:
         raise ValueError(f"data: expected every element to vary, got constant ones at {constant[:8].tolist()}; "
                          "leave them out, or give a scale")  # fmt: skip
     (count, size), width = array.shape, _spacing(array) if dequantize is None else float(dequantize)
     found = "the data's spacing" if width else "the data do not come in equal steps"
     reasons.append(f"dequantize: {width:.4g}{_given(dequantize) or f', {found}'}")
     simple = table(array, array[:0], width)
-    same = _same_elements(array)
+    same = _same_elements(array) if len(event_shape) == 1 else None
     if same:
         reasons.append(
             f"data: elements {same[0]} and {same[1]} are the same but for their units; the density is that of the model"
@@ -145,11 +153,12 @@ def _for_table(
         return PriorPlan(process, 0, width, tuple(reasons), transform)
     steps = int(np.clip(5 * count, 1_000, 20_000)) if num_steps is None else num_steps
     hidden = table_width(count, size)
-    first = candidates(key, simple, hidden)[0]
+    first = candidates(key, simple, hidden, event_shape)[0]
     schedule = first.process.diffusion.schedule
     ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(schedule.num_steps)):.3g}"
     whitened = "whitened (covariance shrunk as Ledoit and Wolf have it) or elementwise, as validation decides"
-    reasons.append(f"coordinates: {whitened if size > 1 else 'mean 0 and variance 1'}")
+    units = f"those of the data, in units of {array.std():.4g} about {array.mean():.4g}"
+    reasons.append(f"coordinates: {whitened if len(event_shape) == 1 else units}")
     reasons.append(
         f"baseline: one Gaussian or up to {MOST_COMPONENTS}, as validation decides; the network learns the rest"
     )

@@ -26,12 +26,12 @@ class Candidate(NamedTuple):
     Attributes:
         name: of the coordinates and the baseline.
         process: in those coordinates, its denoiser a `Residual`.
-        transform: from there to the data.
+        transform: from there to the data; None for those of the data.
     """
 
     name: str
     process: ReverseProcess
-    transform: LowerCholeskyAffine
+    transform: LowerCholeskyAffine | None
 
 
 class Table(NamedTuple):
@@ -66,9 +66,10 @@ def table(train: np.ndarray, held_out: np.ndarray, dequantize: float) -> Table:
     return Table(noisy, noisy_out, gaussian, best.moved(root, loc))
 
 
-def candidates(key: Array, data: Table, width: int) -> list[Candidate]:
+def candidates(key: Array, data: Table, width: int, event_shape: tuple[int, ...]) -> list[Candidate]:
     """What is tried: whitened and elementwise coordinates, about the Gaussian and about the mixture.
 
+    Images, whose table is flat, keep one scale for all elements.
     All have one shape, so that they share compiled code: a Gaussian is a mixture of equal components.
     """
     whole = data.gaussian.covariances[0]
@@ -78,7 +79,9 @@ def candidates(key: Array, data: Table, width: int) -> list[Candidate]:
     gaussian, several = copies._replace(weights=np.full(count, 1 / count)), f"mixture of {count} Gaussians"
     models = [("Gaussian", gaussian)] + ([(several, data.mixture)] if count > 1 else [])
     roots = [("whitened", whitened)] + ([("elementwise", each)] if len(whole) > 1 else [])
-    fn = MLP(key, (len(whole),), num_steps=NUM_TIMES, width=width, outputs=2)
+    fn = MLP(key, event_shape, num_steps=NUM_TIMES, width=width, outputs=2)
+    if len(event_shape) > 1:
+        return [_of_one_scale(fn, data, f"one scale, {model}", mixture) for model, mixture in models]
     return [
         _candidate(fn, data, f"{coordinates}, {model}", root, mixture)
         for coordinates, root in roots
@@ -95,7 +98,7 @@ def whitened_gaussian(data: Table) -> tuple[ReverseProcess, Transform]:
     return process, _to_data(loc, root)
 
 
-def simplified(candidate: Candidate, process: ReverseProcess) -> tuple[ReverseProcess, Transform]:
+def simplified(candidate: Candidate, process: ReverseProcess) -> tuple[ReverseProcess, Transform | None]:
     """The trained process with no more components than it needs, and the plainest transform that is the same."""
     denoiser, transform = process.denoiser, candidate.transform
     assert isinstance(denoiser, Residual)
@@ -105,7 +108,7 @@ def simplified(candidate: Candidate, process: ReverseProcess) -> tuple[ReversePr
         if not candidate.name.startswith("whitened"):
             one = FullGaussianMixture(*_one_of(baseline))
         process = ReverseProcess(process.diffusion, Residual(denoiser.fn, one), process.event_shape)
-    if candidate.name.startswith("elementwise"):
+    if candidate.name.startswith("elementwise") and transform is not None:
         return process, AffineTransform(transform.loc, jnp.diagonal(transform.scale_tril))
     return process, transform
 
@@ -125,6 +128,15 @@ def _candidate(fn: MLP, data: Table, name: str, root: np.ndarray, mixture: Mixtu
     schedule = schedules.log_snr(NUM_TIMES, scale=size, detail=finest_detail(z))
     process = ReverseProcess(GaussianDiffusion(schedule), Residual(fn, baseline), len(loc))
     return Candidate(name, process, _to_data(loc, root))
+
+
+def _of_one_scale(fn: MLP, data: Table, name: str, mixture: Mixture) -> Candidate:
+    """In the data's own coordinates, with one location and one scale."""
+    loc, scale = data.train.mean(), data.train.std()
+    schedule = schedules.log_snr(NUM_TIMES, detail=finest_detail((data.train - loc) / scale))
+    baseline = FullGaussianMixture(mixture.means, mixture.covariances, mixture.weights)
+    process = ReverseProcess(GaussianDiffusion(schedule, loc, scale), Residual(fn, baseline), fn.event_shape)
+    return Candidate(name, process, None)
 
 
 def _to_data(loc: np.ndarray, root: np.ndarray) -> LowerCholeskyAffine:

@@ -119,7 +119,9 @@ def test_the_ends_of_the_schedule_follow_from_the_data():
     ends = lambda plan: np.asarray(plan.process.diffusion.schedule.log_snr(np.array([1.0, 100.0])))
     levels = np.random.default_rng(0).integers(0, 17, (60, 8, 8))
     grey = 1 / np.sqrt(12) / levels.std()
-    np.testing.assert_allclose(ends(plan_prior(KEY, levels)), [-2 * np.log(grey / 5), 2 * np.log(0.01)], rtol=1e-4)
+    np.testing.assert_allclose(
+        ends(plan_prior(KEY, levels, loc=levels.mean())), [-2 * np.log(grey / 5), 2 * np.log(0.01)], rtol=1e-4
+    )
     # Clusters of width 0.01 in data of scale 1: finer detail, hence a higher end; scaling the data changes nothing.
     coarse = _normal(500, 2)
     fine = np.sign(_normal(500, 2, seed=1)) + 0.01 * _normal(500, 2, seed=2)
@@ -159,15 +161,15 @@ def test_every_choice_can_be_overridden():
     default = plan_prior(KEY, data)
     assert "given" not in str(default) and default.num_steps == 1_000
     assert isinstance(default.process.denoiser, nd.denoisers.Residual)
-    images = plan_prior(KEY, _normal(20, 2, 2))
-    assert images.num_steps == 10_000 and images.process.denoiser.predicts == "velocity"
+    large = plan_prior(KEY, _normal(20, 17, 17))
+    assert large.num_steps == 20_000 and large.process.denoiser.predicts == "velocity"
 
 
 @pytest.mark.parametrize(
     ("shape", "width", "steps"), [((2, 1), 128, 10_000), ((5, 8), 256, 20_000), ((12, 12), 512, 20_000)]
 )
 def test_the_network_grows_with_the_event(shape, width, steps):
-    plan = plan_prior(KEY, _normal(10, *shape))
+    plan = plan_prior(KEY, _normal(10, *shape), loc=0.0)
     assert plan.process.denoiser.fn.width == width and plan.num_steps == steps
     assert f"MLP of width {width}" in _said(plan, "network") and str(steps) in _said(plan, "training")
 
@@ -191,6 +193,21 @@ def test_an_untrained_tables_prior_is_the_gaussian_of_its_data():
     covariance = LedoitWolf().fit(data / scale).covariance_ * np.outer(scale, scale)
     exact = dist.MultivariateNormal(data.mean(0), covariance).log_prob(data[:5])
     np.testing.assert_allclose(prior.log_prob(jnp.asarray(data[:5], jnp.float32)), exact, atol=0.02)
+
+
+def test_small_images_start_from_a_gaussian_too():
+    """In their own coordinates: the untrained process is about the shrunk Gaussian of flattened images."""
+    images = np.random.default_rng(0).integers(0, 5, (60, 3, 2)) / 4
+    plan = plan_prior(KEY, images)
+    assert plan.is_table and plan.transform is None and plan.process.event_shape == (3, 2)
+    assert float(plan.process.diffusion.scale) == pytest.approx(images.std(), rel=0.1)
+    law = plan.process.denoiser.baseline.data()
+    flat = images.reshape(60, 6)
+    covariance = baselines.shrunk_gaussian(flat, 1 / 16 / 12).covariances[0]
+    np.testing.assert_allclose(law.component_distribution.covariance_matrix[0], covariance, rtol=1e-4, atol=1e-6)
+    assert plan.process.predict(np.zeros((4, 3, 2)), 3).shape == (4, 3, 2)
+    constant = np.where(np.arange(6).reshape(3, 2) == 1, 0.3, _normal(60, 3, 2))
+    assert not plan_prior(KEY, constant).is_table
 
 
 def test_from_few_examples_a_gaussian_is_fitted_and_it_says_so(capsys):

@@ -62,7 +62,7 @@ def test_candidates_start_as_their_baselines():
     """In whitened coordinates K is the Gaussian's log density; those about a mixture lose little to the steps."""
     data = tables.table(_clusters(300), _clusters(40, seed=1), 0.0)
     assert len(data.mixture.weights) >= 2
-    gaussian, mixture, elementwise, _ = found = tables.candidates(KEY, data, 8)
+    gaussian, mixture, elementwise, _ = found = tables.candidates(KEY, data, 8, (3,))
     assert [c.name.split(",")[0] for c in found] == ["whitened", "whitened", "elementwise", "elementwise"]
     x = data.held_out
     for candidate, model, loss in ((gaussian, data.gaussian, 0.02), (mixture, data.mixture, 0.1)):
