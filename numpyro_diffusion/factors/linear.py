@@ -184,8 +184,9 @@ def condition(
         values, vectors = jnp.linalg.eigh(signal)
         signal = (vectors * jnp.clip(values, 0.0)) @ vectors.T
     lower = jnp.linalg.cholesky(factor.covariance(signal))
-    white = solve_triangular(lower, residual, lower=True)
-    directions = solve_triangular(lower, flat, lower=True)
+    # One solve for both: two at once, over a batch, each wait for threads of one pool, and on few cores for ever.
+    white, directions = jnp.split(solve_triangular(lower, jnp.column_stack([residual, flat]), lower=True), [1], 1)
+    white = white[:, 0]
     log_r = factor.log_density(white @ white, 2 * jnp.sum(jnp.log(jnp.diagonal(lower))))
     return log_r, (white @ directions).reshape(rows.shape[1:]), directions.reshape(rows.shape)
 
