@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions.batch_util import promote_batch_shape
 
 from .._checks import check_event, is_concrete
+from .._functions import FUNCTIONS, name_of
 
 
 class _Layout(NamedTuple):
@@ -26,6 +27,22 @@ class _Layout(NamedTuple):
     ndims: tuple[int, ...]  # of each leaf, for one unbatched example
     batch_ndims: tuple[int, ...]  # how many dimensions of `batch_shape`, the last ones, each leaf carries in front
     batch_shape: tuple[int, ...]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Layout":
+        """Itself: it is immutable, and the structure's marks for what is missing are compared by identity."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To be pickled, the structure goes as a module with numbers in place of its leaves, for the same reason."""
+        skeleton = jax.tree.unflatten(self.treedef, range(self.treedef.num_leaves))
+        names = [name_of(leaf) for leaf in self.static]
+        unnamed = [leaf if name is None else None for leaf, name in zip(self.static, names, strict=True)]
+        return _unpickled, (skeleton, names, unnamed, *self[2:])
+
+
+def _unpickled(skeleton: Any, names: list[str | None], unnamed: list[Any], *rest: Any) -> _Layout:
+    static = (leaf if name is None else FUNCTIONS[name] for leaf, name in zip(unnamed, names, strict=True))
+    return _Layout(jax.tree.structure(skeleton), tuple(static), *rest)
 
 
 class ModuleDistribution(dist.Distribution):
