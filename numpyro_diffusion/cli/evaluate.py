@@ -14,7 +14,8 @@ from .._checks import check_binary, check_event, check_finite
 from ..diffusions import BinomialDiffusion
 from ..hub import card, load
 from ..likelihoods import KBound
-from ._arguments import add_seed, count, read_array, width
+from ._arguments import add_seed, count, width
+from ._arrays import read_array
 
 BAD_INPUT_STATUS = 2
 _BATCH = 256
