@@ -25,6 +25,7 @@ LAYERS = [
     {"twists"},
     {"samplers"},
     {"distributions"},
+    {"_contents"},
     {"training", "hub"},
     {"infer"},
     {"convert", "datasets", "diagnostics"},
