@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ._checks import check_choice, check_count, check_finite, is_concrete
+from ._checks import check_choice, check_count, check_finite, check_step, check_time, is_concrete
 
 Interpolation = Literal["log_snr", "alpha_bar"]
 # A schedule that erases everything ends at −∞, where no integral can; at −16 a signal of 3e-4 is left.
@@ -30,7 +30,7 @@ _PACE = 10.0
 
 
 class AbstractSchedule(eqx.Module):
-    """Base of all schedules; `t` is a scalar or array in [0, T], whole or fractional."""
+    """Base of all schedules; `t` is a scalar or array in [0, T], whole or fractional; others raise where known."""
 
     times: eqx.AbstractVar[Array]
     interpolation: eqx.AbstractVar[Interpolation]
@@ -51,6 +51,7 @@ class AbstractSchedule(eqx.Module):
         Where one is not (next to t = 0, or to a step that erases everything), and for schedules that are linear in
         :math:`\bar\alpha`, the neighbours' :math:`\bar\alpha` are mixed instead.
         """
+        check_time("t", t, 0, self.num_steps)
         return _log_snr_at(self.table, jnp.asarray(t, dtype=self.times.dtype), self.interpolation)
 
     def log_alpha_bar(self, t: ArrayLike) -> Array:
@@ -67,7 +68,9 @@ class AbstractSchedule(eqx.Module):
 
     def beta(self, t: ArrayLike, s: ArrayLike | None = None) -> Array:
         r""":math:`\beta_{t|s} = 1 - \bar\alpha_t/\bar\alpha_s` for s < t; `s` is ``t - 1`` unless given."""
-        now, before = self.log_snr(t), self.log_snr(jnp.asarray(t) - 1 if s is None else s)
+        check_step(t, s, self.num_steps)
+        s = jnp.asarray(t) - 1 if s is None else s
+        now, before = self.log_snr(t), self.log_snr(s)
         return jax.nn.sigmoid(-now) * -jnp.expm1(now - before)
 
     def shares(self, t: ArrayLike) -> tuple[Array, Array]:
@@ -77,6 +80,7 @@ class AbstractSchedule(eqx.Module):
 
     def time(self, t: ArrayLike) -> Array:
         """What a network is told at step `t`: `t` itself, or the original chain's step after respacing."""
+        check_time("t", t, 0, self.num_steps)
         return _time_at(jax.lax.stop_gradient(self.times), jnp.asarray(t, dtype=self.times.dtype))
 
     def time_at(self, log_snr: ArrayLike) -> Array:

@@ -12,6 +12,7 @@ from jax import Array
 from tqdm.auto import tqdm
 
 from .._checks import check_binary, check_event, check_finite
+from .._numbers import check_resolution
 from ..diffusions import BinomialDiffusion
 from ..hub import card, load
 from ..likelihoods import KBound
@@ -66,6 +67,7 @@ def _checked(path: str, prior: Any) -> np.ndarray:
         sizes = ", ".join(["n", *map(str, prior.event_shape)])
         raise ValueError(f"{path}: expected shape ({sizes}) with n >= 1, got {data.shape}")
     check_finite(path, data)
+    check_resolution(path, data)
     if isinstance(prior.process.diffusion, BinomialDiffusion):
         check_binary(path, data)
     return data.astype(np.float32)

@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 from numpyro.distributions.discrete import BernoulliLogits
 
-from .._checks import check_binary, check_finite, is_concrete
+from .._checks import check_binary, checked_location, checked_scale, is_concrete
 from ..diffusions import AbstractDiffusion, BinomialDiffusion, GaussianDiffusion
 from .base import AbstractDenoiser, normal
 
@@ -181,11 +181,7 @@ def _condition(
 def _location_scale(
     loc: ArrayLike, scale: ArrayLike, loc_name: str = "loc", scale_name: str = "scale"
 ) -> tuple[Array, Array]:
-    check_finite(loc_name, loc)
-    check_finite(scale_name, scale)
-    if is_concrete(scale) and not (np.asarray(scale) > 0).all():
-        raise ValueError(f"{scale_name}: expected positive numbers, got a minimum of {np.min(np.asarray(scale))}")
-    return jnp.asarray(loc, dtype=float), jnp.asarray(scale, dtype=float)
+    return checked_location(loc_name, loc), checked_scale(scale_name, scale)
 
 
 def _check_weights(weights: Array, name: str = "weights") -> None:

@@ -12,8 +12,10 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
 from .. import samplers
+from .._checks import check_callable, check_site
 from ..twists import AbstractTwist
 from .extract import Latent, extract, over_batch
+from .sites import only_site
 
 
 class ParticleGibbsState(NamedTuple):
@@ -48,7 +50,7 @@ class ParticleGibbs(MCMCKernel):
 
     Args:
         model: the NumPyro model.
-        site: name of the diffusion site.
+        site: name of the diffusion site; None for the only one, which is found when a run begins.
         num_particles: at least 2; more mix faster at proportional cost.
         twist: chosen from the factor unless given.
         num_steps: how many steps of the chain, all unless given; the prior is then the strided chain.
@@ -62,7 +64,7 @@ class ParticleGibbs(MCMCKernel):
     def __init__(
         self,
         model: Callable[..., Any],
-        site: str = "x",
+        site: str | None = "x",
         num_particles: int = 16,
         twist: AbstractTwist | None = None,
         *,
@@ -70,7 +72,8 @@ class ParticleGibbs(MCMCKernel):
         threshold: float = 0.5,
         chunk: int | None = None,
     ) -> None:
-        self._model, self.site = model, site
+        self._model = check_callable("model", model)
+        self.site: Any = check_site(site)
         self.sampler = samplers.ParticleGibbs(
             num_particles, twist, num_steps=num_steps, threshold=threshold, chunk=chunk
         )
@@ -90,6 +93,8 @@ class ParticleGibbs(MCMCKernel):
     ) -> ParticleGibbsState:
         """A first chain from SMC; for several chains at once, `rng_key` is an array of keys."""
         del num_warmup, init_params
+        if self.site is None:
+            self.site = only_site(self._model, model_args, model_kwargs or {})
         self._extract(model_args, model_kwargs)  # outside of compiled code, where values can be checked
         return _start(self, rng_key, model_args, model_kwargs)
 

@@ -12,7 +12,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 from tqdm.auto import tqdm
 
-from .._checks import check_count
+from .._checks import check_callable, check_count, check_key, check_site
 from .._devices import Devices
 from ..samplers import Particles, Reliability, TwistedSMC, reliability
 from ..samplers.resampling import systematic
@@ -21,6 +21,7 @@ from .cross_check import CrossCheck, cross_check
 from .evidence import evidence_error
 from .extract import Latent, extract, over_batch
 from .plan import Plan, alternatives, badness, first_plan, is_good, with_more
+from .sites import only_site
 from .summary import table
 
 
@@ -38,7 +39,7 @@ class SMC:
 
     Args:
         model: the NumPyro model.
-        site: name of the diffusion site.
+        site: name of the diffusion site; None for the only one, which is found when run.
         num_particles: in each island, at least 2; 512 unless given, or 2,048 where these are too few.
         num_islands: independent runs; a standard error needs 2.
         twist: tried in turn unless given, see above.
@@ -60,7 +61,7 @@ class SMC:
     def __init__(
         self,
         model: Callable[..., Any],
-        site: str = "x",
+        site: str | None = "x",
         num_particles: int | None = None,
         num_islands: int = 4,
         *,
@@ -74,7 +75,8 @@ class SMC:
         max_particles: int = 2**14,
         progress_bar: bool = True,
     ) -> None:
-        self.model, self.site = model, site
+        self.model, self._asked = check_callable("model", model), check_site(site)
+        self.site: Any = site
         self.num_islands = check_count("num_islands", num_islands)
         self._sampler = TwistedSMC(
             512 if num_particles is None else num_particles, twist, num_steps=num_steps, threshold=threshold,
@@ -95,8 +97,9 @@ class SMC:
 
     def run(self, key: Array, *args: Any, **kwargs: Any) -> "SMC":
         """Run, with the model's arguments; returns itself."""
-        key, self._key = jax.random.split(key)
+        key, self._key = jax.random.split(check_key("key", key))
         self.args, self.kwargs = args, kwargs
+        self.site = only_site(self.model, args, kwargs) if self._asked is None else self._asked
         found = extract(
             self.model, self.site, args, kwargs
         ).in_latent()  # outside of compiled code, where values can be checked

@@ -13,11 +13,11 @@ from jax import Array
 from jax.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from .._checks import check_count
+from .._checks import check_count, check_key
 from .._devices import Devices, check_devices, collect, distribute, replicate
 from ..likelihoods import AbstractLikelihood
 from ..process import ReverseProcess
-from ._arguments import VALIDATION, check_data, check_key, check_process, check_settings, check_validation, split
+from ._arguments import VALIDATION, check_data, check_process, check_settings, check_validation, split
 from .objectives import OBJECTIVES, Objective
 from .resume import History, Progress, digest, resume, save
 from .run import TrainingRun, dequantized
