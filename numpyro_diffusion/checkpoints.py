@@ -10,9 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import equinox as eqx
@@ -23,6 +21,7 @@ import safetensors.numpy
 from jaxtyping import PyTree
 from numpyro.distributions import constraints, transforms
 
+from ._files import write_whole
 from ._functions import FUNCTIONS, name_of
 
 FORMAT_NAME = "numpyro_diffusion"
@@ -255,9 +254,6 @@ def _unpack_array(node: dict[str, Json], name: str, tensors: Tensors) -> jax.Arr
 
 
 def _write(path: FilePath, kind: str, tree: object, metadata: Mapping[str, Json], dtype: FloatName) -> None:
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{path}: expected a file in a folder that exists, got {target.parent}")
     content = _pack(tree, "", tensors := {}, dtype)
     description = {"kind": kind, "metadata": dict(metadata), "sha256": _digest(tensors), "content": content}
     try:  # Python's JSON also writes inf and nan, and every float so that it reads back to the same bits
@@ -266,16 +262,7 @@ def _write(path: FilePath, kind: str, tree: object, metadata: Mapping[str, Json]
         raise TypeError(f"metadata: expected what JSON can hold, got otherwise ({error})") from error
     header = {"format": FORMAT_NAME, "format_version": str(FORMAT_VERSION), "description": text}
     data = safetensors.numpy.save(tensors, header | {"checksum": hashlib.sha256(text.encode()).hexdigest()})
-    # Named last, when it is whole, so that nobody ever sees half a file.
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, data)
 
 
 def _read(file: safetensors.safe_open, kind: str, root: type, known: Known) -> tuple[object, dict[str, Json]]:

@@ -15,7 +15,7 @@ MAX_LINES = 400
 
 # From the bottom up. Parts of one layer do not import one another; a part may import from any layer below its own.
 LAYERS = [
-    {"_checks", "_functions"},
+    {"_checks", "_files", "_functions"},
     {"_batching", "_devices", "_numbers", "_structure"},
     {"schedules", "networks", "checkpoints", "discretised", "moments"},
     {"diffusions"},

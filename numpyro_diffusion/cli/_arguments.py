@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from .._files import check_writable
+
 
 def count(text: str) -> int:
     """A whole number of at least 1, and not absurdly large."""
@@ -52,8 +54,10 @@ def writable(name: str, path: str) -> Path:
 
     Raises:
         ValueError: no such folder, or the path is itself a folder.
+        OSError: nothing can be written there.
     """
     file = Path(path)
     if not file.parent.is_dir() or file.is_dir():
         raise ValueError(f"{name}: expected a file in a folder that exists, got {path!r}")
+    check_writable(name, file)
     return file

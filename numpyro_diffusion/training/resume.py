@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._files import check_writable
 from ..checkpoints import CheckpointError, describe, read_training_state, write_training_state
 from .run import State
 
@@ -45,8 +46,7 @@ def resume(path: Any, state: State, settings: dict[str, Any]) -> Progress:
     if path is None:
         return Progress(state, {name: [] for name in names})
     path = Path(path)
-    if not path.parent.is_dir() or path.is_dir():
-        raise FileNotFoundError(f"checkpoint: expected a file in a folder that exists, got {str(path)!r}")
+    check_writable("checkpoint", path)
     if not path.exists():
         return Progress(state, {name: [] for name in names})
     description: Any = describe(path)

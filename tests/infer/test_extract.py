@@ -11,12 +11,12 @@ import pytest
 from numpyro.contrib.control_flow import scan
 from numpyro.handlers import block, mask, scale, substitute
 from numpyro.infer.util import log_density
+from numpyro_diffusion.infer.structure import depends, is_affine, is_elementwise
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.factors import Elementwise, Factor, Gaussian, LinearGaussian, Product
 from numpyro_diffusion.infer import SMC, extract_factor
 from numpyro_diffusion.infer.extract import extract
-from numpyro_diffusion.infer.structure import depends, is_affine, is_elementwise
 
 A = np.random.default_rng(0).normal(size=(2, 3))
 Y2, Y3 = np.array([0.5, -1.0]), np.array([1.0, 0.0, 2.0])
