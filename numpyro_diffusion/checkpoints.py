@@ -156,6 +156,16 @@ def describe(path: FilePath) -> dict[str, Json]:
         return _description(file)
 
 
+def digest(tree: PyTree) -> str:
+    """A short hash of a tree's arrays, so that a checkpoint is not continued with others."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array_like)):
+        typed_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if typed_key else leaf)
+        found.update(f"{array.dtype.name}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()[:16]
+
+
 def _pack(value: object, name: str, tensors: Tensors, dtype: FloatName) -> Json:
     """Describe a value of the tree in JSON, and add its arrays to `tensors`."""
     pack = lambda item, key: _pack(item, f"{name}.{key}" if name else str(key), tensors, dtype)

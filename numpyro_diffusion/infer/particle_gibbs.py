@@ -93,8 +93,6 @@ class ParticleGibbs(MCMCKernel):
     ) -> ParticleGibbsState:
         """A first chain from SMC; for several chains at once, `rng_key` is an array of keys."""
         del num_warmup, init_params
-        if self.site is None:
-            self.site = only_site(self._model, model_args, model_kwargs or {})
         self._extract(model_args, model_kwargs)  # outside of compiled code, where values can be checked
         return _start(self, rng_key, model_args, model_kwargs)
 
@@ -155,6 +153,8 @@ class ParticleGibbs(MCMCKernel):
         return self._state(key, found, path, state.moments)
 
     def _extract(self, model_args: Any, model_kwargs: Any) -> Latent:
+        if self.site is None:  # also in a kernel that goes on from a state that was read from a file
+            self.site = only_site(self._model, model_args, model_kwargs or {})
         return extract(self._model, self.site, model_args, model_kwargs or {}).in_latent()
 
     def _state(self, key: Array, found: Latent, path: samplers.Path, moments: Any) -> ParticleGibbsState:
