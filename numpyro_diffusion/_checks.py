@@ -20,13 +20,16 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
     """Return `value` as an `int` of at least `minimum`, or raise ``ValueError``."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
         raise ValueError(f"{name}: expected a whole number of at least {minimum}, got {value!r}")
+    if value >= 2**31:
+        raise ValueError(f"{name}: expected a whole number below 2**31, got {value}")
     return int(value)
 
 
 def check_key(name: str, key: Any) -> Any:
     """Return `key` if it is one JAX key, of either kind, known or traced, or raise ``ValueError``."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    shape = shape if isinstance(shape, tuple) else None
+    typed = shape is not None and dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if shape is None or len(shape) != (0 if typed else 1) or not (typed or dtype == jnp.uint32):
         raise ValueError(f"{name}: expected one JAX key, as from jax.random.key(0), got {key!r:.80}")
     return key
@@ -97,7 +100,7 @@ def _said(array: np.ndarray) -> str:
 
 def check_choice(name: str, value: Any, choices: Sequence[Name]) -> Name:
     """Return `value` if it is one of `choices`, or raise ``ValueError``."""
-    if value not in choices:
+    if not any(isinstance(value, str) and value == choice for choice in choices):
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
 
@@ -121,15 +124,39 @@ def check_unmasked(name: str, value: Any) -> None:
 
 
 def check_real(name: str, value: Any) -> None:
-    """Raise ``TypeError`` for complex numbers, known or traced, and for an array with hidden values."""
+    """Raise unless `value` is a number or an array of real numbers, known or traced.
+
+    Raises:
+        TypeError: complex numbers, an array with hidden values, any other object.
+        ValueError: a whole number that no array can hold.
+    """
     check_unmasked(name, value)
-    if np.issubdtype(getattr(value, "dtype", type(value)), np.complexfloating):
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        try:
+            dtype = np.asarray(value).dtype
+        except (TypeError, ValueError) as error:  # traced numbers in a list, or lists of different lengths
+            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+                return
+            raise TypeError(f"{name}: expected an array of numbers, got {value!r:.80}") from error
+    if np.issubdtype(dtype, np.complexfloating) if isinstance(dtype, np.dtype) else False:
         raise TypeError(f"{name}: expected real numbers, got complex ones")
+    if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
+        raise TypeError(f"{name}: expected real numbers, got {value!r:.80}")
+    if isinstance(value, int) and abs(value) >= 2**31:
+        raise ValueError(f"{name}: expected whole numbers below 2**31, got {value}")
+
+
+def check_scalar(name: str, value: Any) -> None:
+    """Raise ``TypeError`` unless `value` is one real number, known or traced."""
+    check_real(name, value)
+    if np.ndim(value) != 0:
+        raise TypeError(f"{name}: expected one number, got {value!r:.80}")
 
 
 def check_finite(name: str, value: Any) -> None:
     """Raise ``ValueError`` if a concrete `value` holds NaN or infinity."""
-    check_unmasked(name, value)
+    check_real(name, value)
     if is_concrete(value):
         bad = ~np.isfinite(np.asarray(value, dtype=float))
         if bad.any():
@@ -139,6 +166,7 @@ def check_finite(name: str, value: Any) -> None:
 
 def check_binary(name: str, value: Any) -> None:
     """Raise ``ValueError`` if a concrete `value` holds anything but 0 and 1."""
+    check_real(name, value)
     if is_concrete(value):
         array = np.asarray(value)
         bad = (array != 0) & (array != 1)
@@ -169,6 +197,7 @@ def check_broadcast(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) 
 
 def check_positive(name: str, value: Any) -> None:
     """Raise ``ValueError`` unless all of a concrete `value` is positive."""
+    check_real(name, value)
     if is_concrete(value) and not (np.asarray(value) > 0).all():
         raise ValueError(f"{name}: expected positive numbers, got a minimum of {np.min(np.asarray(value))}")
 

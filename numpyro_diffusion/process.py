@@ -20,6 +20,7 @@ from ._checks import (
     check_count,
     check_event,
     check_real,
+    check_scalar,
     check_sizes,
     check_step,
     check_time,
@@ -238,6 +239,9 @@ class ReverseProcess(eqx.Module):
         """
         x_t = self._state(x_t)
         batch = check_event("x_t", x_t.shape, self.event_shape)
+        check_scalar("t", t)
+        if s is not None:
+            check_scalar("s", s)
         check_step(t, s, self.num_steps)
         s = t - 1 if s is None else s
         if is_concrete(s) and is_concrete(t) and np.any(np.asarray(s) >= np.asarray(t)):

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ._checks import check_choice, check_count, check_finite, check_step, check_time, is_concrete
+from ._checks import check_choice, check_count, check_finite, check_scalar, check_step, check_time, is_concrete
 
 Interpolation = Literal["log_snr", "alpha_bar"]
 # A schedule that erases everything ends at −∞, where no integral can; at −16 a signal of 3e-4 is left.
@@ -261,6 +261,8 @@ def from_beta(beta: ArrayLike) -> Schedule:
 def linear(num_steps: int, beta_min: float = 1e-4, beta_max: float = 0.02) -> Schedule:
     r""":math:`\beta_t` linear in t ([DDPM 2020] §4), both ends times 1000/T so that every T forgets alike."""
     num_steps = check_count("num_steps", num_steps, 2)
+    check_scalar("beta_min", beta_min)
+    check_scalar("beta_max", beta_max)
     first, last = np.array([beta_min, beta_max]) * 1000 / num_steps
     return from_beta(np.minimum(np.linspace(first, last, num_steps), 0.999))
 
@@ -300,6 +302,9 @@ def log_snr(
         ValueError: T < 2, ends that are not finite or not decreasing, `scale` or `detail` not positive.
     """
     num_steps = check_count("num_steps", num_steps, 2)
+    for name, value in {"minimum": minimum, "maximum": maximum, "scale": scale, "detail": detail}.items():
+        if value is not None or name in ("scale", "detail"):
+            check_scalar(name, value)
     if not (scale > 0 and detail > 0):
         raise ValueError(f"scale, detail: expected positive numbers, got {scale} and {detail}")
     minimum = 2 * np.log(0.01 / scale) if minimum is None else float(minimum)
@@ -342,6 +347,7 @@ def learned(
     """
     num_steps = check_count("num_steps", num_steps, 2)
     check_choice("objective", objective, ("bound", "variance"))
+    check_scalar("first_beta", first_beta)
     if not 0 < first_beta < 1:
         raise ValueError(f"first_beta: expected a number in (0, 1), got {first_beta}")
     start = log_snr(num_steps, maximum=np.log1p(-first_beta) - np.log(first_beta)) if init is None else init

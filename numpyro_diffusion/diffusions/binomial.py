@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.discrete import BernoulliLogits
 from numpyro.distributions.kl import kl_divergence
 
-from .._checks import check_binary, is_concrete
+from .._checks import check_binary, check_real, is_concrete
 from ..schedules import AbstractSchedule
 from .base import AbstractDiffusion
 
@@ -37,6 +37,7 @@ class BinomialDiffusion(AbstractDiffusion):
     def __init__(self, schedule: AbstractSchedule, rate: ArrayLike = 0.5) -> None:
         if not isinstance(schedule, AbstractSchedule):
             raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
+        check_real("rate", rate)
         if is_concrete(rate) and not ((0 < np.asarray(rate)) & (np.asarray(rate) < 1)).all():
             raise ValueError(f"rate: expected a probability strictly between 0 and 1, got {rate}")
         self.schedule = schedule

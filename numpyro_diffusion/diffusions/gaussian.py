@@ -55,7 +55,7 @@ class GaussianDiffusion(AbstractDiffusion):
     def standardize(self, x: ArrayLike) -> Array:
         """From data units to units in which the noise law is N(0, 1)."""
         check_real("x", x)
-        return jnp.subtract(x, self.loc) / self.scale
+        return (jnp.asarray(x) - self.loc) / self.scale
 
     def unstandardize(self, z: ArrayLike) -> Array:
         """From units in which the noise law is N(0, 1) to data units."""

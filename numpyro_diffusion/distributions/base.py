@@ -114,7 +114,7 @@ class ModuleDistribution(dist.Distribution):
         Raises:
             ValueError: `batch_shape` is not one that the distribution's own broadcasts to.
         """
-        batch_shape = check_sizes("batch_shape", tuple(batch_shape))
+        batch_shape = check_sizes("batch_shape", batch_shape)
         if batch_shape == self.batch_shape:
             return self
         kept = batch_shape[max(len(batch_shape) - len(self.batch_shape), 0) :]

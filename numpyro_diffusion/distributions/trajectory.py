@@ -165,6 +165,7 @@ def joint_log_ratio(process: ReverseProcess, trajectory: ArrayLike) -> Array:
     Returns:
         Shape (*batch,). Source: [2015] eqs. 9-10.
     """
+    check_kind("process", process, ReverseProcess)
     check_real("trajectory", trajectory)
     trajectory = jnp.asarray(trajectory)
     check_event("trajectory", trajectory.shape, (process.num_steps + 1, *process.event_shape))

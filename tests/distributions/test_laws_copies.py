@@ -35,6 +35,19 @@ def test_copies_have_the_same_parameters(any_case, how):
             assert jax.tree.structure(copied) == jax.tree.structure(made)  # so that they share compiled programs
 
 
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_of_priors_with_a_transform_and_of_whole_numbers(how, processes):
+    transform = dist.transforms.AffineTransform(1.0, np.array([2.0, 3.0]))
+    diffusion, last = nd.GaussianDiffusion(nd.schedules.cosine(4), 3.5, 3.5), nd.DiscretisedStep(8)
+    levels = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(3.0, 2.0), 2, last_step=last)
+    for made in (nd.DiffusionPrior(processes["gaussian"](0.4), transform=transform), nd.DiffusionPrior(levels)):
+        for each in (made, made * nd.factors.Gaussian(np.zeros(2), 1.0)):
+            copied = COPIES[how](each)
+            assert jax.tree.structure(copied) == jax.tree.structure(each) and copied.is_discrete == each.is_discrete
+            assert_equal(jax.tree.leaves(copied.module), jax.tree.leaves(each.module))
+            assert copied.support(VALUE).shape == ()
+
+
 @pytest.mark.slow
 def test_pickles_of_networks_draw_and_score_alike(rows):
     """Equal parts make equal programs but for the network's counter, see above."""
