@@ -49,6 +49,11 @@ class AbstractDenoiser(eqx.Module):
         """Whether the law of x_0 given x_t is that of some data, so that the mean's Jacobian is its covariance."""
         return False
 
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether x_0 given x_t is exactly normal."""
+        return False
+
     def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> Any:
         """What is costly about an answer at `x_t` and `t`, as arrays; None where there is nothing worth keeping."""
         del diffusion, x_t, t

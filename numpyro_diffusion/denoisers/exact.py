@@ -48,6 +48,11 @@ class Gaussian(AbstractDenoiser):
         """True."""
         return True
 
+    @property
+    def is_gaussian(self) -> bool:
+        """True."""
+        return True
+
     def data(self, event_shape: tuple[int, ...]) -> dist.Distribution:
         """The law of the data that this denoiser is exact for."""
         return normal(jnp.broadcast_to(self.loc, event_shape), jnp.square(self.scale))

@@ -46,6 +46,11 @@ class Copies(AbstractDenoiser):
         """As the copy's."""
         return self.denoiser.is_exact
 
+    @property
+    def is_gaussian(self) -> bool:
+        """As the copy's."""
+        return self.denoiser.is_gaussian
+
     def _each(self, fn: Any) -> Any:
         for _ in range(self.ndims):
             fn = jax.vmap(fn)

@@ -15,8 +15,8 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTw
     """The twist that `TwistedSMC` and `ParticleGibbs` take where the user names none.
 
     For bits: `MomentMatched` where the factor acts on single bits, else `Averaged`. For real numbers: `MomentMatched`
-    for an exact denoiser and one Gaussian observation of up to 16 elements, where its Jacobian is the covariance that
-    it is taken for; `PseudoInverse` for Gaussian observations of more than 16 elements with nothing beside them, which
+    for an exact denoiser and Gaussian observations, known elements among them, of up to 16 elements, where its Jacobian
+    is the covariance that it is taken for; `PseudoInverse` for Gaussian observations of more than 16 elements with nothing beside them, which
     it takes at a fraction of the cost, and of priors whose covariance is not known in full; `Laplace` for everything
     else.
     """

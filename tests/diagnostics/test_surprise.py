@@ -57,6 +57,7 @@ def test_the_summary_is_printed(result, capsys):
     assert f"p = {result.p_value:.3f} ± {result.p_value_error:.3f}" in printed and "of 199 data sets" in printed
 
 
+@pytest.mark.slow
 def test_far_out_data_get_the_least_p_value():
     options = {"num_replicates": 19, **FEW}
     key = jax.random.key(1)
@@ -113,6 +114,7 @@ def test_data_come_from_the_chain_that_smc_runs():
     assert abs(expected.mean() - drawn.replicates.mean()) < 4 * error
 
 
+@pytest.mark.slow
 def test_repeated_calls_share_their_programs():
     traces = []
 
@@ -136,6 +138,7 @@ def counts():
     numpyro.sample("n", dist.Poisson(jnp.exp(x)).to_event(1))
 
 
+@pytest.mark.slow
 def test_counts_are_whole_numbers():
     data = {"n": np.array([2.0, 1.0])}
     found = diagnostics.surprise(jax.random.key(0), counts, observed=data, num_replicates=5, **FEW)
@@ -188,6 +191,7 @@ def test_evidences_of_zero_are_printed():
     assert "90% from -inf to -1.000 nats" in str(found)
 
 
+@pytest.mark.slow
 def test_a_density_that_is_no_number_is_an_error():
     def broken():
         x = numpyro.sample("x", PRIOR)

@@ -186,6 +186,7 @@ def test_nuts_with_parallel_chains():
     assert run.stdout.strip() == "ran", run.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_bits_in_models(rows):
     """NUTS refuses latent bits by NumPyro's own rule; observed bits and predictions work."""
     prior = rows("prior-bits-network").made

@@ -43,6 +43,7 @@ def test_factors_multiply(prior):
     np.testing.assert_allclose(twice.log_r(x), 2 * FACTOR.log_r(x), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_is_a_site(prior):
     """NUTS and an automatic guide find its posterior, given one more observation: precisions and their means add up."""
     loc, y = jnp.array([1.0, -1.0]), np.array([[2.0, 0.0], [-0.5, 1.0]])

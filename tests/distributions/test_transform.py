@@ -61,6 +61,7 @@ def test_draws_are_pushed_forward(correlated, positive):
     assert other.log_prob(jnp.ones(2)).shape == (3,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["correlated", "positive"])
 def test_a_file_holds_the_transform(name, request, tmp_path):
     prior = request.getfixturevalue(name)
@@ -100,6 +101,7 @@ def conditioned(mask, values):
     return mean, left, multivariate_normal(LOC[seen], COVARIANCE[np.ix_(seen, seen)]).logpdf(values[seen])
 
 
+@pytest.mark.slow
 def test_known_elements_through_correlations(correlated):
     mask, values = np.array([True, False, True]), np.array([1.7, 99.0, -0.2])
     mean, left, log_evidence = conditioned(mask, values)
@@ -112,6 +114,7 @@ def test_known_elements_through_correlations(correlated):
     assert abs(draws.std() / np.sqrt(left[0, 0]) - 1) < 0.07
 
 
+@pytest.mark.slow
 def test_known_elements_of_a_positive_law(positive):
     mask = jnp.array([True, False])
     posterior = positive * nd.factors.Delta(jnp.array([0.9, -1.0]), mask)
@@ -126,6 +129,7 @@ def observed(prior, y, scale):
     numpyro.sample("y", dist.Normal(x @ jnp.array([1.0, 0.5, -1.0]), scale), obs=y)
 
 
+@pytest.mark.slow
 def test_a_linear_observation_stays_one(correlated):
     row, y, scale = np.array([1.0, 0.5, -1.0]), 2.0, 0.3
     spread = row @ COVARIANCE @ row + scale**2

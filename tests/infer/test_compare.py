@@ -100,6 +100,7 @@ def test_the_table_names_every_prior(comparison, capsys):
         assert f"{comparison.log_evidences[name]:.3f} ±" in line and f"{comparison.probabilities[name]:.4f}" in line
 
 
+@pytest.mark.slow
 def test_priors_of_one_layout_share_a_program():
     traces = []
 
@@ -118,6 +119,7 @@ def test_priors_of_one_layout_share_a_program():
     assert len(traces) - first < first
 
 
+@pytest.mark.slow
 def test_warnings_are_issued_and_kept_by_name():
     poor = {"num_particles": 4, "num_islands": 2, "twist": twists.PseudoInverse(), "progress_bar": False}
     limit = {"target_log_evidence_sd": 1e-6, "max_particles": 4}
@@ -244,6 +246,7 @@ def test_models_without_one_diffusion_site_are_named():
         assert caught.value.__notes__ == ["while comparing priors: 'a'"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*this posterior may be wrong:UserWarning")
 def test_a_prior_of_no_probability_stays_so():
     """And one island gives no interval."""

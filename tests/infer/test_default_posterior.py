@@ -163,3 +163,41 @@ def test_one_rule_says_how_many_steps_an_answer_is_about(mixture, sampler):
     kernel = nd.infer.ParticleGibbs(model)
     state = kernel.init(jax.random.key(0), 0, None, (), {})
     assert state.path.shape == (5, 2)
+
+
+@pytest.mark.slow
+def test_another_row_with_other_known_elements_compiles_nothing(mixture):
+    """Which elements are known is data."""
+    seen = []
+
+    def model(values, mask):
+        seen.append(isinstance(values, jax.core.Tracer))
+        x = numpyro.sample("x", mixture * nd.factors.Delta(values, mask))
+        numpyro.sample("y", dist.Normal(x.sum(), 0.5), obs=1.0)
+
+    smc = nd.infer.SMC(model, num_particles=256, twist=twists.MomentMatched())
+    smc.run(jax.random.key(0), jnp.array([0.5, 9.0]), jnp.array([True, False]))
+    assert any(seen)
+    seen.clear()
+    smc.run(jax.random.key(1), jnp.array([9.0, 0.3]), jnp.array([False, True]))
+    assert not any(seen)
+    np.testing.assert_array_equal(smc.get_samples()["x"][:, 1], np.float32(0.3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.5, 0.05])
+def test_a_linear_observation_of_an_exact_mixture(mixture, noise):
+    """As a site of the model, which the twist takes in closed form; proposals must not be narrower than the target."""
+
+    def model():
+        x = numpyro.sample("x", mixture)
+        numpyro.sample("y", dist.Normal(x.sum(), noise), obs=1.0)
+
+    value, error, mean, sd = reweighted(mixture, lambda x: dist.Normal(x.sum(), noise).log_prob(1.0), 1_000_000)
+    smc = nd.infer.SMC(model, num_islands=30).run(jax.random.key(3))
+    assert isinstance(smc.plan.sampler.twist, twists.MomentMatched)
+    assert abs(smc.log_evidence - value) < 4 * np.hypot(smc.log_evidence_error, error)
+    assert smc.log_evidence_error < 0.02
+    x = np.asarray(smc.get_samples()["x"], np.float64)
+    np.testing.assert_allclose((x.mean(0) - mean) / sd, 0.0, atol=0.05)
+    np.testing.assert_allclose(x.std(0) / sd, 1.0, atol=0.05)

@@ -14,6 +14,7 @@ from numpyro.infer.util import log_density
 from numpyro_diffusion.infer.structure import depends, is_affine, is_elementwise
 
 import numpyro_diffusion as nd
+from numpyro_diffusion._structure import depends, is_affine, is_elementwise
 from numpyro_diffusion.factors import Elementwise, Factor, Gaussian, LinearGaussian, Product
 from numpyro_diffusion.infer import SMC, extract_factor
 from numpyro_diffusion.infer.extract import extract

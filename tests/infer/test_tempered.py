@@ -334,6 +334,7 @@ def test_a_likelihood_that_is_zero_for_many():
 QUICK = {"num_particles": 32, "num_islands": 2, "move": "pcn", "num_moves": 2, "progress_bar": False}
 
 
+@pytest.mark.slow
 def test_what_is_doubtful_is_said():
     tempered = nd.infer.TemperedSMC(truncated(0.0, jnp.nan), **QUICK)
     with pytest.warns(UserWarning, match=r"no number at \d+ of 64 draws of the prior; it counts as 0 there"):
@@ -345,7 +346,7 @@ def test_what_is_doubtful_is_said():
     assert np.isfinite(short.log_evidences).all() and short.log_evidence_error > 0.5
 
 
-@pytest.mark.parametrize("low", [-jnp.inf, jnp.nan])
+@pytest.mark.parametrize("low", [-jnp.inf, pytest.param(jnp.nan, marks=pytest.mark.slow)])
 def test_a_likelihood_that_is_zero_everywhere_is_an_error(low):
     with pytest.raises(ValueError, match="model: expected a positive density of the observed sites somewhere, got 0"):
         nd.infer.TemperedSMC(truncated(1e6, low), **QUICK).run(jax.random.key(0))

@@ -428,7 +428,7 @@ CHOICES = {
     "delta": (gaussian_process, KNOWN, twists.MomentMatched),
     "linear": (gaussian_process, SUM, twists.MomentMatched),
     "large": (gaussian_process, MANY, twists.PseudoInverse),
-    "product": (gaussian_process, PLAIN * KNOWN, twists.Laplace),
+    "product": (gaussian_process, PLAIN * KNOWN, twists.MomentMatched),
     "linear_and_any": (gaussian_process, SUM * ANY, twists.Laplace),
     "any": (gaussian_process, ANY, twists.Laplace),
     "bits": (independent_bits, BITS, twists.MomentMatched),
@@ -456,7 +456,7 @@ def test_automatic_covariances():
 REFUSED = {
     "factor": (gaussian_process, twists.MomentMatched(), ANY, "twist: MomentMatched .* got Factor; Tweedie"),
     "bits": (independent_bits, twists.MomentMatched(), PLAIN, "multiplies a BernoulliLogits in closed form"),
-    "exact": (gaussian_process, twists.MomentMatched("exact"), PLAIN * KNOWN, "covariance: 'exact' is for one linear"),
+    "exact": (independent_bits, twists.MomentMatched("exact"), BITS, "covariance: 'exact' is for linear-Gaussian fact"),
     "pseudo": (independent_bits, twists.PseudoInverse(), BITS, "twist: PseudoInverse is for a GaussianDiffusion"),
     "tweedie": (gaussian_process, twists.Tweedie(), PLAIN * KNOWN, "twist: Tweedie has no gradient for a Delta"),
 }
