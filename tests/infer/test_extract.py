@@ -11,7 +11,6 @@ import pytest
 from numpyro.contrib.control_flow import scan
 from numpyro.handlers import block, mask, scale, substitute
 from numpyro.infer.util import log_density
-from numpyro_diffusion.infer.structure import depends, is_affine, is_elementwise
 
 import numpyro_diffusion as nd
 from numpyro_diffusion._structure import depends, is_affine, is_elementwise
