@@ -50,9 +50,10 @@ class LinearGaussian(AbstractFactor):
         check_finite("observation", observation)
         self.observation = jnp.asarray(observation, dtype=float)
         seen = self.observation.shape
+        if not callable(operator):
+            check_finite("operator", operator)
         self.operator = as_function(operator) if callable(operator) else jnp.asarray(operator, dtype=float)
         if isinstance(self.operator, Array):
-            check_finite("operator", operator)
             if self.operator.shape[: len(seen)] != seen and self.operator.shape[:1] != (self.observation.size,):
                 raise ValueError(
                     f"operator: expected shape ({self.observation.size}, x.size) or (*{seen}, *event) for an "
@@ -216,8 +217,8 @@ def stack(factors: tuple[LinearGaussian, ...]) -> LinearGaussian:
 
 
 def _noise(scale: ArrayLike, observation: Array) -> Array:
-    array = jnp.asarray(scale, dtype=float)
     check_finite("scale", scale)
+    array = jnp.asarray(scale, dtype=float)
     if array.shape == (observation.size, observation.size) and observation.ndim == 1 and array.ndim == 2:
         if is_concrete(array):
             matrix = np.asarray(array, dtype=np.float64)

@@ -3,6 +3,7 @@
 from .auto import PriorPlan as PriorPlan
 from .auto import fit_prior as fit_prior
 from .auto import plan_prior as plan_prior
+from .loop import CheckpointNotWritten as CheckpointNotWritten
 from .loop import FitResult as FitResult
 from .loop import TrainingDiverged as TrainingDiverged
 from .loop import fit as fit

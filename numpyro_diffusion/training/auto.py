@@ -9,7 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .. import schedules
-from .._checks import check_choice, check_count, check_finite
+from .._checks import check_choice, check_count, check_finite, check_key, checked_location, checked_scale
+from .._numbers import check_resolution
 from ..denoisers import Network
 from ..diffusions import BinomialDiffusion, GaussianDiffusion
 from ..distributions import DiffusionPrior
@@ -18,7 +19,7 @@ from ..networks import MLP
 from ..process import ReverseProcess
 from ..samplers import having_moments
 from ..schedules import AbstractSchedule
-from ._arguments import check_key, check_number, check_numbers
+from ._arguments import check_number, check_numbers
 from .loop import fit
 
 Family = Literal["gaussian", "binomial"]
@@ -147,6 +148,7 @@ def fit_prior(
         ValueError: see `plan_prior` and `fit`.
     """
     first, second = jax.random.split(check_key("key", key))
+    data = check_numbers("data", data)
     plan = plan_prior(
         first, data, family=family, loc=loc, scale=scale, schedule=schedule, network=network,
         dequantize=dequantize, num_steps=num_steps,
@@ -178,6 +180,7 @@ def _checked(data: ArrayLike) -> np.ndarray:
             f"data: expected shape (n, *event) with n >= 2 and an event of rank 1 or more, got {array.shape}"
         )
     check_finite("data", array)
+    check_resolution("data", array)
     array = array.astype(np.float64)
     if (array == array[:1]).all():
         raise ValueError(f"data: expected examples that differ, got {array.shape[0]} equal ones (constant data)")
@@ -253,8 +256,8 @@ def _scaling(
         default_loc, default_scale = np.asarray(array.mean()), np.asarray(array.std())
     used_loc = default_loc if loc is None else _element("loc", loc, array.shape[1:])
     used_scale = default_scale if scale is None else _element("scale", scale, array.shape[1:])
-    if not (used_scale > 0).all():
-        raise ValueError(f"scale: expected positive numbers, got a minimum of {used_scale.min()}")
+    checked_location("loc", used_loc)
+    checked_scale("scale", used_scale)
     return used_loc, used_scale
 
 
