@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 Name = TypeVar("Name", bound=str)
 
@@ -18,12 +20,87 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
     """Return `value` as an `int` of at least `minimum`, or raise ``ValueError``."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
         raise ValueError(f"{name}: expected a whole number of at least {minimum}, got {value!r}")
+    if value >= 2**31:
+        raise ValueError(f"{name}: expected a whole number below 2**31, got {value}")
     return int(value)
+
+
+def check_key(name: str, key: Any) -> Any:
+    """Return `key` if it is one JAX key, of either kind, known or traced, or raise ``ValueError``."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    shape = shape if isinstance(shape, tuple) else None
+    typed = shape is not None and dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if shape is None or len(shape) != (0 if typed else 1) or not (typed or dtype == jnp.uint32):
+        raise ValueError(f"{name}: expected one JAX key, as from jax.random.key(0), got {key!r:.80}")
+    return key
+
+
+def check_sizes(name: str, shape: Any) -> tuple[int, ...]:
+    """Return `shape` as a tuple of whole numbers of at least 0.
+
+    Raises:
+        TypeError: anything but a tuple or list of whole numbers.
+        ValueError: a number below 0.
+    """
+    sizes = tuple(shape) if isinstance(shape, tuple | list) else (None,)
+    if any(isinstance(size, bool) or not isinstance(size, int | np.integer) for size in sizes):
+        raise TypeError(f"{name}: expected a tuple of whole numbers, such as (3,), got {shape!r:.80}")
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"{name}: expected sizes of at least 0, got {shape!r:.80}")
+    return tuple(map(int, sizes))
+
+
+def check_callable(name: str, model: Any) -> Any:
+    """Return `model` if it can be called, or raise ``TypeError``."""
+    if not callable(model):
+        raise TypeError(f"{name}: expected a function, got {model!r:.80}")
+    return model
+
+
+def check_site(site: Any) -> str | None:
+    """Return `site` if it is a site's name or None, or raise ``TypeError``."""
+    if site is not None and not isinstance(site, str):
+        raise TypeError(f"site: expected the name of a site, or None for the only diffusion site, got {site!r:.80}")
+    return site
+
+
+def check_time(name: str, t: Any, least: Any, greatest: Any) -> None:
+    """Raise unless all of a concrete time is a number from `least` to `greatest`, up to rounding.
+
+    Raises:
+        TypeError: no number.
+        ValueError: a number outside, or NaN.
+    """
+    if not is_concrete(t) or not is_concrete(least) or not is_concrete(greatest):
+        return
+    try:
+        # Of the same precision as what they are compared with: 1e-6 of T is what float32 may be off by.
+        low, high, known = (np.asarray(each, dtype=np.float64) for each in (least, greatest, t))
+        if np.asarray(t).dtype.kind not in "biufV":  # the last are those of few bits
+            raise ValueError("no real number")
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected a number from {least} to {greatest}, got {t!r:.80}") from error
+    slack = 1e-6 * (1 + np.abs(high))
+    bad = ~((known >= low - slack) & (known <= high + slack))
+    if bad.any():
+        got = np.broadcast_arrays(known, bad)[0][bad].flat[0]
+        raise ValueError(f"{name}: expected a time from {_said(low)} to {_said(high)}, got {got:g}")
+
+
+def check_step(t: Any, s: Any, num_steps: int) -> None:
+    """Check the times of a step between `s` < `t` (t − 1 where it is None), both in [0, T]; see `check_time`."""
+    check_time("t", t, 1 if s is None else 0, num_steps)
+    if s is not None:
+        check_time("s", s, 0, t)
+
+
+def _said(array: np.ndarray) -> str:
+    return f"{array:g}" if array.ndim == 0 else f"{array!s:.80}"
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Name]) -> Name:
     """Return `value` if it is one of `choices`, or raise ``ValueError``."""
-    if value not in choices:
+    if not any(isinstance(value, str) and value == choice for choice in choices):
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
 
@@ -39,8 +116,47 @@ def check_event(name: str, shape: Sequence[int], event_shape: Sequence[int]) -> 
     return shape[:start]
 
 
+def check_unmasked(name: str, value: Any) -> None:
+    """Raise ``TypeError`` for a NumPy array that hides some of its values: JAX would take them for the data."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        hidden = int(np.sum(np.ma.getmaskarray(value)))
+        raise TypeError(f"{name}: expected an array without hidden values, got a masked array that hides {hidden}")
+
+
+def check_real(name: str, value: Any) -> None:
+    """Raise unless `value` is a number or an array of real numbers, known or traced.
+
+    Raises:
+        TypeError: complex numbers, an array with hidden values, any other object.
+        ValueError: a whole number that no array can hold.
+    """
+    check_unmasked(name, value)
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        try:
+            dtype = np.asarray(value).dtype
+        except (TypeError, ValueError) as error:  # traced numbers in a list, or lists of different lengths
+            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+                return
+            raise TypeError(f"{name}: expected an array of numbers, got {value!r:.80}") from error
+    if np.issubdtype(dtype, np.complexfloating) if isinstance(dtype, np.dtype) else False:
+        raise TypeError(f"{name}: expected real numbers, got complex ones")
+    if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
+        raise TypeError(f"{name}: expected real numbers, got {value!r:.80}")
+    if isinstance(value, int) and abs(value) >= 2**31:
+        raise ValueError(f"{name}: expected whole numbers below 2**31, got {value}")
+
+
+def check_scalar(name: str, value: Any) -> None:
+    """Raise ``TypeError`` unless `value` is one real number, known or traced."""
+    check_real(name, value)
+    if np.ndim(value) != 0:
+        raise TypeError(f"{name}: expected one number, got {value!r:.80}")
+
+
 def check_finite(name: str, value: Any) -> None:
     """Raise ``ValueError`` if a concrete `value` holds NaN or infinity."""
+    check_real(name, value)
     if is_concrete(value):
         bad = ~np.isfinite(np.asarray(value, dtype=float))
         if bad.any():
@@ -50,6 +166,7 @@ def check_finite(name: str, value: Any) -> None:
 
 def check_binary(name: str, value: Any) -> None:
     """Raise ``ValueError`` if a concrete `value` holds anything but 0 and 1."""
+    check_real(name, value)
     if is_concrete(value):
         array = np.asarray(value)
         bad = (array != 0) & (array != 1)
@@ -80,8 +197,40 @@ def check_broadcast(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) 
 
 def check_positive(name: str, value: Any) -> None:
     """Raise ``ValueError`` unless all of a concrete `value` is positive."""
+    check_real(name, value)
     if is_concrete(value) and not (np.asarray(value) > 0).all():
         raise ValueError(f"{name}: expected positive numbers, got a minimum of {np.min(np.asarray(value))}")
+
+
+def checked_scale(name: str, value: Any) -> Array:
+    """Return `value` as a floating array once it is positive, with squares that its type can hold.
+
+    Raises:
+        ValueError: where a concrete `value` is not.
+    """
+    check_finite(name, value)
+    check_positive(name, value)
+    with np.errstate(over="ignore", under="ignore"):
+        scale = jnp.asarray(value, dtype=float)
+    if is_concrete(scale):
+        limits, known = np.finfo(scale.dtype), np.asarray(scale)
+        if (known > limits.max**0.5).any() or (known < limits.tiny**0.5).any():
+            raise ValueError(f"{name}: expected numbers whose squares {scale.dtype} can hold, got {value!s:.80}")
+    return scale
+
+
+def checked_location(name: str, value: Any) -> Array:
+    """Return `value` as a floating array once it is finite, in its own type too.
+
+    Raises:
+        ValueError: where a concrete `value` is not.
+    """
+    check_finite(name, value)
+    with np.errstate(over="ignore"):
+        location = jnp.asarray(value, dtype=float)
+    if is_concrete(location) and not np.isfinite(np.asarray(location)).all():
+        raise ValueError(f"{name}: expected numbers in the range of {location.dtype}, got {value!s:.80}")
+    return location
 
 
 def check_optional_positive(name: str, value: Any) -> float | None:

@@ -1,7 +1,8 @@
 """Checkpoints: a module tree or a training state in one safetensors file, described by JSON in its header.
 
 Reading never unpickles, imports or calls what a file names: a class is looked up among those that
-numpyro_diffusion and `equinox.nn` have already defined, and its fields are set without running its code.
+numpyro_diffusion and `equinox.nn` have already defined and those that the reader hands over, a function in one closed
+list, and fields are set without running a class's code.
 """
 
 import contextlib
@@ -9,9 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import equinox as eqx
@@ -22,6 +21,9 @@ import safetensors.numpy
 from jaxtyping import PyTree
 from numpyro.distributions import constraints, transforms
 
+from ._files import write_whole
+from ._functions import FUNCTIONS, name_of
+
 FORMAT_NAME = "numpyro_diffusion"
 FORMAT_VERSION = 1
 
@@ -29,6 +31,8 @@ FilePath: TypeAlias = str | os.PathLike[str]
 FloatName: TypeAlias = Literal["float32", "float16"] | None
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 Tensors: TypeAlias = dict[str, np.ndarray]
+Classes: TypeAlias = Iterable[type[eqx.Module]]
+Known: TypeAlias = Mapping[str, type[eqx.Module]]
 
 # Where classes of older files are now.
 _MOVED = {f"{FORMAT_NAME}.distributions.prior:PriorParts": f"{FORMAT_NAME}.distributions.parts:PriorParts"}
@@ -58,9 +62,9 @@ def write_module(
 ) -> None:
     """Write a module tree to one file, which appears whole or not at all.
 
-    Fields may be modules of numpyro_diffusion or `equinox.nn`, arrays of any shape (typed keys included),
-    numbers, strings, None, common transforms of NumPyro, and tuples, lists or dicts of these. Weakly typed arrays come
-    back strongly typed.
+    Fields may be modules (those of other packages than numpyro_diffusion and `equinox.nn` must be handed over to
+    `read_module`), arrays of any shape (typed keys included), numbers, strings, None, common transforms of NumPyro,
+    activations of `jax.nn`, and tuples, lists or dicts of these. Weakly typed arrays come back strongly typed.
 
     Args:
         path: The file; one that exists is replaced.
@@ -70,7 +74,7 @@ def write_module(
             and scalars stay float32); None keeps every bit.
 
     Raises:
-        TypeError: If a field, named in the message, cannot be described (a function, a foreign class).
+        TypeError: If a field, named in the message, cannot be described (a function of one's own, another object).
         ValueError: If `dtype` is unknown, a number too large for it, or two arrays would share a name.
         FileNotFoundError: If the folder of `path` does not exist.
 
@@ -82,16 +86,21 @@ def write_module(
     _write(path, "module", module, metadata, dtype)
 
 
-def read_module(path: FilePath) -> tuple[eqx.Module, dict[str, Json]]:
+def read_module(path: FilePath, *, classes: Classes = ()) -> tuple[eqx.Module, dict[str, Json]]:
     """Read the module and the metadata that `write_module` wrote.
+
+    Args:
+        path: The file.
+        classes: Modules of other packages that the file may name, by their name and, where two share it, their home.
 
     Raises:
         CheckpointError: If the file is foreign, damaged, too new, or does not fit the classes known here.
         FileNotFoundError: If there is no such file.
 
     """
+    known = _admitted(classes)
     with _open(path) as file:
-        return _read(file, "module", eqx.Module)
+        return _read(file, "module", eqx.Module, known)
 
 
 def write_training_state(path: FilePath, state: PyTree, *, metadata: Mapping[str, Json] = {}) -> None:
@@ -129,7 +138,7 @@ def read_training_state(path: FilePath, like: PyTree) -> tuple[PyTree, dict[str,
     leaves = {jax.tree_util.keystr(key): leaf for key, leaf in paths}
     expected = {f"{name}: {_signature(leaf)}" for name, leaf in leaves.items() if not callable(leaf)}
     with _open(path) as file:
-        stored, metadata = _read(file, "training state", dict)
+        stored, metadata = _read(file, "training state", dict, {})
         found = {f"{name}: {_signature(leaf)}" for name, leaf in stored.items()}
         _check_names("leaves unlike those of `like`", expected, found)
     return jax.tree_util.tree_unflatten(structure, (leaves | stored).values()), metadata
@@ -147,6 +156,16 @@ def describe(path: FilePath) -> dict[str, Json]:
         return _description(file)
 
 
+def digest(tree: PyTree) -> str:
+    """A short hash of a tree's arrays, so that a checkpoint is not continued with others."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array_like)):
+        typed_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if typed_key else leaf)
+        found.update(f"{array.dtype.name}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()[:16]
+
+
 def _pack(value: object, name: str, tensors: Tensors, dtype: FloatName) -> Json:
     """Describe a value of the tree in JSON, and add its arrays to `tensors`."""
     pack = lambda item, key: _pack(item, f"{name}.{key}" if name else str(key), tensors, dtype)
@@ -157,18 +176,20 @@ def _pack(value: object, name: str, tensors: Tensors, dtype: FloatName) -> Json:
         return {kind.__name__: [pack(item, i) for i, item in enumerate(value)]}
     if kind is dict and all(type(key) is str for key in value):
         return {"dict": {key: pack(item, key) for key, item in value.items()}}
-    if _known_classes().get(label := f"{kind.__module__}:{kind.__qualname__}") is kind:
-        names = [field.name for field in dataclasses.fields(kind)]
+    if _is_describable(kind):
+        label, names = f"{kind.__module__}:{kind.__qualname__}", [field.name for field in dataclasses.fields(kind)]
         return {"module": label, "fields": {key: pack(getattr(value, key), key) for key in names}}
     if (names := _TRANSFORMS.get(kind.__name__)) is not None and getattr(transforms, kind.__name__) is kind:
         return {"transform": kind.__name__, "arguments": {key: pack(getattr(value, key), key) for key in names}}
     for domain, known in _DOMAINS.items():
         if kind is type(known) and value == known:
             return {"domain": domain}
+    if (function := name_of(value)) is not None:
+        return {"function": function}
     if isinstance(value, jax.Array | np.generic) or kind is np.ndarray:
         return _pack_array(value, name, tensors, dtype)
-    expected = "an array, number, string, None, tuple, list, dict with string keys, or module of"
-    raise TypeError(f"{name or 'module'}: expected {expected} {FORMAT_NAME} or equinox.nn, got {kind}")
+    expected = "an array, number, string, None, tuple, list, dict with string keys, activation of jax.nn, or module"
+    raise TypeError(f"{name or 'module'}: expected {expected}, got {kind}: {value!r:.80}")
 
 
 def _pack_array(value: jax.Array | np.ndarray, name: str, tensors: Tensors, dtype: FloatName) -> Json:
@@ -194,9 +215,9 @@ def _pack_array(value: jax.Array | np.ndarray, name: str, tensors: Tensors, dtyp
     return node
 
 
-def _unpack(node: Json, name: str, tensors: Tensors) -> object:
+def _unpack(node: Json, name: str, tensors: Tensors, known: Known) -> object:
     """Rebuild the value that `node` describes, believing nothing, and take its arrays out of `tensors`."""
-    unpack = lambda item, key: _unpack(item, f"{name}.{key}" if name else str(key), tensors)
+    unpack = lambda item, key: _unpack(item, f"{name}.{key}" if name else str(key), tensors, known)
     match node:
         case None | bool() | int() | float() | str():
             return node
@@ -205,8 +226,9 @@ def _unpack(node: Json, name: str, tensors: Tensors) -> object:
         case {"dict": dict(items)}:
             return {key: unpack(item, key) for key, item in items.items()}
         case {"module": str(kind), "fields": dict(fields)}:
-            if (cls := _known_classes().get(kind)) is None:
-                raise _error(name, f"a class of the installed {FORMAT_NAME} or equinox.nn", repr(kind))
+            if (cls := known.get(kind) or known.get(kind.partition(":")[2])) is None:
+                expected = f"a class of the installed {FORMAT_NAME} or equinox.nn, or one given by classes=[…]"
+                raise _error(name, expected, repr(kind))
             # A field that a class gained after the file was written comes with the value that changes nothing.
             later = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
             names, fields = [field.name for field in dataclasses.fields(cls)], later | fields
@@ -221,6 +243,8 @@ def _unpack(node: Json, name: str, tensors: Tensors) -> object:
             return getattr(transforms, kind)(**made)
         case {"domain": str(domain)} if domain in _DOMAINS:
             return _DOMAINS[domain]
+        case {"function": str(function)} if function in FUNCTIONS:
+            return FUNCTIONS[function]
         case {"array": str(), "dtype": str(dtype), "shape": list()} if dtype in _DTYPES:
             return _unpack_array(node, name, tensors)
     raise _error(name, "the description of a value", f"{node!s:.80}")
@@ -240,9 +264,6 @@ def _unpack_array(node: dict[str, Json], name: str, tensors: Tensors) -> jax.Arr
 
 
 def _write(path: FilePath, kind: str, tree: object, metadata: Mapping[str, Json], dtype: FloatName) -> None:
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{path}: expected a file in a folder that exists, got {target.parent}")
     content = _pack(tree, "", tensors := {}, dtype)
     description = {"kind": kind, "metadata": dict(metadata), "sha256": _digest(tensors), "content": content}
     try:  # Python's JSON also writes inf and nan, and every float so that it reads back to the same bits
@@ -251,25 +272,16 @@ def _write(path: FilePath, kind: str, tree: object, metadata: Mapping[str, Json]
         raise TypeError(f"metadata: expected what JSON can hold, got otherwise ({error})") from error
     header = {"format": FORMAT_NAME, "format_version": str(FORMAT_VERSION), "description": text}
     data = safetensors.numpy.save(tensors, header | {"checksum": hashlib.sha256(text.encode()).hexdigest()})
-    # Named last, when it is whole, so that nobody ever sees half a file.
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, data)
 
 
-def _read(file: safetensors.safe_open, kind: str, root: type) -> tuple[object, dict[str, Json]]:
+def _read(file: safetensors.safe_open, kind: str, root: type, known: Known) -> tuple[object, dict[str, Json]]:
     description = _description(file)
     if description["kind"] != kind:
         raise _error("kind", kind, description["kind"])
     tensors = {name: file.get_tensor(name) for name in file.keys()}
     digest = _digest(tensors)
-    value = _unpack(description["content"], "", tensors)
+    value = _unpack(description["content"], "", tensors, known)
     _check_names("tensors unlike those described", [], tensors)
     if digest != description["sha256"]:
         raise _error("tensors", "the recorded sha256", "another (damaged or edited)")
@@ -312,6 +324,23 @@ def _known_classes() -> dict[str, type[eqx.Module]]:
         if cls.__module__.startswith(("numpyro_diffusion.", "equinox.nn.")):
             found[f"{cls.__module__}:{cls.__qualname__}"] = cls
     return found | {old: found[new] for old, new in _MOVED.items() if new in found}
+
+
+def _is_describable(kind: type) -> bool:
+    """Whether a file can hold a module of this class: not the wrappers of functions that Equinox has inside."""
+    return _known_classes().get(f"{kind.__module__}:{kind.__qualname__}") is kind or (
+        issubclass(kind, eqx.Module) and not kind.__module__.startswith("equinox.")
+    )
+
+
+def _admitted(classes: Classes) -> Known:
+    """The classes that a file may name: the installed ones, and those given, by their own name too."""
+    given = {}
+    for cls in classes:
+        if not (isinstance(cls, type) and issubclass(cls, eqx.Module)):
+            raise TypeError(f"classes: expected subclasses of equinox.Module, got {cls!r}")
+        given |= {cls.__qualname__: cls, f"{cls.__module__}:{cls.__qualname__}": cls}
+    return given | _known_classes()
 
 
 def _signature(leaf: object) -> str:

@@ -1,6 +1,9 @@
 """From results to ArviZ, on its 0.x (`InferenceData`) and 1.x (`DataTree`) alike."""
 
+import importlib.metadata
+import warnings
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import arviz as az
@@ -37,10 +40,14 @@ def to_arviz(
 
     Args:
         result: an `MCMC`, `SMC` or `TemperedSMC` that has run.
-        prior: draws of sites from the prior, each of shape (draws, …), as `numpyro.infer.Predictive` gives them.
-        posterior_predictive: likewise, from the posterior.
+        prior: draws of sites from the prior, each of shape (draws, …), as `numpyro.infer.Predictive` gives them; those
+            of observed sites make the group `prior_predictive`.
+        posterior_predictive: draws of sites from the posterior, of shape (chains, draws, …), or, for an MCMC, all
+            chains in a row, as ``Predictive(model, mcmc.get_samples())`` gives them. Of an SMC run, whose
+            ``get_samples()`` mixes the islands, draws in a row are one chain.
         log_likelihood: whether to evaluate the log likelihood of every observed site at every draw.
-        dims: names of the dimensions of each site.
+        dims: names of the dimensions of each site; the names of its plates, and what ``infer={"event_dims": …}`` says,
+            unless given.
         coords: values of the named dimensions.
         exclude: sites to leave out, such as the noises of a reparameterised diffusion site.
 
@@ -50,6 +57,9 @@ def to_arviz(
     Raises:
         ValueError: `exclude` names a site that the run does not have; the run has not been made.
         TypeError: a result of another kind.
+
+    Warns:
+        UserWarning: draws in `posterior_predictive` that are not as many as the posterior's.
     """
     model: Any
     if isinstance(result, SMC):
@@ -66,18 +76,32 @@ def to_arviz(
     if unknown := sorted(set(exclude) - set(posterior)):
         raise ValueError(f"exclude: expected some of the sites {sorted(posterior)}, got {unknown}")
     lead = ("chain", "draw")
-    kept = {name: value for name, value in posterior.items() if name not in exclude}
-    build = lambda values, lead: _dataset(values, lead, dict(dims or {}), dict(coords or {}))
-    groups: dict[str, Any] = {"posterior": build(kept, lead), "sample_stats": stats}
+    kept = lambda values: {name: value for name, value in values.items() if name not in exclude}
+    sites = {} if model is None else _sites(model, args, kwargs, posterior)
+    named = {name: _dims(name, site) for name, site in sites.items()} | {
+        key: list(each) for key, each in (dims or {}).items()
+    }
+    build = lambda values, lead, **more: _dataset(values, lead, named, dict(coords or {}), **more)
+    groups: dict[str, Any] = {"posterior": build(kept(posterior), lead), "sample_stats": stats}
+    observed = {name: np.asarray(site["value"]) for name, site in sites.items() if _is_data(site)}
+    if observed and log_likelihood:
+        values = numpyro_log_likelihood(model, dict(posterior), *args, batch_ndims=2, **kwargs)
+        groups["log_likelihood"] = build(values, lead, of_events=True)
     if model is not None:
-        observed = _observed(model, args, kwargs, posterior)
-        if observed and log_likelihood:
-            values = numpyro_log_likelihood(model, dict(posterior), *args, batch_ndims=2, **kwargs)
-            groups["log_likelihood"] = build(values, lead)
         groups["observed_data"] = build(observed, ())
-    for name, draws in (("prior", prior), ("posterior_predictive", posterior_predictive)):
-        if draws is not None:
-            groups[name] = build({site: np.asarray(value)[None] for site, value in draws.items()}, lead)
+    if prior is not None:
+        inner = {*posterior, *(name for name, site in sites.items() if site["type"] == "deterministic")}
+        for group, wanted in (("prior", True), ("prior_predictive", False)):
+            chosen = {name: np.asarray(draws)[None] for name, draws in prior.items() if (name in inner) is wanted}
+            if chosen:
+                groups[group] = build(kept(chosen), lead)
+    if posterior_predictive is not None:
+        shape = np.shape(next(iter(posterior.values())))[:2]
+        rows = isinstance(result, MCMC)
+        predictive = {name: _in_chains(name, draws, shape, rows) for name, draws in posterior_predictive.items()}
+        groups["posterior_predictive"] = build(kept(predictive), lead)
+    attributes = _attributes("numpyro" if isinstance(result, MCMC) else "numpyro_diffusion")
+    groups = {name: group.assign_attrs(attributes) for name, group in groups.items()}
     if az.__version__.startswith("0."):
         return az.InferenceData(**groups)
     return xr.DataTree.from_dict({name: group for name, group in groups.items() if group})
@@ -107,31 +131,81 @@ def _tempered(result: TemperedSMC) -> tuple[Draws, xr.Dataset]:
 
 
 def _mcmc(result: MCMC) -> tuple[Draws, xr.Dataset]:
-    names = {"accept_prob": "acceptance_rate", "num_steps": "n_steps"}
+    names = {"accept_prob": "acceptance_rate", "num_steps": "n_steps", "adapt_state.step_size": "step_size"}
     fields = result.get_extra_fields(group_by_chain=True)
-    stats = {names.get(name, name.replace(".", "_")): np.asarray(value) for name, value in fields.items()}
+    stats = {
+        names.get(name, name.replace(".", "_")): np.asarray(value)
+        for name, value in fields.items()
+        if not isinstance(value, dict | tuple)
+    }
+    if "n_steps" in stats:  # of a tree that doubles
+        stats["tree_depth"] = np.log2(np.maximum(stats["n_steps"], 1)).astype(int) + 1
     if "potential_energy" in stats:
         stats["lp"] = -stats.pop("potential_energy")
     return result.get_samples(group_by_chain=True), _dataset(stats, ("chain", "draw"), {}, {})
 
 
-def _observed(model: Any, args: Any, kwargs: Any, posterior: Draws) -> dict[str, np.ndarray]:
-    """The observed values of the model's sample sites."""
+def _sites(model: Any, args: Any, kwargs: Any, posterior: Draws) -> dict[str, Any]:
+    """The model's sites, at the first draw."""
     first = {name: value[0, 0] for name, value in posterior.items()}
-    sites = trace(substitute(seed(model, jax.random.key(0)), data=first)).get_trace(*args, **kwargs)
+    sites: dict[str, Any] = trace(substitute(seed(model, jax.random.key(0)), data=first)).get_trace(*args, **kwargs)
+    return sites
+
+
+def _is_data(site: Any) -> bool:
+    return bool(site["type"] == "sample" and site["is_observed"] and np.size(site["value"]))
+
+
+def _dims(name: str, site: Any) -> list[str]:
+    """Names of a site's dimensions: of its plates, where they stand, and of its event as the model says."""
+    if site["type"] not in ("sample", "deterministic"):
+        return []
+    frames = {frame.dim: frame.name for frame in site["cond_indep_stack"]}
+    event = list(site.get("infer", {}).get("event_dims", []))
+    depth = -min(frames, default=0)
+    if site["type"] == "sample":
+        depth = len(site["fn"].batch_shape) if event else min(depth, len(site["fn"].batch_shape))
+    batch = [frames.get(dim, f"{name}_dim_{dim + depth}") for dim in range(-depth, 0)]
+    return (batch + event)[: np.ndim(site["value"])]
+
+
+def _in_chains(name: str, draws: Any, shape: tuple[int, ...], in_a_row: bool) -> np.ndarray:
+    """Draws as (chains, draws, …): as they are, cut into the posterior's chains, or as one chain."""
+    array = np.asarray(draws)
+    if array.shape[:2] == shape:
+        return array
+    if array.shape[0] != shape[0] * shape[1]:
+        warnings.warn(
+            f"posterior_predictive: expected {shape[0]} chains of {shape[1]} draws of {name!r}, got shape "
+            f"{array.shape}; they are shown as one chain",
+            stacklevel=3,
+        )
+    elif in_a_row:
+        return array.reshape((*shape, *array.shape[1:]))
+    return array[None]
+
+
+def _attributes(library: str) -> dict[str, str]:
+    """What made a group, in the names of ArviZ 0.x and of 1.x."""
     return {
-        name: np.asarray(site["value"])
-        for name, site in sites.items()
-        if site["type"] == "sample" and site["is_observed"] and np.size(site["value"])
+        "created_at": datetime.now(UTC).isoformat(),
+        "arviz_version": az.__version__,
+        "creation_library": "ArviZ",
+        "creation_library_version": az.__version__,
+        "creation_library_language": "Python",
+        "inference_library": library,
+        "inference_library_version": importlib.metadata.version(library),
     }
 
 
-def _dataset(values: Draws, lead: tuple[str, ...], dims: Mapping[str, Any], coords: Mapping[str, Any]) -> xr.Dataset:
-    """Arrays with their dimensions named, as ArviZ names them where the user does not."""
+def _dataset(
+    values: Draws, lead: tuple[str, ...], dims: Mapping[str, Any], coords: Mapping[str, Any], *, of_events: bool = False
+) -> xr.Dataset:
+    """Arrays with their dimensions named, as ArviZ names them where nobody else does; `of_events` have lost theirs."""
     variables, used = {}, set(lead)
     for name, value in values.items():
         array = np.asarray(value)
-        rest = list(dims.get(name, []))
+        rest = list(dims.get(name, []))[: array.ndim - len(lead) if of_events else None]
         if len(rest) > array.ndim - len(lead):
             raise ValueError(f"dims: expected at most {array.ndim - len(lead)} names for {name!r}, got {rest}")
         rest += [f"{name}_dim_{i}" for i in range(len(rest), array.ndim - len(lead))]

@@ -1,12 +1,15 @@
 """Saved priors: files of the user's own, and the ones that come with the package."""
 
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 from jax.typing import ArrayLike
 
 from ._checks import check_count
+from ._contents import check_contents
 from .checkpoints import CheckpointError, describe, read_module
 from .diffusers import read_process
 from .distributions import DiffusionPrior
@@ -22,24 +25,29 @@ def packaged() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.safetensors")))
 
 
-def load(source: str | PathLike[str]) -> DiffusionPrior:
+def load(source: str | PathLike[str], *, classes: Iterable[type[eqx.Module]] = ()) -> DiffusionPrior:
     """Read a prior from a file that `DiffusionPrior.save` wrote, or a packaged one by its name.
 
     Args:
         source: a path, or one of `packaged()`.
+        classes: modules of one's own in the prior, such as a network's class; a file may name no others than these and
+            those of numpyro_diffusion and `equinox.nn`. They are found by their name.
 
     Returns:
         The prior. Nothing in a file is ever executed.
 
     Raises:
         FileNotFoundError: neither a file nor a packaged name.
-        CheckpointError: the file is damaged, foreign, written by a newer version, or holds no prior.
+        CheckpointError: the file is damaged, foreign, written by a newer version, holds no prior, or parts that make no
+            sense: unknown names, counts below 0, NaN, shapes that do not fit each other.
+        TypeError: `classes` that are no `equinox.Module` classes.
     """
     path = _locate(source)
-    parts, metadata = read_module(path)
+    parts, metadata = read_module(path, classes=classes)
     if not isinstance(parts, PriorParts):
         raise CheckpointError(f"{path}: expected a DiffusionPrior, got a file that holds a {type(parts).__name__}")
     try:
+        check_contents(parts)
         prior = DiffusionPrior(parts.process, parts.likelihood, parts.sampler, parts.key, transform=parts.transform)
         return prior.with_report(report_from_json(metadata.get("report")))
     except (KeyError, TypeError, ValueError) as error:
@@ -110,7 +118,10 @@ def card(source: str | PathLike[str]) -> dict[str, Any]:
     metadata: Any = describe(path)["metadata"]
     if not isinstance(metadata, dict) or metadata.get("content") != "DiffusionPrior":
         raise CheckpointError(f"{path}: expected a file of DiffusionPrior.save, got another checkpoint")
-    return metadata.get("card", {})
+    found = metadata.get("card", {})
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: expected a card that is a dictionary, got {found!r:.80}")
+    return found
 
 
 def _locate(source: str | PathLike[str]) -> Path:

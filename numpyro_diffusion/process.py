@@ -14,7 +14,18 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 
-from ._checks import check_choice, check_count, check_event, is_concrete
+from ._checks import (
+    check_binary,
+    check_choice,
+    check_count,
+    check_event,
+    check_real,
+    check_scalar,
+    check_sizes,
+    check_step,
+    check_time,
+    is_concrete,
+)
 from .denoisers import AbstractDenoiser, Network, Residual
 from .denoisers.base import normal
 from .diffusions import AbstractDiffusion, GaussianDiffusion
@@ -177,8 +188,7 @@ class ReverseProcess(eqx.Module):
         if not isinstance(denoiser, AbstractDenoiser):
             raise ValueError(f"denoiser: expected one from numpyro_diffusion.denoisers, got {denoiser!r}")
         self.diffusion, self.denoiser = diffusion, denoiser
-        sizes = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
-        self.event_shape = tuple(int(size) for size in sizes)
+        self.event_shape = check_sizes("event_shape", (event_shape,) if isinstance(event_shape, int) else event_shape)
         self.last_step = _named_last_step(last_step, diffusion, denoiser)
         self.moments = moments
         self._check_shapes()
@@ -227,9 +237,15 @@ class ReverseProcess(eqx.Module):
             ValueError: `x_t` does not end in the event shape, or `s` is 0 and `t` is not 1, neither of them traced; a
                 traced `s` with a last step of whole numbers, which is of another kind than the other steps.
         """
-        x_t = jnp.asarray(x_t)
+        x_t = self._state(x_t)
         batch = check_event("x_t", x_t.shape, self.event_shape)
+        check_scalar("t", t)
+        if s is not None:
+            check_scalar("s", s)
+        check_step(t, s, self.num_steps)
         s = t - 1 if s is None else s
+        if is_concrete(s) and is_concrete(t) and np.any(np.asarray(s) >= np.asarray(t)):
+            raise ValueError(f"t, s: expected s below t, got t = {t} and s = {s}")
         step = lambda x: self._kernel(x, t, s)
         for _ in batch:
             step = jax.vmap(step)
@@ -237,11 +253,19 @@ class ReverseProcess(eqx.Module):
 
     def predict(self, x_t: ArrayLike, t: ArrayLike) -> Array:
         """E[x_0 | x_t] as the denoiser has it; shapes as in `kernel`, returns shape (*batch, *event)."""
-        x_t = jnp.asarray(x_t)
+        x_t = self._state(x_t)
+        check_time("t", t, 0, self.num_steps)
         predict = lambda x: self.denoiser.posterior(self.diffusion, x, t).mean
         for _ in check_event("x_t", x_t.shape, self.event_shape):
             predict = jax.vmap(predict)
         return predict(x_t)
+
+    def _state(self, x_t: ArrayLike) -> Array:
+        """x_t as an array, once it is one of real numbers, and of bits where the diffusion is one of bits."""
+        check_real("x_t", x_t)
+        if self.diffusion.element_support.is_discrete:
+            check_binary("x_t", x_t)
+        return jnp.asarray(x_t)
 
     def last_kernel(self, x_1: Array) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ._checks import check_choice, check_count, check_finite, is_concrete
+from ._checks import check_choice, check_count, check_finite, check_scalar, check_step, check_time, is_concrete
 
 Interpolation = Literal["log_snr", "alpha_bar"]
 # A schedule that erases everything ends at −∞, where no integral can; at −16 a signal of 3e-4 is left.
@@ -30,7 +30,7 @@ _PACE = 10.0
 
 
 class AbstractSchedule(eqx.Module):
-    """Base of all schedules; `t` is a scalar or array in [0, T], whole or fractional."""
+    """Base of all schedules; `t` is a scalar or array in [0, T], whole or fractional; others raise where known."""
 
     times: eqx.AbstractVar[Array]
     interpolation: eqx.AbstractVar[Interpolation]
@@ -51,6 +51,7 @@ class AbstractSchedule(eqx.Module):
         Where one is not (next to t = 0, or to a step that erases everything), and for schedules that are linear in
         :math:`\bar\alpha`, the neighbours' :math:`\bar\alpha` are mixed instead.
         """
+        check_time("t", t, 0, self.num_steps)
         return _log_snr_at(self.table, jnp.asarray(t, dtype=self.times.dtype), self.interpolation)
 
     def log_alpha_bar(self, t: ArrayLike) -> Array:
@@ -67,7 +68,9 @@ class AbstractSchedule(eqx.Module):
 
     def beta(self, t: ArrayLike, s: ArrayLike | None = None) -> Array:
         r""":math:`\beta_{t|s} = 1 - \bar\alpha_t/\bar\alpha_s` for s < t; `s` is ``t - 1`` unless given."""
-        now, before = self.log_snr(t), self.log_snr(jnp.asarray(t) - 1 if s is None else s)
+        check_step(t, s, self.num_steps)
+        s = jnp.asarray(t) - 1 if s is None else s
+        now, before = self.log_snr(t), self.log_snr(s)
         return jax.nn.sigmoid(-now) * -jnp.expm1(now - before)
 
     def shares(self, t: ArrayLike) -> tuple[Array, Array]:
@@ -77,6 +80,7 @@ class AbstractSchedule(eqx.Module):
 
     def time(self, t: ArrayLike) -> Array:
         """What a network is told at step `t`: `t` itself, or the original chain's step after respacing."""
+        check_time("t", t, 0, self.num_steps)
         return _time_at(jax.lax.stop_gradient(self.times), jnp.asarray(t, dtype=self.times.dtype))
 
     def time_at(self, log_snr: ArrayLike) -> Array:
@@ -257,6 +261,8 @@ def from_beta(beta: ArrayLike) -> Schedule:
 def linear(num_steps: int, beta_min: float = 1e-4, beta_max: float = 0.02) -> Schedule:
     r""":math:`\beta_t` linear in t ([DDPM 2020] §4), both ends times 1000/T so that every T forgets alike."""
     num_steps = check_count("num_steps", num_steps, 2)
+    check_scalar("beta_min", beta_min)
+    check_scalar("beta_max", beta_max)
     first, last = np.array([beta_min, beta_max]) * 1000 / num_steps
     return from_beta(np.minimum(np.linspace(first, last, num_steps), 0.999))
 
@@ -296,6 +302,9 @@ def log_snr(
         ValueError: T < 2, ends that are not finite or not decreasing, `scale` or `detail` not positive.
     """
     num_steps = check_count("num_steps", num_steps, 2)
+    for name, value in {"minimum": minimum, "maximum": maximum, "scale": scale, "detail": detail}.items():
+        if value is not None or name in ("scale", "detail"):
+            check_scalar(name, value)
     if not (scale > 0 and detail > 0):
         raise ValueError(f"scale, detail: expected positive numbers, got {scale} and {detail}")
     minimum = 2 * np.log(0.01 / scale) if minimum is None else float(minimum)
@@ -338,6 +347,7 @@ def learned(
     """
     num_steps = check_count("num_steps", num_steps, 2)
     check_choice("objective", objective, ("bound", "variance"))
+    check_scalar("first_beta", first_beta)
     if not 0 < first_beta < 1:
         raise ValueError(f"first_beta: expected a number in (0, 1), got {first_beta}")
     start = log_snr(num_steps, maximum=np.log1p(-first_beta) - np.log(first_beta)) if init is None else init

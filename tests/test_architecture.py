@@ -15,8 +15,8 @@ MAX_LINES = 400
 
 # From the bottom up. Parts of one layer do not import one another; a part may import from any layer below its own.
 LAYERS = [
-    {"_checks"},
-    {"_batching", "_devices", "_structure"},
+    {"_checks", "_files", "_functions"},
+    {"_batching", "_devices", "_numbers", "_structure"},
     {"schedules", "networks", "checkpoints", "discretised", "moments"},
     {"diffusions"},
     {"denoisers"},
@@ -25,6 +25,7 @@ LAYERS = [
     {"twists"},
     {"samplers"},
     {"distributions"},
+    {"_contents"},
     {"training", "hub"},
     {"infer"},
     {"convert", "datasets", "diagnostics"},

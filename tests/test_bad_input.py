@@ -5,7 +5,9 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import optax
+import pandas
 import pytest
 from jax import random
 
@@ -22,6 +24,9 @@ COINS = nd.ReverseProcess(BITS, denoisers.Network(lambda x, t: x, "logits"), 2)
 PRIOR = nd.DiffusionPrior(PROCESS, nd.KBound(1))
 STRICT = nd.DiffusionPrior(PROCESS, nd.KBound(1), validate_args=True)
 STRICT_COINS = nd.DiffusionPrior(COINS, nd.KBound(1), validate_args=True)
+ZERO = np.zeros(2)
+POSTERIOR = PRIOR * nd.factors.Gaussian(ZERO, 1.0)
+MODEL = lambda: numpyro.sample("x", PRIOR)
 DATA = np.random.default_rng(0).normal(size=(8, 2))
 TOSSES = np.tile([[0, 1], [1, 1]], (4, 1))
 LEARNING = nd.ReverseProcess(REALS, denoisers.Network(networks.RBF(KEY, (2,), num_steps=4, outputs=1)), 2)
@@ -122,6 +127,46 @@ VALUE_ERRORS = {
         "x_t: expected a shape that ends in .* (2,), got (3,)",
     ),
     "predict off the event": (lambda: PROCESS.predict(0.0, 2), "x_t: expected a shape that ends in .* (2,), got ()"),
+    # times, values and keys
+    "kernel before the data": (lambda: PROCESS.kernel(ZERO, -1), "t: expected a time from 1 to 4, got -1"),
+    "kernel of the data": (lambda: PROCESS.kernel(ZERO, 0), "t: expected a time from 1 to 4, got 0"),
+    "kernel after noise": (lambda: PROCESS.kernel(ZERO, 5), "t: expected a time from 1 to 4, got 5"),
+    "kernel of nan": (lambda: PROCESS.kernel(ZERO, NAN), "t: expected a time from 1 to 4, got nan"),
+    "kernel backwards": (lambda: PROCESS.kernel(ZERO, 2, 3), "s: expected a time from 0 to 2, got 3"),
+    "kernel on the spot": (lambda: PROCESS.kernel(ZERO, 2, 2), "t, s: expected s below t, got t = 2 and s = 2"),
+    "predict after noise": (lambda: PROCESS.predict(ZERO, 5), "t: expected a time from 0 to 4, got 5"),
+    "beta backwards": (lambda: SCHEDULE.beta(3, 4), "s: expected a time from 0 to 3, got 4"),
+    "beta of the data": (lambda: SCHEDULE.beta(0), "t: expected a time from 1 to 4, got 0"),
+    "one time of many": (
+        lambda: SCHEDULE.alpha_bar(np.array([1.0, 2.0, 4.5])),
+        "t: expected a time .* got 4.5",
+    ),
+    "time after noise": (lambda: SCHEDULE.time(4.1), "t: expected a time from 0 to 4, got 4.1"),
+    "marginal before the data": (lambda: REALS.marginal(ZERO, -1), "t: expected a time from 0 to 4, got -1"),
+    "bridge backwards": (lambda: REALS.bridge(ZERO, ZERO, 2, 3), "s: expected a time from 0 to 2, got 3"),
+    "step of bits backwards": (lambda: BITS.step(ZERO, 2, 3), "s: expected a time from 0 to 2, got 3"),
+    "half bits in a marginal": (lambda: BITS.marginal(0.5 + ZERO, 2), "x_0: expected only 0 and 1, got"),
+    "half bits in a step": (lambda: BITS.step(0.5 + ZERO, 2), "x_s: expected only 0 and 1, got"),
+    "half bits in a kernel": (lambda: COINS.kernel(0.5 + ZERO, 2), "x_t: expected only 0 and 1, got"),
+    "half bits in K": (lambda: nd.KBound(1)(KEY, COINS, 0.5 + ZERO), "x_0: expected only 0 and 1, got"),
+    "half bits in an estimate": (lambda: STRICT_COINS.estimate(0.5 + ZERO), "value: expected values on the support"),
+    "seed for a draw": (lambda: PRIOR.sample(3), "key: expected one JAX key, .* got 3"),
+    "keys for a draw": (lambda: PRIOR.sample(random.split(KEY)), "key: expected one JAX key, .* got"),
+    "numbers for a key": (lambda: PRIOR.sample_trajectory(jnp.zeros(2)), "key: expected one JAX key, .* got"),
+    "seed for K": (lambda: nd.KBound(1)(3, PROCESS, ZERO), "key: expected one JAX key, .* got 3"),
+    "seed for SMC": (lambda: nd.infer.SMC(MODEL).run(3), "key: expected one JAX key, .* got 3"),
+    "seed for islands": (lambda: POSTERIOR.smc(3), "key: expected one JAX key, .* got 3"),
+    "no islands": (lambda: POSTERIOR.smc(KEY, 0), "num_islands: expected a whole number of at least 1, got 0"),
+    "negative draws": (lambda: PRIOR.sample(KEY, (-1,)), "sample_shape: expected sizes of at least 0, got (-1,)"),
+    "negative batch": (lambda: PRIOR.expand((-1,)), "batch_shape: expected sizes of at least 0, got (-1,)"),
+    "expand across": (
+        lambda: PRIOR.expand((3,)).expand((4,)),
+        "batch_shape: Cannot broadcast distribution of shape (3,) to shape (4,)",
+    ),
+    "negative event": (
+        lambda: nd.ReverseProcess(REALS, denoisers.Gaussian(0.0, 1.0), -2),
+        "event_shape: expected sizes of at least 0, got (-2,)",
+    ),
     # likelihoods
     "odd samples": (lambda: nd.KBound(3), "num_samples: expected an even number (antithetic pairs), got 3"),
     "no samples": (lambda: nd.KBound(0), "num_samples: expected a whole number of at least 1, got 0"),
@@ -149,8 +194,6 @@ VALUE_ERRORS = {
     "many keys": (lambda: nd.DiffusionPrior(PROCESS, key=random.split(KEY)), "key: expected one JAX key, .* got"),
     "no sampling key": (lambda: PRIOR.sample(None), "key: expected a JAX random key, got None"),
     "value off the event": (lambda: PRIOR.log_prob(np.zeros(3)), "value: expected a shape that ends in .* got (3,)"),
-    "value of nan": (lambda: STRICT.log_prob([0.0, NAN]), "value: expected values on the support of DiffusionPrior"),
-    "value that is no bit": (lambda: STRICT_COINS.log_prob([0.5, 1.0]), "value: expected values on the .* got 1 of 1"),
     "trajectory off the event": (
         lambda: nd.ReverseTrajectory(PROCESS).log_prob(np.zeros((4, 2))),
         "value: expected a shape that ends in the event shape (5, 2), got (4, 2)",
@@ -173,7 +216,37 @@ VALUE_ERRORS = {
     "fit with a seed": (lambda: _fit(key=3), "key: expected one JAX key, as from jax.random.key(0), got 3"),
     "fit with keys": (lambda: _fit(key=random.split(KEY)), "key: expected one JAX key, .* got"),
     "data of nan": (lambda: _fit(data=[[0.0, NAN]]), "data: expected finite numbers, got 1 NaN .* first at (0, 1)"),
-    "data of inf": (lambda: _fit(data=[[0.0, 1e300]]), "data: expected finite numbers, got 1 NaN or infinite"),
+    "data of inf": (lambda: _fit(data=[[0.0, INF]]), "data: expected finite numbers, got 1 NaN or infinite"),
+    "huge data": (
+        lambda: _fit(data=[[0.0, 1e300]]),
+        "data: expected numbers whose squares float32 can hold, got 1e+300",
+    ),
+    "tiny data": (lambda: _fit(data=1e-40 * DATA), "data: expected numbers whose squares float32 can hold, got"),
+    "data off zero": (lambda: _fit(data=1e6 + 0.01 * DATA), "data: expected numbers that float32 tells apart, got a"),
+    "a plan of data off zero": (
+        lambda: nd.plan_prior(KEY, 1e6 + 0.01 * DATA),
+        "data: expected numbers that float32 tells apart, got a standard deviation of .* about 1e+06 in element",
+    ),
+    "images off zero": (
+        lambda: nd.plan_prior(KEY, 2.0**24 + DATA.reshape(4, 2, 2)),
+        "data: expected numbers that float32 tells apart, .* subtract what they have in common",
+    ),
+    "missing data": (
+        lambda: _fit(data=pandas.DataFrame(DATA).astype("Float64").mask(DATA > 1)),
+        "data: expected finite numbers, got",
+    ),
+    "a frame of text": (lambda: _fit(data=pandas.DataFrame({"a": ["x"], "b": [1]})), "data: expected numbers, got"),
+    "overflowing scale": (
+        lambda: nd.GaussianDiffusion(SCHEDULE, scale=1e30),
+        "scale: expected numbers whose squares float32 can hold, got 1e+30",
+    ),
+    "underflowing scale": (
+        lambda: nd.GaussianDiffusion(SCHEDULE, scale=1e-30),
+        "scale: expected numbers whose squares",
+    ),
+    "overflowing loc": (lambda: nd.GaussianDiffusion(SCHEDULE, 1e60), "loc: expected numbers in the range of float32"),
+    "overflowing scale of a plan": (lambda: nd.plan_prior(KEY, DATA, scale=1e300), "scale: expected numbers whose"),
+    "overflowing scale of data": (lambda: denoisers.Gaussian(0.0, 1e30), "scale: expected numbers whose squares"),
     "no data": (lambda: _fit(data=np.zeros((0, 2))), "data: expected shape (n, 2) with n >= 1, got (0, 2)"),
     "data off the event": (lambda: _fit(data=np.zeros((5, 3))), "data: expected shape (n, 2) with n >= 1, got (5, 3)"),
     "a scalar for data": (lambda: _fit(data=3.0), "data: expected shape (n, 2) with n >= 1, got ()"),
@@ -274,6 +347,84 @@ def test_values(name):
         call()
     # The argument comes first, then what is wrong with it.
     assert re.match(r"[a-z_0-9]+(, [a-z_0-9]+)*: ", str(error.value)), str(error.value)
+
+
+def _hidden():
+    return np.ma.masked_array([1.0, -9999.0], [False, True])
+
+
+TYPE_ERRORS = {
+    "complex value": (lambda: PRIOR.log_prob(1j + ZERO), "value: expected real numbers, got complex ones"),
+    "complex K": (lambda: nd.KBound(1)(KEY, PROCESS, 1j + ZERO), "x_0: expected real numbers, got complex ones"),
+    "complex state": (lambda: PROCESS.kernel(1j + ZERO, 2), "x_t: expected real numbers, got complex ones"),
+    "complex marginal": (lambda: REALS.marginal(1j + ZERO, 2), "x: expected real numbers, got complex ones"),
+    "complex start": (lambda: nd.ForwardTrajectory(REALS, 1j + ZERO), "x_0: expected real numbers, got complex ones"),
+    "complex under jit": (lambda: jax.jit(PRIOR.log_prob)(1j + ZERO), "value: expected real numbers, got complex ones"),
+    "hidden value": (lambda: PRIOR.log_prob(_hidden()), "value: expected an array without hidden values, got a masked"),
+    "hidden data": (lambda: _fit(data=np.ma.masked_greater(DATA, 0.5)), "data: expected an array without hidden"),
+    "hidden data of a plan": (
+        lambda: nd.plan_prior(KEY, np.ma.masked_greater(DATA, 0.5)),
+        "data: expected an array",
+    ),
+    "hidden observation": (lambda: nd.factors.Gaussian(_hidden(), 1.0), "loc: expected an array without hidden values"),
+    "time of text": (lambda: SCHEDULE.beta("3", 1), "t: expected a number from 0 to 4, got '3'"),
+    "number of draws": (lambda: PRIOR.sample(KEY, 3), "sample_shape: expected a tuple of whole numbers, .* got 3"),
+    "half a draw": (
+        lambda: PRIOR.sample(KEY, (2.5,)),
+        "sample_shape: expected a tuple of whole numbers, .* got (2.5,)",
+    ),
+    "draws by name": (lambda: PRIOR.sample(KEY, "ab"), "sample_shape: expected a tuple of whole numbers, .* got 'ab'"),
+    "half an event": (
+        lambda: nd.ReverseProcess(REALS, denoisers.Gaussian(0.0, 1.0), (2.5,)),
+        "event_shape: expected a tuple of whole numbers, .* got (2.5,)",
+    ),
+    "prior for process": (
+        lambda: nd.KBound(1)(KEY, PRIOR, ZERO),
+        "process: expected a ReverseProcess, got Diff",
+    ),
+    "model of SMC": (lambda: nd.infer.SMC(3), "model: expected a function, got 3"),
+    "model of ParticleGibbs": (
+        lambda: nd.infer.ParticleGibbs(PRIOR.module),
+        "model: expected a function, got",
+    ),
+    "model of TemperedSMC": (lambda: nd.infer.TemperedSMC("x"), "model: expected a function, got 'x'"),
+    "model of a factor": (lambda: nd.infer.extract_factor(3, "x"), "model: expected a function, got 3"),
+    "model to calibrate": (
+        lambda: nd.diagnostics.calibrate(3, "x", nd.infer.SMC, KEY, observed="y"),
+        "model: expected a function, got 3",
+    ),
+    "site by number": (lambda: nd.infer.SMC(MODEL, 3), "site: expected the name of a site, or None .* got 3"),
+    "prior times 3": (lambda: PRIOR * 3, "unsupported operand"),
+    "3 times prior": (lambda: 3 * PRIOR, "unsupported operand"),
+}
+
+
+@pytest.mark.parametrize("name", TYPE_ERRORS)
+def test_types(name):
+    call, message = TYPE_ERRORS[name]
+    with pytest.raises(TypeError, match=_pattern(message)):
+        call()
+
+
+def test_numbers_of_other_libraries_are_taken():
+    """Pandas' nullable types, and types of few bits."""
+    frames = [pandas.DataFrame(DATA).astype("Float64"), pandas.DataFrame(DATA), np.ma.masked_array(DATA)]
+    whole = pandas.DataFrame(np.round(4 * DATA)).astype("Int64")
+    expected = str(nd.plan_prior(KEY, DATA))
+    assert [str(nd.plan_prior(KEY, frame)) for frame in frames] == [expected] * 3
+    assert nd.plan_prior(KEY, whole).dequantize == 1.0
+    low = jnp.asarray(DATA, jnp.bfloat16)
+    assert str(nd.plan_prior(KEY, low)) == str(nd.plan_prior(KEY, np.asarray(low, np.float32)))
+
+
+def test_validation_is_that_of_numpyro():
+    """A warning and no probability, in batches too; infer_shapes knows that it does not know."""
+    with pytest.warns(UserWarning, match="value: expected values on the support of DiffusionPrior.* got 1 of 2"):
+        found = STRICT.log_prob([[0.0, 1.0], [0.0, NAN]])
+    assert np.isfinite(found[0]) and found[1] == -INF
+    for kind in (nd.DiffusionPrior, nd.ForwardTrajectory):
+        with pytest.raises(NotImplementedError, match=f"{kind.__name__}.infer_shapes: the event shape is the process"):
+            kind.infer_shapes(process=())
 
 
 UNKNOWN = {

@@ -128,12 +128,12 @@ def test_describe_reads_the_header_alone(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"a": [0, jax.nn.relu]}, "field.a.1: expected .* got .*custom_jvp"),
+        ({"a": [0, jax.nn.one_hot]}, "field.a.1: expected .* activation of jax.nn, .* got .*one_hot"),
         (lambda x: x, "field: expected .* got .*function"),
         (optax.EmptyState(), "field: expected .* got .*EmptyState"),
         ({1: 2}, "field: expected .* dict with string keys"),
-        (eqx.filter_jit(abs), "field: expected .* module of numpyro_diffusion or equinox.nn, got .*Jit"),
-        (eqx.nn.Lambda(jnp.sin), "field.fn: expected"),
+        (eqx.filter_jit(abs), "field: expected .* or module, got .*Jit"),
+        (eqx.nn.Lambda(lambda x: x), "field.fn: expected"),
         (np.array([1j]), "field: expected an array of .* got complex128"),
         (np.ma.masked_array([1.0], [True]), "field: expected .* got .*MaskedArray"),
     ],

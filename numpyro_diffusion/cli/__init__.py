@@ -36,12 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 1)
     except (ValueError, OSError) as error:
         return _fail(error, module.BAD_INPUT_STATUS)
+    except MemoryError as error:
+        return _fail(f"not enough memory {error}".strip(), 1)
     except KeyboardInterrupt as error:
         return _fail(f"interrupted {error}".strip(), 130)
     return 0
 
 
 def _fail(error: object, status: int) -> int:
-    """One line, whatever the message's own lines."""
-    print(f"numpyro-diffusion: {' '.join(str(error).split())}", file=sys.stderr)
+    """One line, whatever the message's own lines, and no signs that could command the terminal."""
+    line = " ".join(str(error).split())
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+    print(f"numpyro-diffusion: {shown}", file=sys.stderr)
     return status

@@ -1,24 +1,25 @@
-"""What several commands read and check: numbers, arrays, and files to be written."""
+"""What several commands read and check: numbers, and files to be written."""
 
 import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from .._files import check_writable
 
 
 def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
+    """A whole number of at least 1, and not absurdly large."""
+    if not text.isdecimal() or int(text[:20]) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    if int(text[:20]) >= 2**31:
+        raise argparse.ArgumentTypeError(f"expected a whole number below 2**31, got {text:.40}")
     return int(text)
 
 
 def seed(text: str) -> int:
     """A whole number that JAX takes as a seed."""
-    if not text.isdecimal() or int(text) >= 2**32:
+    if not text.isdecimal() or int(text[:20]) >= 2**32:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2**32 - 1, got {text!r}")
     return int(text)
 
@@ -48,35 +49,15 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
-def read_array(path: str) -> np.ndarray:
-    """The array of an ``.npy`` file, or the only one of an ``.npz`` file; nothing is unpickled.
-
-    Raises:
-        ValueError: no such file, or not one of these; the message names it.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        loaded: Any = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            if len(loaded.files) != 1:
-                raise ValueError(f"expected one array, got {len(loaded.files)}: {', '.join(loaded.files)}")
-            return loaded[loaded.files[0]]
-    except (ValueError, OSError, EOFError) as error:
-        reason = "it holds Python objects, which are not read" if "pickle" in str(error) else str(error)
-        raise ValueError(f"{path}: expected an .npy file, or an .npz file of one array ({reason})") from error
-
-
 def writable(name: str, path: str) -> Path:
     """`path` once its folder exists, so that no work is done for a file that cannot be written.
 
     Raises:
         ValueError: no such folder, or the path is itself a folder.
+        OSError: nothing can be written there.
     """
     file = Path(path)
     if not file.parent.is_dir() or file.is_dir():
         raise ValueError(f"{name}: expected a file in a folder that exists, got {path!r}")
+    check_writable(name, file)
     return file

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from typing import Any
 
 import equinox as eqx
@@ -11,10 +12,12 @@ from jax import Array
 from tqdm.auto import tqdm
 
 from .._checks import check_binary, check_event, check_finite
+from .._numbers import check_resolution
 from ..diffusions import BinomialDiffusion
 from ..hub import card, load
 from ..likelihoods import KBound
-from ._arguments import add_seed, count, read_array, width
+from ._arguments import add_seed, count, width
+from ._arrays import read_array
 
 BAD_INPUT_STATUS = 2
 _BATCH = 256
@@ -44,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
     data = _checked(options.data, prior)[: options.limit]
     terms = min(prior.process.num_steps - 1, options.terms or 100)
     likelihood = KBound(options.samples, terms, chunk=4096)
-    width = recorded.get("dequantize", 0.0) if options.dequantize is None else options.dequantize
+    width = _recorded(options.prior, recorded) if options.dequantize is None else options.dequantize
     if width and isinstance(prior.process.diffusion, BinomialDiffusion):
         raise ValueError(f"--dequantize: expected 0 for a prior of bits, got {width}")
     data_key, key = jax.random.split(jax.random.key(options.seed))
@@ -64,9 +67,18 @@ def _checked(path: str, prior: Any) -> np.ndarray:
         sizes = ", ".join(["n", *map(str, prior.event_shape)])
         raise ValueError(f"{path}: expected shape ({sizes}) with n >= 1, got {data.shape}")
     check_finite(path, data)
+    check_resolution(path, data)
     if isinstance(prior.process.diffusion, BinomialDiffusion):
         check_binary(path, data)
     return data.astype(np.float32)
+
+
+def _recorded(prior: str, card: dict[str, Any]) -> float:
+    """The width of the dequantisation that a prior's card names."""
+    width = card.get("dequantize", 0.0)
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 <= width < math.inf:
+        raise ValueError(f"{prior}: expected a card whose dequantize is a number of at least 0, got {width!r:.80}")
+    return width
 
 
 def _bound(key: Array, prior: Any, data: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,8 @@ import numpy as np
 from ..diffusions import BinomialDiffusion
 from ..networks import UNET_SIZES, UNet
 from ..training import PoorPriorWarning, fit_prior, plan_prior
-from ._arguments import add_seed, count, positive, read_array, width, writable
+from ._arguments import add_seed, count, positive, width, writable
+from ._arrays import read_array
 
 BAD_INPUT_STATUS = 2
 _EPILOG = """

@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 from numpyro.distributions.discrete import BernoulliLogits
 
-from .._checks import check_binary, check_finite, is_concrete
+from .._checks import check_binary, check_real, checked_location, checked_scale, is_concrete
 from ..diffusions import AbstractDiffusion, BinomialDiffusion, GaussianDiffusion
 from .base import AbstractDenoiser, normal
 
@@ -79,6 +79,7 @@ class GaussianMixture(AbstractDenoiser):
 
     def __init__(self, locs: ArrayLike, scales: ArrayLike, weights: ArrayLike) -> None:
         self.locs, scales = _location_scale(locs, scales, "locs", "scales")
+        check_real("weights", weights)
         self.weights = jnp.asarray(weights, dtype=float)
         if self.locs.ndim < 1 or self.weights.shape != self.locs.shape[:1]:
             raise ValueError(f"weights: expected shape {self.locs.shape[:1]} as locs has, got {self.weights.shape}")
@@ -136,7 +137,11 @@ class Enumerated(AbstractDenoiser):
     def __init__(self, states: ArrayLike, probabilities: ArrayLike | None = None) -> None:
         check_binary("states", states)
         self.states = jnp.asarray(states, dtype=int)
+        if self.states.ndim < 1:
+            raise ValueError(f"states: expected shape (k, *event), got {self.states.shape}")
         count = self.states.shape[0]
+        if probabilities is not None:
+            check_real("probabilities", probabilities)
         self.probabilities = jnp.asarray(
             jnp.full(count, 1 / count) if probabilities is None else probabilities, dtype=float
         )
@@ -186,11 +191,7 @@ def _condition(
 def _location_scale(
     loc: ArrayLike, scale: ArrayLike, loc_name: str = "loc", scale_name: str = "scale"
 ) -> tuple[Array, Array]:
-    check_finite(loc_name, loc)
-    check_finite(scale_name, scale)
-    if is_concrete(scale) and not (np.asarray(scale) > 0).all():
-        raise ValueError(f"{scale_name}: expected positive numbers, got a minimum of {np.min(np.asarray(scale))}")
-    return jnp.asarray(loc, dtype=float), jnp.asarray(scale, dtype=float)
+    return checked_location(loc_name, loc), checked_scale(scale_name, scale)
 
 
 def check_weights(weights: Array, name: str = "weights") -> None:

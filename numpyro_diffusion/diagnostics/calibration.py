@@ -13,7 +13,8 @@ from numpyro.infer import MCMC, Predictive
 from scipy.stats import chi2
 from tqdm.auto import tqdm
 
-from .._checks import check_count
+from .._checks import check_callable, check_count, check_key
+from ..infer.sites import only_site
 
 OBSERVED_KWARG = "_calibration_observed"
 Inference = Callable[[Callable[..., Any]], Any]
@@ -74,7 +75,7 @@ class Calibration(NamedTuple):
 
 def calibrate(
     model: Callable[..., Any],
-    site: str | Sequence[str],
+    site: str | Sequence[str] | None,
     inference: Inference,
     key: Array,
     *args: Any,
@@ -93,7 +94,7 @@ def calibrate(
 
     Args:
         model: a NumPyro model that draws `observed` when it is called with `args` and `kwargs` (no data in them).
-        site: one or more latent sites to rank, element by element.
+        site: one or more latent sites to rank, element by element; the only diffusion site if None.
         inference: from a model to an object with ``run(key, *args, **kwargs)`` and ``get_samples()``, such as
             ``lambda model: nd.infer.SMC(model)`` or ``lambda model: MCMC(NUTS(model), …)``. The data of each replicate
             come with the keyword arguments, so that nothing compiles again; runs of an `MCMC` are one program.
@@ -115,6 +116,10 @@ def calibrate(
     Raises:
         ValueError: an unknown site, fewer draws than `num_draws`.
     """
+    check_callable("model", model)
+    check_callable("inference", inference)
+    check_key("key", key)
+    site = only_site(model, args, kwargs) if site is None else site
     names, data_names = ([one] if isinstance(one, str) else list(one) for one in (site, observed))
     check_count("num_replicates", num_replicates, 2)
     check_count("num_draws", num_draws, 2)

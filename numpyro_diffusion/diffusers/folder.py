@@ -126,7 +126,7 @@ def _json(path: Path) -> Config:
         raise FileNotFoundError(f"{path}: no such file; expected the folder of a diffusers DDPM pipeline")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"expected JSON, got otherwise ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object, got {type(content).__name__}")

@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.discrete import BernoulliLogits
 from numpyro.distributions.kl import kl_divergence
 
-from .._checks import is_concrete
+from .._checks import check_binary, check_real, is_concrete
 from ..schedules import AbstractSchedule
 from .base import AbstractDiffusion
 
@@ -37,6 +37,7 @@ class BinomialDiffusion(AbstractDiffusion):
     def __init__(self, schedule: AbstractSchedule, rate: ArrayLike = 0.5) -> None:
         if not isinstance(schedule, AbstractSchedule):
             raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
+        check_real("rate", rate)
         if is_concrete(rate) and not ((0 < np.asarray(rate)) & (np.asarray(rate) < 1)).all():
             raise ValueError(f"rate: expected a probability strictly between 0 and 1, got {rate}")
         self.schedule = schedule
@@ -54,14 +55,18 @@ class BinomialDiffusion(AbstractDiffusion):
 
     def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """q(x_t | x_s), exact; event shape that of `x_s`."""
+        check_binary("x_s", x_s)
         return _bernoulli(self._kept_logits(x_s, self.schedule.beta(t, s)))
 
     def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
         """q(x_t | x_0), exact; event shape that of `x_0`."""
+        check_binary("x_0", x_0)
         return _bernoulli(self._kept_logits(x_0, self.schedule.noise_variance(t)))
 
     def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """q(x_s | x_t, x_0), exact and factorised over bits; event shape that of `x_t`."""
+        check_binary("x_t", x_t)
+        check_binary("x_0", x_0)
         s = jnp.asarray(t) - 1 if s is None else s
         log_odds = self._kept_logits(x_0, self.schedule.noise_variance(s))
         return _bernoulli(log_odds + self._step_log_ratio(x_t, t, s))

@@ -2,13 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from .._checks import check_finite, is_concrete
+from .._checks import check_real, check_step, checked_location, checked_scale
 from ..schedules import AbstractSchedule
 from .base import AbstractDiffusion
 
@@ -25,7 +24,7 @@ class GaussianDiffusion(AbstractDiffusion):
         scale: c, the data's scale; scalar or broadcastable to one example, positive. The defaults are the papers'.
 
     Raises:
-        ValueError: `loc` not finite, `scale` not positive.
+        ValueError: `loc` not finite, `scale` not positive, or so large or small that its square overflows.
     """
 
     schedule: AbstractSchedule
@@ -35,13 +34,8 @@ class GaussianDiffusion(AbstractDiffusion):
     def __init__(self, schedule: AbstractSchedule, loc: ArrayLike = 0.0, scale: ArrayLike = 1.0) -> None:
         if not isinstance(schedule, AbstractSchedule):
             raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
-        check_finite("loc", loc)
-        check_finite("scale", scale)
-        if is_concrete(scale) and not (np.asarray(scale) > 0).all():
-            raise ValueError(f"scale: expected positive numbers, got a minimum of {np.min(np.asarray(scale))}")
         self.schedule = schedule
-        self._loc = jnp.asarray(loc, dtype=float)
-        self._scale = jnp.asarray(scale, dtype=float)
+        self._loc, self._scale = checked_location("loc", loc), checked_scale("scale", scale)
 
     @property
     def loc(self) -> Array:
@@ -60,7 +54,8 @@ class GaussianDiffusion(AbstractDiffusion):
 
     def standardize(self, x: ArrayLike) -> Array:
         """From data units to units in which the noise law is N(0, 1)."""
-        return jnp.subtract(x, self.loc) / self.scale
+        check_real("x", x)
+        return (jnp.asarray(x) - self.loc) / self.scale
 
     def unstandardize(self, z: ArrayLike) -> Array:
         """From units in which the noise law is N(0, 1) to data units."""
@@ -106,8 +101,9 @@ class GaussianDiffusion(AbstractDiffusion):
 
     def bridge_coefficients(self, t: ArrayLike, s: ArrayLike | None = None) -> tuple[Array, Array, Array]:
         """Weights of x_0 and x_t in the bridge's mean, and its variance, in standardised units."""
-        schedule = self.schedule
-        now, before = schedule.log_snr(t), schedule.log_snr(jnp.asarray(t) - 1 if s is None else s)
+        check_step(t, s, self.num_steps)
+        schedule, s = self.schedule, jnp.asarray(t) - 1 if s is None else s
+        now, before = schedule.log_snr(t), schedule.log_snr(s)
         signal_t, noise_t, signal_s, noise_s = (jax.nn.sigmoid(ratio) for ratio in (now, -now, before, -before))
         gained = -jnp.expm1(now - before)  # β_{t|s} / (1 − ᾱ_t)
         return jnp.sqrt(signal_s) * gained, jnp.sqrt(signal_t / signal_s) * noise_s / noise_t, noise_s * gained

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -14,8 +15,10 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions.batch_util import promote_batch_shape
+from numpyro.util import find_stack_level
 
-from .._checks import check_event, is_concrete
+from .._checks import check_event, check_key, check_real, check_sizes, is_concrete
+from .._functions import FUNCTIONS, name_of
 
 
 class _Layout(NamedTuple):
@@ -26,6 +29,22 @@ class _Layout(NamedTuple):
     ndims: tuple[int, ...]  # of each leaf, for one unbatched example
     batch_ndims: tuple[int, ...]  # how many dimensions of `batch_shape`, the last ones, each leaf carries in front
     batch_shape: tuple[int, ...]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Layout":
+        """Itself: it is immutable, and the structure's marks for what is missing are compared by identity."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To be pickled, the structure goes as a module with numbers in place of its leaves, for the same reason."""
+        skeleton = jax.tree.unflatten(self.treedef, range(self.treedef.num_leaves))
+        names = [name_of(leaf) for leaf in self.static]
+        unnamed = [leaf if name is None else None for leaf, name in zip(self.static, names, strict=True)]
+        return _unpickled, (skeleton, names, unnamed, *self[2:])
+
+
+def _unpickled(skeleton: Any, names: list[str | None], unnamed: list[Any], *rest: Any) -> _Layout:
+    static = (leaf if name is None else FUNCTIONS[name] for leaf, name in zip(unnamed, names, strict=True))
+    return _Layout(jax.tree.structure(skeleton), tuple(static), *rest)
 
 
 class ModuleDistribution(dist.Distribution):
@@ -42,7 +61,7 @@ class ModuleDistribution(dist.Distribution):
         event_shape: shape of one example.
         batched: leaves of `module` (by the attribute's name) that carry `batch_shape` in front.
         batch_shape: shape of the batch.
-        validate_args: NumPyro's switch; with it, `log_prob` raises for values off the support.
+        validate_args: NumPyro's switch; with it, `log_prob` warns of values off the support, and is −inf there.
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -95,13 +114,14 @@ class ModuleDistribution(dist.Distribution):
         Raises:
             ValueError: `batch_shape` is not one that the distribution's own broadcasts to.
         """
-        batch_shape = tuple(batch_shape)
+        batch_shape = check_sizes("batch_shape", batch_shape)
         if batch_shape == self.batch_shape:
             return self
         kept = batch_shape[max(len(batch_shape) - len(self.batch_shape), 0) :]
         pairs = zip(kept, self.batch_shape, strict=False)
         if len(kept) < len(self.batch_shape) or any(size not in (1, wanted) for wanted, size in pairs):
-            raise ValueError(f"batch_shape: expected one that {self.batch_shape} broadcasts to, got {batch_shape}")
+            shapes = f"{self.batch_shape} to shape {batch_shape}"
+            raise ValueError(f"batch_shape: Cannot broadcast distribution of shape {shapes}")
         new = copy.copy(self)
         new._leaves = self._aligned()
         carried = tuple(leaf.ndim - n for leaf, n in zip(new._leaves, self._layout.ndims, strict=True))
@@ -109,19 +129,34 @@ class ModuleDistribution(dist.Distribution):
         new._batch_shape = batch_shape
         return new
 
+    @classmethod
+    def infer_shapes(cls, *args: Any, **kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Refused: shapes of arguments do not say the event shape, which the process has.
+
+        Raises:
+            NotImplementedError: always, as for NumPyro's distributions of whose arguments the same is true.
+        """
+        raise NotImplementedError(
+            f"{cls.__name__}.infer_shapes: the event shape is the process's; make one, and ask it"
+        )
+
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of shape (*sample_shape, *batch_shape, *event_shape)."""
         if key is None:
             raise ValueError("key: expected a JAX random key, got None")
-        return self._draw(key, tuple(sample_shape), type(self)._sample_one)
+        return self._draw(key, sample_shape, type(self)._sample_one)
 
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
         """Log density in nats, shape (*sample_shape, *batch_shape); see the class for whether it is exact.
 
+        With validation on it is −inf off the support, with a warning where that is known, as for NumPyro's own.
+
         Raises:
-            ValueError: `value` does not end in the event shape; with validation on, a value off the support.
+            ValueError: `value` does not end in the event shape.
+            TypeError: complex numbers, or an array with hidden values.
         """
         del intermediates
+        check_real("value", value)
         value = jnp.asarray(value)
         lead = jnp.broadcast_shapes(check_event("value", value.shape, self.event_shape), self.batch_shape)
         log_prob = self._over_values(type(self)._log_prob_one, value, lead)
@@ -148,7 +183,8 @@ class ModuleDistribution(dist.Distribution):
 
     def _draw(self, key: Array, sample_shape: tuple[int, ...], fn: Any) -> Array:
         """`fn(self, module, key)` for every element of the sample and batch shapes, each with a key of its own."""
-        lead = sample_shape + self.batch_shape
+        check_key("key", key)
+        lead = check_sizes("sample_shape", sample_shape) + self.batch_shape
         keys = jax.random.split(key, math.prod(lead))
         return self._run(fn, keys.reshape(lead + jnp.shape(key)), lead)
 
@@ -208,9 +244,11 @@ class ModuleDistribution(dist.Distribution):
     def _validated(self, value: Array, log_prob: Array) -> Array:
         inside = self.support(value)
         if is_concrete(inside) and not np.all(inside):
-            raise ValueError(
+            warnings.warn(
                 f"value: expected values on the support of {type(self).__name__}, {self.support}, got "
-                f"{int(np.sum(~np.asarray(inside)))} of {np.size(inside)} examples off it (NaN, infinite or not 0/1)"
+                f"{int(np.sum(~np.asarray(inside)))} of {np.size(inside)} examples off it (NaN, infinite or not 0/1); "
+                "log_prob is -inf there",
+                stacklevel=find_stack_level(),
             )
         return jnp.where(inside, log_prob, -jnp.inf)
 

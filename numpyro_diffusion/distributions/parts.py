@@ -10,9 +10,11 @@ from jax import Array
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
+from ..factors import AbstractFactor, pull_back, with_known
 from ..likelihoods import AbstractLikelihood, Estimate
 from ..process import ReverseProcess
-from ..samplers import AbstractSampler
+from ..samplers import AbstractPosteriorSampler, AbstractSampler, Particles
+from ..samplers.base import following
 
 
 class PriorParts(eqx.Module):
@@ -96,3 +98,22 @@ def key_parts(key: Array) -> tuple[Array, str | None]:
     if not isinstance(data, (jax.Array, np.ndarray)) or data.dtype != jnp.uint32 or data.ndim != 1:
         raise ValueError(f"key: expected one JAX key, as from jax.random.key(0), got {key!r}")
     return data, impl
+
+
+class PosteriorParts(eqx.Module):
+    """What a `DiffusionPosterior` is made of."""
+
+    prior: PriorParts
+    factor: AbstractFactor
+    sampler: AbstractPosteriorSampler
+
+
+@eqx.filter_jit
+def run_islands(parts: PosteriorParts, keys: Array) -> Particles:
+    """The particles of an independent SMC run for each key."""
+    prior = parts.prior
+    sampler: Any = following(parts.sampler, prior.sampler, prior.process)
+    factor, constant = pull_back(parts.factor, prior.transform, prior.process.event_shape)
+    particles = jax.vmap(lambda key: sampler.run(key, prior.process, factor))(keys)
+    x = with_known(parts.factor, prior.to_data(particles.x))
+    return particles._replace(x=x, log_evidence=particles.log_evidence + constant)

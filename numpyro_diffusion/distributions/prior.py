@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from .._checks import check_event, is_concrete
+from .._checks import check_count, check_event, check_key, check_real, is_concrete
 from ..checkpoints import write_module
 from ..diffusers import write_process
 from ..factors import AbstractFactor, pull_back, with_known
@@ -22,7 +21,7 @@ from ..process import ReverseProcess
 from ..samplers import AbstractPosteriorSampler, AbstractSampler, Ancestral, Particles, TwistedSMC, reliability
 from ..samplers.base import following
 from .base import ModuleDistribution, check_kind
-from .parts import PriorParts, check_transform, key_parts
+from .parts import PosteriorParts, PriorParts, check_transform, key_parts, run_islands
 from .report import Reported
 from .trajectory import ReverseTrajectory
 
@@ -41,9 +40,8 @@ class DiffusionPrior(Reported, ModuleDistribution):
         sampler: the sampler behind `sample`.
         key: freezes the estimator's noise; ``jax.random.key(0)`` unless given.
         transform: T, a NumPyro transform: the process is one of z, and the data are x = T(z). Draws, densities (with
-            log |det dx/dz|), factors and samplers are all about x; linear observations and known elements keep their
-            closed forms where T is affine (`nd.factors.pull_back`). The process, its noise and the terms of an estimate
-            stay those of z.
+            log |det dx/dz|), factors and samplers are about x; linear observations and known elements keep closed forms
+            where T is affine (`nd.factors.pull_back`). Process, noise and an estimate's terms stay those of z.
         validate_args: NumPyro's validation switch.
 
     Raises:
@@ -110,7 +108,7 @@ class DiffusionPrior(Reported, ModuleDistribution):
 
     def sample_trajectory(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of the chain, x_0 first; shape (*sample_shape, *batch_shape, steps + 1, *event_shape)."""
-        return self._draw(key, tuple(sample_shape), DiffusionPrior._trajectory_one)
+        return self._draw(key, sample_shape, DiffusionPrior._trajectory_one)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -129,6 +127,7 @@ class DiffusionPrior(Reported, ModuleDistribution):
         Raises:
             ValueError: another shape, or a chain of bits, whose draws are no smooth function of noise.
         """
+        check_real("noise", noise)
         noise, shape = jnp.asarray(noise), self.noise_shape
         lead = jnp.broadcast_shapes(check_event("noise", noise.shape, shape), self.batch_shape)
         return self._over_values(DiffusionPrior._from_noise_one, noise, lead, shape)
@@ -143,8 +142,11 @@ class DiffusionPrior(Reported, ModuleDistribution):
         Returns:
             An `Estimate` of leading shape `lead` broadcast with the batch shape, in nats.
         """
+        check_real("value", value)
         value = jnp.asarray(value)
         lead = jnp.broadcast_shapes(check_event("value", value.shape, self.event_shape), self.batch_shape)
+        if self.support.is_discrete and is_concrete(value) and not np.all(self.support(value)):
+            raise ValueError(f"value: expected values on the support, {self.support}, got others")
         if key is None:
             return self._over_values(DiffusionPrior._estimate_one, value, lead)
         if self.batch_shape:
@@ -163,7 +165,7 @@ class DiffusionPrior(Reported, ModuleDistribution):
         key: Array | None = None,
     ) -> "DiffusionPrior":
         """The same prior with another estimator, sampler or frozen key."""
-        new = self._like(
+        return self._like(
             lambda parts: DiffusionPrior(
                 parts.process,
                 parts.likelihood if likelihood is None else likelihood,
@@ -173,7 +175,6 @@ class DiffusionPrior(Reported, ModuleDistribution):
                 validate_args=self._validate_args,
             )
         )
-        return new.with_report(self._report)
 
     def save(
         self,
@@ -196,8 +197,7 @@ class DiffusionPrior(Reported, ModuleDistribution):
         """
         if self.batch_shape:
             raise ValueError(f"save: expected a prior of batch shape (), got {self.batch_shape}")
-        metadata = {"content": "DiffusionPrior", "card": dict(card or {})} | self._stored_report()
-        write_module(path, self.module, metadata=metadata, dtype=dtype)
+        write_module(path, self.module, metadata=self._metadata(card), dtype=dtype)
 
     def save_diffusers(self, folder: str | PathLike[str]) -> None:
         """Write the process as a `DDPMPipeline` that the `diffusers` library can load, without that library.
@@ -224,6 +224,8 @@ class DiffusionPrior(Reported, ModuleDistribution):
             return NotImplemented
         return DiffusionPosterior(self, factor)
 
+    __rmul__ = __mul__
+
     def _sample_one(self, module: Any, key: Array) -> Array:
         return module.to_data(module.sampler.sample(key, module.process))
 
@@ -238,14 +240,6 @@ class DiffusionPrior(Reported, ModuleDistribution):
 
     def _estimate_one(self, module: Any, value: Array) -> Estimate:
         return module.estimate(module.key, value)
-
-
-class PosteriorParts(eqx.Module):
-    """What a `DiffusionPosterior` is made of."""
-
-    prior: PriorParts
-    factor: AbstractFactor
-    sampler: AbstractPosteriorSampler
 
 
 class DiffusionPosterior(ModuleDistribution):
@@ -318,6 +312,19 @@ class DiffusionPosterior(ModuleDistribution):
         """False: draws jump where particles are resampled, so that a gradient through them is not that of their law."""
         return False
 
+    def with_(
+        self,
+        *,
+        factor: AbstractFactor | None = None,
+        sampler: AbstractPosteriorSampler | None = None,
+        **prior: Any,
+    ) -> "DiffusionPosterior":
+        """The same posterior with another factor or sampler, or of the prior with another `likelihood` or `key`."""
+        validate = self._validate_args
+        change = lambda parts: _prior(parts.prior, validate).with_(**prior)
+        choose = lambda parts: (factor or parts.factor, sampler or parts.sampler)
+        return self._like(lambda parts: DiffusionPosterior(change(parts), *choose(parts), validate_args=validate))
+
     def log_r(self, value: ArrayLike) -> Array:
         """log r of values of shape (*lead, *event_shape), in nats, shape (*lead,)."""
         value = jnp.asarray(value)
@@ -347,7 +354,8 @@ class DiffusionPosterior(ModuleDistribution):
         if not isinstance(self.sampler, TwistedSMC) or self.batch_shape:
             kind = type(self.sampler).__name__
             raise ValueError(f"smc: expected a TwistedSMC sampler and no batch, got {kind} and {self.batch_shape}")
-        particles = _runs(self.module, jax.random.split(key, num_islands))
+        keys = jax.random.split(check_key("key", key), check_count("num_islands", num_islands))
+        particles = run_islands(self.module, keys)
         if is_concrete(particles.log_evidence):
             if not np.isfinite(np.asarray(particles.log_evidence)).any():
                 raise ValueError("factor: expected r > 0 at some particle, got 0 (or no number) at all of them")
@@ -365,6 +373,8 @@ class DiffusionPosterior(ModuleDistribution):
             )
         )
 
+    __rmul__ = __mul__
+
     def _sample_one(self, module: Any, key: Array) -> Array:
         prior = module.prior
         factor, _ = pull_back(module.factor, prior.transform, self.event_shape)
@@ -377,16 +387,6 @@ class DiffusionPosterior(ModuleDistribution):
     def _log_prob_one(self, module: Any, value: Array) -> Array:
         prior = module.prior
         return prior.estimate(prior.key, value).value + module.factor.log_r(value)
-
-
-@eqx.filter_jit
-def _runs(parts: PosteriorParts, keys: Array) -> Particles:
-    prior = parts.prior
-    sampler: Any = following(parts.sampler, prior.sampler, prior.process)
-    factor, constant = pull_back(parts.factor, prior.transform, prior.process.event_shape)
-    particles = jax.vmap(lambda key: sampler.run(key, prior.process, factor))(keys)
-    x = with_known(parts.factor, prior.to_data(particles.x))
-    return particles._replace(x=x, log_evidence=particles.log_evidence + constant)
 
 
 def _prior(parts: PriorParts, validate_args: bool | None) -> DiffusionPrior:

@@ -1,6 +1,7 @@
 """What is known of how good a prior is: the record that `fit_prior` keeps with it."""
 
 import copy
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 Curve = dict[str, list[float]]
@@ -119,5 +120,13 @@ class Reported:
         new._report = report
         return new
 
-    def _stored_report(self) -> dict[str, Any]:
-        return {} if self._report is None else {"report": self._report.to_json()}
+    def _like(self, make: Callable[[Any], Any]) -> Any:
+        """As of any distribution; one that can have the record has it too."""
+        base: Any = super()
+        new = base._like(make)
+        return new.with_report(self._report) if isinstance(new, Reported) else new
+
+    def _metadata(self, card: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What a file holds beside the arrays."""
+        kept = {} if self._report is None else {"report": self._report.to_json()}
+        return {"content": "DiffusionPrior", "card": dict(card or {})} | kept

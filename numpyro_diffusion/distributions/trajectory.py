@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from .._checks import check_event, is_concrete
+from .._checks import check_event, check_real, is_concrete
 from ..diffusions import AbstractDiffusion
 from ..process import ReverseProcess
 from ..samplers import Ancestral
@@ -46,6 +46,7 @@ class ForwardTrajectory(ModuleDistribution):
         validate_args: bool | None = None,
     ) -> None:
         check_kind("diffusion", diffusion, AbstractDiffusion)
+        check_real("x_0", x_0)
         x_0 = jnp.asarray(x_0)
         inside = diffusion.element_support(x_0)  # under `jit` a tracer even where x_0 is not
         if is_concrete(inside) and not np.all(inside):
@@ -164,6 +165,8 @@ def joint_log_ratio(process: ReverseProcess, trajectory: ArrayLike) -> Array:
     Returns:
         Shape (*batch,). Source: [2015] eqs. 9-10.
     """
+    check_kind("process", process, ReverseProcess)
+    check_real("trajectory", trajectory)
     trajectory = jnp.asarray(trajectory)
     check_event("trajectory", trajectory.shape, (process.num_steps + 1, *process.event_shape))
     split = trajectory.ndim - len(process.event_shape) - 1

@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions.discrete import BernoulliLogits
 
-from .._checks import check_broadcast, check_finite, is_concrete
+from .._checks import check_broadcast, check_finite, check_real, is_concrete
 from ..discretised import DiscretisedNormal
 from .base import AbstractFactor
 from .low_rank import PartlyKnown, elements
@@ -31,6 +31,7 @@ class Delta(AbstractFactor):
 
     def __init__(self, values: ArrayLike, mask: ArrayLike) -> None:
         check_finite("values", values)
+        check_real("mask", mask)
         self.values, mask = jnp.asarray(values), jnp.asarray(mask)
         if mask.dtype != bool:
             raise ValueError(f"mask: expected booleans, True where known, got {mask.dtype}")

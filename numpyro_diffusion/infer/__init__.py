@@ -6,5 +6,7 @@ from .extract import extract_factor as extract_factor
 from .particle_gibbs import ParticleGibbs as ParticleGibbs
 from .particle_gibbs import ParticleGibbsState as ParticleGibbsState
 from .reparam import DiffusionReparam as DiffusionReparam
+from .resume import load_state as load_state
+from .resume import save_state as save_state
 from .smc import SMC as SMC
 from .tempered import TemperedSMC as TemperedSMC

@@ -10,6 +10,7 @@ from jax import Array
 from jax.tree_util import Partial
 from numpyro.handlers import trace
 
+from .._checks import check_callable, check_site
 from .._structure import depends, is_affine, is_elementwise
 from ..distributions import DiffusionPosterior, DiffusionPrior
 from ..factors import (
@@ -26,7 +27,7 @@ from ..factors import (
 from ..samplers.base import following
 from .independence import check_independent
 from .joint import as_one_state, independent_ndims, numbered, plate_first
-from .sites import Given, find_site
+from .sites import Given, find_site, only_site
 
 
 class Extraction(NamedTuple):
@@ -77,7 +78,7 @@ class Latent(NamedTuple):
         return self.prior.map_batch(fill, (self.of_data, z))
 
 
-def extract_factor(model: Callable[..., Any], site: str, /, *args: Any, **kwargs: Any) -> AbstractFactor:
+def extract_factor(model: Callable[..., Any], site: str | None = None, /, *args: Any, **kwargs: Any) -> AbstractFactor:
     """The factor r(x) of one diffusion site of a NumPyro model: the product of all sites that depend on it.
 
     Observed and latent sites, `numpyro.factor`, plates, masks and scales count as they do in the model's own density.
@@ -93,7 +94,7 @@ def extract_factor(model: Callable[..., Any], site: str, /, *args: Any, **kwargs
 
     Args:
         model: the NumPyro model.
-        site: name of the diffusion site.
+        site: name of the diffusion site; the only one if None, which arguments of the model must come after.
         *args: arguments of the model.
         **kwargs: keyword arguments of the model.
 
@@ -107,9 +108,11 @@ def extract_factor(model: Callable[..., Any], site: str, /, *args: Any, **kwargs
             other elements than its own; elements used together that have parameters or a factor of their own; nothing
             that depends on the site.
     """
-    found = extract(model, site, args, kwargs)
+    check_callable("model", model)
+    name = only_site(model, args, kwargs) if check_site(site) is None else str(site)
+    found = extract(model, name, args, kwargs)
     if found.factor is None:
-        raise ValueError(f"site: nothing in the model depends on {site!r}, so it has no factor")
+        raise ValueError(f"site: nothing in the model depends on {name!r}, so it has no factor")
     return found.factor
 
 

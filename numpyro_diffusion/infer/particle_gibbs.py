@@ -12,8 +12,10 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
 from .. import samplers
+from .._checks import check_callable, check_site
 from ..twists import AbstractTwist
 from .extract import Latent, extract, over_batch
+from .sites import only_site
 
 
 class ParticleGibbsState(NamedTuple):
@@ -48,7 +50,7 @@ class ParticleGibbs(MCMCKernel):
 
     Args:
         model: the NumPyro model.
-        site: name of the diffusion site.
+        site: name of the diffusion site; None for the only one, which is found when a run begins.
         num_particles: at least 2; more mix faster at proportional cost.
         twist: chosen from the factor unless given.
         num_steps: how many steps of the chain, all unless given; the prior is then the strided chain.
@@ -62,7 +64,7 @@ class ParticleGibbs(MCMCKernel):
     def __init__(
         self,
         model: Callable[..., Any],
-        site: str = "x",
+        site: str | None = "x",
         num_particles: int = 16,
         twist: AbstractTwist | None = None,
         *,
@@ -70,7 +72,8 @@ class ParticleGibbs(MCMCKernel):
         threshold: float = 0.5,
         chunk: int | None = None,
     ) -> None:
-        self._model, self.site = model, site
+        self._model = check_callable("model", model)
+        self.site: Any = check_site(site)
         self.sampler = samplers.ParticleGibbs(
             num_particles, twist, num_steps=num_steps, threshold=threshold, chunk=chunk
         )
@@ -150,6 +153,8 @@ class ParticleGibbs(MCMCKernel):
         return self._state(key, found, path, state.moments)
 
     def _extract(self, model_args: Any, model_kwargs: Any) -> Latent:
+        if self.site is None:  # also in a kernel that goes on from a state that was read from a file
+            self.site = only_site(self._model, model_args, model_kwargs or {})
         return extract(self._model, self.site, model_args, model_kwargs or {}).in_latent()
 
     def _state(self, key: Array, found: Latent, path: samplers.Path, moments: Any) -> ParticleGibbsState:

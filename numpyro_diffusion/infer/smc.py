@@ -1,7 +1,9 @@
 """SMC for a NumPyro model with one latent diffusion site."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable
+from os import PathLike
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,8 +14,9 @@ from jax import Array
 from jax.scipy.special import logsumexp
 from tqdm.auto import tqdm
 
-from .._checks import check_count
+from .._checks import check_callable, check_count, check_key, check_site
 from .._devices import Devices
+from ..checkpoints import digest
 from ..samplers import Particles, Reliability, TwistedSMC, reliability
 from ..samplers.resampling import systematic
 from ..twists import AbstractTwist
@@ -21,6 +24,8 @@ from .cross_check import CrossCheck, cross_check
 from .evidence import evidence_error
 from .extract import Latent, extract, over_batch
 from .plan import Plan, alternatives, badness, first_plan, is_good, with_more
+from .resume import read_run, save_run, saved_particles
+from .sites import only_site
 from .summary import table
 
 
@@ -38,7 +43,7 @@ class SMC:
 
     Args:
         model: the NumPyro model.
-        site: name of the diffusion site.
+        site: name of the diffusion site; None for the only one, which is found when run.
         num_particles: in each island, at least 2; 512 unless given, or 2,048 where these are too few.
         num_islands: independent runs; a standard error needs 2.
         twist: tried in turn unless given, see above.
@@ -50,6 +55,8 @@ class SMC:
         target_log_evidence_sd: double the particles until the standard deviation of the islands' log evidences is at
             most this, in nats, or `max_particles` is reached, which gives a warning.
         max_particles: the budget of `target_log_evidence_sd`, particles of one island.
+        checkpoint: file of the last finished run of `target_log_evidence_sd`. With the same key, arguments and settings
+            a run goes on from there, also with a greater `max_particles` or another target, to the same numbers.
         progress_bar: whether `target_log_evidence_sd` shows one.
 
     Raises:
@@ -60,7 +67,7 @@ class SMC:
     def __init__(
         self,
         model: Callable[..., Any],
-        site: str = "x",
+        site: str | None = "x",
         num_particles: int | None = None,
         num_islands: int = 4,
         *,
@@ -72,9 +79,11 @@ class SMC:
         devices: Devices | None = None,
         target_log_evidence_sd: float | None = None,
         max_particles: int = 2**14,
+        checkpoint: str | PathLike[str] | None = None,
         progress_bar: bool = True,
     ) -> None:
-        self.model, self.site = model, site
+        self.model, self._asked = check_callable("model", model), check_site(site)
+        self.site: Any = site
         self.num_islands = check_count("num_islands", num_islands)
         self._sampler = TwistedSMC(
             512 if num_particles is None else num_particles, twist, num_steps=num_steps, threshold=threshold,
@@ -85,6 +94,9 @@ class SMC:
             raise ValueError(f"target_log_evidence_sd: expected a positive number, got {target_log_evidence_sd}")
         if target_log_evidence_sd is not None and self.num_islands < 2:
             raise ValueError("num_islands: expected at least 2 with target_log_evidence_sd, got 1")
+        if checkpoint is not None and target_log_evidence_sd is None:
+            raise ValueError(f"checkpoint: expected None without target_log_evidence_sd, got {checkpoint!r}")
+        self.checkpoint = checkpoint
         self.target_log_evidence_sd, self.progress_bar = target_log_evidence_sd, progress_bar
         self.max_particles = check_count("max_particles", max_particles, 2)
         self._result: tuple[Particles, Array] | None = None
@@ -95,8 +107,9 @@ class SMC:
 
     def run(self, key: Array, *args: Any, **kwargs: Any) -> "SMC":
         """Run, with the model's arguments; returns itself."""
-        key, self._key = jax.random.split(key)
+        key, self._key = jax.random.split(check_key("key", key))
         self.args, self.kwargs = args, kwargs
+        self.site = only_site(self.model, args, kwargs) if self._asked is None else self._asked
         found = extract(
             self.model, self.site, args, kwargs
         ).in_latent()  # outside of compiled code, where values can be checked
@@ -104,7 +117,7 @@ class SMC:
         if self.target_log_evidence_sd is None:
             self._adapt(key, found)
         else:
-            self._double(key, self.target_log_evidence_sd)
+            self._double(key, found, self.target_log_evidence_sd)
         self._check_evidence()
         self.reliability.warn(
             "More particles or another twist may help; cross_check() and nd.infer.TemperedSMC give a second opinion."
@@ -124,11 +137,17 @@ class SMC:
             best = self._once(jax.random.fold_in(key, len(tried)), with_more(best.plan))
         self._keep(best)
 
-    def _double(self, key: Array, wanted: float) -> None:
-        """Double the particles until the islands agree as asked for."""
+    def _double(self, key: Array, found: Latent, wanted: float) -> None:
+        """Double the particles until the islands agree as asked for, from the run in the checkpoint if there is one."""
+        settings = self._settings(key, found)
+        run = self._resumed(key, settings)
         bar = tqdm(disable=not self.progress_bar, desc="SMC", unit="run")
         while True:
-            self._keep(self._once(jax.random.fold_in(key, self.num_particles), self.plan))
+            if run is None:
+                run = self._once(jax.random.fold_in(key, self.num_particles), self.plan)
+                save_run(self.checkpoint, self.num_particles, run[1:], settings)
+            self._keep(run)
+            run = None
             bar.update()
             bar.set_postfix(particles=self.num_particles, sd=f"{self._spread:.3f}")
             if self._spread <= wanted:
@@ -143,6 +162,25 @@ class SMC:
                 break
             self._plan = with_more(self.plan, 2)
         bar.close()
+
+    def _settings(self, key: Array, found: Latent) -> dict[str, Any]:
+        """What a checkpoint must agree with, in JSON."""
+        if self.checkpoint is None:
+            return {}
+        arguments = digest((self.args, self.kwargs, found))
+        sampler = {"threshold": self._sampler.threshold, "chunk": self._sampler.chunk}
+        return {"key": digest(key), "arguments": arguments, "plan": str(self.plan)} | sampler
+
+    def _resumed(self, key: Array, settings: dict[str, Any]) -> "_Run | None":
+        """The run in the checkpoint, if there is one."""
+        count = saved_particles(self.checkpoint, settings)
+        if count is None:
+            return None
+        sampler = dataclasses.replace(self.plan.sampler, num_particles=count)
+        self._plan = self.plan._replace(sampler=sampler)
+        keys = jax.random.split(key, self.num_islands)
+        like = eqx.filter_eval_shape(_islands, self.model, self.site, sampler, keys, self.args, self.kwargs)
+        return _Run(self.plan, *read_run(self.checkpoint, like))
 
     @property
     def plan(self) -> Plan:

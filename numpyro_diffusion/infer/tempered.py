@@ -12,7 +12,7 @@ from jax.scipy.special import logsumexp
 from numpyro.diagnostics import print_summary
 from tqdm.auto import tqdm
 
-from .._checks import check_choice, check_count
+from .._checks import check_callable, check_choice, check_count, check_key
 from ..samplers.resampling import systematic
 from .evidence import evidence_error
 from .noise_model import check_model
@@ -77,7 +77,7 @@ class TemperedSMC:
         chunk: int | None = None,
         progress_bar: bool = True,
     ) -> None:
-        self.model, self.progress_bar = model, progress_bar
+        self.model, self.progress_bar = check_callable("model", model), progress_bar
         self.num_particles = check_count("num_particles", num_particles, 2)
         self.num_islands = check_count("num_islands", num_islands)
         check_choice("move", move, ("hmc", "pcn"))
@@ -100,7 +100,7 @@ class TemperedSMC:
 
     def run(self, key: Array, *args: Any, **kwargs: Any) -> "TemperedSMC":
         """Run, with the model's arguments; returns itself."""
-        key, self._key = jax.random.split(key)
+        key, self._key = jax.random.split(check_key("key", key))
         self.args, self.kwargs, self._result = args, kwargs, None
         check_model(self.model, args, kwargs)  # outside of any compiled code, where values can be checked
         islands = []

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._batching import batched_map
-from .._checks import check_event, check_levels, is_concrete
+from .._checks import check_binary, check_event, check_key, check_levels, check_real, is_concrete
 from ..diffusions import GaussianDiffusion
 from ..process import ReverseProcess
 
@@ -124,7 +124,13 @@ class AbstractLikelihood(eqx.Module):
             ValueError: `x_0` does not end in the process's event shape, or is known and is not of its whole numbers;
                 the process is of a family that the estimator does not cover.
         """
+        if not isinstance(process, ReverseProcess):
+            raise TypeError(f"process: expected a ReverseProcess, got {type(process).__name__}")
+        check_key("key", key)
+        check_real("x_0", x_0)
         x_0 = jnp.asarray(x_0)
+        if process.diffusion.element_support.is_discrete:
+            check_binary("x_0", x_0)
         if process.num_levels is not None:
             check_levels("x_0", x_0, process.num_levels)
         batch = check_event("x_0", x_0.shape, process.event_shape)

@@ -131,11 +131,15 @@ class KBound(AbstractLikelihood):
         """How many network calls the estimate for one example makes: one for each term of each draw."""
         return self.num_samples * (1 + (self.num_times or process.num_steps - 1))
 
+    def check(self, process: ReverseProcess) -> None:
+        """No more times than the chain has steps between data and noise."""
+        if self.num_times is not None and self.num_times > process.num_steps - 1:
+            raise ValueError(f"num_times: expected at most T - 1 = {process.num_steps - 1}, got {self.num_times}")
+
     def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
         """K for one example, shape () in nats; smooth in `x_0` for one `key` (Gaussian diffusions)."""
+        self.check(process)
         count = process.num_steps - 1 if self.num_times is None else self.num_times
-        if count > process.num_steps - 1:
-            raise ValueError(f"num_times: expected at most T - 1 = {process.num_steps - 1}, got {count}")
         samples = jnp.arange(self.num_samples)
         step, weight = jax.vmap(lambda sample: self._steps(key, process, sample, count))(samples)
         number = jnp.repeat(jnp.arange(2, count + 2), self.num_samples)

@@ -3,6 +3,7 @@
 from ..distributions.report import PriorReport as PriorReport
 from .auto import PoorPriorWarning as PoorPriorWarning
 from .auto import fit_prior as fit_prior
+from .loop import CheckpointNotWritten as CheckpointNotWritten
 from .loop import FitResult as FitResult
 from .loop import TrainingDiverged as TrainingDiverged
 from .loop import fit as fit

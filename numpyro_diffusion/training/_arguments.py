@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._checks import check_binary, check_choice, check_count, check_finite, check_levels
+from .._numbers import as_numbers, check_resolution
 from ..diffusions import BinomialDiffusion
 from ..likelihoods import AbstractLikelihood, KBound
 from ..moments import LARGEST_WHOLE
@@ -23,24 +24,9 @@ from .objectives import OBJECTIVES
 SPLIT, VALIDATION = 2**31 - 1, 2**31 - 2
 
 
-def check_key(name: str, key: Array) -> Array:
-    """Return `key` if it is one JAX key, of either kind."""
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if shape is None or len(shape) != (0 if typed else 1) or not (typed or dtype == jnp.uint32):
-        raise ValueError(f"{name}: expected one JAX key, as from jax.random.key(0), got {key!r}")
-    return key
-
-
 def check_numbers(name: str, data: ArrayLike) -> np.ndarray:
     """Return `data` as a NumPy array once it is one of numbers."""
-    try:
-        array = np.asarray(data)
-    except ValueError as error:
-        raise ValueError(f"{name}: expected an array of numbers, got {type(data).__name__} ({error})") from error
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name}: expected numbers, got dtype {array.dtype}")
-    return array
+    return as_numbers(name, data)
 
 
 def check_data(name: str, data: ArrayLike, process: ReverseProcess) -> Array:
@@ -49,9 +35,10 @@ def check_data(name: str, data: ArrayLike, process: ReverseProcess) -> Array:
     if array.shape[1:] != process.event_shape or array.ndim == 0 or len(array) == 0:
         sizes = ", ".join(["n", *map(str, process.event_shape)])
         raise ValueError(f"{name}: expected shape ({sizes}) with n >= 1, got {array.shape}")
-    with np.errstate(over="ignore"):
-        array = array.astype(process.diffusion.schedule.times.dtype)
     check_finite(name, array)
+    dtype = process.diffusion.schedule.times.dtype
+    check_resolution(name, array, dtype)
+    array = array.astype(dtype)
     if isinstance(process.diffusion, BinomialDiffusion):
         check_binary(name, array)
     if process.num_levels is not None:

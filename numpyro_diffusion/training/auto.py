@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions.transforms import Transform
 
+from .._checks import check_key
 from ..diffusions import GaussianDiffusion
 from ..distributions import DiffusionPrior
 from ..distributions.report import Curve, PriorReport, Score
@@ -22,7 +23,7 @@ from ..moments import LARGEST_WHOLE, moments_of_draws
 from ..process import ReverseProcess
 from ..samplers import having_moments
 from ..schedules import AbstractSchedule
-from ._arguments import cadence, check_data, check_key, default_validation, split
+from ._arguments import cadence, check_data, check_numbers, default_validation, split
 from .baselines import LARGEST, Mixture, shrunk_gaussian
 from .loop import FitResult, fit, held_out_values
 from .plan import Family, PriorPlan, plan_prior, table_width
@@ -86,6 +87,7 @@ def fit_prior(
         PoorPriorWarning: K on the held-out examples is below the log density of a simple model, beyond errors.
     """
     first, second = jax.random.split(check_key("key", key))
+    data = check_numbers("data", data)
     plan = plan_prior(
         first, data, family=family, loc=loc, scale=scale, schedule=schedule, network=network,
         dequantize=dequantize, num_steps=num_steps,

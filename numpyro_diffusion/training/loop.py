@@ -1,6 +1,7 @@
 """Learning a reverse process from data."""
 
 import functools
+from collections.abc import Callable
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions.transforms import Transform
 from tqdm.auto import tqdm
 
-from .._checks import check_count
+from .._checks import check_count, check_key
 from .._devices import Devices, check_devices, collect, distribute, replicate
 from ..distributions.parts import check_transform
 from ..likelihoods import AbstractLikelihood
@@ -23,7 +24,6 @@ from ._arguments import (
     VALIDATION,
     cadence,
     check_data,
-    check_key,
     check_process,
     check_settings,
     check_validation,
@@ -44,7 +44,8 @@ class FitResult(NamedTuple):
             first), ``validation`` (the K bound in nats) and ``validation_error`` (its standard error over the
             examples).
         steps: optimiser steps taken.
-        stopped: ``"finished"``, ``"early"``, or ``"diverged"`` in a `TrainingDiverged`.
+        stopped: ``"finished"``, ``"early"``, ``"diverged"`` in a `TrainingDiverged`, or ``"unsaved"`` in a
+            `CheckpointNotWritten`.
     """
 
     process: ReverseProcess
@@ -68,6 +69,20 @@ class TrainingDiverged(FloatingPointError):
             "usually helps."
         )
         self.step, self.result = step, result
+
+
+class CheckpointNotWritten(OSError):
+    """A checkpoint could not be written in the middle of training, because the disk is full, say.
+
+    Attributes:
+        result: the `FitResult` of the steps taken so far, whose `stopped` is ``"unsaved"``.
+    """
+
+    def __init__(self, path: Any, result: FitResult, error: OSError) -> None:
+        reason = error.strerror or str(error)
+        message = f"checkpoint: expected to write {str(path)!r}, got {reason}; the state of step {result.steps} is kept"
+        super().__init__(error.errno, f"{message} in `.result`")
+        self.result = result
 
 
 def fit(
@@ -140,7 +155,8 @@ def fit(
         ValueError: bad arguments or data; the message says which.
         TrainingDiverged: the loss became NaN or infinite; carries the step and the last good state.
         CheckpointError: the checkpoint is damaged, or of another run.
-        FileNotFoundError: the folder of the checkpoint does not exist.
+        OSError: the checkpoint's folder does not exist, or nothing can be written there: before the first step. Later,
+            on a full disk say, a `CheckpointNotWritten`, which carries the result so far.
     """
     check_process(process, objective)
     check_settings(optimizer, learning_rate, ema, weight_decay, dequantize, patience, process)
@@ -168,6 +184,7 @@ def fit(
     now = resume(checkpoint, run.start(), settings)
     run, now, key = replicate(run, spread), replicate(now, spread), replicate(key, spread)
     train, held_out = replicate(train, spread), distribute(held_out, spread)
+    keep = lambda now: _keep(checkpoint, now, settings, lambda: _result(run, now, "unsaved", patience))
     bar = tqdm(total=num_steps, initial=int(now.state.step), disable=not progress, desc="training", unit="step")
     try:
         with bar:
@@ -183,15 +200,23 @@ def fit(
                 bar.update(count)
                 bar.set_postfix_str(_status(now.history))
                 if _stopped(now, num_steps, patience) or _passed(step, count, checkpoint_every):
-                    save(checkpoint, now, settings)
+                    keep(now)
     except _NotFinite as error:
-        save(checkpoint, error.last, settings)
+        keep(error.last)
         result = _result(run, error.last, "diverged", patience)
         raise TrainingDiverged(result.steps + 1, result) from None
     except KeyboardInterrupt:
-        save(checkpoint, now, settings)
+        keep(now)
         raise
     return _result(run, now, stopped, patience)
+
+
+def _keep(checkpoint: Any, now: Progress, settings: dict[str, Any], result: Callable[[], FitResult]) -> None:
+    """Save the progress; what cannot be written goes with the error."""
+    try:
+        save(checkpoint, now, settings)
+    except OSError as error:
+        raise CheckpointNotWritten(checkpoint, result(), error) from error
 
 
 class _NotFinite(Exception):

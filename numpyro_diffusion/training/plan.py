@@ -8,14 +8,15 @@ from jax.typing import ArrayLike
 from numpyro.distributions.transforms import Transform
 
 from .. import schedules
-from .._checks import check_choice, check_count, check_finite
+from .._checks import check_choice, check_count, check_finite, check_key, checked_location, checked_scale
+from .._numbers import check_resolution
 from ..denoisers import Network
 from ..diffusions import BinomialDiffusion, GaussianDiffusion
 from ..moments import LARGEST_WHOLE
 from ..networks import MLP
 from ..process import ReverseProcess
 from ..schedules import AbstractSchedule
-from ._arguments import check_key, check_number, check_numbers
+from ._arguments import check_number, check_numbers
 from .tables import FEWEST, MOST_COMPONENTS, candidates, finest_detail, table, whitened_gaussian
 
 Family = Literal["gaussian", "binomial"]
@@ -182,6 +183,7 @@ def _checked(data: ArrayLike) -> np.ndarray:
             f"data: expected shape (n, *event) with n >= 2 and an event of rank 1 or more, got {array.shape}"
         )
     check_finite("data", array)
+    check_resolution("data", array)
     array = array.astype(np.float64)
     if (array == array[:1]).all():
         raise ValueError(f"data: expected examples that differ, got {array.shape[0]} equal ones (constant data)")
@@ -257,8 +259,8 @@ def _scaling(
         default_loc, default_scale = np.asarray(array.mean()), np.asarray(array.std())
     used_loc = default_loc if loc is None else _element("loc", loc, array.shape[1:])
     used_scale = default_scale if scale is None else _element("scale", scale, array.shape[1:])
-    if not (used_scale > 0).all():
-        raise ValueError(f"scale: expected positive numbers, got a minimum of {used_scale.min()}")
+    checked_location("loc", used_loc)
+    checked_scale("scale", used_scale)
     return used_loc, used_scale
 
 

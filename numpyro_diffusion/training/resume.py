@@ -1,15 +1,11 @@
 """What a checkpoint of training holds, and whether it is of the run that wants to go on from it."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
-
+from .._files import check_writable
 from ..checkpoints import CheckpointError, describe, read_training_state, write_training_state
+from ..checkpoints import digest as digest
 from .run import State
 
 History = dict[str, list[float]]
@@ -20,16 +16,6 @@ class Progress(NamedTuple):
 
     state: State
     history: History
-
-
-def digest(tree: Any) -> str:
-    """A short hash of a tree's arrays, so that a checkpoint is not continued with others."""
-    found = hashlib.sha256()
-    for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array_like)):
-        typed_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        array = np.asarray(jax.random.key_data(leaf) if typed_key else leaf)
-        found.update(f"{array.dtype.name}{array.shape}".encode() + array.tobytes())
-    return found.hexdigest()[:16]
 
 
 def save(path: Any, now: Progress, settings: dict[str, Any]) -> None:
@@ -45,8 +31,7 @@ def resume(path: Any, state: State, settings: dict[str, Any]) -> Progress:
     if path is None:
         return Progress(state, {name: [] for name in names})
     path = Path(path)
-    if not path.parent.is_dir() or path.is_dir():
-        raise FileNotFoundError(f"checkpoint: expected a file in a folder that exists, got {str(path)!r}")
+    check_writable("checkpoint", path)
     if not path.exists():
         return Progress(state, {name: [] for name in names})
     description: Any = describe(path)

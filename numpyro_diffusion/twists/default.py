@@ -16,9 +16,9 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTw
 
     For bits: `MomentMatched` where the factor acts on single bits, else `Averaged`. For real numbers: `MomentMatched`
     for an exact denoiser and Gaussian observations, known elements among them, of up to 16 elements, where its Jacobian
-    is the covariance that it is taken for; `PseudoInverse` for Gaussian observations of more than 16 elements with nothing beside them, which
-    it takes at a fraction of the cost, and of priors whose covariance is not known in full; `Laplace` for everything
-    else.
+    is the covariance that it is taken for; `PseudoInverse` for Gaussian observations of more than 16 elements with
+    nothing beside them, which it takes at a fraction of the cost, and of priors whose covariance is not known in full;
+    `Laplace` for everything else.
     """
     parts = factors_of(factor)
     if not isinstance(process.diffusion, GaussianDiffusion):

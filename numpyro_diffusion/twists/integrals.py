@@ -99,6 +99,8 @@ def laplace(
     log_psi = logsumexp(log_weight) - math.log(len(draws))
     found = jnp.isfinite(log_psi)
     weight = jnp.where(found, jax.nn.softmax(jnp.where(found, log_weight, 0.0)), 1 / len(draws))
+    # Also an order: a decomposition of it beside the solve above could wait for the same threads for ever.
+    precision = jnp.where(found, precision, jnp.eye(size))
     return Approximation(jnp.maximum(log_psi, _LEAST), centre + spread.lift(weight @ draws), precision)
 
 

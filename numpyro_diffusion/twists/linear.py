@@ -131,7 +131,8 @@ class MomentMatched(AbstractTwist):
     :math:`V_t = (1-\bar\alpha_t)c^2/\sqrt{\bar\alpha_t}\;\partial E[x_0|x_t]/\partial x_t` (Boys et al. 2023; as a
     likelihood Rozet et al. 2024). It is E[r(x_0) | x_t] itself when x_0 given x_t is Gaussian; where the denoiser says
     so, the proposal is p(x_s | x_t, r) too, and no weight changes. Otherwise it is made narrower by three quarters of
-    what that would be, since the step's target may have several modes. For bits, x_0 given x_t is taken to be the denoiser's independent bits.
+    what that would be, since the step's target may have several modes. For bits, x_0 given x_t is taken to be the
+    denoiser's independent bits.
 
     Args:
         covariance: how V_t is taken for real numbers. ``"exact"``: one Jacobian-vector product for each element of y.

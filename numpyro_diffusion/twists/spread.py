@@ -2,10 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import solve_triangular
 
 from ..factors import LinearGaussian
 from ..process import ReverseProcess
@@ -78,10 +77,10 @@ def observe(spread: Spread, factor: LinearGaussian, rows: Array, *, root: bool) 
     lower = jnp.linalg.cholesky(total)
     covariances = (white * spread.root if spread.root.ndim == 1 else white @ spread.root.T).reshape(rows.shape)
     log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
-    gain = cho_solve((lower, True), covariances.reshape(len(rows), -1)).reshape(rows.shape)
-    half = jax.scipy.linalg.solve_triangular(lower, white, lower=True)
+    both = jnp.concatenate([white, covariances.reshape(len(rows), -1)], 1)
+    half, directions = jnp.split(solve_triangular(lower, both, lower=True), 2, 1)
+    gain = solve_triangular(lower, directions, lower=True, trans=1).reshape(rows.shape)
     left = _left(spread, half) if root else spread
-    directions = jax.scipy.linalg.solve_triangular(lower, covariances.reshape(len(rows), -1), lower=True)
     return Observed(gain, lower, log_det, left, directions.reshape(rows.shape))
 
 

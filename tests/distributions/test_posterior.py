@@ -81,3 +81,40 @@ def test_what_does_not_fit_is_refused(prior):
         prior.expand((3,)) * FACTOR
     with pytest.raises(ValueError, match="smc: expected a TwistedSMC"):
         nd.DiffusionPosterior(prior, FACTOR, nd.samplers.Guided()).smc(jax.random.key(0))
+
+
+def test_the_order_of_the_product_is_free(prior):
+    for left, right in ((FACTOR * prior, prior * FACTOR), (FACTOR * (prior * FACTOR), prior * FACTOR * FACTOR)):
+        assert type(left) is nd.DiffusionPosterior and jax.tree.structure(left) == jax.tree.structure(right)
+
+
+def test_a_posterior_with_other_parts(prior):
+    """Those that are not named stay, batches too."""
+    posterior = (prior * FACTOR).expand((3,))
+    wider, sampler = nd.factors.Gaussian(0.0, 2.0), nd.samplers.TwistedSMC(7)
+    assert posterior.with_(factor=wider).factor is not FACTOR and posterior.with_(factor=wider).batch_shape == (3,)
+    changed = posterior.with_(sampler=sampler, likelihood=nd.KBound(1), key=jax.random.key(5))
+    assert changed.sampler == sampler and changed.prior.likelihood == nd.KBound(1)
+    assert (jax.random.key_data(changed.prior.key) == jax.random.key_data(jax.random.key(5))).all()
+    assert changed.prior.sampler == prior.sampler and (changed.factor.loc == FACTOR.loc).all()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'twist'"):
+        posterior.with_(twist=nd.twists.Flat())
+
+
+@pytest.mark.slow
+def test_the_only_site_needs_no_name(prior):
+    """Where there is one, it is found; where there are more or none, that is said."""
+
+    def model(y):
+        weights = numpyro.sample("weights", prior)
+        numpyro.sample("y", dist.Normal(weights, 0.5).to_event(1), obs=y)
+
+    factor = nd.infer.extract_factor(model, None, jnp.array([1.0, -1.0]))
+    np.testing.assert_allclose(factor.loc, FACTOR.loc, rtol=1e-6)
+    smc = nd.infer.SMC(model, None, num_particles=8, num_islands=2, twist=nd.twists.Laplace())
+    assert list(smc.run(jax.random.key(0), jnp.array([1.0, -1.0])).get_samples()) == ["weights"]
+    gibbs = MCMC(nd.infer.ParticleGibbs(model, None, num_particles=2), num_warmup=0, num_samples=2, progress_bar=False)
+    gibbs.run(jax.random.key(0), jnp.array([1.0, -1.0]))
+    assert list(gibbs.get_samples()) == ["weights"]
+    with pytest.raises(ValueError, match="model: expected one latent diffusion site, got none"):
+        nd.infer.SMC(lambda: numpyro.sample("x", dist.Normal()), None).run(jax.random.key(0))

@@ -12,6 +12,7 @@ from numpyro.infer import MCMC, NUTS, Gibbs
 from scipy.stats import halfnorm, norm
 
 import numpyro_diffusion as nd
+from numpyro_diffusion.checkpoints import CheckpointError
 from numpyro_diffusion.infer import ParticleGibbs
 
 LOC, SCALE, NOISE = 0.5, 1.2, 0.7
@@ -87,13 +88,19 @@ def test_arviz_reads_it(vectorized):
 
 
 @pytest.mark.slow
-def test_running_on_is_one_longer_run():
+def test_running_on_is_one_longer_run(tmp_path):
+    """Also from a file, with a new kernel in a new MCMC, as in a new program: to the bit."""
     whole, parts = make(60), make(30)
     whole.run(jax.random.key(1), Y)
     parts.run(jax.random.key(1), Y)
     first = np.asarray(parts.get_samples()["x"])
+    nd.infer.save_state(tmp_path / "state", parts.last_state)
     parts.post_warmup_state = parts.last_state
     parts.run(parts.post_warmup_state.rng_key, Y)
+    again = MCMC(ParticleGibbs(model, None, num_particles=4), num_warmup=20, num_samples=30, progress_bar=False)
+    again.post_warmup_state = nd.infer.load_state(tmp_path / "state")
+    again.run(again.post_warmup_state.rng_key, Y)
+    np.testing.assert_array_equal(again.get_samples()["x"], parts.get_samples()["x"])
     together = np.concatenate([first, parts.get_samples()["x"]])
     np.testing.assert_allclose(together, whole.get_samples()["x"], rtol=1e-5, atol=1e-6)
 
@@ -235,3 +242,20 @@ def test_the_kernel_of_another_model_keeps_its_settings():
     wrapped = kernel.wrap_model(lambda inner: with_unknowns)
     assert wrapped.model is with_unknowns and kernel.model is model
     assert wrapped.sampler is kernel.sampler and wrapped.site == "x" and wrapped.sample_field == "z"
+
+
+def test_states_in_files(vectorized, tmp_path):
+    """Of several chains, with every field; other objects and files are refused."""
+    path = tmp_path / "state"
+    nd.infer.save_state(path, vectorized.last_state)
+    back = nd.infer.load_state(path)
+    assert jax.tree.structure(back) == jax.tree.structure(vectorized.last_state)
+    assert back.rng_key.dtype == vectorized.last_state.rng_key.dtype
+    data = lambda leaf: jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    for left, right in zip(jax.tree.leaves(back), jax.tree.leaves(vectorized.last_state), strict=True):
+        np.testing.assert_array_equal(data(left), data(right))
+    with pytest.raises(TypeError, match="state: expected a ParticleGibbsState, such as mcmc.last_state, got MCMC"):
+        nd.infer.save_state(path, vectorized)
+    PRIOR.save(path)
+    with pytest.raises(CheckpointError, match="state: expected a ParticleGibbsState, got a file that holds something"):
+        nd.infer.load_state(path)

@@ -13,6 +13,7 @@ from scipy.stats import norm
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import twists
+from numpyro_diffusion.checkpoints import CheckpointError
 
 LOC, SCALE, NOISE = 0.5, 1.2, 0.7
 Y = np.array([2.0, -0.5])
@@ -137,6 +138,43 @@ def test_particles_double_until_the_evidence_is_good_enough():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:this posterior may be wrong:UserWarning", "ignore:the islands' log:UserWarning")
+def test_a_run_with_a_budget_goes_on_from_its_last_finished_run(tmp_path, monkeypatch):
+    """Interrupted or out of its budget, and to the bit; a file of another run is refused."""
+    path, key = tmp_path / "runs", jax.random.key(2)
+
+    def smc(checkpoint=path, **options):
+        own = {"num_islands": 3, "twist": twists.PseudoInverse(), "progress_bar": False, "max_particles": 32} | options
+        return nd.infer.SMC(model, num_particles=8, target_log_evidence_sd=1e-6, checkpoint=checkpoint, **own)
+
+    whole, once, counts = smc(None).run(key, Y), nd.infer.SMC._once, []
+
+    def interrupted(self, key, plan):
+        counts.append(plan.sampler.num_particles)
+        if counts[-1] == 32:
+            raise KeyboardInterrupt
+        return once(self, key, plan)
+
+    monkeypatch.setattr(nd.infer.SMC, "_once", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        smc().run(key, Y)
+    again = smc(max_particles=16).run(key, Y)
+    assert counts == [8, 16, 32] and again.num_particles == 16  # nothing is run again
+    monkeypatch.setattr(nd.infer.SMC, "_once", lambda self, key, plan: counts.append(0) or once(self, key, plan))
+    again = smc().run(key, Y)
+    assert counts[3:] == [0] and again.num_particles == 32
+    np.testing.assert_array_equal(again.log_evidences, whole.log_evidences)
+    np.testing.assert_array_equal(again.get_samples()["x"], whole.get_samples()["x"])
+    others = (jax.random.key(3), Y, {}), (key, Y + 1, {}), (key, Y, {"num_islands": 4}), (key, Y, {"threshold": 0.4})
+    for (key, y, options), name in zip(others, ("key", "arguments", "plan", "threshold"), strict=True):
+        with pytest.raises(CheckpointError, match=f"checkpoint: expected '.*' to be of this run, with {name} = "):
+            smc(**options).run(key, y)
+    path.write_bytes(b"no run")
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        smc().run(key, Y)
+
+
+@pytest.mark.slow
 def test_one_island_has_no_error():
     smc = nd.infer.SMC(model, num_particles=32, num_islands=1).run(jax.random.key(3), Y)
     assert np.isnan(smc.log_evidence_error)
@@ -239,6 +277,7 @@ def test_bits_and_the_priors_own_strides():
         ({"target_log_evidence_sd": 0.0}, "target_log_evidence_sd: expected a positive number, got 0.0"),
         ({"target_log_evidence_sd": 0.1, "num_islands": 1}, "num_islands: expected at least 2 with target"),
         ({"devices": 10_000}, "devices: expected at most the 1 of jax.devices"),
+        ({"checkpoint": "file"}, "checkpoint: expected None without target_log_evidence_sd, got 'file'"),
         ({"max_particles": 1}, "max_particles: expected a whole number of at least 2"),
     ],
 )

@@ -1,0 +1,76 @@
+"""Data from elsewhere as arrays of numbers that computing in float32 does not destroy."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ._checks import check_unmasked
+
+# Of the data's spread: rounding by so much is felt where the chain has little noise left.
+_COARSEST = 0.01
+
+
+def as_numbers(name: str, data: Any) -> np.ndarray:
+    """`data` as a NumPy array once it is one of real numbers; pandas' nullable types and bfloat16 too.
+
+    What pandas calls missing is NaN.
+
+    Raises:
+        ValueError: ragged data, or anything but real numbers.
+        TypeError: an array with hidden values (a mask).
+    """
+    check_unmasked(name, data)
+    try:
+        array = np.asarray(data)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected an array of numbers, got {type(data).__name__} ({error})") from error
+    if array.dtype == object:
+        array = _from_nullable(data, array)
+    # Types of few bits that NumPy does not know: bfloat16, int4, …
+    if array.dtype.kind not in "biufc" and jnp.issubdtype(array.dtype, jnp.number):
+        array = array.astype(np.int32 if jnp.issubdtype(array.dtype, jnp.integer) else np.float32)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: expected numbers, got dtype {array.dtype}")
+    return array
+
+
+def check_resolution(name: str, array: np.ndarray, dtype: Any = None) -> None:
+    """Raise ``ValueError`` where `dtype` cannot hold data of shape (n, *event), or not tell them apart.
+
+    Args:
+        name: of the argument.
+        array: finite real numbers.
+        dtype: JAX's default for floating numbers unless given.
+    """
+    dtype = np.dtype(jnp.zeros(()).dtype if dtype is None else dtype)
+    limits = np.finfo(dtype)
+    wide = array.astype(np.float64)
+    largest = float(np.abs(wide).max(initial=0.0))
+    # Squares are taken of what is that large, or so small.
+    if largest > float(limits.max) ** 0.5 or 0 < largest < float(limits.tiny) ** 0.5:
+        raise ValueError(
+            f"{name}: expected numbers whose squares {dtype} can hold, got {largest:.4g}; change their units"
+        )
+    axis = 0 if array.ndim == 2 else None  # elements of a vector have scales of their own
+    spread = np.atleast_1d(wide.std(axis=axis))
+    rounding = limits.eps * np.atleast_1d(np.abs(wide).max(axis=axis, initial=0.0)) / np.sqrt(12)
+    bad = (spread > 0) & (rounding > _COARSEST * spread)
+    if bad.any():
+        first = int(np.argmax(bad))
+        where = f" in element {first}" if axis == 0 else ""
+        raise ValueError(
+            f"{name}: expected numbers that {dtype} tells apart, got a standard deviation of {spread[first]:.3g} "
+            f"about {wide.mean(axis=axis).ravel()[first]:.6g}{where}; subtract what they have in common (data - "
+            "data.mean(0)), or switch jax_enable_x64 on"
+        )
+
+
+def _from_nullable(data: Any, array: np.ndarray) -> np.ndarray:
+    """Frames and columns of pandas whose nullable types are numbers; pandas itself need not be loaded."""
+    kinds: Any = getattr(data, "dtypes", None)
+    kinds = [kinds] if hasattr(kinds, "kind") else list(kinds) if hasattr(kinds, "__iter__") else []
+    if not kinds or not hasattr(data, "to_numpy") or any(getattr(kind, "kind", "O") not in "biuf" for kind in kinds):
+        return array
+    converted: np.ndarray = data.to_numpy(dtype=np.float64, na_value=np.nan)
+    return converted
