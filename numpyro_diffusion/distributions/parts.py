@@ -53,7 +53,7 @@ class PriorParts(eqx.Module):
         return x if self.transform is None else self.transform.inv(x)
 
     def estimate(self, key: Array, x: Array) -> Estimate:
-        """The likelihood's estimate for one example x: of the density of z, less log |det dx/dz|."""
+        """The likelihood's estimate for one example x: of the density of z, less ``log |det dx/dz|``."""
         z = self.to_latent(x)
         return self.shifted(self.likelihood.estimate(key, self.process, z), z)
 

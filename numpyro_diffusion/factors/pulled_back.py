@@ -61,7 +61,7 @@ def pull_back(
 
     Returns:
         The factor, and a constant in nats, shape (), that belongs to its logarithm: the known elements' density is one
-        of x, so that it has −log |dx/dz| of them. Known elements that T mixes with others are observed with a
+        of x, so that it has ``−log |dx/dz|`` of them. Known elements that T mixes with others are observed with a
         thousandth of their own standard deviation as noise (`with_known` puts their values into draws).
 
     Raises:

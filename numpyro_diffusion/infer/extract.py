@@ -61,7 +61,7 @@ class Latent(NamedTuple):
     Attributes:
         prior: see `Extraction`.
         factor: of z.
-        log_constant: see `Extraction`; where known elements fix some of x, also their −log |dx/dz|.
+        log_constant: see `Extraction`; where known elements fix some of x, also their ``−log |dx/dz|``.
         of_data: the factor of x.
     """
 

@@ -131,7 +131,7 @@ def fit(
         dequantize: width of the uniform noise, centred on 0, that is added to each batch: the spacing of data that
             come in steps.
         transform: T, a NumPyro transform: the process is one of z, and the data are x = T(z). Loss and validation
-            count log |det dx/dz|, so that they are of x. None for a process of the data themselves.
+            count ``log |det dx/dz|``, so that they are of x. None for a process of the data themselves.
         validation: share of the data that is held out, or held-out data of their own, shape (m, *event); 0 for none.
         likelihood: estimator of the validation value, with the same noise each time; a K bound unless given, with
             more draws the fewer examples are held out.

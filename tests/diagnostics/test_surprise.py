@@ -31,6 +31,7 @@ def result():
     return diagnostics.surprise(jax.random.key(0), model, observed={"y": Y}, num_replicates=199)
 
 
+@pytest.mark.slow
 def test_evidences_are_those_of_the_data_and_of_the_models_own(result):
     assert abs(result.log_evidence - log_evidence(Y)) < 4 * result.log_evidence_error + 0.02
     assert 0 < result.log_evidence_error < 0.05
@@ -43,6 +44,7 @@ def test_evidences_are_those_of_the_data_and_of_the_models_own(result):
     assert -0.05 < drops.min() < 0.1
 
 
+@pytest.mark.slow
 def test_the_p_value_is_the_share_of_less_probable_data(result):
     truth = np.exp(log_evidence(Y) - log_evidence(np.full(2, LOC)))
     assert result.p_value == (1 + np.sum(result.replicates <= result.log_evidence)) / 200
@@ -50,6 +52,7 @@ def test_the_p_value_is_the_share_of_less_probable_data(result):
     np.testing.assert_allclose(result.p_value_error, np.sqrt(result.p_value * (1 - result.p_value) / 199))
 
 
+@pytest.mark.slow
 def test_the_summary_is_printed(result, capsys):
     result.print_summary()
     printed = capsys.readouterr().out

@@ -77,6 +77,7 @@ def assert_right(prior, log_r):
     return smc
 
 
+@pytest.mark.slow
 def test_the_default_is_right_for_two_moduli(mixture):
     smc = assert_right(mixture, LIKELIHOODS["modulus"])
     assert isinstance(smc.plan.sampler.twist, twists.Laplace)

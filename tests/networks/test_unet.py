@@ -94,6 +94,7 @@ def test_outputs_are_arrays_of_their_own():
         np.testing.assert_allclose(eqx.filter_jit(one)(x, 2), out[i], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_reaches_every_parameter():
     net = _stirred(_small, (4, 4))
     x = jnp.asarray(_image(3, 4, 4), jnp.float32)

@@ -235,7 +235,7 @@ def frequencies(x, weight):
 
 
 CASES = [
-    ("erasing", "elementwise", None),
+    pytest.param("erasing", "elementwise", None, marks=SLOW),
     pytest.param("erasing", "coupled", None, marks=SLOW),
     pytest.param("log_snr", "delta", None, marks=SLOW),
     pytest.param("log_snr", "elementwise", twists.Constant(), marks=SLOW),
