@@ -40,8 +40,8 @@ class DiffusionPrior(Reported, ModuleDistribution):
         sampler: the sampler behind `sample`.
         key: freezes the estimator's noise; ``jax.random.key(0)`` unless given.
         transform: T, a NumPyro transform: the process is one of z, and the data are x = T(z). Draws, densities (with
-            ``log |det dx/dz|``), factors and samplers are about x; linear observations and known elements keep closed forms
-            where T is affine (`nd.factors.pull_back`). Process, noise and an estimate's terms stay those of z.
+            ``log |det dx/dz|``), factors and samplers are about x; linear observations and known elements keep closed
+            forms where T is affine (`nd.factors.pull_back`). Process, noise and an estimate's terms stay those of z.
         validate_args: NumPyro's validation switch.
 
     Raises:
