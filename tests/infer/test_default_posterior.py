@@ -85,13 +85,13 @@ def test_the_default_is_right_for_two_moduli(mixture):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["square", "student"])
+@pytest.mark.parametrize("name", ["square", "poisson"])
 def test_the_default_is_right_for_an_exact_prior(mixture, name):
     assert_right(mixture, LIKELIHOODS[name])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(LIKELIHOODS))
+@pytest.mark.parametrize("name", ["linear", "logistic", "modulus", "student"])
 def test_the_default_is_right_for_a_learned_prior(learned, name):
     assert_right(learned, LIKELIHOODS[name])
 
@@ -151,7 +151,7 @@ def test_a_second_opinion_agrees(mixture):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", [nd.samplers.Ancestral(4), nd.samplers.DDIM(4)])
+@pytest.mark.parametrize("sampler", [nd.samplers.DDIM(4)])
 def test_one_rule_says_how_many_steps_an_answer_is_about(mixture, sampler):
     """The prior's own sampler does, in SMC, in particle Gibbs and for a product."""
     prior, log_r = mixture.with_(sampler=sampler), LIKELIHOODS["square"]
@@ -186,7 +186,7 @@ def test_another_row_with_other_known_elements_compiles_nothing(mixture):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.5, 0.05])
+@pytest.mark.parametrize("noise", [0.05])
 def test_a_linear_observation_of_an_exact_mixture(mixture, noise):
     """As a site of the model, which the twist takes in closed form; proposals must not be narrower than the target."""
 
