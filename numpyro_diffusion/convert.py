@@ -140,6 +140,9 @@ def _mcmc(result: MCMC) -> tuple[Draws, xr.Dataset]:
     }
     if "n_steps" in stats:  # of a tree that doubles
         stats["tree_depth"] = np.log2(np.maximum(stats["n_steps"], 1)).astype(int) + 1
+        limit = getattr(result.sampler, "_max_tree_depth", None)
+        if limit is not None:  # of NUTS; a pair is that of warm-up and that of the draws
+            stats["reached_max_tree_depth"] = stats["tree_depth"] >= (limit[1] if isinstance(limit, tuple) else limit)
     if "potential_energy" in stats:
         stats["lp"] = -stats.pop("potential_energy")
     return result.get_samples(group_by_chain=True), _dataset(stats, ("chain", "draw"), {}, {})
