@@ -11,6 +11,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.distributions import transforms
 from numpyro.infer import MCMC
 
 import numpyro_diffusion as nd
@@ -85,20 +86,40 @@ def test_the_default_is_right_for_two_moduli(mixture):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["square", "poisson"])
+@pytest.mark.parametrize("name", sorted(set(LIKELIHOODS) - {"modulus"}))
 def test_the_default_is_right_for_an_exact_prior(mixture, name):
     assert_right(mixture, LIKELIHOODS[name])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["linear", "logistic", "modulus", "student"])
+@pytest.mark.parametrize("name", sorted(LIKELIHOODS))
 def test_the_default_is_right_for_a_learned_prior(learned, name):
     assert_right(learned, LIKELIHOODS[name])
 
 
+ROOT = jnp.array([[1.2, 0.0], [-0.7, 0.5]])
+TRANSFORMS = {
+    "correlated": (transforms.LowerCholeskyAffine(jnp.array([0.3, -0.2]), ROOT), LIKELIHOODS["modulus"]),
+    "positive": (
+        transforms.ComposeTransform([transforms.AffineTransform(0.2, 0.4), transforms.ExpTransform()]),
+        lambda x: dist.Poisson(x).log_prob(jnp.array([2.0, 3.0])).sum(),
+    ),
+}
+
+
 @pytest.mark.slow
-def test_known_elements_of_a_learned_prior(learned):
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+def test_the_default_is_right_for_a_learned_prior_in_other_coordinates(learned, name):
+    """The truth is the transformed prior's own draws, reweighted by a likelihood that is not linear-Gaussian."""
+    transform, log_r = TRANSFORMS[name]
+    assert_right(nd.DiffusionPrior(learned.process, transform=transform), log_r)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transform", [None, TRANSFORMS["correlated"][0]])
+def test_known_elements_of_a_learned_prior(learned, transform):
     """The density of the first element, known, against draws in a narrow window around it."""
+    learned = nd.DiffusionPrior(learned.process, transform=transform)
     known = nd.factors.Delta([0.5, 0.0], [True, False])
 
     def model():
@@ -151,7 +172,7 @@ def test_a_second_opinion_agrees(mixture):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", [nd.samplers.DDIM(4)])
+@pytest.mark.parametrize("sampler", [nd.samplers.Ancestral(4), nd.samplers.DDIM(4)])
 def test_one_rule_says_how_many_steps_an_answer_is_about(mixture, sampler):
     """The prior's own sampler does, in SMC, in particle Gibbs and for a product."""
     prior, log_r = mixture.with_(sampler=sampler), LIKELIHOODS["square"]
@@ -186,7 +207,7 @@ def test_another_row_with_other_known_elements_compiles_nothing(mixture):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.05])
+@pytest.mark.parametrize("noise", [0.5, 0.05])
 def test_a_linear_observation_of_an_exact_mixture(mixture, noise):
     """As a site of the model, which the twist takes in closed form; proposals must not be narrower than the target."""
 
