@@ -36,6 +36,7 @@ from .process import FixedStep as FixedStep
 from .process import ForwardStep as ForwardStep
 from .process import LearnedStep as LearnedStep
 from .process import ReverseProcess as ReverseProcess
+from .samplers import ReliabilityWarning as ReliabilityWarning
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ _ON_USE = {
     "plots": "plots",
     "to_arviz": "convert",
     "FitResult": "training",
+    "PoorPriorWarning": "training",
     "TrainingDiverged": "training",
     "fit": "training",
     "fit_prior": "training",
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from . import plots as plots
     from .convert import to_arviz as to_arviz
     from .training import FitResult as FitResult
+    from .training import PoorPriorWarning as PoorPriorWarning
     from .training import TrainingDiverged as TrainingDiverged
     from .training import fit as fit
     from .training import fit_prior as fit_prior

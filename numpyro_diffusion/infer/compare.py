@@ -11,6 +11,7 @@ from jax import Array
 from scipy.special import softmax
 
 from ..distributions import DiffusionPosterior, DiffusionPrior
+from ..samplers import ReliabilityWarning
 from .smc import SMC
 
 # Islands that differ much give an error that is itself no good: one that outweighs all others gives about 1 nat,
@@ -154,7 +155,7 @@ def compare_priors(
             error.add_note(f"while comparing priors: {name!r}")
             raise
         for message in said[name]:
-            warnings.warn(f"{name}: {message}", stacklevel=2)
+            warnings.warn(f"{name}: {message}", ReliabilityWarning, stacklevel=2)
     return PriorComparison(runs, probabilities, _intervals(spread, runs, probabilities), said)
 
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from .._checks import check_callable, check_count, check_key, check_site
 from .._devices import Devices
 from ..checkpoints import digest
-from ..samplers import Particles, Reliability, TwistedSMC, reliability
+from ..samplers import Particles, Reliability, ReliabilityWarning, TwistedSMC, reliability
 from ..samplers.resampling import systematic
 from ..twists import AbstractTwist
 from .cross_check import CrossCheck, cross_check
@@ -164,6 +164,7 @@ class SMC:
                     f"the islands' log evidences differ by a standard deviation of {self._spread:.3g} nats at "
                     f"{self.num_particles} particles, more than target_log_evidence_sd = {wanted}; max_particles = "
                     f"{self.max_particles} allows no more",
+                    ReliabilityWarning,
                     stacklevel=3,
                 )
                 break
@@ -248,7 +249,7 @@ class SMC:
         first, steps = (self.log_evidence, self.log_evidence_error), self.plan.sampler.num_steps
         found = cross_check(key, self.model, self.site, steps, first, num_draws, self.args, self.kwargs)
         if not found.agrees:
-            warnings.warn(f"this evidence may be wrong: {found}", stacklevel=2)
+            warnings.warn(f"this evidence may be wrong: {found}", ReliabilityWarning, stacklevel=2)
         return found
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:

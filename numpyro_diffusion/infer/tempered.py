@@ -13,6 +13,7 @@ from numpyro.diagnostics import print_summary
 from tqdm.auto import tqdm
 
 from .._checks import check_callable, check_choice, check_count, check_key
+from ..samplers import ReliabilityWarning
 from ..samplers.resampling import systematic
 from .evidence import evidence_error
 from .noise_model import check_model
@@ -206,7 +207,8 @@ class TemperedSMC:
         if short := int(np.sum(~np.asarray(result.finished))):
             found.append(f"max_temperatures = {self._options.max_temperatures} was too few for {short} islands")
         if found:
-            warnings.warn(f"TemperedSMC: {'; '.join(found)}. More particles or moves may help", stacklevel=3)
+            message = f"TemperedSMC: {'; '.join(found)}. More particles or moves may help"
+            warnings.warn(message, ReliabilityWarning, stacklevel=3)
 
 
 def _known(key: Array | None) -> Array:

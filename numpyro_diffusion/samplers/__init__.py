@@ -13,6 +13,7 @@ from .perturbed import Guided as Guided
 from .perturbed import Perturbed as Perturbed
 from .perturbed import Replacement as Replacement
 from .reliability import Reliability as Reliability
+from .reliability import ReliabilityWarning as ReliabilityWarning
 from .reliability import reliability as reliability
 from .resampling import effective_size as effective_size
 from .resampling import systematic as systematic

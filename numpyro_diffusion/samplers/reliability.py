@@ -15,6 +15,13 @@ _EQUAL = 0.9  # the effective share from which weights are about equal
 LARGEST_GAP = 1.0  # nats between the log evidences of two islands
 
 
+class ReliabilityWarning(UserWarning):
+    """An answer that may be wrong, with the numbers that say so.
+
+    ``warnings.simplefilter("error", nd.ReliabilityWarning)`` makes it an exception.
+    """
+
+
 class Reliability(NamedTuple):
     """Diagnostics of independent runs of SMC.
 
@@ -45,9 +52,10 @@ class Reliability(NamedTuple):
         return said
 
     def warn(self, remedy: str, stacklevel: int = 3) -> None:
-        """A `UserWarning` that names every complaint, if there is one."""
+        """A `ReliabilityWarning` that names every complaint, if there is one."""
         if said := self.complaints:
-            warnings.warn(f"this posterior may be wrong: {'; '.join(said)}. {remedy}", stacklevel=stacklevel)
+            message = f"this posterior may be wrong: {'; '.join(said)}. {remedy}"
+            warnings.warn(message, ReliabilityWarning, stacklevel=stacklevel)
 
 
 def reliability(particles: Particles) -> Reliability:

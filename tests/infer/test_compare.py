@@ -124,7 +124,7 @@ def test_warnings_are_issued_and_kept_by_name():
     poor = {"num_particles": 4, "num_islands": 2, "twist": twists.PseudoInverse(), "progress_bar": False}
     limit = {"target_log_evidence_sd": 1e-6, "max_particles": 4}
     pair = {name: PRIORS[name] for name in ("near", "far")}
-    with pytest.warns(UserWarning, match="(near|far): ") as issued:
+    with pytest.warns(nd.ReliabilityWarning, match="(near|far): ") as issued:
         result = nd.compare_priors(jax.random.key(2), model, pair, Y, smc={**poor, **limit})
     expected = [f"{name}: {message}" for name in pair for message in result.warnings[name]]
     assert [str(one.message) for one in issued] == expected

@@ -151,7 +151,7 @@ def test_particle_gibbs_mixes_between_the_modes_of_a_modulus(mixture):
 def test_what_a_bad_twist_does_is_said(mixture):
     """Of a twist that is asked for nothing is changed; the answer comes with its numbers."""
     sharp = model_of(mixture, lambda x: dist.Normal(x, 0.01).log_prob(jnp.array([1.3, 0.7])).sum())
-    with pytest.warns(UserWarning, match="this posterior may be wrong: .*effective number of particles"):
+    with pytest.warns(nd.ReliabilityWarning, match="this posterior may be wrong: .*effective number of particles"):
         smc = nd.infer.SMC(sharp, num_particles=32, twist=twists.Flat()).run(jax.random.key(0))
     assert smc.reliability.least_size < 5
     assert "as asked for" in str(smc.plan)

@@ -336,11 +336,11 @@ QUICK = {"num_particles": 32, "num_islands": 2, "move": "pcn", "num_moves": 2, "
 @pytest.mark.slow
 def test_what_is_doubtful_is_said():
     tempered = nd.infer.TemperedSMC(truncated(0.0, jnp.nan), **QUICK)
-    with pytest.warns(UserWarning, match=r"no number at \d+ of 64 draws of the prior; it counts as 0 there"):
+    with pytest.warns(nd.ReliabilityWarning, match=r"no number at \d+ of 64 draws of the prior; it counts as 0 there"):
         tempered.run(jax.random.key(0))
     assert abs(tempered.log_evidence - np.log(0.5)) < 5 / np.sqrt(64)
     short = nd.infer.TemperedSMC(counted, max_temperatures=2, **QUICK)
-    with pytest.warns(UserWarning, match="nats apart, more than 1.*; max_temperatures = 2 was too few for 2 islands"):
+    with pytest.warns(nd.ReliabilityWarning, match="nats apart, more than 1.*; max_temperatures = 2 was too few for 2 islands"):
         short.run(jax.random.key(1))
     assert np.isfinite(short.log_evidences).all() and short.log_evidence_error > 0.5
 
