@@ -132,7 +132,7 @@ def test_particles_double_until_the_evidence_is_good_enough():
     assert np.std(np.asarray(smc.log_evidences), ddof=1) <= 0.3
     assert smc.get_samples()["x"].shape == (4 * smc.num_particles, 2)
     short = nd.infer.SMC(model, num_particles=8, target_log_evidence_sd=1e-6, max_particles=11, **poor)
-    with pytest.warns(nd.ReliabilityWarning, match="at 8 particles, more than target_log_evidence_sd = 1e-06; max_part"):
+    with pytest.warns(nd.ReliabilityWarning, match="at 8 particles, more than target_log_evidence_sd = 1e-06; max"):
         short.run(jax.random.key(2), Y)
     assert short.num_particles == 8
 

@@ -340,7 +340,7 @@ def test_what_is_doubtful_is_said():
         tempered.run(jax.random.key(0))
     assert abs(tempered.log_evidence - np.log(0.5)) < 5 / np.sqrt(64)
     short = nd.infer.TemperedSMC(counted, max_temperatures=2, **QUICK)
-    with pytest.warns(nd.ReliabilityWarning, match="nats apart, more than 1.*; max_temperatures = 2 was too few for 2 islands"):
+    with pytest.warns(nd.ReliabilityWarning, match="nats apart, more than 1.*; max_temperatures = 2 was too few for 2"):
         short.run(jax.random.key(1))
     assert np.isfinite(short.log_evidences).all() and short.log_evidence_error > 0.5
 
