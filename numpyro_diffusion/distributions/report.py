@@ -39,6 +39,9 @@ class PriorReport(NamedTuple):
         steps: the training step whose weights were kept; 0 for the baseline itself.
         reasons: what was chosen, one line each, as in `PriorPlan`.
         curves: validation K by training step, ``{"step": […], "validation": […]}``, of each candidate by name.
+        laps: of a prior learned from incomplete data, the held-out log evidence of what is known, in nats per example,
+            by lap, the start first, ``{"score": […], "error": […]}``; `prior` and `baselines` are then log evidences
+            too. Empty otherwise.
     """
 
     prior: Score | None
@@ -48,6 +51,7 @@ class PriorReport(NamedTuple):
     steps: int
     reasons: tuple[str, ...]
     curves: dict[str, Curve]
+    laps: dict[str, list[float]] = {}
 
     @property
     def verdict(self) -> str:
