@@ -42,6 +42,7 @@ class PriorReport(NamedTuple):
         laps: of a prior learned from incomplete data, the held-out log evidence of what is known, in nats per example,
             by lap, the start first, ``{"score": […], "error": […]}``; `prior` and `baselines` are then log evidences
             too. Empty otherwise.
+        columns: names of the elements, of data that came as a frame.
     """
 
     prior: Score | None
@@ -52,6 +53,7 @@ class PriorReport(NamedTuple):
     reasons: tuple[str, ...]
     curves: dict[str, Curve]
     laps: dict[str, list[float]] = {}
+    columns: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -88,7 +90,12 @@ class PriorReport(NamedTuple):
         """As what JSON can hold."""
         scores = [list(score) for score in self.baselines]
         own = None if self.prior is None else list(self.prior)
-        return self._asdict() | {"prior": own, "baselines": scores, "reasons": list(self.reasons)}
+        return self._asdict() | {
+            "prior": own,
+            "baselines": scores,
+            "reasons": list(self.reasons),
+            "columns": list(self.columns),
+        }
 
 
 LEAST = 0.05  # nats: a difference below which no one cares, and which K's own noise may make
@@ -100,7 +107,8 @@ def report_from_json(stored: Any) -> PriorReport | None:
         return None
     own = None if stored["prior"] is None else Score(*stored["prior"])
     scores = tuple(Score(*score) for score in stored["baselines"])
-    return PriorReport(**(stored | {"prior": own, "baselines": scores, "reasons": tuple(stored["reasons"])}))
+    lines = {"reasons": tuple(stored["reasons"]), "columns": tuple(stored.get("columns", ()))}
+    return PriorReport(**(stored | {"prior": own, "baselines": scores} | lines))
 
 
 class Reported:

@@ -69,7 +69,7 @@ def fit_prior(
     Args:
         key: JAX random key.
         data: shape (n, *event); see `plan_prior`, also for the arguments up to `num_steps`. Real values may be NaN, in
-            examples of up to 256 of them.
+            examples of up to 256 of them. Of a frame the report keeps the columns' names.
         family: see `plan_prior`.
         loc: see `plan_prior`.
         scale: see `plan_prior`.
@@ -95,6 +95,7 @@ def fit_prior(
         PoorPriorWarning: K on the held-out examples is below the log density of a simple model, beyond errors.
     """
     first, second = jax.random.split(check_key("key", key))
+    columns = tuple(map(str, getattr(data, "columns", ())))
     data = check_numbers("data", data)
     choose = functools.partial(
         plan_prior, first, family=family, loc=loc, scale=scale, schedule=schedule, network=network, num_steps=num_steps
@@ -111,6 +112,7 @@ def fit_prior(
             print(plan)
         parts = (np.asarray(part, np.float64) for part in _parts(second, np.asarray(data), plan))
         prior, said = learn(checkpoint, plan, *parts), "\n".join(plan.reasons)
+    prior = prior.with_report(prior.report()._replace(columns=columns))
     if progress:
         print(f"{prior.report()}".removeprefix(said).strip())
     if prior.report().is_worse:

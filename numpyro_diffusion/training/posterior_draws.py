@@ -57,7 +57,7 @@ class Draws(NamedTuple):
         x: shape (n, m, *event).
         log_evidence: of each observation, in nats, shape (n,).
         least_size: the least effective number of particles on the way, shape (n,).
-        log_weight: of the islands' particles, normalised, shape (n, islands, N).
+        log_weight: of all islands' particles, as the islands' evidences count them, shape (n, islands · N).
         islands: each island's log evidence, in nats, shape (n, islands).
     """
 
@@ -169,7 +169,7 @@ def _block(
         z = found.x.reshape(-1, *process.event_shape)[picked]
         x = with_known(reading.of_data, prior.module.to_data(z))
         evidence = logsumexp(found.log_evidence) - jnp.log(float(islands)) + reading.constant
-        return x, evidence, found.effective_size.min(), found.log_weight, found.log_evidence
+        return x, evidence, found.effective_size.min(), weight, found.log_evidence
 
     return jax.vmap(one)(keys, observations)
 
