@@ -43,6 +43,7 @@ __version__ = "0.1.0"
 # Optax, ArviZ and Matplotlib take a while to import, and a model needs none of them: these names load on first use.
 _ON_USE = {
     "diagnostics": "diagnostics",
+    "incomplete": "incomplete",
     "plots": "plots",
     "to_arviz": "convert",
     "FitResult": "training",
@@ -50,13 +51,18 @@ _ON_USE = {
     "TrainingDiverged": "training",
     "fit": "training",
     "fit_prior": "training",
+    "impute": "incomplete",
+    "pool": "incomplete",
     "plan_prior": "training",
 }
 
 if TYPE_CHECKING:
     from . import diagnostics as diagnostics
+    from . import incomplete as incomplete
     from . import plots as plots
     from .convert import to_arviz as to_arviz
+    from .incomplete import impute as impute
+    from .incomplete import pool as pool
     from .training import FitResult as FitResult
     from .training import PoorPriorWarning as PoorPriorWarning
     from .training import TrainingDiverged as TrainingDiverged

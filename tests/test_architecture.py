@@ -28,7 +28,7 @@ LAYERS = [
     {"_contents"},
     {"training", "hub"},
     {"infer"},
-    {"convert", "datasets", "diagnostics"},
+    {"convert", "datasets", "diagnostics", "incomplete"},
     {"plots"},
     {"__init__"},
     {"demo"},

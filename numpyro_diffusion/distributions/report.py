@@ -72,6 +72,10 @@ class PriorReport(NamedTuple):
         reasons: what was chosen, one line each, as in `PriorPlan`.
         curves: validation K by training step, ``{"step": […], "validation": […]}``, of each candidate by name.
         checks: of draws and predictions beside held-out examples; None where there are none.
+        laps: of a prior learned from incomplete data, the held-out log evidence of what is known, in nats per example,
+            by lap, the start first, ``{"score": […], "error": […]}``; `prior` and `baselines` are then log evidences
+            too. Empty otherwise.
+        columns: names of the elements, of data that came as a frame.
     """
 
     prior: Score | None
@@ -82,6 +86,8 @@ class PriorReport(NamedTuple):
     reasons: tuple[str, ...]
     curves: dict[str, Curve]
     checks: PriorChecks | None = None
+    laps: dict[str, list[float]] = {}
+    columns: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -120,7 +126,13 @@ class PriorReport(NamedTuple):
         scores = [list(score) for score in self.baselines]
         own = None if self.prior is None else list(self.prior)
         checks = None if self.checks is None else self.checks._asdict()
-        return self._asdict() | {"prior": own, "baselines": scores, "reasons": list(self.reasons), "checks": checks}
+        return self._asdict() | {
+            "prior": own,
+            "baselines": scores,
+            "reasons": list(self.reasons),
+            "checks": checks,
+            "columns": list(self.columns),
+        }
 
 
 LEAST = 0.1  # nats: a difference below which no one cares, and which the steps of a chain may make
@@ -135,7 +147,8 @@ def report_from_json(stored: Any) -> PriorReport | None:
     checks = stored.get("checks")
     if checks is not None:
         checks = PriorChecks(**(checks | {"jacobian": tuple((level, ratio) for level, ratio in checks["jacobian"])}))
-    read = {"prior": own, "baselines": scores, "reasons": tuple(stored["reasons"]), "checks": checks}
+    read = {"prior": own, "baselines": scores, "reasons": tuple(stored["reasons"]), "checks": checks,
+            "columns": tuple(stored.get("columns", ()))}  # fmt: skip
     return PriorReport(**(stored | read))
 
 

@@ -32,7 +32,8 @@ def report(
         data: examples, shape (n, *event), best ones that were not trained on.
         ax: where to draw: 2 Axes, or with data 2 more and one for each of up to 3 elements.
         key: JAX random key for the draws; a fixed one unless given.
-        names: names of the elements, flattened, for the labels; ``x[0]`` and so on unless given.
+        names: names of the elements, flattened, for the labels; those of the frame that was learned from, or
+            ``x[0]`` and so on, unless given.
         num_draws: how many draws to show beside the data.
 
     Returns:
@@ -49,7 +50,7 @@ def report(
             raise ValueError(f"data: expected shape (n, *{prior.event_shape}) with n >= 2, got {x.shape}")
         draws = prior.sample(jax.random.key(0) if key is None else key, (num_draws,))
         seen, drawn = (np.asarray(values, float).reshape(len(values), -1) for values in (x, draws))
-        labels = _labels(prior.event_shape) if names is None else list(names)
+        labels = list(names or found.columns or _labels(prior.event_shape))
         if len(labels) != seen.shape[1]:
             raise ValueError(f"names: expected {seen.shape[1]} names, one an element, got {len(labels)}")
         chosen = np.sort(np.argsort(-seen.std(0), kind="stable")[:MOST_ELEMENTS])

@@ -7,6 +7,7 @@ from .loop import CheckpointNotWritten as CheckpointNotWritten
 from .loop import FitResult as FitResult
 from .loop import TrainingDiverged as TrainingDiverged
 from .loop import fit as fit
+from .missing import DroppedRowsWarning as DroppedRowsWarning
 from .objectives import bound_loss as bound_loss
 from .objectives import hybrid_loss as hybrid_loss
 from .objectives import simple_loss as simple_loss

@@ -19,18 +19,18 @@ from .._checks import check_key
 from ..diffusions import GaussianDiffusion
 from ..distributions import DiffusionPrior
 from ..distributions.report import Curve, PriorReport, Score
-from ..moments import LARGEST_WHOLE, moments_of_draws
-from ..process import ReverseProcess
-from ..samplers import having_moments
 from ..schedules import AbstractSchedule
 from ._arguments import cadence, check_data, check_numbers, default_validation, split
+from .assemble import assembled
 from .baselines import LARGEST, Mixture, shrunk_gaussian
 from .checks import check_prior
 from .loop import FitResult, fit, held_out_values
+from .missing import Laps, find_gaps, learn_with_gaps
 from .plan import Family, PriorPlan, plan_prior, table_width
-from .run import dequantized, to_latent
+from .run import dequantized
 from .tables import Candidate, candidates, simplified, table
 
+FIRST_LAP = 4_000  # training steps, at most, on data with missing cells before they are drawn again
 PILOT = 1_000  # steps by which coordinates and baseline are chosen
 REPEATS = 4  # of the report's K
 WEIGHT_DECAY = 0.01
@@ -62,9 +62,15 @@ def fit_prior(
     frequent as their number asks for. Examples of up to 256 real values start as an exact Gaussian or Gaussian
     mixture, vectors in whitened or elementwise coordinates, and the network learns what that leaves: see `plan_prior`.
 
+    Cells that are NaN are taken as missing at random, and no row is dropped: by expectation maximisation, from a
+    Gaussian or a mixture fitted by EM to the known cells, the missing ones are drawn given the known ones by SMC
+    (*consistent as particles grow*), and the prior learns from the completed rows, lap by lap, as long as the log
+    evidence of held-out rows' known cells rises.
+
     Args:
         key: JAX random key.
-        data: shape (n, *event); see `plan_prior`, also for the arguments up to `num_steps`.
+        data: shape (n, *event); see `plan_prior`, also for the arguments up to `num_steps`. Real values may be NaN, in
+            examples of up to 256 of them. Of a frame the report keeps the columns' names.
         family: see `plan_prior`.
         loc: see `plan_prior`.
         scale: see `plan_prior`.
@@ -74,7 +80,8 @@ def fit_prior(
         num_steps: see `plan_prior`.
         batch_size: see `fit`; 256 unless given, 128 for a table of at most 2,000 examples.
         learning_rate: see `fit`.
-        checkpoint: see `fit`; of a table, that of what is tried first, with others beside it, ``checkpoint.1`` and on.
+        checkpoint: see `fit`; of a table, that of what is tried first, with others beside it, ``checkpoint.1`` and on;
+            with missing cells, one file of the last finished lap.
         progress: whether to print the plan and the report, and to show a progress bar.
 
     Returns:
@@ -82,44 +89,80 @@ def fit_prior(
         bounds the density of data with that noise.
 
     Raises:
-        ValueError: see `plan_prior` and `fit`.
+        ValueError: see `plan_prior` and `fit`; with missing cells, bits, more than 256 elements, a column all missing.
 
     Warns:
+        DroppedRowsWarning: rows with no known cell.
         PoorPriorWarning: K on the held-out examples is below the log density of a simple model, beyond errors.
     """
     first, second = jax.random.split(check_key("key", key))
+    columns = tuple(map(str, getattr(data, "columns", ())))
     data = check_numbers("data", data)
-    plan = plan_prior(
-        first, data, family=family, loc=loc, scale=scale, schedule=schedule, network=network,
-        dequantize=dequantize, num_steps=num_steps,
-    )  # fmt: skip
+    choose = functools.partial(
+        plan_prior, first, family=family, loc=loc, scale=scale, schedule=schedule, network=network, num_steps=num_steps
+    )
+    learn = functools.partial(_learned, first, second, batch_size, learning_rate, progress)
+    if np.isnan(data).any():
+        laps = _in_laps(batch_size, learning_rate, num_steps)
+        prior = learn_with_gaps(second, find_gaps(data, dequantize), choose, functools.partial(learn, None), laps,
+                                checkpoint=checkpoint, tell=print if progress else _silent)  # fmt: skip
+        said = ""
+    else:
+        plan = choose(data, dequantize=dequantize)
+        if progress:
+            print(plan)
+        train, held_out = (np.asarray(part, np.float64) for part in _parts(second, np.asarray(data), plan))
+        prior, said = learn(checkpoint, plan, train, held_out), "\n".join(plan.reasons)
+        if len(held_out) > 1:
+            prior = _checked(prior, train, held_out, plan.dequantize)
+    prior = prior.with_report(prior.report()._replace(columns=columns))
     if progress:
-        print(plan)
-    train, held_out = (np.asarray(part, np.float64) for part in _parts(second, np.asarray(data), plan))
+        print(f"{prior.report()}".removeprefix(said).strip())
+    if prior.report().is_worse:
+        warnings.warn(f"fit_prior: {prior.report().verdict}", PoorPriorWarning, stacklevel=2)
+    return prior
+
+
+def _silent(line: str) -> None:
+    """Say nothing."""
+
+
+def _learned(
+    first: Array,
+    second: Array,
+    batch_size: int | None,
+    learning_rate: float,
+    progress: bool,
+    checkpoint: str | PathLike[str] | None,
+    plan: PriorPlan,
+    train: np.ndarray,
+    held_out: np.ndarray,
+) -> DiffusionPrior:
+    """A prior, with its report, of examples to train on and others held out."""
     if batch_size is None:
         batch_size = 128 if plan.is_table and len(train) <= 2_000 else 256
     options: dict[str, Any] = {"batch_size": batch_size, "dequantize": plan.dequantize, "progress": progress}
     if not plan.num_steps:
         report = PriorReport(None, (), len(train), 0, 0, plan.reasons, {})
-        prior = DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
-    elif plan.is_table:
+        return DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
+    if plan.is_table:
         rate = _warmed_up(float(learning_rate)) if learning_rate > 0 else learning_rate
         options |= {"learning_rate": rate, "weight_decay": WEIGHT_DECAY}
-        prior = _of_table(first, second, plan, train, held_out, options, checkpoint)
-    else:
-        patience = _patience(len(train), plan.num_steps) if len(held_out) else None
-        options |= {"learning_rate": learning_rate, "checkpoint": checkpoint, "patience": patience}
-        result = fit(second, plan.process, train, num_steps=plan.num_steps, validation=held_out, **options)
-        models = _simple_models(plan, train, held_out)
-        report = _report(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
-        prior = _prior(result.process, None, train).with_report(report)
-    if len(held_out) > 1:
-        prior = _checked(prior, train, held_out, plan.dequantize)
-    if progress:
-        print(f"{prior.report()}".removeprefix("\n".join(plan.reasons)).strip())
-    if prior.report().is_worse:
-        warnings.warn(f"fit_prior: {prior.report().verdict}", PoorPriorWarning, stacklevel=2)
-    return prior
+        return _of_table(first, second, plan, train, held_out, options, checkpoint)
+    patience = _patience(len(train), plan.num_steps) if len(held_out) else None
+    options |= {"learning_rate": learning_rate, "checkpoint": checkpoint, "patience": patience}
+    result = fit(second, plan.process, train, num_steps=plan.num_steps, validation=held_out, **options)
+    models = _simple_models(plan, train, held_out)
+    report = _report(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
+    return assembled(result.process, None, train).with_report(report)
+
+
+def _in_laps(batch_size: int | None, learning_rate: float, num_steps: int | None) -> Laps:
+    """How a prior of incomplete data is trained."""
+    rate: Any = _warmed_up(float(learning_rate)) if learning_rate > 0 else learning_rate
+    options = {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99, "patience": 10}
+    options |= {"batch_size": 128 if batch_size is None else batch_size}
+    return Laps(FIRST_LAP if num_steps is None else num_steps, options)
 
 
 def _checked(prior: DiffusionPrior, train: np.ndarray, held_out: np.ndarray, width: float) -> DiffusionPrior:
@@ -164,7 +207,7 @@ def _of_table(
         if short < plan.num_steps:
             results[best] = run(tried[best], plan.num_steps, places[best])
     process, transform = simplified(tried[best], results[best].process)
-    prior = _prior(process, transform, train)
+    prior = assembled(process, transform, train)
     curves = {candidate.name: result for candidate, result in zip(tried, results, strict=True)}
     values = ", ".join(f"{name} {max(result.history['validation']):.2f}" for name, result in curves.items())
     reasons = (*plan.reasons, f"chosen: {tried[best].name} (validation K, in nats: {values})")
@@ -221,16 +264,6 @@ def _score(name: str, values: np.ndarray, own: np.ndarray) -> Score:
 
 def _curve(result: FitResult) -> Curve:
     return {"step": result.history["validation_step"], "validation": result.history["validation"]}
-
-
-def _prior(process: ReverseProcess, transform: Transform | None, data: np.ndarray) -> DiffusionPrior:
-    """With the covariance of the data, which twists rely on; without it for bits, and for large events."""
-    size = int(np.prod(process.event_shape))
-    if isinstance(process.diffusion, GaussianDiffusion) and size <= LARGEST_WHOLE:
-        z, _ = to_latent(transform, jnp.asarray(data, float))
-        moments = moments_of_draws(process.diffusion.standardize(z).reshape(len(data), -1))
-        process = having_moments(process, moments)
-    return DiffusionPrior(process, transform=transform)
 
 
 def _patience(count: int, num_steps: int) -> int:

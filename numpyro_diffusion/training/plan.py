@@ -120,7 +120,7 @@ def _suits_a_table(array: np.ndarray, dequantize: float | None) -> bool:
     """Any vectors; of images, those of which there are some, without pixels that nothing makes vary."""
     if array.ndim == 2:
         return True
-    width = _spacing(array) if dequantize is None else dequantize
+    width = spacing(array) if dequantize is None else dequantize
     return len(array) >= FEWEST and bool(width > 0 or (np.ptp(array, axis=0) > 0).all())
 
 
@@ -138,7 +138,7 @@ def _for_table(
     if constant.size and len(event_shape) == 1:
         raise ValueError(f"data: expected every element to vary, got constant ones at {constant[:8].tolist()}; "
                          "leave them out, or give a scale")  # fmt: skip
-    (count, size), width = array.shape, _spacing(array) if dequantize is None else float(dequantize)
+    (count, size), width = array.shape, spacing(array) if dequantize is None else float(dequantize)
     found = "the data's spacing" if width else "the data do not come in equal steps"
     reasons.append(f"dequantize: {width:.4g}{_given(dequantize) or f', {found}'}")
     simple = table(array, array[:0], width)
@@ -224,7 +224,7 @@ def _for_reals(
     reasons: list[str],
 ) -> tuple[GaussianDiffusion, float]:
     """The diffusion, and the width of the noise that fills the gaps of data that come in steps."""
-    width = _spacing(array) if dequantize is None else float(dequantize)
+    width = spacing(array) if dequantize is None else float(dequantize)
     # An element of a vector may vary less than the noise that fills the gaps; images are scaled by a constant.
     noise = width / np.sqrt(12) if array.ndim == 2 else 0.0
     used_loc, used_scale = _scaling(array, loc, scale, noise)
@@ -277,7 +277,7 @@ def _element(name: str, value: ArrayLike, event_shape: tuple[int, ...]) -> np.nd
     return array
 
 
-def _spacing(array: np.ndarray) -> float:
+def spacing(array: np.ndarray) -> float:
     """The step of data that come in equal steps (up to 65,536 over their range), otherwise 0.
 
     Whole numbers are as far apart as their differences' greatest common divisor. For others the candidate is the

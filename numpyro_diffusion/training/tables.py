@@ -95,7 +95,7 @@ def whitened_gaussian(data: Table) -> tuple[ReverseProcess, Transform]:
     size = len(loc)
     baseline = FullGaussianMixture(np.zeros((1, size)), np.eye(size)[None])
     process = ReverseProcess(GaussianDiffusion(schedules.log_snr(NUM_TIMES)), baseline, size)
-    return process, _to_data(loc, root)
+    return process, to_data_of(loc, root)
 
 
 def simplified(candidate: Candidate, process: ReverseProcess) -> tuple[ReverseProcess, Transform | None]:
@@ -127,7 +127,7 @@ def _candidate(fn: MLP, data: Table, name: str, root: np.ndarray, mixture: Mixtu
     size = float(np.sqrt(np.mean(np.square(z))))
     schedule = schedules.log_snr(NUM_TIMES, scale=size, detail=finest_detail(z))
     process = ReverseProcess(GaussianDiffusion(schedule), Residual(fn, baseline), len(loc))
-    return Candidate(name, process, _to_data(loc, root))
+    return Candidate(name, process, to_data_of(loc, root))
 
 
 def _of_one_scale(fn: MLP, data: Table, name: str, mixture: Mixture) -> Candidate:
@@ -139,7 +139,8 @@ def _of_one_scale(fn: MLP, data: Table, name: str, mixture: Mixture) -> Candidat
     return Candidate(name, process, None)
 
 
-def _to_data(loc: np.ndarray, root: np.ndarray) -> LowerCholeskyAffine:
+def to_data_of(loc: np.ndarray, root: np.ndarray) -> LowerCholeskyAffine:
+    """z ↦ root @ z + loc."""
     kind = jax.dtypes.canonicalize_dtype(float)
     return LowerCholeskyAffine(jnp.asarray(loc, kind), jnp.asarray(root, kind))
 

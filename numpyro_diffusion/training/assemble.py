@@ -1,0 +1,50 @@
+"""Priors of trained processes, and of simple models."""
+
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions.transforms import Transform
+
+from ..denoisers import FullGaussianMixture
+from ..diffusions import GaussianDiffusion
+from ..distributions import DiffusionPrior
+from ..moments import LARGEST_WHOLE, moments_of_draws
+from ..process import ReverseProcess
+from ..samplers import having_moments
+from ..schedules import log_snr
+from .baselines import Mixture
+from .run import to_latent
+from .tables import NUM_TIMES, to_data_of
+
+
+def assembled(process: ReverseProcess, transform: Transform | None, data: np.ndarray) -> DiffusionPrior:
+    """With the covariance of the data, which twists rely on; without it for bits, and for large events."""
+    size = int(np.prod(process.event_shape))
+    if isinstance(process.diffusion, GaussianDiffusion) and size <= LARGEST_WHOLE:
+        z, _ = to_latent(transform, jnp.asarray(data, float))
+        moments = moments_of_draws(process.diffusion.standardize(z).reshape(len(data), -1))
+        process = having_moments(process, moments)
+    return DiffusionPrior(process, transform=transform)
+
+
+def chain_of(law: Mixture, event_shape: tuple[int, ...], data: np.ndarray) -> DiffusionPrior:
+    """The chain about a Gaussian, whose law it is, or about a mixture, without a network; for vectors whitened.
+
+    Args:
+        law: of flat examples.
+        event_shape: of one example.
+        data: that `assembled` takes the covariance of, shape (n, size).
+    """
+    centre = law.weights @ law.means
+    spread = law.means - centre
+    whole = np.einsum("k,kij->ij", law.weights, law.covariances) + (spread * law.weights[:, None]).T @ spread
+    data = data.reshape(len(data), *event_shape)
+    if len(event_shape) != 1:
+        diffusion = GaussianDiffusion(log_snr(NUM_TIMES), centre.mean(), np.sqrt(np.trace(whole) / len(whole)))
+        own, transform = law, None
+    else:
+        root = np.linalg.cholesky(whole)
+        inverse = np.linalg.inv(root)
+        own, transform = law.moved(inverse, -inverse @ centre), to_data_of(centre, root)
+        diffusion = GaussianDiffusion(log_snr(NUM_TIMES))
+    denoiser = FullGaussianMixture(own.means, own.covariances, own.weights)
+    return assembled(ReverseProcess(diffusion, denoiser, event_shape), transform, data)
