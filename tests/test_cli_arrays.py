@@ -9,6 +9,7 @@ import pytest
 
 from numpyro_diffusion import cli
 from numpyro_diffusion.cli._arrays import read_array
+from numpyro_diffusion.cli._tables import read_examples
 
 NUMBERS = np.arange(12.0).reshape(4, 3)
 
@@ -133,3 +134,78 @@ def test_too_little_memory_is_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["sample", "digits", "-o", "out", "-n", "9" * 30])
     assert "expected a whole number below 2**31" in capsys.readouterr().err
+
+
+# ---- Tables in text
+
+
+def written(tmp_path, text, name="data.csv"):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_in_text_is_read_with_its_names(tmp_path, separator):
+    text = separator.join(["height", '"age, in years"']) + "\n1.5" + separator + "2\n\n-3e2" + separator + "NA\n"
+    values, columns = read_examples(written(tmp_path, text))
+    np.testing.assert_array_equal(values, [[1.5, 2.0], [-300.0, np.nan]])
+    assert columns == ("height", "age, in years")
+    values, columns = read_examples(written(tmp_path, "1,2\n3,4\r\n"))
+    np.testing.assert_array_equal(values, [[1, 2], [3, 4]])
+    assert columns is None
+
+
+def test_columns_are_found_by_their_names(tmp_path):
+    path = written(tmp_path, "b,more,a\n1,2,3\n")
+    values, columns = read_examples(path, ("a", "b"))
+    np.testing.assert_array_equal(values, [[3, 1]])
+    assert columns == ("a", "b")
+    with pytest.raises(ValueError, match=r"expected the prior's columns \['a', 'c'\], got none called \['c'\]"):
+        read_examples(path, ("a", "c"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n3,red\n", r"expected a number in line 3, column 'b', got 'red'"),
+        ("1,2\n3\n", r"expected 2 cells in line 2 as in the first, got 1"),
+        ("a,a\n1,2\n", r"expected a name of its own for each column in line 1, got \['a', 'a'\]"),
+        ("a,b\n", r"expected rows of numbers below the names, got none"),
+        ("", r"got an empty file"),
+        (b"a,b\n\xff,2\n", r"expected a table in text \(UTF-8\), got other bytes at 4"),
+        ("a,b\n1,\0\n", r"got zero bytes"),
+    ],
+)
+def test_a_table_that_will_not_do_is_refused_by_line_and_column(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_examples(written(tmp_path, text))
+
+
+def test_a_damaged_table_is_one_clear_line(tmp_path):
+    rng = np.random.default_rng(1)
+    for number in range(300):
+        path = written(tmp_path, damaged(rng, b"height,age\n" + b"1.25,-3e4\n" * 5))
+        try:
+            read_examples(path)
+        except ValueError as error:
+            assert path in str(error) and "\n" not in str(error), number
+
+
+def test_from_a_table_to_draws_with_names_and_back(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(19, 2)) * [1, 10] + [3, 100]
+    data = written(tmp_path, "height,age\n" + "\n".join(f"{a},{b}" for a, b in table))
+    prior, draws = str(tmp_path / "prior.safetensors"), tmp_path / "draws.csv"
+    assert cli.main(["fit", data, "-o", prior, "--quiet"]) == 0
+    assert cli.main(["sample", prior, "-n", "50", "-o", str(draws), "--quiet"]) == 0
+    values, columns = read_examples(str(draws))
+    assert columns == ("height", "age") and values.shape == (50, 2)
+    assert abs(values.mean(0)[1] - table.mean(0)[1]) < 6
+    swapped = written(tmp_path, "age,height\n" + "\n".join(f"{b},{a}" for a, b in table), "other.csv")
+    found = []
+    for file in (data, swapped):
+        capsys.readouterr()
+        assert cli.main(["evaluate", prior, file, "--quiet"]) == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1]

@@ -260,3 +260,32 @@ def test_surprise_shows_the_data_among_the_replicates():
     legend = [text.get_text() for text in ax.get_legend().get_texts()]
     assert legend == ["drawn by the model", f"the data, p = {result.p_value:.2g}"]
     assert not plots.surprise(surprise(-np.inf)).lines  # no place for a probability of 0
+
+
+# ---- The report of a prior
+
+
+def test_report_shows_scores_curves_and_draws_over_data():
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(15, 2)) * [1, 4]
+    plain = nd.fit_prior(KEY, data, progress=False)  # so few examples that there is nothing to train
+    score = nd.distributions.report.Score
+    found = plain.report()._replace(
+        prior=score("prior (K)", -2.0, 0.1), baselines=(score("Gaussian", -2.5, 0.1, 0.5, 0.05),),
+        curves={"whitened, Gaussian": {"step": [0, 50], "validation": [-2.5, -2.0]}},
+    )  # fmt: skip
+    prior = plain.with_report(found)
+    axes = plots.report(prior, data, names=["a", "b"])
+    assert len(axes) == 5
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["prior (K)", "Gaussian"]
+    np.testing.assert_array_equal(axes[1].lines[0].get_ydata(), [-2.5, -2.0])
+    assert [ax.get_xlabel() for ax in axes[2:]] == ["a", "b", "a"]
+    given = plt.figure().subplots(1, 2)
+    assert plots.report(prior, ax=given)[0] is given[0]
+    assert "no example held out" in plots.report(plain)[0].get_title()
+    with pytest.raises(ValueError, match="data: expected shape"):
+        plots.report(prior, data[:, :1])
+    with pytest.raises(ValueError, match="names: expected 2 names, one an element, got 1"):
+        plots.report(prior, data, names=["a"])
+    with pytest.raises(ValueError, match="report: expected a prior made by fit_prior"):
+        plots.report(nd.DiffusionPrior(plane()))

@@ -17,7 +17,7 @@ from ..diffusions import BinomialDiffusion
 from ..hub import card, load
 from ..likelihoods import KBound
 from ._arguments import add_seed, count, width
-from ._arrays import read_array
+from ._tables import read_examples, recorded_columns
 
 BAD_INPUT_STATUS = 2
 _BATCH = 256
@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the bound."""
     parser.epilog = _EPILOG
     parser.add_argument("prior", help="a prior file, or the name of a packaged prior")
-    parser.add_argument("data", help=".npy file (or .npz of one array) of the examples, shape (n, *event)")
+    parser.add_argument(
+        "data", help="examples: an .npy file (or .npz of one array), shape (n, *event), or a table in text"
+    )
     parser.add_argument("--samples", type=count, default=2, help="noise draws for each example, even (default: 2)")
     parser.add_argument("--terms", type=count, help="terms of K for each draw, chosen at random (default: at most 100)")
     parser.add_argument("--limit", type=count, help="only so many of the examples, the first")
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print K, K − L_null and bits per dimension."""
     prior, recorded = load(options.prior), card(options.prior)
-    data = _checked(options.data, prior)[: options.limit]
+    data = _checked(options.data, prior, recorded_columns(recorded))[: options.limit]
     terms = min(prior.process.num_steps - 1, options.terms or 100)
     likelihood = KBound(options.samples, terms, chunk=4096)
     width = _recorded(options.prior, recorded) if options.dequantize is None else options.dequantize
@@ -58,8 +60,8 @@ def run(options: argparse.Namespace) -> None:
     print(json.dumps(result) if options.json else _said(result))
 
 
-def _checked(path: str, prior: Any) -> np.ndarray:
-    data = read_array(path)
+def _checked(path: str, prior: Any, columns: tuple[str, ...] | None) -> np.ndarray:
+    data = read_examples(path, columns).values
     if data.dtype.kind not in "biuf":
         raise ValueError(f"{path}: expected numbers, got dtype {data.dtype}")
     lead = check_event(path, data.shape, prior.event_shape)

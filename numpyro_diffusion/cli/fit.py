@@ -12,7 +12,7 @@ from ..diffusions import BinomialDiffusion
 from ..networks import UNET_SIZES, UNet
 from ..training import PoorPriorWarning, fit_prior, plan_prior
 from ._arguments import add_seed, count, positive, width, writable
-from ._arrays import read_array
+from ._tables import read_examples
 
 BAD_INPUT_STATUS = 2
 _EPILOG = """
@@ -25,7 +25,8 @@ interrupted run goes on from its checkpoint when the same command is given again
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of training."""
     parser.epilog = _EPILOG
-    parser.add_argument("data", help=".npy file (or .npz of one array) of the examples, shape (n, *event)")
+    parser.add_argument("data", help="examples: an .npy file (or .npz of one array), shape (n, *event), or a table "
+                        "of numbers in text, .csv or .tsv, with or without a line of names")  # fmt: skip
     parser.add_argument("-o", "--output", required=True, help="file for the prior, such as prior.safetensors")
     parser.add_argument("--steps", type=count, help="optimiser steps at most (default: by the data's number and size)")
     parser.add_argument("--batch-size", type=count, help="examples a step (default: 256; small tables: 128)")
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     """Plan, train, save, and say the validation K."""
     output = writable("--output", options.output)
     checkpoint = writable("--checkpoint", options.checkpoint or f"{options.output}.checkpoint")
-    data = read_array(options.data)
+    data, columns = read_examples(options.data)
     key, network_key = jax.random.split(jax.random.key(options.seed))
     choices: dict[str, Any] = {"family": options.family, "dequantize": options.dequantize, "num_steps": options.steps}
     if options.network != "mlp":
@@ -62,6 +63,8 @@ def run(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"(the state is in {checkpoint}: the same command goes on from there)") from None
     card = _card(options, data, plan) | _validation(prior)
+    if columns is not None:
+        card["columns"] = list(columns)
     prior.save(output, dtype=options.dtype, card=card)
     if options.checkpoint is None:
         for file in [checkpoint, *checkpoint.parent.glob(f"{checkpoint.name}.*")]:

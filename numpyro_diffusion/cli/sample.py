@@ -11,9 +11,10 @@ from tqdm.auto import tqdm
 
 from .. import plots
 from ..distributions import DiffusionPrior
-from ..hub import load
+from ..hub import card, load
 from ..samplers import Ancestral
 from ._arguments import add_seed, count, writable
+from ._tables import recorded_columns, write_table
 
 BAD_INPUT_STATUS = 2
 
@@ -22,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of sampling."""
     parser.add_argument("prior", help="a prior file, or the name of a packaged prior")
     parser.add_argument("-n", "--number", type=count, default=16, help="how many draws (default: 16)")
-    parser.add_argument("-o", "--output", required=True, help=".npy file for the draws, shape (number, *event)")
+    parser.add_argument("-o", "--output", required=True, help=".npy file for the draws, shape (number, *event), or "
+                        ".csv for the draws of a prior of tables")  # fmt: skip
     parser.add_argument("--image", help="file for a picture of the draws, if they are images (.png, .pdf, .svg)")
     parser.add_argument("--steps", type=count, help="steps of a shorter chain (default: as the prior has it)")
     parser.add_argument("--batch", type=count, default=256, help="draws at a time; they are the same (default: 256)")
@@ -35,6 +37,9 @@ def run(options: argparse.Namespace) -> None:
     prior = load(options.prior)
     image = None if options.image is None else writable("--image", options.image)
     shape = prior.event_shape
+    as_table = output.suffix.lower() == ".csv"
+    if as_table and len(shape) != 1:
+        raise ValueError(f"--output: expected an .npy file for draws of shape {shape}, got {options.output!r}")
     if image is not None and (len(shape) not in (2, 3) or shape[2:] not in ((), (3,))):
         raise ValueError(f"--image: expected a prior of images, (height, width) or with 3 colours, got shape {shape}")
     if options.steps is not None:
@@ -42,8 +47,12 @@ def run(options: argparse.Namespace) -> None:
     # Each draw has a key of its own: the first are the same, however many there are.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), np.arange(options.number))
     draws = _draw(keys, prior, options.batch, progress=not options.quiet)
-    with open(output, "wb") as file:  # a name without .npy stays as it is
-        np.save(file, draws)
+    if as_table:
+        names = recorded_columns(card(options.prior)) or tuple(f"x{index}" for index in range(shape[0]))
+        write_table(output, draws, names)
+    else:
+        with open(output, "wb") as file:  # a name without .npy stays as it is
+            np.save(file, draws)
     print(f"wrote {output}: {options.number} draws of shape {shape}")
     if image is not None:
         axes = plots.samples(_displayed(draws))

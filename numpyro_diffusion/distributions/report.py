@@ -25,6 +25,38 @@ class Score(NamedTuple):
     gain_error: float = 0.0
 
 
+class PriorChecks(NamedTuple):
+    """Whether draws look like held-out data, and whether predictions of x_0 err as much as the denoiser says.
+
+    Attributes:
+        energy: energy distance of draws and held-out examples, each element in units of the data's spread.
+        p_value: of the energy test, by permutations; small where draws differ from data.
+        nearest_draws: median distance of draws to the nearest training example, in the same units.
+        nearest_held_out: that of held-out examples. Draws that lie much nearer were memorised.
+        jacobian: pairs of √ᾱ_t and the mean squared error of E[x_0 given x_t] over the mean trace of the covariance
+            that the denoiser's Jacobian says (Tweedie's formula), which twists rely on: 1 where it is right. Empty for
+            bits.
+    """
+
+    energy: float
+    p_value: float
+    nearest_draws: float
+    nearest_held_out: float
+    jacobian: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """What the report prints of them."""
+        found = [
+            f"draws beside held-out data: energy distance {self.energy:.3f}, p = {self.p_value:.3f}; nearest training "
+            f"example at {self.nearest_draws:.3g} (held-out data: {self.nearest_held_out:.3g})"
+        ]
+        if self.jacobian:
+            ratios = ", ".join(f"{ratio:.2f} at {level:.1f}" for level, ratio in self.jacobian)
+            found.append(f"squared errors of x_0 over the Jacobian's variances, by √ᾱ: {ratios}")
+        return found
+
+
 class PriorReport(NamedTuple):
     """What `fit_prior` saw; `print` it.
 
@@ -39,6 +71,7 @@ class PriorReport(NamedTuple):
         steps: the training step whose weights were kept; 0 for the baseline itself.
         reasons: what was chosen, one line each, as in `PriorPlan`.
         curves: validation K by training step, ``{"step": […], "validation": […]}``, of each candidate by name.
+        checks: of draws and predictions beside held-out examples; None where there are none.
     """
 
     prior: Score | None
@@ -48,6 +81,7 @@ class PriorReport(NamedTuple):
     steps: int
     reasons: tuple[str, ...]
     curves: dict[str, Curve]
+    checks: PriorChecks | None = None
 
     @property
     def verdict(self) -> str:
@@ -78,16 +112,18 @@ class PriorReport(NamedTuple):
             for score in self.baselines:
                 gain = f"{score.gain:+9.2f} ± {score.gain_error:.2f}"
                 lines.append(f"  {score.name:<24} {score.value:9.2f} ± {score.error:.2f} {gain}")
+        lines += [] if self.checks is None else self.checks.lines
         return "\n".join([*lines, f"verdict: {self.verdict}"])
 
     def to_json(self) -> dict[str, Any]:
         """As what JSON can hold."""
         scores = [list(score) for score in self.baselines]
         own = None if self.prior is None else list(self.prior)
-        return self._asdict() | {"prior": own, "baselines": scores, "reasons": list(self.reasons)}
+        checks = None if self.checks is None else self.checks._asdict()
+        return self._asdict() | {"prior": own, "baselines": scores, "reasons": list(self.reasons), "checks": checks}
 
 
-LEAST = 0.05  # nats: a difference below which no one cares, and which K's own noise may make
+LEAST = 0.1  # nats: a difference below which no one cares, and which the steps of a chain may make
 
 
 def report_from_json(stored: Any) -> PriorReport | None:
@@ -96,7 +132,11 @@ def report_from_json(stored: Any) -> PriorReport | None:
         return None
     own = None if stored["prior"] is None else Score(*stored["prior"])
     scores = tuple(Score(*score) for score in stored["baselines"])
-    return PriorReport(**(stored | {"prior": own, "baselines": scores, "reasons": tuple(stored["reasons"])}))
+    checks = stored.get("checks")
+    if checks is not None:
+        checks = PriorChecks(**(checks | {"jacobian": tuple((level, ratio) for level, ratio in checks["jacobian"])}))
+    read = {"prior": own, "baselines": scores, "reasons": tuple(stored["reasons"]), "checks": checks}
+    return PriorReport(**(stored | read))
 
 
 class Reported:

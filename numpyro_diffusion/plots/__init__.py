@@ -11,6 +11,7 @@ from .images import samples as samples
 from .inference import effective_size as effective_size
 from .inference import mutual_information as mutual_information
 from .inference import ranks as ranks
+from .report import report as report
 from .training import history as history
 from .training import schedule as schedule
 from .trajectory import trajectory as trajectory

@@ -25,6 +25,7 @@ from ..samplers import having_moments
 from ..schedules import AbstractSchedule
 from ._arguments import cadence, check_data, check_numbers, default_validation, split
 from .baselines import LARGEST, Mixture, shrunk_gaussian
+from .checks import check_prior
 from .loop import FitResult, fit, held_out_values
 from .plan import Family, PriorPlan, plan_prior, table_width
 from .run import dequantized, to_latent
@@ -112,11 +113,19 @@ def fit_prior(
         models = _simple_models(plan, train, held_out)
         report = _report(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
         prior = _prior(result.process, None, train).with_report(report)
+    if len(held_out) > 1:
+        prior = _checked(prior, train, held_out, plan.dequantize)
     if progress:
         print(f"{prior.report()}".removeprefix("\n".join(plan.reasons)).strip())
     if prior.report().is_worse:
         warnings.warn(f"fit_prior: {prior.report().verdict}", PoorPriorWarning, stacklevel=2)
     return prior
+
+
+def _checked(prior: DiffusionPrior, train: np.ndarray, held_out: np.ndarray, width: float) -> DiffusionPrior:
+    """With checks of its draws and predictions in its report."""
+    checks = check_prior(jax.random.key(0), prior, train, held_out, width)
+    return prior.with_report(prior.report()._replace(checks=checks))
 
 
 def _parts(key: Array, data: np.ndarray, plan: PriorPlan) -> tuple[Array, Array]:
