@@ -116,6 +116,7 @@ class Conditional(AbstractDenoiser):
         make: from one context to a denoiser; an `equinox.Module` for what is to be saved.
         context_shape: shape of one context.
         num_labels: for labels, how many there are.
+        optional: whether `make` takes NaN, or −1, for what is unknown.
 
     Raises:
         ValueError: `make` that cannot be called, what `Context` raises; no denoiser from `make` (when called).
@@ -129,10 +130,11 @@ class Conditional(AbstractDenoiser):
         make: Callable[[Array], AbstractDenoiser],
         context_shape: tuple[int, ...] = (),
         num_labels: int | None = None,
+        optional: bool = False,
     ) -> None:
         if not callable(make):
             raise ValueError(f"make: expected a callable from a context to a denoiser, got {make!r}")
-        self.make, self.told = make, Context(context_shape, num_labels)
+        self.make, self.told = make, Context(context_shape, num_labels, optional)
 
     @property
     def wanted(self) -> Context | None:

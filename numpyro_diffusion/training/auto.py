@@ -3,7 +3,7 @@
 import functools
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from ..moments import LARGEST_WHOLE, moments_of_draws
 from ..process import ReverseProcess
 from ..samplers import having_moments
 from ..schedules import AbstractSchedule
-from ._arguments import cadence, check_data, check_numbers, default_validation, split
+from ._arguments import cadence, check_data, check_numbers, default_validation, split, split_context
 from .baselines import LARGEST, Mixture, shrunk_gaussian
 from .checks import check_prior
+from .conditional import Pairs, Regressed, Told, conditional_plan, described, with_residual_moments, without_context
 from .loop import FitResult, fit, held_out_values
 from .plan import Family, PriorPlan, plan_prior, table_width
 from .run import dequantized, to_latent
@@ -51,6 +52,8 @@ def fit_prior(
     network: object = None,
     dequantize: float | None = None,
     num_steps: int | None = None,
+    context: ArrayLike | None = None,
+    context_dropout: float = 0.0,
     batch_size: int | None = None,
     learning_rate: float = 1e-3,
     checkpoint: str | PathLike[str] | None = None,
@@ -72,6 +75,11 @@ def fit_prior(
         network: see `plan_prior`.
         dequantize: see `plan_prior`.
         num_steps: see `plan_prior`.
+        context: c of each example, shape (n, *context_shape), for a prior of p(x | c), ``prior.given(c)``: real
+            numbers, or whole numbers from 0, which are labels. A network of one's own is called as ``fn(x_t, t, c)``.
+            Real values start as a linear regression on c.
+        context_dropout: share of contexts that are left out in training, so that ``prior.given(None)`` is p(x) and NaN
+            or label −1 stands for what is not known; contexts may then have some.
         batch_size: see `fit`; 256 unless given, 128 for a table of at most 2,000 examples.
         learning_rate: see `fit`.
         checkpoint: see `fit`; of a table, that of what is tried first, with others beside it, ``checkpoint.1`` and on.
@@ -90,16 +98,27 @@ def fit_prior(
     first, second = jax.random.split(check_key("key", key))
     data = check_numbers("data", data)
     plan = plan_prior(
-        first, data, family=family, loc=loc, scale=scale, schedule=schedule, network=network,
-        dequantize=dequantize, num_steps=num_steps,
+        first, data, family=family, loc=loc, scale=scale, schedule=schedule,
+        network=network if context is None or network is None else without_context, dequantize=dequantize,
+        num_steps=num_steps,
     )  # fmt: skip
+    train, held_out = (np.asarray(part, np.float64) for part in _parts(second, np.asarray(data), plan))
+    if context is not None:
+        values, told, features = described(context, len(data), context_dropout)
+        share = split_context(second, jnp.asarray(values), 0.1, None, plan.process, len(held_out))
+        pairs, unseen = (Pairs(x, np.asarray(c)) for x, c in zip((train, held_out), share, strict=True))
+        plan, model = conditional_plan(first, plan, pairs, told, features, network)
+    elif context_dropout:
+        raise ValueError(f"context_dropout: expected 0 without a context, got {context_dropout!r}")
     if progress:
         print(plan)
-    train, held_out = (np.asarray(part, np.float64) for part in _parts(second, np.asarray(data), plan))
     if batch_size is None:
         batch_size = 128 if plan.is_table and len(train) <= 2_000 else 256
     options: dict[str, Any] = {"batch_size": batch_size, "dequantize": plan.dequantize, "progress": progress}
-    if not plan.num_steps:
+    if context is not None:
+        more = {"checkpoint": checkpoint, "learning_rate": learning_rate, "context_dropout": context_dropout}
+        prior = _of_pairs(second, plan, pairs, unseen, model, options | more)
+    elif not plan.num_steps:
         report = PriorReport(None, (), len(train), 0, 0, plan.reasons, {})
         prior = DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
     elif plan.is_table:
@@ -113,7 +132,7 @@ def fit_prior(
         models = _simple_models(plan, train, held_out)
         report = _report(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
         prior = _prior(result.process, None, train).with_report(report)
-    if len(held_out) > 1:
+    if len(held_out) > 1 and context is None:
         prior = _checked(prior, train, held_out, plan.dequantize)
     if progress:
         print(f"{prior.report()}".removeprefix("\n".join(plan.reasons)).strip())
@@ -175,6 +194,25 @@ def _of_table(
     return prior.with_report(_report(plan, trained, own, curves, reasons, models, train, held_out))
 
 
+def _of_pairs(
+    key: Array, plan: PriorPlan, pairs: Pairs, unseen: Pairs, model: Regressed | None, options: dict[str, Any]
+) -> DiffusionPrior:
+    """Train p(x | c)."""
+    if plan.is_table and options["learning_rate"] > 0:
+        options |= {"learning_rate": _warmed_up(float(options["learning_rate"])), "weight_decay": WEIGHT_DECAY}
+        options |= {"ema": 0.99 if len(pairs.x) <= 4_000 else 0.998}
+    result = fit(
+        key, plan.process, pairs.x, num_steps=plan.num_steps, transform=plan.transform, context=pairs.context,
+        validation=unseen.x, validation_context=unseen.context, patience=_patience(len(pairs.x), plan.num_steps),
+        **options,
+    )  # fmt: skip
+    models = {} if model is None else {"linear regression": model.given(unseen.context)}
+    report = _report(plan, result, plan.transform, {"": result}, plan.reasons, models, pairs.x, unseen.x,
+                     jnp.asarray(unseen.context))  # fmt: skip
+    process = with_residual_moments(result.process, plan.transform, model, pairs)
+    return DiffusionPrior(process, transform=plan.transform).with_report(report)
+
+
 def _simple_models(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> dict[str, Mixture]:
     """The Gaussian of real values, where it is not too large."""
     size = int(np.prod(train.shape[1:]))
@@ -190,9 +228,10 @@ def _report(
     transform: Transform | None,
     results: dict[str, FitResult],
     reasons: tuple[str, ...],
-    models: dict[str, Mixture],
+    models: Mapping[str, Mixture | Told],
     train: np.ndarray,
     held_out: np.ndarray,
+    context: Array | None = None,
 ) -> PriorReport:
     """K and the simple models' log densities of the same held-out examples, with the same noise between steps."""
     steps, validation = result.history["validation_step"], result.history["validation"]
@@ -202,7 +241,7 @@ def _report(
     x, likelihood = jnp.asarray(held_out, float), default_validation(result.process, len(held_out))
     values: dict[str, list[np.ndarray]] = {name: [] for name in ("prior (K)", *models)}
     for key in jax.random.split(jax.random.key(0), REPEATS):  # the program that validation has compiled
-        found = held_out_values(likelihood, key, result.process, x, plan.dequantize, transform)
+        found = held_out_values(likelihood, key, result.process, x, plan.dequantize, transform, context)
         values["prior (K)"].append(np.asarray(found, np.float64))
         noisy = dequantized(jax.random.split(key)[0], x, plan.dequantize)
         flat = np.asarray(noisy, np.float64).reshape(len(x), -1)
