@@ -26,9 +26,9 @@ DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpyro_diffusion as nd
-d = 256
-network = nd.networks.MLP(jax.random.key(0), (d,), num_steps=20, width=256)
-diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+d, width, steps = SIZES
+network = nd.networks.MLP(jax.random.key(0), (d,), num_steps=steps, width=width)
+diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(steps))
 process = nd.ReverseProcess(diffusion, nd.denoisers.Network(network, "velocity"), (d,))
 observations = jnp.linspace(-1, 1, 8)[:, None] * jnp.ones(d)
 def program(keys, observations, devices=None):
@@ -190,16 +190,16 @@ def efficiency(short: bool) -> None:
 
 def devices(short: bool) -> None:
     """Eight simulated devices in a process of their own."""
-    del short
+    sizes = "(16, 32, 4)" if short else "(256, 256, 20)"
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     # Simulated devices wait for one another in threads of one pool: with as many as cores, they can wait for ever.
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "64"}
-    subprocess.run([sys.executable, "-c", DEVICES], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", DEVICES.replace("SIZES", sizes)], check=True, env=environment)
 
 
 def arviz(short: bool) -> None:
     """Seconds of `to_arviz` for a site of many elements, log likelihood and all."""
-    size = 500 if short else 20_000
+    size, draws = (50, 20) if short else (20_000, 250)
     diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(5))
     prior = nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), (size,)))
 
@@ -208,15 +208,15 @@ def arviz(short: bool) -> None:
         numpyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=jnp.zeros(size))
 
     kernel = nd.infer.ParticleGibbs(model, num_particles=4)
-    mcmc = MCMC(kernel, num_warmup=0, num_samples=250, num_chains=2, chain_method="vectorized", progress_bar=False)
+    mcmc = MCMC(kernel, num_warmup=0, num_samples=draws, num_chains=2, chain_method="vectorized", progress_bar=False)
     mcmc.run(jax.random.key(0))
-    smc = nd.infer.SMC(model, num_particles=250, num_islands=2).run(jax.random.key(1))
+    smc = nd.infer.SMC(model, num_particles=draws, num_islands=2).run(jax.random.key(1))
     for name, result in (("MCMC", mcmc), ("SMC", smc)):
         jax.block_until_ready(result.get_samples())
         start = time.perf_counter()
         data = nd.to_arviz(result)
         seconds = time.perf_counter() - start
-        print(f"arviz: {name}, 2 × 250 draws of {data['posterior']['x'].shape[-1]} variables: {seconds:.1f} s")
+        print(f"arviz: {name}, 2 × {draws} draws of {data['posterior']['x'].shape[-1]} variables: {seconds:.1f} s")
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from jax import Array
 from scipy.special import softmax
 
 from ..distributions import DiffusionPosterior, DiffusionPrior
-from .sites import only_site
 from .smc import SMC
 
 # Islands that differ much give an error that is itself no good: one that outweighs all others gives about 1 nat,
@@ -150,8 +149,7 @@ def compare_priors(
     runs, said = {}, {}
     for own, (name, prior) in zip(keys, priors.items(), strict=True):
         try:
-            where = only_site(model, (prior, *args), kwargs) if site is None else site
-            runs[name], said[name] = _run(own, SMC(model, where, **options), (prior, *args), kwargs)
+            runs[name], said[name] = _run(own, SMC(model, site, **options), (prior, *args), kwargs)
         except ValueError as error:
             error.add_note(f"while comparing priors: {name!r}")
             raise

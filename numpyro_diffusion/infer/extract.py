@@ -27,6 +27,7 @@ from ..factors import (
 from ..samplers.base import following
 from .independence import check_independent
 from .joint import as_one_state, independent_ndims, numbered, plate_first
+from .one_of_plate import OneOfPlate
 from .sites import Given, find_site, only_site
 
 
@@ -234,7 +235,8 @@ def _gaussian(run: Any, name: str, msg: Any, x: Array, plates: _Plates) -> Abstr
     if not plates.kept:
         return LinearGaussian(residual, push, scale, mask=seen)
     forward = lambda array: plates.first(array, event)
-    operator = Partial(_PlateMap(push, forward, x.shape, plates.kept), numbered(plates.shape))
+    each = OneOfPlate(lambda v: forward(push(v)), x.shape, plates.kept, x.dtype)
+    operator = Partial(each, numbered(plates.shape))
     return LinearGaussian(forward(residual), operator, forward(scale), mask=None if seen is None else forward(seen))
 
 
@@ -242,19 +244,8 @@ def _any(run: Any, name: str, x: Array, plates: _Plates) -> AbstractFactor:
     """The site as any function of x."""
     if not plates.kept:
         return Factor(lambda x: _log_density(run(x)[name]).sum())
-    log_density = _PlateMap(lambda x: _log_density(run(x)[name]), plates.first, x.shape, plates.kept)
+    log_density = OneOfPlate(lambda x: plates.first(_log_density(run(x)[name])), x.shape, plates.kept, x.dtype)
     return Factor(Partial(lambda index, x: log_density(index, x).sum(), numbered(plates.shape)))
-
-
-class _PlateMap:
-    """A function of a whole batch as a function of one of its examples, which all of the batch are set to."""
-
-    def __init__(self, function: Any, forward: Any, shape: tuple[int, ...], batch: int) -> None:
-        self.function, self.forward, self.shape, self.batch = function, forward, shape, batch
-
-    def __call__(self, index: Array, x: Array) -> Array:
-        out = self.forward(self.function(jnp.broadcast_to(x, self.shape)))
-        return out.reshape((-1, *out.shape[self.batch :]))[index]
 
 
 def _unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Any, int]:

@@ -19,6 +19,7 @@ from ..samplers.base import following
 from ..twists import AbstractTwist
 from .extract import Latent, extract, over_batch
 from .handed import data_of, prior_parents
+from .shorthand import sampler_of
 from .sites import Site, find_site, only_site
 
 
@@ -56,15 +57,19 @@ class ParticleGibbs(MCMCKernel):
     Args:
         model: the NumPyro model.
         site: name of the diffusion site; None for the only one, which is found when a run begins.
-        num_particles: at least 2; more mix faster at proportional cost.
-        twist: chosen from the factor unless given.
-        num_steps: how many steps of the chain, all unless given; the prior is then the strided chain.
-        threshold: resample below this fraction of effective particles.
-        chunk: at most so many particles at a time go through the denoiser.
+        num_particles: at least 2; more mix faster at proportional cost; 16 unless given.
+        twist: like `num_particles`, `num_steps`, `threshold` and `chunk` an argument of `nd.samplers.ParticleGibbs`,
+            which says what they are: shorthand for a `sampler`, and not to be given along with one.
+        num_steps: see `twist`.
+        threshold: see `twist`.
+        chunk: see `twist`.
+        sampler: the Markov kernel on chains, ``nd.samplers.ParticleGibbs(16)`` unless given; where it names no steps,
+            the prior's own sampler does.
 
     Raises:
-        ValueError: fewer than 2 particles; when run, what `extract_factor` raises, and a prior that depends on another
-            block's site without `nd.infer.Gibbs`.
+        TypeError: a `sampler` that is no `nd.samplers.ParticleGibbs`.
+        ValueError: fewer than 2 particles; a sampler along with keywords that make one; when run, what `extract_factor`
+            raises, and a prior that depends on another block's site without `nd.infer.Gibbs`.
     """
 
     _hands_over_chains = False
@@ -72,19 +77,22 @@ class ParticleGibbs(MCMCKernel):
     def __init__(
         self,
         model: Callable[..., Any],
-        site: str | None = "x",
-        num_particles: int = 16,
+        site: str | None = None,
+        num_particles: int | None = None,
         twist: AbstractTwist | None = None,
         *,
         num_steps: int | None = None,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         chunk: int | None = None,
+        sampler: samplers.ParticleGibbs | None = None,
     ) -> None:
         self._model = check_callable("model", model)
         self.site: Any = check_site(site)
-        self.sampler = samplers.ParticleGibbs(
-            num_particles, twist, num_steps=num_steps, threshold=threshold, chunk=chunk
-        )
+        shorthand = {
+            "num_particles": num_particles, "twist": twist, "num_steps": num_steps, "threshold": threshold,
+            "chunk": chunk,
+        }  # fmt: skip
+        self.sampler = sampler_of(samplers.ParticleGibbs, sampler, shorthand, 16)
 
     @property
     def model(self) -> Callable[..., Any]:

@@ -78,7 +78,9 @@ def only_site(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
         latent = sorted(name for name, msg in sites.items() if msg["type"] == "sample" and not msg["is_observed"])
         raise ValueError(f"model: expected one latent diffusion site, got none among the latent sites {latent}")
     if len(names) > 1:
-        raise ValueError(f"model: expected one latent diffusion site, got {sorted(names)}; give the others values")
+        raise ValueError(
+            f"model: expected one latent diffusion site, got {sorted(names)}; name one, and give the others values"
+        )
     return names[0]
 
 

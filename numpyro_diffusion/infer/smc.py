@@ -25,6 +25,7 @@ from .evidence import evidence_error
 from .extract import Latent, extract, over_batch
 from .plan import Plan, alternatives, badness, first_plan, is_good, with_more
 from .resume import read_run, save_run, saved_particles
+from .shorthand import sampler_of
 from .sites import only_site
 from .summary import table
 
@@ -46,12 +47,15 @@ class SMC:
         site: name of the diffusion site; None for the only one, which is found when run.
         num_particles: in each island, at least 2; 512 unless given, or 2,048 where these are too few.
         num_islands: independent runs; a standard error needs 2.
-        twist: tried in turn unless given, see above.
-        num_steps: how many steps of the chain; the prior's own sampler says unless given.
-        threshold: resample below this fraction of effective particles.
-        chunk: at most so many particles of an island at a time go through the denoiser.
-        antithetic: order particles, and let neighbours step with opposite noise, as `TwistedSMC` says.
-        devices: devices that share the particles of every island, or how many of `jax.devices()`, as `TwistedSMC` says.
+        sampler: of every island, ``nd.samplers.TwistedSMC(512)`` unless given; where it names no twist, twists are
+            tried in turn, see above, and where it names no steps, the prior's own sampler does.
+        twist: like `num_particles`, `num_steps`, `threshold`, `chunk`, `antithetic` and `devices` an argument of
+            `TwistedSMC`, which says what they are: shorthand for a `sampler`, and not to be given along with one.
+        num_steps: see `twist`.
+        threshold: see `twist`.
+        chunk: see `twist`.
+        antithetic: see `twist`.
+        devices: see `twist`.
         target_log_evidence_sd: double the particles until the standard deviation of the islands' log evidences is at
             most this, in nats, or `max_particles` is reached, which gives a warning.
         max_particles: the budget of `target_log_evidence_sd`, particles of one island.
@@ -60,22 +64,24 @@ class SMC:
         progress_bar: whether `target_log_evidence_sd` shows one.
 
     Raises:
-        ValueError: counts below their minimum; when run, what `extract_factor` raises, and a factor that is 0 at all
-            particles.
+        TypeError: a `sampler` that is no `TwistedSMC`.
+        ValueError: counts below their minimum; a sampler along with keywords that make one; when run, what
+            `extract_factor` raises, and a factor that is 0 at all particles.
     """
 
     def __init__(
         self,
         model: Callable[..., Any],
-        site: str | None = "x",
+        site: str | None = None,
         num_particles: int | None = None,
         num_islands: int = 4,
         *,
+        sampler: TwistedSMC | None = None,
         twist: AbstractTwist | None = None,
         num_steps: int | None = None,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         chunk: int | None = None,
-        antithetic: bool = True,
+        antithetic: bool | None = None,
         devices: Devices | None = None,
         target_log_evidence_sd: float | None = None,
         max_particles: int = 2**14,
@@ -85,11 +91,12 @@ class SMC:
         self.model, self._asked = check_callable("model", model), check_site(site)
         self.site: Any = site
         self.num_islands = check_count("num_islands", num_islands)
-        self._sampler = TwistedSMC(
-            512 if num_particles is None else num_particles, twist, num_steps=num_steps, threshold=threshold,
-            chunk=chunk, antithetic=antithetic, devices=devices,
-        )  # fmt: skip
-        self._may_grow = num_particles is None
+        shorthand = {
+            "num_particles": num_particles, "twist": twist, "num_steps": num_steps, "threshold": threshold,
+            "chunk": chunk, "antithetic": antithetic, "devices": devices,
+        }  # fmt: skip
+        self._sampler = sampler_of(TwistedSMC, sampler, shorthand, 512)
+        self._may_grow = num_particles is None and sampler is None
         if target_log_evidence_sd is not None and not target_log_evidence_sd > 0:
             raise ValueError(f"target_log_evidence_sd: expected a positive number, got {target_log_evidence_sd}")
         if target_log_evidence_sd is not None and self.num_islands < 2:

@@ -1,4 +1,4 @@
-"""What SMC and particle Gibbs share: particles that step down the twisted chain, and their weights."""
+"""The twisted chain: how particles start, step and are weighted."""
 
 from typing import Any, NamedTuple
 
@@ -77,9 +77,10 @@ class TwistedChain(eqx.Module):
         self.antithetic = antithetic
 
     @property
-    def inner(self) -> tuple[np.ndarray, np.ndarray]:
-        """The steps after the first that lead to another inner step: their times and the next ones."""
-        return np.array(self.times[1:-1], dtype=int), np.array(self.times[2:], dtype=int)
+    def inner(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The steps t → s to s ≥ 2: their t, their s, and where the next step leads."""
+        times = np.array(self.times, dtype=int)
+        return times[:-2], times[1:-1], times[2:]
 
     def first(self, key: Array, count: int, known: Array | None = None) -> Cloud:
         """`count` particles at T; the first of them is `known`, if given."""
@@ -186,10 +187,6 @@ class ParticleSampler(eqx.Module):
     def chain(self, process: ReverseProcess, factor: AbstractFactor, antithetic: bool = False) -> TwistedChain:
         """The twisted chain, checked and ready."""
         return TwistedChain(process, factor, self.twist, self.num_steps, self.chunk, antithetic)
-
-    def poor(self, size: Array) -> Array:
-        """Whether so few effective particles call for resampling."""
-        return size < self.threshold * self.num_particles
 
 
 def _ratio(step: TwistedStep, x: Array) -> Array:

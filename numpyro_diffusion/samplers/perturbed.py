@@ -14,7 +14,8 @@ from ..process import ReverseProcess
 from ..twists import AbstractTwist, multiplied
 from .ancestral import Ancestral
 from .base import AbstractPosteriorSampler
-from .feynman_kac import Cloud, TwistedChain
+from .feynman_kac import TwistedChain
+from .particles import run_particles
 
 Choice = Literal["constant", "annealed"]
 
@@ -133,14 +134,4 @@ class Guided(AbstractPosteriorSampler):
 
     def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:
         """One draw, shape `event`."""
-        chain = TwistedChain(process, factor, self.twist, self.num_steps)
-        first, inner, one, last = jax.random.split(key, 4)
-
-        def step(cloud: Cloud, xs: tuple[Array, Array, Array]) -> tuple[Cloud, None]:
-            key, s, after = xs
-            return chain.advance(key, cloud, s, after), None
-
-        times, after = chain.inner
-        steps = (jax.random.split(inner, len(times)), jnp.asarray(times), jnp.asarray(after))
-        cloud, _ = jax.lax.scan(step, chain.first(first, 1), steps)
-        return chain.finish(last, chain.reach_one(one, cloud))[0][0]
+        return run_particles(key, TwistedChain(process, factor, self.twist, self.num_steps), 1).x[0]

@@ -1,22 +1,20 @@
 """Sequential Monte Carlo on the twisted chain."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.scipy.special import logsumexp
 
-from .._devices import Devices, check_devices, share
+from .._devices import Devices, check_devices
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
 from ..twists import AbstractTwist
 from .base import AbstractPosteriorSampler
-from .feynman_kac import Cloud, ParticleSampler, TwistedChain
-from .ordering import curve_order
-from .resampling import effective_size, normalise, systematic
+from .feynman_kac import ParticleSampler
+from .particles import Resample, run_particles
+from .resampling import effective_size, normalise
 
 
 class Particles(NamedTuple):
@@ -99,33 +97,11 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
             ValueError: a factor or a twist that does not fit the process.
         """
         chain = self.chain(process, factor, self.antithetic)
-        first, inner, one, last = jax.random.split(key, 4)
-        spread = check_devices(self.devices, self.num_particles)
-        cloud = share(chain.first(first, self.num_particles), spread)
-
-        def step(carry: tuple[Cloud, Array], xs: tuple[Array, ...]) -> tuple[tuple[Cloud, Array], Any]:
-            key, t, s, after = xs
-            pick, move = jax.random.split(key)
-            cloud, log_evidence, size, ancestors = self._resample(pick, *carry, self._order(chain, carry[0], t, s))
-            cloud = share(chain.advance(move, cloud, s, after), spread)
-            return (cloud, log_evidence), (size, ancestors)
-
-        times, after = chain.inner
-        before = np.array(chain.times[:-2], dtype=int)
-        steps = (jax.random.split(inner, len(times)), *map(jnp.asarray, (before, times, after)))
-        carry, (sizes, ancestors) = jax.lax.scan(step, (cloud, jnp.zeros(())), steps)
-        pick, move = jax.random.split(one)
-        order = self._order(chain, carry[0], *map(jnp.asarray, chain.times[-2:]))
-        cloud, log_evidence, size_one, ancestors_one = self._resample(pick, *carry, order)
-        cloud = share(chain.reach_one(move, cloud), spread)
-        pick, move = jax.random.split(last)
-        order = self._order(chain, cloud)
-        cloud, log_evidence, size_last, ancestors_last = self._resample(pick, cloud, log_evidence, order)
-        x, log_weight = share(chain.finish(move, cloud), spread)
-        sizes = jnp.concatenate([sizes, jnp.stack([size_one, size_last, effective_size(log_weight)])])
-        log_evidence = log_evidence + logsumexp(log_weight) - jnp.log(float(self.num_particles))
-        ancestors = jnp.concatenate([ancestors, ancestors_one[None], ancestors_last[None]])
-        return Particles(x, normalise(log_weight), log_evidence, sizes, ancestors)
+        sharding = check_devices(self.devices, self.num_particles)
+        run = run_particles(key, chain, self.num_particles, Resample(self.threshold), sharding=sharding)
+        sizes, ancestors = run.record
+        sizes = jnp.append(sizes, effective_size(run.log_weight))
+        return Particles(run.x, normalise(run.log_weight), run.log_evidence, sizes, ancestors)
 
     def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:
         """One draw of x_0 from one run's particles, shape `event`: *consistent as particles grow*."""
@@ -134,24 +110,3 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
         x = particles.x[jax.random.categorical(pick, particles.log_weight)]
         alive = particles.log_evidence > -jnp.inf
         return jnp.where(alive, x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    def _order(self, chain: TwistedChain, cloud: Cloud, t: Array | None = None, s: Array | None = None) -> Array | None:
-        """The order in which particles at t are resampled and step to s, or without t from 1 to the data."""
-        if not self.antithetic:
-            return None
-        if t is None or s is None:
-            return curve_order(jax.vmap(lambda step: step.kernel.mean)(cloud.step))
-        return curve_order(chain.predictions(cloud, t, s))
-
-    def _resample(
-        self, key: Array, cloud: Cloud, log_evidence: Array, order: Array | None
-    ) -> tuple[Cloud, Array, Array, Array]:
-        """Resample if need be: the cloud, the evidence so far, the effective size before, and every ancestor."""
-        size = effective_size(cloud.log_weight)
-        poor = self.poor(size)
-        level = logsumexp(cloud.log_weight) - jnp.log(float(self.num_particles))
-        same = jnp.arange(self.num_particles) if order is None else order
-        ancestors = jnp.where(poor, same[systematic(key, cloud.log_weight[same])], same)
-        log_weight = jnp.where(poor, 0.0, cloud.log_weight[same])
-        taken = jax.tree.map(lambda leaf: leaf[ancestors], (cloud.x, cloud.step))
-        return Cloud(taken[0], log_weight, taken[1]), log_evidence + jnp.where(poor, level, 0.0), size, ancestors

@@ -237,8 +237,21 @@ def test_bad_input_is_named():
         mcmc.run(jax.random.key(0), SEEN)
 
 
+def test_a_sampler_or_the_keywords_that_make_one():
+    sampler = nd.samplers.ParticleGibbs(7, nd.twists.Flat(), threshold=0.25)
+    kernel = ParticleGibbs(model, sampler=sampler)
+    assert kernel.sampler is sampler and kernel.site is None
+    short = ParticleGibbs(model, num_particles=7, twist=nd.twists.Flat(), threshold=0.25).sampler
+    assert (short.num_particles, short.twist, short.threshold) == (7, nd.twists.Flat(), 0.25)
+    assert ParticleGibbs(model).sampler.num_particles == 16
+    with pytest.raises(ValueError, match=r"sampler: expected a sampler or .* got both: \['num_particles'\]"):
+        ParticleGibbs(model, num_particles=3, sampler=sampler)
+    with pytest.raises(TypeError, match="sampler: expected a numpyro_diffusion.samplers.ParticleGibbs, got TwistedSMC"):
+        ParticleGibbs(model, sampler=nd.samplers.TwistedSMC())
+
+
 def test_the_kernel_of_another_model_keeps_its_settings():
-    kernel = ParticleGibbs(model, num_particles=7, threshold=0.25, chunk=3)
+    kernel = ParticleGibbs(model, "x", num_particles=7, threshold=0.25, chunk=3)
     wrapped = kernel.wrap_model(lambda inner: with_unknowns)
     assert wrapped.model is with_unknowns and kernel.model is model
     assert wrapped.sampler is kernel.sampler and wrapped.site == "x" and wrapped.sample_field == "z"

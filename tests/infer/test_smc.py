@@ -287,5 +287,30 @@ def test_bad_options_are_named(options, message):
 
 
 def test_a_model_that_does_not_fit_says_why():
+    empty = lambda: numpyro.sample("y", dist.Normal(0.0, 1.0), obs=0.0)
     with pytest.raises(ValueError, match="site: expected the name of a latent site"):
-        nd.infer.SMC(lambda: numpyro.sample("y", dist.Normal(0.0, 1.0), obs=0.0)).run(jax.random.key(0))
+        nd.infer.SMC(empty, "x").run(jax.random.key(0))
+    with pytest.raises(ValueError, match="model: expected one latent diffusion site, got none"):
+        nd.infer.SMC(empty).run(jax.random.key(0))
+
+
+def test_a_sampler_or_the_keywords_that_make_one():
+    sampler = nd.samplers.TwistedSMC(40, antithetic=False)
+    assert nd.infer.SMC(model, sampler=sampler).num_particles == 40
+    with pytest.raises(ValueError, match=r"sampler: expected .* got both: \['antithetic', 'num_particles'\]"):
+        nd.infer.SMC(model, num_particles=8, antithetic=False, sampler=sampler)
+    with pytest.raises(TypeError, match="sampler: expected a numpyro_diffusion.samplers.TwistedSMC, got Particle"):
+        nd.infer.SMC(model, sampler=nd.samplers.ParticleGibbs(4))
+
+
+@pytest.mark.slow
+def test_a_sampler_runs_as_its_keywords_do():
+    """To the bit, and as asked for: its twist and its particles are kept."""
+    own = {"twist": twists.Annealed(), "num_steps": 4, "threshold": 1.0, "chunk": 4, "antithetic": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one = nd.infer.SMC(model, num_islands=2, sampler=nd.samplers.TwistedSMC(8, **own)).run(jax.random.key(0), Y)
+        two = nd.infer.SMC(model, num_particles=8, num_islands=2, **own).run(jax.random.key(0), Y)
+    assert str(one.plan) == str(two.plan) and one.num_particles == 8
+    np.testing.assert_array_equal(one.log_evidences, two.log_evidences)
+    np.testing.assert_array_equal(one.get_samples()["x"], two.get_samples()["x"])

@@ -1,0 +1,170 @@
+"""A program of all elements of a plate as the program of one of them, so that each costs what it needs and no more.
+
+The program is traced for the whole plate, and its equations are run for one element, with arrays whose axes of the
+plate have length 1 (`plate_rules` says which these are). What does not depend on the elements is computed as it stands
+and cut to the one where it meets it. Derivatives that functions have of their own (`jax.custom_jvp`) are kept.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+
+from .plate_rules import Axes, Inseparable, rule
+
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat2": "jaxpr",
+}
+
+
+class _Own(NamedTuple):
+    """An array of one element: the plate's axes, in the order of its dimensions, have length 1."""
+
+    value: Array
+    axes: Axes
+
+
+class OneOfPlate:
+    """A function of a whole plate as one of a single element.
+
+    `is_separable` says whether the traced program could be run for one element. Where not (a primitive without a rule,
+    a loop), all of the plate is set to the example, the whole is run, and one of the results is taken: right where
+    elements are independent, at the price of the whole plate.
+
+    Args:
+        function: from an array of shape `shape` to one with the plate's dimensions in front.
+        shape: of all elements together, the plate's dimensions first.
+        batch: how many of them are the plate's.
+        dtype: of the array.
+    """
+
+    def __init__(self, function: Callable[[Array], Array], shape: tuple[int, ...], batch: int, dtype: Any) -> None:
+        self._function, self._shape, self._batch, self._dtype = function, shape, batch, dtype
+        self._program = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, dtype))
+        try:
+            jax.eval_shape(self._one, 0, jax.ShapeDtypeStruct(shape[batch:], dtype))
+            self.is_separable = True
+        except Inseparable:
+            self.is_separable = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OneOfPlate":
+        """Itself: it is immutable, and the variables of a program are told apart by identity."""
+        return self
+
+    def __call__(self, index: Array, x: Array) -> Array:
+        """The result for element number `index` with the value `x`, shape `event`."""
+        if self.is_separable:
+            return self._one(index, x)
+        out = self._function(jnp.broadcast_to(x, self._shape))
+        return out.reshape((-1, *out.shape[self._batch :]))[index]
+
+    def _one(self, index: Any, x: Array) -> Array:
+        sizes, front = self._shape[: self._batch], tuple(range(self._batch))
+        own = _Own(x.astype(self._dtype).reshape((1,) * self._batch + self._shape[self._batch :]), front)
+        where = tuple(jnp.unravel_index(jnp.asarray(index), sizes))
+        (out,) = _run(self._program.jaxpr, self._program.consts, [own], where)
+        if not isinstance(out, _Own):  # the same function of x for no element
+            return out.reshape((-1, *out.shape[self._batch :]))[index]
+        if out.axes != front:
+            raise Inseparable("the plate's dimensions are not in front")
+        return out.value.reshape(out.value.shape[self._batch :])
+
+
+def _run(jaxpr: Any, consts: Any, args: list[Any], where: tuple[Array, ...]) -> list[Any]:
+    """The results of a program of which some arguments are `_Own`, for the element at `where`."""
+    state: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+    read = lambda var: var.val if isinstance(var, Literal) else state[var]
+    for eqn in _needed(jaxpr):
+        outs = _equation(jaxpr, eqn, [read(var) for var in eqn.invars], where)
+        state.update(zip(eqn.outvars, outs, strict=True))
+    return [read(var) for var in jaxpr.outvars]
+
+
+def _needed(jaxpr: Any) -> list[Any]:
+    """The equations that results come from; others, of other sites say, may join elements as they like."""
+    used, equations = {var for var in jaxpr.outvars if not isinstance(var, Literal)}, []
+    for eqn in reversed(jaxpr.eqns):
+        if used & set(eqn.outvars):
+            equations.append(eqn)
+            used.update(var for var in eqn.invars if not isinstance(var, Literal))
+    return equations[::-1]
+
+
+def _equation(jaxpr: Any, eqn: Any, values: list[Any], where: tuple[Array, ...]) -> list[Any]:
+    """The results of one equation of the program."""
+    name, whole = eqn.primitive.name, _alone(jaxpr, eqn)
+    if not any(isinstance(value, _Own) for value in values):
+        return whole(*values)
+    if name in _CALLS:
+        inner = eqn.params[_CALLS[name]]
+        return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values, where)
+    if name == "custom_jvp_call":
+        return _with_own_derivative(eqn, whole, values, where)
+    found = rule(eqn, [value.axes if isinstance(value, _Own) else None for value in values])
+    operands = [_cut(value, axes, where) for value, axes in zip(values, found.operands, strict=True)]
+    outs = eqn.primitive.bind(*operands, **eqn.params | found.params)
+    outs = outs if eqn.primitive.multiple_results else [outs]
+    return [_Own(out, axes) for out, axes in zip(outs, found.results, strict=True)]
+
+
+def _alone(jaxpr: Any, eqn: Any) -> Callable[..., list[Any]]:
+    """One equation of a program as a function of its operands, for the whole plate."""
+    variables = dict.fromkeys(var for var in eqn.invars if not isinstance(var, Literal))
+    one = jaxpr.replace(constvars=[], invars=[*variables], outvars=eqn.outvars, eqns=[eqn])
+    program = jaxpr_as_fun(ClosedJaxpr(one, []))
+
+    def run(*values: Any) -> list[Any]:
+        named = {var: value for var, value in zip(eqn.invars, values, strict=True) if not isinstance(var, Literal)}
+        return program(*(named[var] for var in variables))
+
+    return run
+
+
+def _cut(value: Any, axes: Axes | None, where: tuple[Array, ...]) -> Any:
+    """One element of an array that holds all of them; what is one element already stays so."""
+    if isinstance(value, _Own):
+        return value.value
+    for axis, index in zip(axes or (), where, strict=False):
+        value = jax.lax.dynamic_index_in_dim(value, index, axis, keepdims=True)
+    return value
+
+
+def _with_own_derivative(eqn: Any, whole: Any, values: list[Any], where: tuple[Array, ...]) -> list[Any]:
+    """A function with a `jax.custom_jvp`: its program for one element, and that of its derivative."""
+    inner, shapes = eqn.params["call_jaxpr"], [var.aval for var in eqn.invars]
+    places = [value.axes if isinstance(value, _Own) else None for value in values]
+    if any(not jnp.issubdtype(shape.dtype, jnp.floating) for shape in shapes):
+        raise Inseparable("a derivative of whole numbers")
+    wrap = lambda values: [
+        value if axes is None else _Own(value, axes) for value, axes in zip(values, places, strict=True)
+    ]
+    results: list[Axes] = []
+
+    def one(where: Any, *values: Array) -> list[Array]:
+        outs = _run(inner.jaxpr, inner.consts, wrap(values), where)
+        if not all(isinstance(out, _Own) for out in outs):
+            raise Inseparable("a result that is the same for all elements")
+        results[:] = [out.axes for out in outs]
+        return [out.value for out in outs]
+
+    def derivative(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[list[Array], list[Array]]:
+        where, *given = primals
+        tangent = lambda given, moved: jax.jvp(lambda *given: tuple(whole(*given)), given, moved)[1]
+        program = jax.make_jaxpr(tangent)(tuple(shapes), tuple(shapes))
+        moved = _run(program.jaxpr, program.consts, [*wrap(given), *wrap(tangents[1:])], where)
+        outs = [_cut(out, axes, where) for out, axes in zip(moved, results, strict=True)]
+        return one(where, *given), outs
+
+    plain = [value.value if isinstance(value, _Own) else value for value in values]
+    jax.eval_shape(one, where, *plain)  # for where the elements lie in its results
+    program = jax.custom_jvp(one)
+    program.defjvp(derivative)
+    return [_Own(out, axes) for out, axes in zip(program(where, *plain), results, strict=True)]
