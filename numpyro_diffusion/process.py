@@ -215,6 +215,14 @@ class ReverseProcess(eqx.Module):
             return self.moments.basis is not None
         return math.prod(self.event_shape) <= LARGEST_WHOLE
 
+    def given(self, context: Any) -> "ReverseProcess":
+        """The process of p(x | c), whose denoiser is told one context.
+
+        Raises:
+            ValueError: a denoiser that takes none, or another.
+        """
+        return eqx.tree_at(lambda process: process.denoiser, self, self.denoiser.given(context))
+
     def terminal(self) -> dist.Distribution:
         """p(x_T) = π."""
         return self.diffusion.terminal(self.event_shape)
@@ -292,9 +300,12 @@ class ReverseProcess(eqx.Module):
 
     def _check_shapes(self) -> None:
         example = jax.ShapeDtypeStruct(self.event_shape, self.diffusion.schedule.times.dtype)
+        wanted = self.denoiser.wanted
+        open_ = wanted is not None and wanted.value is None
+        denoiser = self.denoiser.given(wanted.example) if open_ else self.denoiser
 
         def answers(x: Array) -> tuple[Array, Array]:
-            posterior, kernel = self.denoiser.denoise(self.diffusion, x, 2.0, 1.0)
+            posterior, kernel = denoiser.denoise(self.diffusion, x, 2.0, 1.0)
             return posterior.mean, kernel.mean
 
         try:

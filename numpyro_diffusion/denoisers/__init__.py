@@ -1,6 +1,9 @@
 """Denoisers: the law of clean data given noisy data, learned or exact."""
 
 from .base import AbstractDenoiser as AbstractDenoiser
+from .context import Conditional as Conditional
+from .context import Context as Context
+from .context import Regression as Regression
 from .exact import Enumerated as Enumerated
 from .exact import Gaussian as Gaussian
 from .exact import GaussianMixture as GaussianMixture

@@ -54,6 +54,19 @@ class AbstractDenoiser(eqx.Module):
         """Whether x_0 given x_t is exactly normal."""
         return False
 
+    @property
+    def wanted(self) -> Any:
+        """The `Context` that the denoiser is to be told, as of p(x | c); None for one that takes none."""
+        return None
+
+    def given(self, context: Any) -> "AbstractDenoiser":
+        """The same denoiser, told the context.
+
+        Raises:
+            ValueError: it takes none; a context that does not fit.
+        """
+        raise ValueError(f"context: expected none for {type(self).__name__} without a context, got {context!r:.80}")
+
     def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> Any:
         """What is costly about an answer at `x_t` and `t`, as arrays; None where there is nothing worth keeping."""
         del diffusion, x_t, t

@@ -15,6 +15,7 @@ from .._checks import check_choice
 from ..diffusions import AbstractDiffusion, BinomialDiffusion, GaussianDiffusion
 from ..diffusions.binomial import posterior_logits
 from .base import AbstractDenoiser, normal
+from .context import Context
 
 Predicts = Literal["noise", "data", "velocity", "mean", "logits"]
 Variance = Literal["beta", "beta_tilde", "learned"]
@@ -50,25 +51,28 @@ class Network(AbstractDenoiser):
             and its input are cast, the step stays as it is (a large one has no bfloat16), and outputs come back in
             the schedule's type, in which all else is computed. The arrays themselves, and what training does to
             them, keep their type. The network's own types unless given.
+        told: of a network of p(x | c), the `Context` it is called with, ``fn(x_t, t, c)``, once given.
 
     Raises:
         ValueError: an unknown name, a function that cannot be called, `clip` that is no range or for another head, an
             output of another shape (when traced).
     """
 
-    fn: Callable[[Array, Array], Any]
+    fn: Callable[..., Any]
     predicts: Predicts = eqx.field(static=True)
     variance: Variance = eqx.field(static=True)
     clip: tuple[float, float] | None = eqx.field(static=True, default=None)
     dtype: ComputeType | None = eqx.field(static=True, default=None)
+    told: Context | None = None
 
     def __init__(
         self,
-        fn: Callable[[Array, Array], Any],
+        fn: Callable[..., Any],
         predicts: Predicts = "noise",
         variance: Variance = "beta",
         clip: tuple[float, float] | None = None,
         dtype: ComputeType | None = None,
+        told: Context | None = None,
     ) -> None:
         if not callable(fn):
             raise ValueError(f"fn: expected a callable fn(x_t, t), got {fn!r}")
@@ -78,6 +82,18 @@ class Network(AbstractDenoiser):
         self.clip = None if clip is None else _checked_clip(clip, self.predicts)
         kinds: tuple[ComputeType, ...] = ("bfloat16", "float16", "float32")
         self.dtype = None if dtype is None else check_choice("dtype", dtype, kinds)
+        self.told = checked_told(told)
+
+    @property
+    def wanted(self) -> Context | None:
+        """The context, if `fn` takes one."""
+        return self.told
+
+    def given(self, context: Any) -> "Network":
+        """The same, told the context."""
+        if self.told is None:
+            return cast("Network", super().given(context))
+        return eqx.tree_at(lambda denoiser: denoiser.told, self, self.told.holding(context))
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """Law of x_0 given x_t that the output stands for."""
@@ -130,10 +146,11 @@ class Network(AbstractDenoiser):
 
     def _call(self, z: Array, time: Array) -> Any:
         """The network's answer, computed in `dtype`, in the type of `z`."""
+        told = () if self.told is None else (self.told.required(),)
         if self.dtype is None:
-            return self.fn(z, time)
+            return self.fn(z, time, *told)
         lower = lambda leaf: leaf.astype(self.dtype) if eqx.is_inexact_array(leaf) else leaf
-        out = jax.tree.map(lower, self.fn)(lower(z), time)
+        out = jax.tree.map(lower, self.fn)(lower(z), time, *told)
         return jax.tree.map(lambda part: jnp.asarray(part, z.dtype), out)
 
     def _posterior(
@@ -187,14 +204,21 @@ class Network(AbstractDenoiser):
         return prediction if self.clip is None else jnp.clip(prediction, *self.clip)
 
 
+def checked_told(told: Any) -> Context | None:
+    """`told`, once it is a `Context` or None."""
+    if told is not None and not isinstance(told, Context):
+        raise ValueError(f"told: expected a denoisers.Context, got {told!r:.80}")
+    return told
+
+
 class Said(eqx.Module):
     """A network that gives one answer, whatever it is asked."""
 
     answer: Any
 
-    def __call__(self, x_t: Array, t: Array) -> Any:
+    def __call__(self, x_t: Array, t: Array, *context: Array) -> Any:
         """The answer."""
-        del x_t, t
+        del x_t, t, context
         return self.answer
 
 

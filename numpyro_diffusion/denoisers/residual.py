@@ -1,7 +1,7 @@
 """A network that learns what a simple model of the data leaves."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -13,7 +13,8 @@ from jax.typing import ArrayLike
 from ..diffusions import AbstractDiffusion, GaussianDiffusion
 from ..diffusions.gaussian import variance_of
 from .base import AbstractDenoiser, normal
-from .network import Said, checked_output
+from .context import Context
+from .network import Said, checked_output, checked_told
 
 LARGEST_CHANGE = 4.0  # of the log variance
 
@@ -30,21 +31,39 @@ class Residual(AbstractDenoiser):
         fn: ``fn(x_t, t)`` on one example standardised by the diffusion, and the step as a float, which returns the pair
             (o, v); an `equinox.Module` is trained with the process, any other callable is used as it is.
         baseline: an exact denoiser, such as `FullGaussianMixture`; never trained.
+        told: of p(x | c), the `Context` that `fn` is called with, ``fn(x_t, t, c)``; a `Conditional` baseline is told
+            the same.
 
     Raises:
         ValueError: a function that cannot be called, a baseline that is no denoiser, an output of another shape (when
             traced).
     """
 
-    fn: Callable[[Array, Array], Any]
+    fn: Callable[..., Any]
     _baseline: AbstractDenoiser
+    told: Context | None = None
 
-    def __init__(self, fn: Callable[[Array, Array], Any], baseline: AbstractDenoiser) -> None:
+    def __init__(self, fn: Callable[..., Any], baseline: AbstractDenoiser, told: Context | None = None) -> None:
         if not callable(fn):
             raise ValueError(f"fn: expected a callable fn(x_t, t), got {fn!r}")
         if not isinstance(baseline, AbstractDenoiser):
             raise ValueError(f"baseline: expected an exact denoiser, got {baseline!r}")
-        self.fn, self._baseline = fn, baseline
+        self.fn, self._baseline, self.told = fn, baseline, checked_told(told)
+        if told is None and baseline.wanted is not None:
+            raise ValueError("told: expected the Context of a baseline that has one, got None")
+
+    @property
+    def wanted(self) -> Context | None:
+        """The context, if `fn` takes one."""
+        return self.told
+
+    def given(self, context: Any) -> "Residual":
+        """The same, network and baseline told the context."""
+        if self.told is None:
+            return cast("Residual", super().given(context))
+        told = self.told.holding(context)
+        baseline = self._baseline if self._baseline.wanted is None else self._baseline.given(told.value)
+        return eqx.tree_at(lambda denoiser: (denoiser.told, denoiser._baseline), self, (told, baseline))
 
     @property
     def baseline(self) -> AbstractDenoiser:
@@ -65,7 +84,8 @@ class Residual(AbstractDenoiser):
     def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
         """The network's answer."""
         gaussian: Any = diffusion
-        out = self.fn(gaussian.standardize(x_t), diffusion.schedule.time(t))
+        told = () if self.told is None else (self.told.required(),)
+        out = self.fn(gaussian.standardize(x_t), diffusion.schedule.time(t), *told)
         if not (isinstance(out, (tuple, list)) or jnp.ndim(out)) or len(out) != 2:
             shapes = jax.tree.map(jnp.shape, out)
             raise ValueError(f"fn: expected a pair of outputs, each of shape {jnp.shape(x_t)}, got {shapes}")
@@ -73,4 +93,4 @@ class Residual(AbstractDenoiser):
 
     def recall(self, answer: tuple[Array, Array]) -> "Residual":
         """The same on an answer that was given before."""
-        return Residual(Said(answer), self._baseline)
+        return eqx.tree_at(lambda denoiser: denoiser.fn, self, Said(answer))

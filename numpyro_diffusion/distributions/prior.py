@@ -21,12 +21,13 @@ from ..process import ReverseProcess
 from ..samplers import AbstractPosteriorSampler, AbstractSampler, Ancestral, Particles, TwistedSMC, reliability
 from ..samplers.base import following
 from .base import ModuleDistribution, check_kind
+from .given import Conditioned
 from .parts import PosteriorParts, PriorParts, check_transform, key_parts, run_islands
 from .report import Reported
 from .trajectory import ReverseTrajectory
 
 
-class DiffusionPrior(Reported, ModuleDistribution):
+class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
     """A diffusion model over x_0, for use as a site of a NumPyro model.
 
     `sample` runs the reverse chain (*exact* for the model with the default sampler). `log_prob` is the likelihood
@@ -209,9 +210,8 @@ class DiffusionPrior(Reported, ModuleDistribution):
             folder: made if it does not exist; files in it that have the names of the pipeline's are replaced.
 
         Raises:
-            ValueError: a part that `diffusers` has no place for, by name: a network that is no `networks.UNet`, a head
-                other than ``"noise"``, ``"data"`` or ``"velocity"``, other units, a respaced schedule, a batch shape, a
-                transform.
+            ValueError: a part that `diffusers` has no place for, by name: a network that is no `networks.UNet`, another
+                head than ``"noise"``, ``"data"``, ``"velocity"``, other units, a respaced schedule, batch or transform.
         """
         if self.batch_shape:
             raise ValueError(f"save_diffusers: expected a prior of batch shape (), got {self.batch_shape}")

@@ -113,6 +113,11 @@ def _first(x: Any, event_dim: int) -> tuple[Any, ...]:
     return (..., 0, *[slice(None)] * (event_dim - 1))
 
 
+class _Chain(eqx.Module):
+    process: ReverseProcess
+    num_steps: int | None = eqx.field(static=True)
+
+
 class ReverseTrajectory(ModuleDistribution):
     """p(x_0, …, x_T): the generative chain as a joint distribution; `log_prob` is *exact*, in nats.
 
@@ -121,21 +126,25 @@ class ReverseTrajectory(ModuleDistribution):
 
     Args:
         process: the reverse process.
+        num_steps: of the strided chain that `Ancestral` takes, whose event shape is (num_steps + 1, *event); T, all of
+            them, unless given.
         validate_args: NumPyro's validation switch.
 
     Raises:
-        ValueError: no reverse process.
+        ValueError: no reverse process; `num_steps` is no whole number from 2 to T.
     """
 
-    def __init__(self, process: ReverseProcess, *, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, process: ReverseProcess, num_steps: int | None = None, *, validate_args: bool | None = None
+    ) -> None:
         check_kind("process", process, ReverseProcess)
-        event_shape = (process.num_steps + 1, *process.event_shape)
-        super().__init__(process, event_shape, validate_args=validate_args)
+        event_shape = (len(Ancestral(num_steps).times(process)) + 1, *process.event_shape)
+        super().__init__(_Chain(process, num_steps), event_shape, validate_args=validate_args)
 
     @property
     def process(self) -> ReverseProcess:
         """The reverse process."""
-        return self.module
+        return self.module.process
 
     @property
     def support(self) -> constraints.Constraint:
@@ -146,13 +155,14 @@ class ReverseTrajectory(ModuleDistribution):
         return _DataThenNoise(data, constraints.independent(noise, len(self.event_shape)))
 
     def _sample_one(self, module: Any, key: Array) -> Array:
-        return Ancestral().trajectory(key, module)
+        return Ancestral(module.num_steps).trajectory(key, module.process)
 
     def _log_prob_one(self, module: Any, value: Array) -> Array:
-        times = jnp.arange(2, module.num_steps + 1)
-        inner = jax.vmap(lambda x_t, x_s, t: module.inner_kernel(x_t, t, t - 1).log_prob(x_s))
-        steps = inner(value[2:], value[1:-1], times)
-        return module.terminal().log_prob(value[-1]) + jnp.sum(steps) + module.last_kernel(value[1]).log_prob(value[0])
+        process, times = module.process, jnp.asarray(Ancestral(module.num_steps).times(module.process)[::-1])
+        inner = jax.vmap(lambda x_t, x_s, t, s: process.inner_kernel(x_t, t, s).log_prob(x_s))
+        steps = jnp.sum(inner(value[2:], value[1:-1], times[1:], times[:-1]))
+        last = process.last_kernel(value[1]).log_prob(value[0])
+        return process.terminal().log_prob(value[-1]) + steps + last
 
 
 def joint_log_ratio(process: ReverseProcess, trajectory: ArrayLike) -> Array:

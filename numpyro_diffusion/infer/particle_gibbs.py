@@ -1,5 +1,6 @@
 """Particle Gibbs as a NumPyro kernel for one diffusion site."""
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,22 +9,25 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from numpyro.handlers import seed, substitute, trace
+from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
 from .. import samplers
 from .._checks import check_callable, check_site
+from ..samplers.base import following
 from ..twists import AbstractTwist
 from .extract import Latent, extract, over_batch
+from .handed import data_of, prior_parents
 from .shorthand import sampler_of
-from .sites import only_site
+from .sites import Site, find_site, only_site
 
 
 class ParticleGibbsState(NamedTuple):
     """State of the kernel; all fields can be asked for in ``extra_fields``.
 
     Attributes:
-        z: the site's value, by name.
+        z: the site's value, by name; in a block of `nd.infer.Gibbs` its chain, shape (*plates, steps + 1, *event).
         path: the chain, shape (*batch, steps + 1, *event); its first state is the value, or what the prior's transform
             makes it of.
         effective_size: the smallest effective number of particles at any step, shape (*batch,).
@@ -44,10 +48,11 @@ class ParticleGibbs(MCMCKernel):
     """Draws a diffusion site given everything else in the model; *exactly* invariant for 2 particles or more.
 
     An `MCMCKernel`: alone in `numpyro.infer.MCMC` where the site is the model's only latent one, and as a block of
-    ``numpyro.infer.Gibbs([(ParticleGibbs(model), ["x"]), (NUTS(model), None)])``. The target is the reverse chain's own
+    ``nd.infer.Gibbs([(ParticleGibbs(model), ["x"]), (NUTS(model), None)])``. The target is the reverse chain's own
     law (no bound) times what the rest of the model says about the site, which `extract_factor` reads. A site in plates
     has one chain for each of the batch. Nothing adapts in warm-up. The first chain comes from an SMC run given the
-    other sites; `init_params` are not used.
+    other sites; `init_params` are not used. In ``numpyro.infer.Gibbs``, whose other blocks see x_0 alone, it is right
+    where the prior depends on none of their sites, and refused where it does.
 
     Args:
         model: the NumPyro model.
@@ -64,8 +69,10 @@ class ParticleGibbs(MCMCKernel):
     Raises:
         TypeError: a `sampler` that is no `nd.samplers.ParticleGibbs`.
         ValueError: fewer than 2 particles; a sampler along with keywords that make one; when run, what `extract_factor`
-            raises.
+            raises, and a prior that depends on another block's site without `nd.infer.Gibbs`.
     """
+
+    _hands_over_chains = False
 
     def __init__(
         self,
@@ -103,6 +110,8 @@ class ParticleGibbs(MCMCKernel):
         """A first chain from SMC; for several chains at once, `rng_key` is an array of keys."""
         del num_warmup, init_params
         self._extract(model_args, model_kwargs)  # outside of compiled code, where values can be checked
+        if not self._hands_over_chains:
+            self._check_parents(model_args, model_kwargs or {})
         return _start(self, rng_key, model_args, model_kwargs)
 
     def sample(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
@@ -118,7 +127,39 @@ class ParticleGibbs(MCMCKernel):
 
     def wrap_model(self, wrapper: Callable[[Any], Any]) -> "ParticleGibbs":
         """The same kernel on ``wrapper(model)``."""
-        return ParticleGibbs(wrapper(self._model), self.site, sampler=self.sampler)
+        new = copy.copy(self)
+        new._model = wrapper(self._model)
+        return new
+
+    def handing_over_chains(self) -> "ParticleGibbs":
+        """The same kernel, whose state's `z` is the chain: what `nd.infer.Gibbs` gives to the other blocks."""
+        new = copy.copy(self)
+        new._hands_over_chains = True
+        return new
+
+    def found(self, model_args: Any, model_kwargs: Any) -> Site:
+        """The site, given the other blocks' values."""
+        return find_site(self._model, self.site, model_args, model_kwargs or {})
+
+    def chain_steps(self, site: Site) -> int | None:
+        """How many steps of the prior's chain are taken; None for all."""
+        found: list[int | None] = []  # of one element of the batch, whose arrays have their own shapes
+
+        def look(module: Any, x: Array) -> Array:
+            found.append(following(self.sampler, module.sampler, module.process).num_steps)
+            return x
+
+        jax.eval_shape(lambda x: site.prior.map_batch(look, x), jnp.zeros(site.law.batch_shape))
+        return found[0]
+
+    def at_chain(self, state: ParticleGibbsState, chain: Array, batch_ndims: int) -> ParticleGibbsState:
+        """The state at another chain, of the shape of `z`, for a site with so many batch dimensions."""
+        kept = state.changed.ndim
+        return state._replace(z={self.site: chain}, path=jnp.moveaxis(chain, batch_ndims, kept))
+
+    def data(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> Array:
+        """The site's value, made of the chain in `z`."""
+        return data_of(self.found(model_args, model_kwargs).prior, state.z[self.site])
 
     def get_diagnostics_str(self, state: ParticleGibbsState) -> str:
         """What the progress bar shows."""
@@ -147,7 +188,9 @@ class ParticleGibbs(MCMCKernel):
             process = samplers.with_moments(module.process)
             return sampler.init(key, process, factor), process.moments
 
-        return self._state(key, found, *over_batch(start, self.sampler, first, found))
+        return self._handed(
+            self._state(key, found, *over_batch(start, self.sampler, first, found)), model_args, model_kwargs
+        )
 
     def _sample(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
         found = self._extract(model_args, model_kwargs)
@@ -157,12 +200,28 @@ class ParticleGibbs(MCMCKernel):
             return sampler.step(key, samplers.having_moments(module.process, moments), factor, path)
 
         path = over_batch(step, self.sampler, move, found, state.path, state.moments)
-        return self._state(key, found, path, state.moments)
+        return self._handed(self._state(key, found, path, state.moments), model_args, model_kwargs)
 
     def _extract(self, model_args: Any, model_kwargs: Any) -> Latent:
         if self.site is None:  # also in a kernel that goes on from a state that was read from a file
             self.site = only_site(self._model, model_args, model_kwargs or {})
         return extract(self._model, self.site, model_args, model_kwargs or {}).in_latent()
+
+    def _handed(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
+        """With the chain in `z`, the plates' and other batch dimensions first, if other blocks are to see it."""
+        if not self._hands_over_chains:
+            return state
+        batch = len(self.found(model_args, model_kwargs).law.batch_shape)
+        return state._replace(z={self.site: jnp.moveaxis(state.path, state.changed.ndim, batch)})
+
+    def _check_parents(self, model_args: Any, model_kwargs: Any) -> None:
+        values = model_kwargs.get(GIBBS_SITES_KWARG, {})
+        parents = sorted(prior_parents(self._model, self.site, model_args, model_kwargs, values))
+        if parents:
+            raise ValueError(
+                f"model: expected a prior of {self.site!r} that depends on no other latent site, got one of {parents}, "
+                "which must be drawn given the whole chain: use nd.infer.Gibbs in place of numpyro.infer.Gibbs"
+            )
 
     def _state(self, key: Array, found: Latent, path: samplers.Path, moments: Any) -> ParticleGibbsState:
         batch = path.changed.ndim

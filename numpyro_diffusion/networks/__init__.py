@@ -1,6 +1,7 @@
 """Networks: modules called as `net(x, t)` on one unbatched example. They know nothing of diffusion."""
 
 from .bump import BumpReadout, Dense
+from .context import ContextEmbedding, ContextFeatures
 from .embedding import sinusoidal
 from .layers import ACTIVATIONS
 from .mlp import MLP
@@ -15,6 +16,8 @@ __all__ = [
     "RBF",
     "UNET_SIZES",
     "BumpReadout",
+    "ContextEmbedding",
+    "ContextFeatures",
     "Dense",
     "MultiScale",
     "Patched",

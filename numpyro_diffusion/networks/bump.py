@@ -70,12 +70,13 @@ class BumpReadout(eqx.Module):
         centers = (jnp.arange(self.num_bumps, dtype=t.dtype) + 0.5) * (self.num_steps / self.num_bumps)
         return jax.nn.softmax(-0.5 * ((t - centers) / self.width) ** 2)
 
-    def __call__(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
+    def __call__(self, x: ArrayLike, t: ArrayLike, *context: ArrayLike) -> Float[Array, "..."]:
         """Return the mixed outputs at one example (eq 62).
 
         Args:
             x: one example, of shape `event_shape`.
             t: step index in [0, T]; may be fractional.
+            *context: one context, for a body made for it.
 
         Returns:
             Array of shape `event_shape` if `outputs` is 1, else `(outputs, *event_shape)`.
@@ -84,7 +85,7 @@ class BumpReadout(eqx.Module):
             ValueError: if the body's output has another shape than promised, or `t` is not a scalar.
         """
         x, t = jnp.asarray(x), jnp.asarray(t)
-        values, event_shape = self.network(x, t), jnp.shape(x)
+        values, event_shape = self.network(x, t, *context), jnp.shape(x)
         expected = (self.outputs * self.num_bumps, *event_shape)
         # A body with one output drops its leading axis.
         if values.shape != expected and (expected[0] > 1 or values.shape != event_shape):

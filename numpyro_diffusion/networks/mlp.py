@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._checks import check_choice, check_count
 from . import layers
+from .context import ContextEmbedding, ContextFeatures, embedded
 from .embedding import sinusoidal
 
 
@@ -59,6 +60,7 @@ class MLP(eqx.Module):
     outputs: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
     time_features: int = eqx.field(static=True)
+    context: ContextEmbedding | None = None
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class MLP(eqx.Module):
         outputs: int = 1,
         activation: str = "silu",
         time_features: int = 64,
+        context: ContextFeatures | None = None,
     ) -> None:
         """Initialise the weights.
 
@@ -83,6 +86,7 @@ class MLP(eqx.Module):
             outputs: how many arrays of shape `event_shape` to return (say 2: a mean and a variance).
             activation: a name in `layers.ACTIVATIONS`.
             time_features: number of sines and cosines of t; even.
+            context: of a network that is called with a context too.
 
         Raises:
             ValueError: if a size is not a positive whole number, `time_features` is odd, or `activation` is
@@ -104,22 +108,25 @@ class MLP(eqx.Module):
         self.blocks = tuple(_Block(k, self.width, features) for k in jax.random.split(keys[3], self.depth))
         self.readout = layers.zero_linear(keys[4], self.width, self.outputs * size)
         self.gain = layers.zero_linear(keys[5], features, self.outputs * size)
+        own = jax.random.fold_in(key, 0)
+        self.context = None if context is None else ContextEmbedding(own, context, features)
 
-    def __call__(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
+    def __call__(self, x: ArrayLike, t: ArrayLike, context: ArrayLike | None = None) -> Float[Array, "..."]:
         """Return the network's value at one example.
 
         Args:
             x: one example, of shape `event_shape`; float or int.
             t: step index in [0, T]; may be fractional.
+            context: one context, for a network made for it.
 
         Returns:
             Array of shape `event_shape` if `outputs` is 1, else `(outputs, *event_shape)`.
 
         Raises:
-            ValueError: if `x` or `t` has the wrong shape.
+            ValueError: if `x`, `t` or `context` has the wrong shape.
         """
         x = layers.flatten_event(x, self.event_shape)
-        condition = self._condition(t)
+        condition = self._condition(t) + embedded(self.context, context)
         h = self.lift(x)
         for block in self.blocks:
             h = block(h, condition, self.activation)

@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._checks import check_choice, check_count
 from . import layers
+from .context import ContextEmbedding, ContextFeatures, embedded
 from .image_layers import Convolution, Image, Pointwise, check_image_shape, double
 
 
@@ -59,6 +60,7 @@ class MultiScale(eqx.Module):
     outputs: int = eqx.field(static=True)
     scales: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
+    context: ContextEmbedding | None = None
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class MultiScale(eqx.Module):
         dense_features: int = 2,
         mix_depth: int = 1,
         activation: str = "tanh",
+        context: ContextFeatures | None = None,
     ) -> None:
         """Initialise the weights.
 
@@ -90,6 +93,8 @@ class MultiScale(eqx.Module):
             dense_features: what it gives each pixel.
             mix_depth: pointwise layers before the read-out.
             activation: of dense and pointwise layers, a name in `layers.ACTIVATIONS`.
+            context: of a network that is called with a context too, which scales and shifts what the pointwise layers
+                before the read-out see (FiLM, Perez et al. 2018).
 
         Raises:
             ValueError: a size is not a whole number in its range, the image does not divide, `activation` is unknown,
@@ -120,13 +125,16 @@ class MultiScale(eqx.Module):
         mixed = [both] + [width] * mix_depth
         self.mix = tuple(Pointwise(k, n, width) for k, n in zip(keys[2], mixed[:-1], strict=False))
         self.readout = Pointwise(ends[1], mixed[-1], self.outputs * colours, zero=True)
+        own = jax.random.fold_in(key, 1)
+        self.context = None if context is None else ContextEmbedding(own, context, 2 * both)
 
-    def __call__(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
+    def __call__(self, x: ArrayLike, t: ArrayLike, context: ArrayLike | None = None) -> Float[Array, "..."]:
         """Return the network's value at one example; `t` makes no difference.
 
         Args:
             x: one example, of shape `event_shape`; float or int.
             t: step index, not used.
+            context: one context, for a network made for it.
 
         Returns:
             Array of shape `event_shape` if `outputs` is 1, else `(outputs, *event_shape)`.
@@ -149,6 +157,10 @@ class MultiScale(eqx.Module):
                 d = activation(layer(d))
             ways.append(d.reshape(*image.shape[:2], -1))
         h = jnp.concatenate(ways, axis=-1)
+        told = embedded(self.context, context)
+        if isinstance(told, Array):
+            scale, shift = jnp.split(told, 2)
+            h = h * (1 + scale) + shift
         for layer in self.mix:
             h = activation(layer(h))
         out = self.readout(h).reshape(*image.shape[:2], self.outputs, -1)

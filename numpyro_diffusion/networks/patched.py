@@ -51,8 +51,8 @@ class Patched(eqx.Module):
             expected = "(p h, p w) or (p h, p w, c) for a network of shape (h, w, p² c)"
             raise ValueError(f"event_shape: expected {expected}, got {self.event_shape} for {inner}")
 
-    def __call__(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
-        """Return the network's value at one example, of `event_shape` or `(outputs, *event_shape)`.
+    def __call__(self, x: ArrayLike, t: ArrayLike, *context: ArrayLike) -> Float[Array, "..."]:
+        """Return the network's value at one example, of `event_shape` or `(outputs, *event_shape)`, given a context.
 
         Raises:
             ValueError: if `x` is not of shape `event_shape`.
@@ -61,6 +61,6 @@ class Patched(eqx.Module):
         layers.check_example(x.shape, self.event_shape)
         p, (h, w) = self.patch, (self.event_shape[0] // self.patch, self.event_shape[1] // self.patch)
         folded = jnp.moveaxis(x.reshape(h, p, w, p, -1), 2, 1).reshape(h, w, -1)
-        out = self.network(folded, t)
+        out = self.network(folded, t, *context)
         unfolded = jnp.moveaxis(out.reshape(*out.shape[:-3], h, w, p, p, -1), -3, -4)
         return unfolded.reshape(*out.shape[:-3], *self.event_shape)

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._checks import check_choice, check_count
 from . import layers
+from .context import ContextEmbedding, ContextFeatures, embedded
 from .embedding import scalar_time, sinusoidal
 from .image_layers import (
     Attention,
@@ -120,6 +121,7 @@ class UNet(eqx.Module):
     cosine_first: bool = eqx.field(static=True)
     frequency_shift: int = eqx.field(static=True)
     compute_dtype: str | None = eqx.field(static=True)
+    context: ContextEmbedding | None = None
 
     def __init__(
         self,
@@ -140,6 +142,7 @@ class UNet(eqx.Module):
         cosine_first: bool = False,
         frequency_shift: int = 1,
         compute_dtype: ComputeType | None = None,
+        context: ContextFeatures | None = None,
     ) -> None:
         """Initialise the weights.
 
@@ -162,6 +165,7 @@ class UNet(eqx.Module):
             frequency_shift: their i-th of h frequencies is 10000^(−i/(h − frequency_shift)) radians per step.
             compute_dtype: `"bfloat16"` or `"float32"` for the activations, whatever the weights' type; group norms,
                 softmax and output stay in float32. The type of weights and input if None.
+            context: of a network that is called with a context too.
 
         Raises:
             ValueError: a size is not a positive whole number, the image does not divide, the channels do not divide
@@ -186,13 +190,16 @@ class UNet(eqx.Module):
         self.compute_dtype = None if compute_dtype is None else check_choice("compute_dtype", compute_dtype, kinds)
         self._check()
         self._build(key)
+        own = jax.random.fold_in(key, 0)
+        self.context = None if context is None else ContextEmbedding(own, context, 4 * self.channels[0])
 
-    def __call__(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
+    def __call__(self, x: ArrayLike, t: ArrayLike, context: ArrayLike | None = None) -> Float[Array, "..."]:
         """Return the network's value at one example.
 
         Args:
             x: one example, of shape `event_shape`; float or int.
             t: step index in [0, T]; may be fractional.
+            context: one context, for a network made for it.
 
         Returns:
             Array of shape `event_shape` if `outputs` is 1, else `(outputs, *event_shape)`; float32, or float64 where
@@ -206,7 +213,10 @@ class UNet(eqx.Module):
         wide = jnp.result_type(float, x, self.conv_in.weight)
         dtype = jnp.dtype(self.compute_dtype or wide)
         net = jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, self)
-        out = net._run(x.astype(dtype).reshape(*self.event_shape[:2], -1), self.time_features(t).astype(dtype))
+        told = embedded(net.context, context)
+        told = told.astype(dtype) if isinstance(told, Array) else told
+        image, features = x.astype(dtype).reshape(*self.event_shape[:2], -1), self.time_features(t).astype(dtype)
+        out = net._run(image, features, told)
         out = out.astype(wide).reshape(*out.shape[:2], self.outputs, -1)
         return layers.split_outputs(jnp.moveaxis(out, 2, 0), self.outputs, self.event_shape)
 
@@ -221,9 +231,9 @@ class UNet(eqx.Module):
         features = sinusoidal(scalar_time(t) - 1, self.channels[0], slowest)
         return jnp.roll(features, half) if self.cosine_first else features
 
-    def _run(self, x: Image, features: Float[Array, " features"]) -> Image:
-        """The network itself: all of one floating type."""
-        condition = self.time[1](jax.nn.silu(self.time[0](features)))
+    def _run(self, x: Image, features: Float[Array, " features"], told: Array | float) -> Image:
+        """The network itself: all of one floating type; `told` is what it knows of the context."""
+        condition = self.time[1](jax.nn.silu(self.time[0](features))) + told
         h = self.conv_in(x)
         kept: tuple[Image, ...] = (h,)
         for down in self.down:

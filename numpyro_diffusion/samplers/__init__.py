@@ -3,6 +3,8 @@
 from .ancestral import Ancestral as Ancestral
 from .base import AbstractPosteriorSampler as AbstractPosteriorSampler
 from .base import AbstractSampler as AbstractSampler
+from .chain import chain_of_noise as chain_of_noise
+from .chain import noise_of_chain as noise_of_chain
 from .ddim import DDIM as DDIM
 from .interpolation import interpolate as interpolate
 from .moments import having_moments as having_moments

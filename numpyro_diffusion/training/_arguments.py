@@ -126,7 +126,9 @@ def check_validation(
     if patience is not None and not len(held_out):
         raise ValueError(f"patience: expected None without validation data, got {patience!r}")
     if len(held_out):
-        eqx.filter_eval_shape(likelihood.estimate, key, process, held_out[0])
+        told = process.denoiser.wanted
+        open_ = told is not None and told.value is None
+        eqx.filter_eval_shape(likelihood.estimate, key, process.given(told.example) if open_ else process, held_out[0])
     return likelihood
 
 
@@ -141,6 +143,52 @@ def default_validation(process: ReverseProcess, count: int) -> KBound:
 def cadence(count: int) -> int:
     """Steps between validations for `count` examples: a small table is learned by heart in some hundred steps."""
     return 50 if count <= 1_000 else 100 if count <= 4_000 else 250 if count <= 16_000 else 1_000
+
+
+def check_context(name: str, context: Any, process: ReverseProcess, count: int) -> Array | None:
+    """Return the contexts of `count` examples once they suit the process; None for one that takes none.
+
+    Raises:
+        ValueError: contexts for a process that takes none, or none for one that takes some; another number of them;
+            what `Context.checked` raises.
+    """
+    told = process.denoiser.wanted
+    if told is None or told.value is not None:
+        if context is not None:
+            expected = "a process whose denoiser takes a context that is still to be given"
+            raise ValueError(f"{name}: expected {expected}, as of denoisers.Network(fn, told=Context(…)), got none")
+        return None
+    if context is None:
+        raise ValueError(f"{name}: expected {told.said}, one for each of {count} examples, got None")
+    array = told.checked(context)
+    if array.shape != (count, *told.shape):
+        raise ValueError(f"{name}: expected shape {(count, *told.shape)}, one for each example, got {array.shape}")
+    return array
+
+
+def check_dropout(dropout: Any, process: ReverseProcess) -> float:
+    """Return the share of contexts that are left out."""
+    told = process.denoiser.wanted
+    optional = told is not None and told.optional
+    expected = "a share in [0, 1), and 0 without a denoiser of Context(optional=True)"
+    fits = lambda share: share == 0 or 0 < share < 1 and optional
+    check_number("context_dropout", dropout, expected, fits)
+    return float(dropout)
+
+
+def split_context(
+    key: Array, context: Array | None, validation: Any, validation_context: Any, process: ReverseProcess, held_out: int
+) -> tuple[Array | None, Array | None]:
+    """The contexts of the examples that `split` trains on, and of those it holds out."""
+    own = isinstance(validation, (list, tuple)) or np.ndim(validation) > 0
+    if not own and validation_context is not None:
+        raise ValueError("validation_context: expected None without validation data of their own, got some")
+    if own:
+        return context, check_context("validation_context", validation_context, process, held_out)
+    if context is None:
+        return None, None
+    order = jax.random.permutation(jax.random.fold_in(key, SPLIT), len(context))
+    return context[order[held_out:]], context[order[:held_out]]
 
 
 def split(key: Array, data: Array, validation: float | ArrayLike, process: ReverseProcess) -> tuple[Array, Array]:

@@ -6,33 +6,30 @@ import warnings
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from numpyro.distributions.transforms import Transform
 
 from .._checks import check_key
-from ..diffusions import GaussianDiffusion
 from ..distributions import DiffusionPrior
-from ..distributions.report import Curve, PriorReport, Score
+from ..distributions.report import PriorReport
 from ..schedules import AbstractSchedule
-from ._arguments import cadence, check_data, check_numbers, default_validation, split
+from ._arguments import cadence, check_data, check_numbers, split, split_context
 from .assemble import assembled
-from .baselines import LARGEST, Mixture, shrunk_gaussian
 from .checks import check_prior
-from .loop import FitResult, fit, held_out_values
+from .conditional import Pairs, Regressed, conditional_plan, described, with_residual_moments, without_context
+from .loop import FitResult, fit
 from .missing import Laps, find_gaps, learn_with_gaps
 from .plan import Family, PriorPlan, plan_prior, table_width
-from .run import dequantized
+from .reporting import report_of, simple_models
 from .tables import Candidate, candidates, simplified, table
 
 FIRST_LAP = 4_000  # training steps, at most, on data with missing cells before they are drawn again
 PILOT = 1_000  # steps by which coordinates and baseline are chosen
-REPEATS = 4  # of the report's K
 WEIGHT_DECAY = 0.01
 
 
@@ -51,6 +48,8 @@ def fit_prior(
     network: object = None,
     dequantize: float | None = None,
     num_steps: int | None = None,
+    context: ArrayLike | None = None,
+    context_dropout: float = 0.0,
     batch_size: int | None = None,
     learning_rate: float = 1e-3,
     checkpoint: str | PathLike[str] | None = None,
@@ -78,6 +77,11 @@ def fit_prior(
         network: see `plan_prior`.
         dequantize: see `plan_prior`.
         num_steps: see `plan_prior`.
+        context: c of each example, shape (n, *context_shape), for a prior of p(x | c), ``prior.given(c)``: real
+            numbers, or whole numbers from 0, which are labels. A network of one's own is called as ``fn(x_t, t, c)``.
+            Real values start as a linear regression on c.
+        context_dropout: share of contexts that are left out in training, so that ``prior.given(None)`` is p(x) and NaN
+            or label −1 stands for what is not known; contexts may then have some.
         batch_size: see `fit`; 256 unless given, 128 for a table of at most 2,000 examples.
         learning_rate: see `fit`.
         checkpoint: see `fit`; of a table, that of what is tried first, with others beside it, ``checkpoint.1`` and on;
@@ -98,63 +102,104 @@ def fit_prior(
     first, second = jax.random.split(check_key("key", key))
     columns = tuple(map(str, getattr(data, "columns", ())))
     data = check_numbers("data", data)
+    settings = _Settings(first, second, batch_size, learning_rate, checkpoint, progress)
+    # A network that takes a context too is put in its place once the plan for p(x) is there.
+    own = network if context is None or network is None else without_context
     choose = functools.partial(
-        plan_prior, first, family=family, loc=loc, scale=scale, schedule=schedule, network=network, num_steps=num_steps
+        plan_prior, first, family=family, loc=loc, scale=scale, schedule=schedule, network=own, num_steps=num_steps
     )
-    learn = functools.partial(_learned, first, second, batch_size, learning_rate, progress)
-    if np.isnan(data).any():
-        laps = _in_laps(batch_size, learning_rate, num_steps)
-        prior = learn_with_gaps(second, find_gaps(data, dequantize), choose, functools.partial(learn, None), laps,
+    said: tuple[str, ...] = ()  # what of the report has been printed before
+    if context is not None:
+        plan = choose(data, dequantize=dequantize)
+        prior, said = _conditional(settings, plan, np.asarray(data), context, context_dropout, network)
+    elif context_dropout:
+        raise ValueError(f"context_dropout: expected 0 without a context, got {context_dropout!r}")
+    elif np.isnan(data).any():
+        laps, learn = _in_laps(batch_size, learning_rate, num_steps), functools.partial(_learned, settings, None)
+        prior = learn_with_gaps(second, find_gaps(data, dequantize), choose, learn, laps,
                                 checkpoint=checkpoint, tell=print if progress else _silent)  # fmt: skip
-        said = ""
     else:
         plan = choose(data, dequantize=dequantize)
-        if progress:
-            print(plan)
-        train, held_out = (np.asarray(part, np.float64) for part in _parts(second, np.asarray(data), plan))
-        prior, said = learn(checkpoint, plan, train, held_out), "\n".join(plan.reasons)
-        if len(held_out) > 1:
-            prior = _checked(prior, train, held_out, plan.dequantize)
+        prior, said = _complete(settings, plan, np.asarray(data)), plan.reasons
     prior = prior.with_report(prior.report()._replace(columns=columns))
     if progress:
-        print(f"{prior.report()}".removeprefix(said).strip())
+        print(f"{prior.report()}".removeprefix("\n".join(said)).strip())
     if prior.report().is_worse:
         warnings.warn(f"fit_prior: {prior.report().verdict}", PoorPriorWarning, stacklevel=2)
     return prior
+
+
+class _Settings(NamedTuple):
+    """Arguments of `fit_prior` that every way of training takes."""
+
+    plan_key: Array
+    run_key: Array
+    batch_size: int | None
+    learning_rate: float
+    checkpoint: str | PathLike[str] | None
+    progress: bool
+
+    def options(self, plan: PriorPlan, count: int) -> dict[str, Any]:
+        """Arguments of `fit`, for so many examples."""
+        few = plan.is_table and count <= 2_000
+        size = self.batch_size if self.batch_size is not None else 128 if few else 256
+        return {"batch_size": size, "dequantize": plan.dequantize, "progress": self.progress}
 
 
 def _silent(line: str) -> None:
     """Say nothing."""
 
 
+def _complete(settings: _Settings, plan: PriorPlan, data: np.ndarray) -> DiffusionPrior:
+    """A prior of complete examples, with the checks of its draws in its report."""
+    if settings.progress:
+        print(plan)
+    train, held_out = (np.asarray(part, np.float64) for part in _parts(settings.run_key, data, plan))
+    prior = _learned(settings, settings.checkpoint, plan, train, held_out)
+    if len(held_out) < 2:
+        return prior
+    checks = check_prior(jax.random.key(0), prior, train, held_out, plan.dequantize)
+    return prior.with_report(prior.report()._replace(checks=checks))
+
+
 def _learned(
-    first: Array,
-    second: Array,
-    batch_size: int | None,
-    learning_rate: float,
-    progress: bool,
+    settings: _Settings,
     checkpoint: str | PathLike[str] | None,
     plan: PriorPlan,
     train: np.ndarray,
     held_out: np.ndarray,
 ) -> DiffusionPrior:
     """A prior, with its report, of examples to train on and others held out."""
-    if batch_size is None:
-        batch_size = 128 if plan.is_table and len(train) <= 2_000 else 256
-    options: dict[str, Any] = {"batch_size": batch_size, "dequantize": plan.dequantize, "progress": progress}
+    options, rate = settings.options(plan, len(train)), settings.learning_rate
     if not plan.num_steps:
         report = PriorReport(None, (), len(train), 0, 0, plan.reasons, {})
         return DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
     if plan.is_table:
-        rate = _warmed_up(float(learning_rate)) if learning_rate > 0 else learning_rate
-        options |= {"learning_rate": rate, "weight_decay": WEIGHT_DECAY}
-        return _of_table(first, second, plan, train, held_out, options, checkpoint)
+        options |= {"learning_rate": _warmed_up(float(rate)) if rate > 0 else rate, "weight_decay": WEIGHT_DECAY}
+        return _of_table(settings.plan_key, settings.run_key, plan, train, held_out, options, checkpoint)
     patience = _patience(len(train), plan.num_steps) if len(held_out) else None
-    options |= {"learning_rate": learning_rate, "checkpoint": checkpoint, "patience": patience}
-    result = fit(second, plan.process, train, num_steps=plan.num_steps, validation=held_out, **options)
-    models = _simple_models(plan, train, held_out)
-    report = _report(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
+    options |= {"learning_rate": rate, "checkpoint": checkpoint, "patience": patience}
+    result = fit(settings.run_key, plan.process, train, num_steps=plan.num_steps, validation=held_out, **options)
+    models = simple_models(plan, train, held_out)
+    report = report_of(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
     return assembled(result.process, None, train).with_report(report)
+
+
+def _conditional(
+    settings: _Settings, plan: PriorPlan, data: np.ndarray, context: ArrayLike, dropout: float, network: object
+) -> tuple[DiffusionPrior, tuple[str, ...]]:
+    """A prior of p(x | c) from pairs, and what was printed of its plan."""
+    key = settings.run_key
+    train, held_out = (np.asarray(part, np.float64) for part in _parts(key, data, plan))
+    values, told, features = described(context, len(data), dropout)
+    share = split_context(key, jnp.asarray(values), 0.1, None, plan.process, len(held_out))
+    pairs, unseen = (Pairs(x, np.asarray(c)) for x, c in zip((train, held_out), share, strict=True))
+    plan, model = conditional_plan(settings.plan_key, plan, pairs, told, features, network)
+    if settings.progress:
+        print(plan)
+    options = settings.options(plan, len(train)) | {"context_dropout": dropout}
+    options |= {"checkpoint": settings.checkpoint, "learning_rate": settings.learning_rate}
+    return _of_pairs(key, plan, pairs, unseen, model, options), plan.reasons
 
 
 def _in_laps(batch_size: int | None, learning_rate: float, num_steps: int | None) -> Laps:
@@ -163,12 +208,6 @@ def _in_laps(batch_size: int | None, learning_rate: float, num_steps: int | None
     options = {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99, "patience": 10}
     options |= {"batch_size": 128 if batch_size is None else batch_size}
     return Laps(FIRST_LAP if num_steps is None else num_steps, options)
-
-
-def _checked(prior: DiffusionPrior, train: np.ndarray, held_out: np.ndarray, width: float) -> DiffusionPrior:
-    """With checks of its draws and predictions in its report."""
-    checks = check_prior(jax.random.key(0), prior, train, held_out, width)
-    return prior.with_report(prior.report()._replace(checks=checks))
 
 
 def _parts(key: Array, data: np.ndarray, plan: PriorPlan) -> tuple[Array, Array]:
@@ -215,55 +254,26 @@ def _of_table(
     if len(data.mixture.weights) > 1:
         models[f"mixture of {len(data.mixture.weights)} Gaussians"] = data.mixture
     trained, own = results[best], tried[best].transform
-    return prior.with_report(_report(plan, trained, own, curves, reasons, models, train, held_out))
+    return prior.with_report(report_of(plan, trained, own, curves, reasons, models, train, held_out))
 
 
-def _simple_models(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> dict[str, Mixture]:
-    """The Gaussian of real values, where it is not too large."""
-    size = int(np.prod(train.shape[1:]))
-    real = isinstance(plan.process.diffusion, GaussianDiffusion)
-    if not real or size > LARGEST or not len(held_out):
-        return {}
-    return {"Gaussian": shrunk_gaussian(train.reshape(len(train), -1), plan.dequantize**2 / 12)}
-
-
-def _report(
-    plan: PriorPlan,
-    result: FitResult,
-    transform: Transform | None,
-    results: dict[str, FitResult],
-    reasons: tuple[str, ...],
-    models: dict[str, Mixture],
-    train: np.ndarray,
-    held_out: np.ndarray,
-) -> PriorReport:
-    """K and the simple models' log densities of the same held-out examples, with the same noise between steps."""
-    steps, validation = result.history["validation_step"], result.history["validation"]
-    kept = int(steps[int(np.argmax(validation))]) if validation else result.steps
-    if not len(held_out):
-        return PriorReport(None, (), len(train), 0, kept, reasons, {})
-    x, likelihood = jnp.asarray(held_out, float), default_validation(result.process, len(held_out))
-    values: dict[str, list[np.ndarray]] = {name: [] for name in ("prior (K)", *models)}
-    for key in jax.random.split(jax.random.key(0), REPEATS):  # the program that validation has compiled
-        found = held_out_values(likelihood, key, result.process, x, plan.dequantize, transform)
-        values["prior (K)"].append(np.asarray(found, np.float64))
-        noisy = dequantized(jax.random.split(key)[0], x, plan.dequantize)
-        flat = np.asarray(noisy, np.float64).reshape(len(x), -1)
-        for name, model in models.items():
-            values[name].append(model.log_prob(flat))
-    means = {name: np.mean(found, axis=0) for name, found in values.items()}
-    own, *scores = (_score(name, mean, means["prior (K)"]) for name, mean in means.items())
-    curves = {name or "prior": _curve(found) for name, found in results.items()}
-    return PriorReport(own, tuple(scores), len(train), len(held_out), kept, reasons, curves)
-
-
-def _score(name: str, values: np.ndarray, own: np.ndarray) -> Score:
-    error = lambda x: float(x.std() / np.sqrt(len(x)))
-    return Score(name, float(values.mean()), error(values), float((own - values).mean()), error(own - values))
-
-
-def _curve(result: FitResult) -> Curve:
-    return {"step": result.history["validation_step"], "validation": result.history["validation"]}
+def _of_pairs(
+    key: Array, plan: PriorPlan, pairs: Pairs, unseen: Pairs, model: Regressed | None, options: dict[str, Any]
+) -> DiffusionPrior:
+    """Train p(x | c)."""
+    if plan.is_table and options["learning_rate"] > 0:
+        options |= {"learning_rate": _warmed_up(float(options["learning_rate"])), "weight_decay": WEIGHT_DECAY}
+        options |= {"ema": 0.99 if len(pairs.x) <= 4_000 else 0.998}
+    result = fit(
+        key, plan.process, pairs.x, num_steps=plan.num_steps, transform=plan.transform, context=pairs.context,
+        validation=unseen.x, validation_context=unseen.context, patience=_patience(len(pairs.x), plan.num_steps),
+        **options,
+    )  # fmt: skip
+    models = {} if model is None else {"linear regression": model.given(unseen.context)}
+    report = report_of(plan, result, plan.transform, {"": result}, plan.reasons, models, pairs.x, unseen.x,
+                     jnp.asarray(unseen.context))  # fmt: skip
+    process = with_residual_moments(result.process, plan.transform, model, pairs)
+    return DiffusionPrior(process, transform=plan.transform).with_report(report)
 
 
 def _patience(count: int, num_steps: int) -> int:

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions.transforms import Transform
 from tqdm.auto import tqdm
 
+from .._batching import batched_map
 from .._checks import check_count, check_key
 from .._devices import Devices, check_devices, collect, distribute, replicate
 from ..distributions.parts import check_transform
@@ -23,15 +24,20 @@ from ..process import ReverseProcess
 from ._arguments import (
     VALIDATION,
     cadence,
+    check_context,
     check_data,
+    check_dropout,
     check_process,
     check_settings,
     check_validation,
     split,
+    split_context,
 )
 from .objectives import OBJECTIVES, Objective
 from .resume import History, Progress, digest, resume, save
 from .run import TrainingRun, dequantized, to_latent
+
+Examples = tuple[Array, Array | None]  # with their contexts
 
 
 class FitResult(NamedTuple):
@@ -100,6 +106,9 @@ def fit(
     dequantize: float = 0.0,
     transform: Transform | None = None,
     validation: float | ArrayLike = 0.1,
+    context: ArrayLike | None = None,
+    context_dropout: float = 0.0,
+    validation_context: ArrayLike | None = None,
     likelihood: AbstractLikelihood | None = None,
     validate_every: int | None = None,
     patience: int | None = None,
@@ -133,6 +142,10 @@ def fit(
         transform: T, a NumPyro transform: the process is one of z, and the data are x = T(z). Loss and validation
             count ``log |det dx/dz|``, so that they are of x. None for a process of the data themselves.
         validation: share of the data that is held out, or held-out data of their own, shape (m, *event); 0 for none.
+        context: of each example, shape (n, *context_shape), for a process of p(x | c).
+        context_dropout: share of contexts that are left out at random, so that the network learns p(x) too, for a
+            denoiser of ``Context(optional=True)``.
+        validation_context: of held-out data of their own.
         likelihood: estimator of the validation value, with the same noise each time; a K bound unless given, with
             more draws the fewer examples are held out.
         validate_every: steps between validations, of which the first is before training; rounded up to whole
@@ -162,7 +175,11 @@ def fit(
     check_settings(optimizer, learning_rate, ema, weight_decay, dequantize, patience, process)
     check_transform(transform, process)
     key = check_key("key", key)
-    train, held_out = split(key, check_data("data", data, process), validation, process)
+    data = check_data("data", data, process)
+    train, held_out = split(key, data, validation, process)
+    context = check_context("context", context, process, len(data))
+    contexts = split_context(key, context, validation, validation_context, process, len(held_out))
+    dropout = check_dropout(context_dropout, process)
     validate_every = cadence(len(train)) if validate_every is None else validate_every
     counts = {"num_steps": num_steps, "batch_size": batch_size, "validate_every": validate_every,
               "checkpoint_every": checkpoint_every}  # fmt: skip
@@ -174,28 +191,32 @@ def fit(
                 "log_every": log_every} | _optimizer_settings(optimizer, learning_rate, num_steps)  # fmt: skip
     settings |= {"transform": digest(transform)} if transform is not None else {}
     settings |= {"weight_decay": float(weight_decay)} if weight_decay else {}
+    settings |= {"context": digest(contexts), "context_dropout": dropout} if context is not None else {}
     settings |= {"key": digest(key), "data": digest(train), "validation": digest(held_out), "process": digest(process)}
     if optimizer is None:
         rate = learning_rate if callable(learning_rate) else float(learning_rate)
         optimizer = _default_optimizer(rate, 0 if callable(rate) else num_steps, float(weight_decay))
     batch_size = min(batch_size, len(train))
     spread = check_devices(devices, batch_size)
-    run = TrainingRun(process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, spread, transform)
+    run = TrainingRun(
+        process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, spread, transform, dropout
+    )
     now = resume(checkpoint, run.start(), settings)
     run, now, key = replicate(run, spread), replicate(now, spread), replicate(key, spread)
-    train, held_out = replicate(train, spread), distribute(held_out, spread)
+    examples = replicate(train, spread), replicate(contexts[0], spread)
+    unseen = distribute(held_out, spread), contexts[1]
     keep = lambda now: _keep(checkpoint, now, settings, lambda: _result(run, now, "unsaved", patience))
     bar = tqdm(total=num_steps, initial=int(now.state.step), disable=not progress, desc="training", unit="step")
     try:
         with bar:
             if len(held_out) and not now.history["validation"] and not int(now.state.step):
-                now = _validate(run, key, now, held_out, likelihood)
+                now = _validate(run, key, now, unseen, likelihood)
             while not (stopped := _stopped(now, num_steps, patience)):
                 step = int(now.state.step)
                 count = min(log_every - step % log_every, num_steps - step)
-                new, step = _advance(run, key, now, train, count), step + count
+                new, step = _advance(run, key, now, examples, count), step + count
                 if len(held_out) and (step == num_steps or _passed(step, count, validate_every)):
-                    new = _validate(run, key, new, held_out, likelihood)
+                    new = _validate(run, key, new, unseen, likelihood)
                 now = new  # whole, so that an interrupt finds no step without its validation
                 bar.update(count)
                 bar.set_postfix_str(_status(now.history))
@@ -227,8 +248,8 @@ class _NotFinite(Exception):
         self.last = last
 
 
-def _advance(run: TrainingRun, key: Array, now: Progress, data: Array, count: int) -> Progress:
-    state, losses = run.steps(key, now.state, data, count)
+def _advance(run: TrainingRun, key: Array, now: Progress, data: Examples, count: int) -> Progress:
+    state, losses = run.steps(key, now.state, data[0], count, data[1])
     taken = int(state.step) - int(now.state.step)
     entry = {"step": int(state.step), "loss": float(np.asarray(losses)[:taken].mean())} if taken else {}
     now = Progress(state, _extended(now.history, entry))
@@ -264,10 +285,12 @@ def _optimizer_settings(optimizer: Any, learning_rate: Any, num_steps: int) -> d
     return {"learning_rate": float(learning_rate), "num_steps": num_steps}
 
 
-def _validate(run: TrainingRun, key: Array, now: Progress, held_out: Array, likelihood: AbstractLikelihood) -> Progress:
+def _validate(
+    run: TrainingRun, key: Array, now: Progress, held_out: Examples, likelihood: AbstractLikelihood
+) -> Progress:
     state, process = now.state, run.process(now.state.average)
     own = jax.random.fold_in(key, VALIDATION)
-    values = held_out_values(likelihood, own, process, held_out, run.dequantize, run.transform)
+    values = held_out_values(likelihood, own, process, held_out[0], run.dequantize, run.transform, held_out[1])
     value = jnp.mean(values)
     error = float(jnp.std(values) / np.sqrt(len(values)))
     entry = {"validation_step": int(state.step), "validation": float(value), "validation_error": error}
@@ -285,11 +308,16 @@ def held_out_values(
     data: Array,
     dequantize: float,
     transform: Transform | None = None,
+    context: Array | None = None,
 ) -> Array:
     """The estimate for each of some held-out data, shape (m,), of x = T(z) if there is a `transform`."""
     noise, draws = jax.random.split(key)
     z, log_volume = to_latent(transform, dequantized(noise, data, dequantize))
-    return likelihood(draws, process, z).value - log_volume
+    if context is None:
+        return likelihood(draws, process, z).value - log_volume
+    one = lambda args: likelihood.estimate(args[0], process.given(args[1]), args[2]).value
+    together = None if likelihood.chunk is None else max(1, likelihood.chunk // likelihood.calls(process))
+    return batched_map(one, (jax.random.split(draws, len(z)), context, z), together) - log_volume
 
 
 def _passed(step: int, count: int, every: int) -> bool:

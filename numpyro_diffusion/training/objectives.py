@@ -1,8 +1,7 @@
 """What training maximises: one random time per example, the times of a batch stratified."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -21,7 +20,7 @@ Objective = Literal["bound", "simple", "hybrid"]
 BOUND_WEIGHT = 0.001
 
 
-def bound_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
+def bound_loss(key: Array, process: ReverseProcess, batch: Array, context: Array | None = None) -> Array:
     """−K averaged over a batch, estimated without bias from one KL term per example ([2015] eq. 14).
 
     The examples' times are a stratified sample of 2 … T. The last step, unless it is the fixed forward kernel, is
@@ -31,6 +30,7 @@ def bound_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
         key: JAX random key.
         process: the process that is trained.
         batch: shape (n, *event).
+        context: of each example, for p(x | c).
 
     Returns:
         −K in nats, shape ().
@@ -38,14 +38,15 @@ def bound_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
     keys = jax.random.split(key, 4)
     terms = process.num_steps - 1
     t = 2 + _stratified_times(keys[0], len(batch), terms)
-    kl = jax.vmap(lambda x_0, t, noise: step_kl(process, x_0, t, noise))(batch, t, _noise(keys[1], process, batch))
-    few = batch if isinstance(process.last_step, ForwardStep) else _eighth(keys[3], batch)
-    last = jax.vmap(lambda x_0, noise: reconstruction(process, x_0, noise))(few, _noise(keys[2], process, few))
+    kl = _each(process, step_kl, context)(batch, t, _noise(keys[1], process, batch))
+    whole = isinstance(process.last_step, ForwardStep)
+    few, told = (batch, context) if whole else _eighth(keys[3], (batch, context))
+    last = _each(process, reconstruction, told)(few, _noise(keys[2], process, few))
     end = jax.vmap(lambda x_0: terminal_kl(process, x_0))(batch)
     return terms * jnp.mean(kl) - jnp.mean(last) + jnp.mean(end) + process.diffusion.schedule.balance(t, kl)
 
 
-def simple_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
+def simple_loss(key: Array, process: ReverseProcess, batch: Array, context: Array | None = None) -> Array:
     """The unweighted loss: squared error of the noise, or cross-entropy of the bits of x_0.
 
     Gaussian: E‖ε − ε̂‖², t uniform on 1 … T ([DDPM 2020] eq. 14). Bits: −E log p(x_0 | x_t), all bits given the
@@ -55,6 +56,7 @@ def simple_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
         key: JAX random key.
         process: the process that is trained.
         batch: shape (n, *event).
+        context: of each example, for p(x | c).
 
     Returns:
         The loss, shape (): summed over the elements of an example, averaged over the batch.
@@ -62,14 +64,14 @@ def simple_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
     keys = jax.random.split(key, 4)
     t = 1 + _stratified_times(keys[0], len(batch), process.num_steps)
     noise = _noise(keys[1], process, batch)
-    loss = jnp.mean(jax.vmap(lambda *args: _denoising_loss(process, *args))(batch, t, noise))
+    loss = jnp.mean(_each(process, _denoising_loss, context)(batch, t, noise))
     if not jax.tree.leaves(eqx.filter(process.last_step, eqx.is_inexact_array)):
         return loss
     frozen = eqx.tree_at(lambda p: p.denoiser, process, _stop_gradient(process.denoiser))
-    return loss - _mean_last(keys[2:], process, batch, partial(reconstruction, frozen))
+    return loss - _mean_last(keys[2:], frozen, batch, context, reconstruction)
 
 
-def hybrid_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
+def hybrid_loss(key: Array, process: ReverseProcess, batch: Array, context: Array | None = None) -> Array:
     """The unweighted loss for the mean, and a thousandth of −K for a learned variance (Nichol & Dhariwal 2021, eq. 16).
 
     L_simple + 0.001 L_vlb, where L_vlb is −K in nats, estimated as by `bound_loss`, and sees the kernels' variances
@@ -80,6 +82,7 @@ def hybrid_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
         key: JAX random key.
         process: the process that is trained.
         batch: shape (n, *event).
+        context: of each example, for p(x | c).
 
     Returns:
         The loss, shape (): summed over the elements of an example, averaged over the batch.
@@ -87,9 +90,9 @@ def hybrid_loss(key: Array, process: ReverseProcess, batch: Array) -> Array:
     keys = jax.random.split(key, 4)
     t = 1 + _stratified_times(keys[0], len(batch), process.num_steps)
     noise = _noise(keys[1], process, batch)
-    simple, kl = jax.vmap(lambda *args: _hybrid_terms(process, *args))(batch, t, noise)
+    simple, kl = _each(process, _hybrid_terms, context)(batch, t, noise)
     bound = process.num_steps * jnp.mean(kl)
-    bound -= _mean_last(keys[2:], process, batch, partial(_last_of_fixed_mean, process))
+    bound -= _mean_last(keys[2:], process, batch, context, _last_of_fixed_mean)
     bound += jnp.mean(jax.vmap(lambda x_0: terminal_kl(process, x_0))(batch))
     return jnp.mean(simple) + BOUND_WEIGHT * bound
 
@@ -124,10 +127,20 @@ def _hybrid_terms(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -
     return _squared_noise_error(diffusion, x_0, posterior.mean, t), jnp.where(t > 1, kl, 0.0)
 
 
-def _mean_last(keys: Array, process: ReverseProcess, batch: Array, log_prob: Callable[[Array, Array], Array]) -> Array:
+def _each(process: ReverseProcess, function: Callable[..., Any], context: Array | None) -> Callable[..., Any]:
+    """``function(process, x_0, …)`` over the examples of a batch, the process told each example's context."""
+    if context is None:
+        return jax.vmap(lambda *args: function(process, *args))
+    told = jax.vmap(lambda context, *args: function(process.given(context), *args))
+    return lambda *args: told(context, *args)
+
+
+def _mean_last(
+    keys: Array, process: ReverseProcess, batch: Array, context: Array | None, log_prob: Callable[..., Array]
+) -> Array:
     """The mean of log p(x_0 | x_1) over an eighth of the batch, of `log_prob` of x_0 and the noise that makes x_1."""
-    few = _eighth(keys[1], batch)
-    return jnp.mean(jax.vmap(log_prob)(few, _noise(keys[0], process, few)))
+    few, told = _eighth(keys[1], (batch, context))
+    return jnp.mean(_each(process, log_prob, told)(few, _noise(keys[0], process, few)))
 
 
 def _last_of_fixed_mean(process: ReverseProcess, x_0: Array, noise: Array) -> Array:
@@ -147,9 +160,11 @@ def _stratified_times(key: Array, count: int, choices: int) -> Array:
     return jnp.minimum(jnp.floor(place * choices), choices - 1).astype(int)
 
 
-def _eighth(key: Array, batch: Array) -> Array:
-    """An eighth of the examples, in which each is equally likely to be."""
-    return jnp.take(batch, _turned(key, len(batch))[: max(1, len(batch) // 8)], axis=0)
+def _eighth(key: Array, batch: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
+    """An eighth of the examples, in which each is equally likely to be, and their contexts."""
+    count = len(batch[0])
+    chosen = _turned(key, count)[: max(1, count // 8)]
+    return jax.tree.map(lambda leaf: jnp.take(leaf, chosen, axis=0), batch)
 
 
 def _turned(key: Array, count: int) -> Array:

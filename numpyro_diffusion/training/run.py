@@ -33,23 +33,25 @@ class TrainingRun(eqx.Module):
     params: Any
     rest: Any
     optimizer: optax.GradientTransformation
-    loss: Callable[[Array, ReverseProcess, Array], Array]
+    loss: Callable[..., Array]
     ema: float
     dequantize: float
     batch_size: int
     spread: NamedSharding | None
     transform: Transform | None
+    dropout: float
 
     def __init__(
         self,
         process: ReverseProcess,
         optimizer: optax.GradientTransformation,
-        loss: Callable[[Array, ReverseProcess, Array], Array],
+        loss: Callable[..., Array],
         ema: float,
         dequantize: float,
         batch_size: int,
         spread: NamedSharding | None = None,
         transform: Transform | None = None,
+        dropout: float = 0.0,
     ) -> None:
         params, self.rest = eqx.partition(process, trainable(process))
         if not jax.tree.leaves(params):
@@ -58,7 +60,7 @@ class TrainingRun(eqx.Module):
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), params)
         self.optimizer, self.loss = optimizer, loss
         self.ema, self.dequantize, self.batch_size = float(ema), float(dequantize), batch_size
-        self.spread, self.transform = spread, transform
+        self.spread, self.transform, self.dropout = spread, transform, float(dropout)
 
     def start(self) -> State:
         """The state before the first step."""
@@ -70,15 +72,19 @@ class TrainingRun(eqx.Module):
         return eqx.combine(params, self.rest)
 
     @eqx.filter_jit
-    def steps(self, key: Array, state: State, data: Array, count: int) -> tuple[State, Array]:
+    def steps(
+        self, key: Array, state: State, data: Array, count: int, context: Array | None = None
+    ) -> tuple[State, Array]:
         """The state `count` steps on, and their losses, shape (count,); a step that is not finite stops the state."""
-        return jax.lax.scan(lambda state, _: self._step(key, state, data), state, None, length=count)
+        return jax.lax.scan(lambda state, _: self._step(key, state, data, context), state, None, length=count)
 
-    def _step(self, key: Array, state: State, data: Array) -> tuple[State, Array]:
+    def _step(self, key: Array, state: State, data: Array, context: Array | None) -> tuple[State, Array]:
         keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        batch = share(data[jax.random.randint(keys[0], (self.batch_size,), 0, len(data))], self.spread)
+        chosen = jax.random.randint(keys[0], (self.batch_size,), 0, len(data))
+        batch = share(data[chosen], self.spread)
+        told = () if context is None else (share(self._told(keys[0], context[chosen]), self.spread),)
         z, log_volume = to_latent(self.transform, dequantized(keys[1], batch, self.dequantize))
-        loss, grad = jax.value_and_grad(lambda p: self.loss(keys[2], self.process(p), z))(state.params)
+        loss, grad = jax.value_and_grad(lambda p: self.loss(keys[2], self.process(p), z, *told))(state.params)
         loss = loss + jnp.mean(log_volume)
         updates, optimizer = self.optimizer.update(grad, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -88,6 +94,14 @@ class TrainingRun(eqx.Module):
         # A bad step changes nothing, nor do those after it: the same step, with the same noise, is bad again.
         finite = jnp.isfinite(loss) & jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]))
         return agree(jax.lax.cond(finite, lambda: new, lambda: state), self.spread), loss
+
+    def _told(self, key: Array, context: Array) -> Array:
+        """The contexts of a batch, some left out."""
+        if not self.dropout:
+            return context
+        left_out = jax.random.bernoulli(jax.random.fold_in(key, 0), self.dropout, (len(context),))
+        left_out = left_out.reshape((-1,) + (1,) * (context.ndim - 1))
+        return jnp.where(left_out, self.rest.denoiser.wanted.unknown, context)
 
 
 def dequantized(key: Array, batch: Array, width: float) -> Array:

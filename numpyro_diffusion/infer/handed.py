@@ -1,0 +1,150 @@
+"""A model whose diffusion sites are given by their chains, or by the noise that makes them, and not by x_0 alone.
+
+What other unknowns of a model must be drawn given is the chain x_0 … x_T of a site: its density given them is a closed
+form. A bound on log p(x_0), which has no chain, is something else, and wrong there.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.handlers import substitute
+from numpyro.ops.provenance import eval_provenance
+from numpyro.primitives import Messenger
+
+from ..diffusions import GaussianDiffusion
+from ..distributions import DiffusionPosterior, DiffusionPrior, ReverseTrajectory
+from ..factors import Delta, factors_of
+from ..samplers import Ancestral
+from .sites import find_site
+
+_LAW = "diffusion law"
+
+
+class Handing(NamedTuple):
+    """What stands for each diffusion site, by name.
+
+    Attributes:
+        chains: how many steps the chain of each has, None for all.
+        free: those whose prior depends on no other unknown, so that their chain's density is a constant.
+        noises: those given by the standard-normal noise of their chain, and not by the chain itself.
+    """
+
+    chains: Mapping[str, int | None]
+    free: frozenset[str] = frozenset()
+    noises: frozenset[str] = frozenset()
+
+    def without(self, names: Any) -> "Handing":
+        """The same for other sites alone."""
+        return self._replace(chains={name: steps for name, steps in self.chains.items() if name not in names})
+
+
+class Handed(Messenger):
+    """A model in which the value of a diffusion site is its chain, or noise, with its *exact* density.
+
+    The rest of the model sees x_0 as it always does. The chain has shape (*batch, steps + 1, *event), x_0 first, in the
+    coordinates of the prior's process; the noise has the same shape, x_T's first. The factor of a `DiffusionPosterior`
+    counts as the site ``<name>_factor``.
+
+    Args:
+        model: the NumPyro model.
+        handing: what stands for each site.
+    """
+
+    def __init__(self, model: Callable[..., Any], handing: Handing) -> None:
+        self.handing = handing
+        super().__init__(model)
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Puts the law of the chain, or of the noise, in place of the prior."""
+        name = msg["name"]
+        if msg["type"] != "sample" or name not in self.handing.chains:
+            return
+        msg[_LAW] = law = msg["fn"]
+        one, event = _unwrapped(law)
+        prior = prior_of(one)
+        chain = chain_law(prior, self.handing.chains[name])
+        if name in self.handing.noises:
+            chain = dist.Normal(0.0, 1.0).expand(chain.batch_shape + chain.event_shape).to_event(len(chain.event_shape))
+        elif name in self.handing.free:
+            chain = chain.mask(False)
+        msg["fn"] = chain.to_event(event) if event else chain
+
+    def postprocess_message(self, msg: dict[str, Any]) -> None:
+        """Gives the model x_0."""
+        if _LAW not in msg:
+            return
+        name, value = msg["name"], msg["value"]
+        one, event = _unwrapped(msg.pop(_LAW))
+        prior = prior_of(one)
+        if name in self.handing.noises:
+            sampler = Ancestral(self.handing.chains[name])
+            there = lambda module, noise: module.to_data(sampler.from_noise(noise, module.process))
+            x = prior.map_batch(there, value)
+        else:
+            x = data_of(prior, value)
+        msg["value"] = x
+        if isinstance(one, DiffusionPosterior):
+            log_r = one.log_r(x)
+            numpyro.factor(f"{name}_factor", log_r.sum(tuple(range(log_r.ndim - event, log_r.ndim))))
+
+
+def prior_of(law: DiffusionPrior | DiffusionPosterior) -> DiffusionPrior:
+    """The prior, without a factor."""
+    return law.prior if isinstance(law, DiffusionPosterior) else law
+
+
+def chain_law(prior: DiffusionPrior, num_steps: int | None) -> ReverseTrajectory:
+    """The law of the prior's chain, with its batch shape."""
+    return prior._like(lambda parts: ReverseTrajectory(parts.process, num_steps, validate_args=False))
+
+
+def data_of(prior: DiffusionPrior, chain: Array) -> Array:
+    """The data at the end of chains of shape (*batch, steps + 1, *event)."""
+    z = chain[(slice(None),) * len(prior.batch_shape) + (0,)]
+    if prior.transform is None:
+        return z
+    return prior.map_batch(lambda module, z: module.to_data(z), z)
+
+
+def has_noise(law: DiffusionPrior | DiffusionPosterior) -> bool:
+    """Whether the site's chain is a smooth function of noise, with nothing known about x that noise cannot meet."""
+    process = prior_of(law).process
+    known = isinstance(law, DiffusionPosterior) and any(isinstance(part, Delta) for part in factors_of(law.factor))
+    return isinstance(process.diffusion, GaussianDiffusion) and process.num_levels is None and not known
+
+
+def prior_parents(
+    model: Callable[..., Any], site: str, args: tuple[Any, ...], kwargs: dict[str, Any], values: Mapping[str, Any]
+) -> frozenset[str]:
+    """The latent sites on which the prior of a diffusion site depends, as the traced program has it.
+
+    Args:
+        model: the NumPyro model.
+        site: the diffusion site.
+        args: the model's arguments.
+        kwargs: its keyword arguments.
+        values: of the other latent sites.
+    """
+    names = [name for name in values if name != site]
+
+    def law(**given: Any) -> list[Array]:
+        data = {name: given[f"site_{i}"] for i, name in enumerate(names)}
+        return jax.tree.leaves(find_site(substitute(model, data=data), site, args, kwargs).prior)
+
+    if not names:
+        return frozenset()
+    found = eval_provenance(law, **{f"site_{i}": values[name] for i, name in enumerate(names)})
+    used = frozenset().union(*found)
+    return frozenset(name for i, name in enumerate(names) if f"site_{i}" in used)
+
+
+def _unwrapped(fn: dist.Distribution) -> tuple[Any, int]:
+    """The diffusion law inside, and how many of its batch dimensions are part of the event."""
+    event = 0
+    while isinstance(fn, dist.Independent):
+        fn, event = fn.base_dist, event + fn.reinterpreted_batch_ndims
+    return fn, event

@@ -1,0 +1,204 @@
+"""Learning p(x | c) from pairs: what is planned and trained where `fit_prior` is given contexts."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions.transforms import LowerCholeskyAffine
+
+from .. import schedules
+from .._checks import check_finite
+from ..denoisers import Conditional, Context, FullGaussianMixture, Network, Regression, Residual
+from ..diffusions import GaussianDiffusion
+from ..moments import LARGEST_WHOLE, moments_of_draws
+from ..networks import MLP, ContextFeatures
+from ..process import ReverseProcess
+from ..samplers import having_moments
+from ._arguments import check_numbers
+from .baselines import LARGEST, Mixture, shrunk_gaussian
+from .plan import PriorPlan, table_width
+from .run import to_latent
+from .tables import FEWEST, NUM_TIMES, finest_detail
+
+MOST_LABELS = 1_000
+
+
+class Pairs(NamedTuple):
+    """Examples and their contexts, as NumPy arrays."""
+
+    x: np.ndarray
+    context: np.ndarray
+
+
+class Regressed(NamedTuple):
+    """A linear regression of flattened examples on their contexts' features.
+
+    Attributes:
+        features: of a context.
+        weight: shape (d, features); the mean of what it adds over the examples is 0.
+        residual: the Gaussian of what is left, with the examples' mean.
+    """
+
+    features: ContextFeatures
+    weight: np.ndarray
+    residual: Mixture
+
+    def left(self, pairs: Pairs) -> np.ndarray:
+        """The examples without what their contexts add, shape (n, d)."""
+        return pairs.x.reshape(len(pairs.x), -1) - feature_table(self.features, pairs.context) @ self.weight.T
+
+    def given(self, context: np.ndarray) -> "Told":
+        """The model of examples with these contexts."""
+        return Told(self, context)
+
+
+class Told(NamedTuple):
+    """A regression, and the contexts of the examples that it is asked about."""
+
+    model: Regressed
+    context: np.ndarray
+
+    def log_prob(self, x: np.ndarray) -> np.ndarray:
+        """Log density of flattened examples in nats, shape (n,)."""
+        return self.model.residual.log_prob(self.model.left(Pairs(x, self.context)))
+
+
+def described(context: ArrayLike, count: int, dropout: float) -> tuple[np.ndarray, Context, ContextFeatures]:
+    """Contexts as numbers or labels, and what they look like: whole numbers are labels.
+
+    Raises:
+        ValueError: another number of contexts than of examples, NaN where none is to be left out, labels below 0, or
+            more than 1,000.
+        TypeError: no numbers.
+    """
+    array = check_numbers("context", context)
+    if array.ndim == 0 or len(array) != count:
+        raise ValueError(f"context: expected one for each of {count} examples, (n, *context_shape), got {array.shape}")
+    shape, optional = array.shape[1:], dropout > 0
+    if np.issubdtype(array.dtype, np.floating):
+        if not optional:
+            check_finite("context", array)
+        z = array.astype(np.float64)
+        loc, scale = np.nanmean(z, axis=0), np.nanstd(z, axis=0)
+        return z, Context(shape, None, optional), ContextFeatures(shape, None, loc, np.where(scale > 0, scale, 1.0))
+    labels = array.astype(int)
+    if labels.max() >= MOST_LABELS:
+        raise ValueError(f"context: expected labels below {MOST_LABELS}, or real numbers, got {labels.max()}")
+    told = Context(shape, max(int(labels.max()) + 1, 1), optional)
+    return np.asarray(told.checked(labels)), told, ContextFeatures(shape, told.num_labels)
+
+
+def feature_table(features: ContextFeatures, context: np.ndarray) -> np.ndarray:
+    """The features of many contexts, shape (n, features)."""
+    return np.asarray(jax.vmap(features)(jnp.asarray(context)), np.float64)
+
+
+def regressed(pairs: Pairs, features: ContextFeatures, dequantize: float) -> Regressed:
+    """The ridge regression that is best on each example left out in turn, and the Gaussian of what it leaves."""
+    x = pairs.x.reshape(len(pairs.x), -1)
+    table = feature_table(features, pairs.context)
+    y, f = x - x.mean(0), table - table.mean(0)
+    scale = np.where(y.std(0) > 0, y.std(0), 1.0)
+    u, s, vt = np.linalg.svd(f, full_matrices=False)
+    projected, best, weight = u.T @ y, np.inf, np.zeros((x.shape[1], f.shape[1]))
+    for ridge in len(x) * np.logspace(-8, 1, 19):
+        kept = np.square(s) / (np.square(s) + ridge)
+        leverage = np.square(u) @ kept + 1 / len(x)
+        error = np.mean(np.square((y - u @ (kept[:, None] * projected)) / scale / (1 - leverage)[:, None]))
+        if error < best:
+            best, weight = error, (vt.T @ ((s / (np.square(s) + ridge))[:, None] * projected)).T
+    # One-hot features add up to 1: a constant for all is taken off the weights, so that no label adds nothing.
+    weight = weight if features.num_labels is None else weight - (weight @ table.mean(0))[:, None]
+    shift = weight @ table.mean(0) if features.num_labels is None else 0.0
+    return Regressed(features, weight, _residual(x - table @ weight.T + shift, shift, dequantize))
+
+
+def _residual(left: np.ndarray, shift: Any, dequantize: float) -> Mixture:
+    found = shrunk_gaussian(left, dequantize**2 / 12)
+    return found._replace(means=found.means - shift)
+
+
+def conditional_plan(
+    key: Array, plan: PriorPlan, pairs: Pairs, told: Context, features: ContextFeatures, network: object
+) -> tuple[PriorPlan, Regressed | None]:
+    """The plan for p(x | c), and the regression of real values that are not too many.
+
+    Args:
+        key: for the network's first weights.
+        plan: the one for p(x).
+        pairs: what is trained on.
+        told: what a context looks like.
+        features: of a context.
+        network: one that was given, or None.
+    """
+    event = pairs.x.shape[1:]
+    if not plan.num_steps:
+        raise ValueError(f"data: expected at least {FEWEST} examples to learn from with contexts, got {len(pairs.x)}")
+    plan = plan._replace(reasons=(*plan.reasons, f"context: {told.said.replace('*batch', 'n')}"))
+    real = isinstance(plan.process.diffusion, GaussianDiffusion)
+    model = regressed(pairs, features, plan.dequantize) if real and np.prod(event) <= LARGEST else None
+    if plan.is_table and model is not None:
+        return _of_regression(key, plan, pairs, told, model), model
+    denoiser: Any = plan.process.denoiser
+    if network is None:
+        fn: Any = MLP(key, event, num_steps=plan.process.num_steps, width=denoiser.fn.width, context=features)
+    else:
+        fn, named = network, f"network: {type(network).__name__} (given)"
+        lines = tuple(named if line.startswith("network: ") else line for line in plan.reasons)
+        plan = plan._replace(reasons=lines)
+    process = ReverseProcess(plan.process.diffusion, Network(fn, denoiser.predicts, told=told), event)
+    return plan._replace(process=process), model
+
+
+def _of_regression(key: Array, plan: PriorPlan, pairs: Pairs, told: Context, model: Regressed) -> PriorPlan:
+    """A network about a linear regression, vectors in the coordinates in which what that leaves is white."""
+    event, x, left = pairs.x.shape[1:], pairs.x.reshape(len(pairs.x), -1), model.left(pairs)
+    covariance, mean = model.residual.covariances[0], model.residual.means[0]
+    weight, transform = model.weight, None
+    if len(event) == 1:
+        root, loc = np.linalg.cholesky(covariance), x.mean(0)
+        inverse = np.linalg.inv(root)
+        weight, mean, covariance = inverse @ weight, inverse @ (mean - loc), np.eye(len(loc))
+        z, left = (x - loc) @ inverse.T, left @ inverse.T
+        schedule = schedules.log_snr(NUM_TIMES, scale=float(np.sqrt(np.mean(z**2))), detail=finest_detail(left))
+        diffusion, kind = GaussianDiffusion(schedule), jax.dtypes.canonicalize_dtype(float)
+        transform = LowerCholeskyAffine(jnp.asarray(loc, kind), jnp.asarray(root, kind))
+    else:
+        schedule = schedules.log_snr(NUM_TIMES, detail=finest_detail(left / x.std()))
+        diffusion = GaussianDiffusion(schedule, x.mean(), x.std())
+    gaussian = FullGaussianMixture(mean[None], covariance[None])
+    make = Regression(model.features, weight, gaussian)
+    baseline = Conditional(make, told.shape, told.num_labels, told.optional)
+    width = table_width(len(x), x.shape[1])
+    fn = MLP(key, event, num_steps=NUM_TIMES, width=width, outputs=2, context=model.features)
+    process = ReverseProcess(diffusion, Residual(fn, baseline, told), event)
+    kept = [line for line in plan.reasons if not line.startswith(("coordinates", "baseline", "schedule"))]
+    ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(NUM_TIMES)):.3g}"
+    found = [
+        "coordinates: " + ("those in which what the baseline leaves is white" if transform else "those of the data"),
+        "baseline: the linear regression on the context, with its residual covariance; the network learns the rest",
+        f"schedule: {NUM_TIMES} steps, {ends}",
+    ]
+    return plan._replace(process=process, reasons=(*kept, *found), transform=transform)
+
+
+def without_context(x: Array, t: Array) -> Array:
+    """In a plan's network's place, before it is told of contexts."""
+    del t
+    return jnp.zeros_like(x)
+
+
+def with_residual_moments(
+    process: ReverseProcess, transform: Any, model: Regressed | None, pairs: Pairs
+) -> ReverseProcess:
+    """The process with the covariance that x has given its context, about, which twists rely on."""
+    size = int(np.prod(process.event_shape))
+    if model is None or size > LARGEST_WHOLE:
+        return process
+    diffusion: Any = process.diffusion
+    left = model.left(pairs).reshape(pairs.x.shape)
+    z, _ = to_latent(transform, jnp.asarray(left, float))
+    return having_moments(process, moments_of_draws(diffusion.standardize(z).reshape(len(left), -1)))

@@ -1,0 +1,69 @@
+"""What a training run is reported to be: held-out K beside simple models of the same examples."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpyro.distributions.transforms import Transform
+
+from ..diffusions import GaussianDiffusion
+from ..distributions.report import Curve, PriorReport, Score
+from ._arguments import default_validation
+from .baselines import LARGEST, Mixture, shrunk_gaussian
+from .conditional import Told
+from .loop import FitResult, held_out_values
+from .plan import PriorPlan
+from .run import dequantized
+
+REPEATS = 4  # of the report's K
+
+
+def simple_models(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> dict[str, Mixture]:
+    """The Gaussian of real values, where it is not too large."""
+    size = int(np.prod(train.shape[1:]))
+    real = isinstance(plan.process.diffusion, GaussianDiffusion)
+    if not real or size > LARGEST or not len(held_out):
+        return {}
+    return {"Gaussian": shrunk_gaussian(train.reshape(len(train), -1), plan.dequantize**2 / 12)}
+
+
+def report_of(
+    plan: PriorPlan,
+    result: FitResult,
+    transform: Transform | None,
+    results: dict[str, FitResult],
+    reasons: tuple[str, ...],
+    models: Mapping[str, Mixture | Told],
+    train: np.ndarray,
+    held_out: np.ndarray,
+    context: Array | None = None,
+) -> PriorReport:
+    """K and the simple models' log densities of the same held-out examples, with the same noise between steps."""
+    steps, validation = result.history["validation_step"], result.history["validation"]
+    kept = int(steps[int(np.argmax(validation))]) if validation else result.steps
+    if not len(held_out):
+        return PriorReport(None, (), len(train), 0, kept, reasons, {})
+    x, likelihood = jnp.asarray(held_out, float), default_validation(result.process, len(held_out))
+    values: dict[str, list[np.ndarray]] = {name: [] for name in ("prior (K)", *models)}
+    for key in jax.random.split(jax.random.key(0), REPEATS):  # the program that validation has compiled
+        found = held_out_values(likelihood, key, result.process, x, plan.dequantize, transform, context)
+        values["prior (K)"].append(np.asarray(found, np.float64))
+        noisy = dequantized(jax.random.split(key)[0], x, plan.dequantize)
+        flat = np.asarray(noisy, np.float64).reshape(len(x), -1)
+        for name, model in models.items():
+            values[name].append(model.log_prob(flat))
+    means = {name: np.mean(found, axis=0) for name, found in values.items()}
+    own, *scores = (_score(name, mean, means["prior (K)"]) for name, mean in means.items())
+    curves = {name or "prior": _curve(found) for name, found in results.items()}
+    return PriorReport(own, tuple(scores), len(train), len(held_out), kept, reasons, curves)
+
+
+def _score(name: str, values: np.ndarray, own: np.ndarray) -> Score:
+    error = lambda x: float(x.std() / np.sqrt(len(x)))
+    return Score(name, float(values.mean()), error(values), float((own - values).mean()), error(own - values))
+
+
+def _curve(result: FitResult) -> Curve:
+    return {"step": result.history["validation_step"], "validation": result.history["validation"]}
