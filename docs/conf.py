@@ -12,6 +12,7 @@ version = release = importlib.metadata.version("numpyro-diffusion")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -22,8 +23,11 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
+autosummary_generate = True
+templates_path = ["_templates"]
+default_role = "py:obj"  # a name between single backticks is a link where there is such a name
+
 # Ours are documented at the names users type; types stay in the signatures.
-autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -50,6 +54,17 @@ def escape_shapes(app, what, name, obj, options, lines):
         lines[number] = "`".join(parts)
 
 
+# What `jax.typing.ArrayLike` is, spelt out, as annotations come to Sphinx.
+ARRAY_LIKE = re.compile(r"~?[\w.]*Array \| ~?[\w.]*ndarray \| (?:~?[\w.]+ \| )*~?[\w.]*complex")
+
+
+def shorten_types(app, what, name, obj, options, signature, returned):
+    """ArrayLike is a word, not the union of eight types."""
+    short = [None if text is None else ARRAY_LIKE.sub("ArrayLike", text) for text in (signature, returned)]
+    return tuple(short)
+
+
 def setup(app):
-    """Register the above before napoleon reads the docstrings."""
+    """Register the above; shapes before napoleon reads the docstrings."""
+    app.connect("autodoc-process-signature", shorten_types)
     app.connect("autodoc-process-docstring", escape_shapes, priority=400)

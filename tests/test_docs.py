@@ -34,7 +34,7 @@ def test_readme_commands_are_one_line(command):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
+    "page", ["README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]
 )
 def test_local_links_lead_somewhere(page):
     file = ROOT / page
