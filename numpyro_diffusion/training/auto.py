@@ -25,8 +25,9 @@ from ..samplers import having_moments
 from ..schedules import AbstractSchedule
 from ._arguments import cadence, check_data, check_numbers, default_validation, split
 from .baselines import LARGEST, Mixture, shrunk_gaussian
-from .loop import FitResult, fit, held_out_values
+from .loop import fit, held_out_values
 from .plan import Family, PriorPlan, plan_prior, table_width
+from .results import FitResult
 from .run import dequantized, to_latent
 from .tables import Candidate, candidates, simplified, table
 
