@@ -134,7 +134,7 @@ class DiffusionPrior(Reported, ModuleDistribution):
         lead = jnp.broadcast_shapes(check_event("noise", noise.shape, shape), self.batch_shape)
         return self._over_values(DiffusionPrior._from_noise_one, noise, lead, shape)
 
-    def estimate(self, value: ArrayLike, key: Array | None = None) -> Estimate:
+    def estimate(self, value: ArrayLike, *, key: Array | None = None) -> Estimate:
         """The estimate behind `log_prob`, with its standard error and its terms.
 
         Args:
@@ -232,7 +232,7 @@ class DiffusionPrior(Reported, ModuleDistribution):
         return module.to_data(module.sampler.sample(key, module.process))
 
     def _trajectory_one(self, module: Any, key: Array) -> Array:
-        return module.to_data(module.sampler.trajectory(key, module.process))
+        return module.to_data(module.sampler.sample_trajectory(key, module.process))
 
     def _from_noise_one(self, module: Any, noise: Array) -> Array:
         return module.to_data(module.sampler.from_noise(noise, module.process))

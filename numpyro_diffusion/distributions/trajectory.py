@@ -146,7 +146,7 @@ class ReverseTrajectory(ModuleDistribution):
         return _DataThenNoise(data, constraints.independent(noise, len(self.event_shape)))
 
     def _sample_one(self, module: Any, key: Array) -> Array:
-        return Ancestral().trajectory(key, module)
+        return Ancestral().sample_trajectory(key, module)
 
     def _log_prob_one(self, module: Any, value: Array) -> Array:
         times = jnp.arange(2, module.num_steps + 1)

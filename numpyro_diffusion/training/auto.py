@@ -54,7 +54,7 @@ def fit_prior(
     batch_size: int | None = None,
     learning_rate: float = 1e-3,
     checkpoint: str | PathLike[str] | None = None,
-    progress: bool = True,
+    progress_bar: bool = True,
 ) -> DiffusionPrior:
     """Learn a prior from data: `plan_prior`, then `fit` of the K bound, with the best weights on held-out examples.
 
@@ -75,7 +75,7 @@ def fit_prior(
         batch_size: see `fit`; 256 unless given, 128 for a table of at most 2,000 examples.
         learning_rate: see `fit`.
         checkpoint: see `fit`; of a table, that of what is tried first, with others beside it, ``checkpoint.1`` and on.
-        progress: whether to print the plan and the report, and to show a progress bar.
+        progress_bar: whether to print the plan and the report, and to show a progress bar.
 
     Returns:
         The `DiffusionPrior`, in the data's own units, with its `report()`. Where data in steps were dequantised, its K
@@ -93,12 +93,12 @@ def fit_prior(
         first, data, family=family, loc=loc, scale=scale, schedule=schedule, network=network,
         dequantize=dequantize, num_steps=num_steps,
     )  # fmt: skip
-    if progress:
+    if progress_bar:
         print(plan)
     train, held_out = (np.asarray(part, np.float64) for part in _parts(second, np.asarray(data), plan))
     if batch_size is None:
         batch_size = 128 if plan.is_table and len(train) <= 2_000 else 256
-    options: dict[str, Any] = {"batch_size": batch_size, "dequantize": plan.dequantize, "progress": progress}
+    options: dict[str, Any] = {"batch_size": batch_size, "dequantize": plan.dequantize, "progress_bar": progress_bar}
     if not plan.num_steps:
         report = PriorReport(None, (), len(train), 0, 0, plan.reasons, {})
         prior = DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
@@ -113,7 +113,7 @@ def fit_prior(
         models = _simple_models(plan, train, held_out)
         report = _report(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
         prior = _prior(result.process, None, train).with_report(report)
-    if progress:
+    if progress_bar:
         print(f"{prior.report()}".removeprefix("\n".join(plan.reasons)).strip())
     if prior.report().is_worse:
         warnings.warn(f"fit_prior: {prior.report().verdict}", PoorPriorWarning, stacklevel=2)

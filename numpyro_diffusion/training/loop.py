@@ -57,7 +57,7 @@ def fit(
     checkpoint_every: int = 1000,
     log_every: int | None = None,
     devices: Devices | None = None,
-    progress: bool = True,
+    progress_bar: bool = True,
 ) -> FitResult:
     """Train the denoiser, the last step and a learned schedule by stochastic gradient steps.
 
@@ -96,7 +96,7 @@ def fit(
         devices: devices that share each batch, or how many of `jax.devices()`; they must divide `batch_size`. Weights
             and optimiser live on all of them. The run is the same but for the order of sums, and may be resumed on
             others. One, where JAX puts it, unless given.
-        progress: whether to show a progress bar.
+        progress_bar: whether to show a progress bar.
 
     Returns:
         A `FitResult`.
@@ -135,7 +135,7 @@ def fit(
     run, now, key = replicate(run, spread), replicate(now, spread), replicate(key, spread)
     train, held_out = replicate(train, spread), distribute(held_out, spread)
     keep = lambda now: _keep(checkpoint, now, settings, lambda: _result(run, now, "unsaved", patience))
-    bar = tqdm(total=num_steps, initial=int(now.state.step), disable=not progress, desc="training", unit="step")
+    bar = tqdm(total=num_steps, initial=int(now.state.step), disable=not progress_bar, desc="training", unit="step")
     try:
         with bar:
             if len(held_out) and not now.history["validation"] and not int(now.state.step):
