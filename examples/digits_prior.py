@@ -29,7 +29,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = options.save or Path(folder) / "digits.safetensors"
         prior.save(path, dtype="float16")
-        value, error = held_out_bound(nd.load(path), jax.random.key(1))
+        value, error = held_out_bound(jax.random.key(1), nd.load(path))
         card = {
             "data": "the 8x8 handwritten digits of scikit-learn (UCI), grey levels 0 to 1, uniform noise of 1/16 added",
             "licence": "data CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits); weights Apache-2.0",

@@ -37,7 +37,7 @@ def main() -> None:
     gaussian = 0.5 * np.log(2 * np.pi * np.e * variances).sum()
     print(f"h(x_0) at most {result.entropy:.2f} ± {result.entropy_error:.2f} nats; Gaussian {gaussian:.2f}")
     if not options.short:
-        bound, error = held_out_bound(prior, jax.random.key(1))
+        bound, error = held_out_bound(jax.random.key(1), prior)
         print(f"-K {-bound:.2f} ± {error:.2f} nats, {prior.process.num_steps} steps")
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)

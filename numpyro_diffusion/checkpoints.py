@@ -6,12 +6,11 @@ list, and fields are set without running a class's code.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 import equinox as eqx
 import jax
@@ -19,42 +18,26 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from jaxtyping import PyTree
-from numpyro.distributions import constraints, transforms
 
 from ._files import write_whole
-from ._functions import FUNCTIONS, name_of
+from ._packing import (
+    FORMAT_NAME,
+    Classes,
+    FloatName,
+    Json,
+    Known,
+    Tensors,
+    admitted,
+    check_names,
+    error_at,
+    pack,
+    unpack,
+)
+from ._packing import CheckpointError as CheckpointError
 
-FORMAT_NAME = "numpyro_diffusion"
 FORMAT_VERSION = 1
 
 FilePath: TypeAlias = str | os.PathLike[str]
-FloatName: TypeAlias = Literal["float32", "float16"] | None
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
-Tensors: TypeAlias = dict[str, np.ndarray]
-Classes: TypeAlias = Iterable[type[eqx.Module]]
-Known: TypeAlias = Mapping[str, type[eqx.Module]]
-
-# Where classes of older files are now.
-_MOVED = {f"{FORMAT_NAME}.distributions.prior:PriorParts": f"{FORMAT_NAME}.distributions.parts:PriorParts"}
-
-# NumPyro's transforms that a file may name, with the arguments that make them; domains by NumPyro's names.
-_TRANSFORMS: dict[str, tuple[str, ...]] = {
-    "AffineTransform": ("loc", "scale", "domain"),
-    "ComposeTransform": ("parts",),
-    "ExpTransform": ("domain",),
-    "IdentityTransform": (),
-    "LowerCholeskyAffine": ("loc", "scale_tril"),
-    "SigmoidTransform": (),
-    "SoftplusTransform": (),
-}
-_DOMAINS = {name: getattr(constraints, name) for name in ("real", "positive", "unit_interval")}
-
-_DTYPES = ["bool", "bfloat16", "complex64", *(f"float{bits}" for bits in (16, 32, 64))]
-_DTYPES += [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
-
-
-class CheckpointError(ValueError):
-    """A file is not a checkpoint this version can read; the message says which file, where in it, and why."""
 
 
 def write_module(
@@ -98,7 +81,7 @@ def read_module(path: FilePath, *, classes: Classes = ()) -> tuple[eqx.Module, d
         FileNotFoundError: If there is no such file.
 
     """
-    known = _admitted(classes)
+    known = admitted(classes)
     with _open(path) as file:
         return _read(file, "module", eqx.Module, known)
 
@@ -140,7 +123,7 @@ def read_training_state(path: FilePath, like: PyTree) -> tuple[PyTree, dict[str,
     with _open(path) as file:
         stored, metadata = _read(file, "training state", dict, {})
         found = {f"{name}: {_signature(leaf)}" for name, leaf in stored.items()}
-        _check_names("leaves unlike those of `like`", expected, found)
+        check_names("leaves unlike those of `like`", expected, found)
     return jax.tree_util.tree_unflatten(structure, (leaves | stored).values()), metadata
 
 
@@ -166,105 +149,8 @@ def digest(tree: PyTree) -> str:
     return found.hexdigest()[:16]
 
 
-def _pack(value: object, name: str, tensors: Tensors, dtype: FloatName) -> Json:
-    """Describe a value of the tree in JSON, and add its arrays to `tensors`."""
-    pack = lambda item, key: _pack(item, f"{name}.{key}" if name else str(key), tensors, dtype)
-    kind = type(value)  # exactly: a subclass would come back as something less
-    if value is None or kind in (bool, int, float, str):
-        return value
-    if kind in (tuple, list):
-        return {kind.__name__: [pack(item, i) for i, item in enumerate(value)]}
-    if kind is dict and all(type(key) is str for key in value):
-        return {"dict": {key: pack(item, key) for key, item in value.items()}}
-    if _is_describable(kind):
-        label, names = f"{kind.__module__}:{kind.__qualname__}", [field.name for field in dataclasses.fields(kind)]
-        return {"module": label, "fields": {key: pack(getattr(value, key), key) for key in names}}
-    if (names := _TRANSFORMS.get(kind.__name__)) is not None and getattr(transforms, kind.__name__) is kind:
-        return {"transform": kind.__name__, "arguments": {key: pack(getattr(value, key), key) for key in names}}
-    for domain, known in _DOMAINS.items():
-        if kind is type(known) and value == known:
-            return {"domain": domain}
-    if (function := name_of(value)) is not None:
-        return {"function": function}
-    if isinstance(value, jax.Array | np.generic) or kind is np.ndarray:
-        return _pack_array(value, name, tensors, dtype)
-    expected = "an array, number, string, None, tuple, list, dict with string keys, activation of jax.nn, or module"
-    raise TypeError(f"{name or 'module'}: expected {expected}, got {kind}: {value!r:.80}")
-
-
-def _pack_array(value: jax.Array | np.ndarray, name: str, tensors: Tensors, dtype: FloatName) -> Json:
-    node = {"array": name}
-    if not isinstance(value, jax.Array):
-        node["as"] = "numpy" if isinstance(value, np.ndarray) else "numpy scalar"
-    elif jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        node["key"], value = str(jax.random.key_impl(value)), jax.random.key_data(value)
-    # Little-endian rows, because safetensors would write strided arrays in the wrong order.
-    array = np.asarray(value, value.dtype.newbyteorder("<"), order="C")
-    if array.dtype.name not in _DTYPES:
-        raise TypeError(f"{name}: expected an array of {', '.join(_DTYPES)}, got {array.dtype}")
-    if name in tensors:
-        raise ValueError(f"{name}: expected one array of this name, got two (a dot in a dict key?)")
-    tensors[name], node = array, node | {"dtype": array.dtype.name, "shape": list(array.shape)}
-    if dtype and jnp.issubdtype(array.dtype, jnp.floating):
-        # Schedules, scales and biases are vectors or scalars: small, and too exact to round to half precision.
-        dtype = dtype if array.ndim >= 2 else "float32"
-        with np.errstate(over="ignore"):
-            tensors[name], node = array.astype(dtype), node | {"dtype": "float32", "stored": dtype}
-        if np.any(np.isinf(tensors[name]) & np.isfinite(array)):
-            raise ValueError(f"{name}: expected numbers in the range of {dtype}, got larger ones")
-    return node
-
-
-def _unpack(node: Json, name: str, tensors: Tensors, known: Known) -> object:
-    """Rebuild the value that `node` describes, believing nothing, and take its arrays out of `tensors`."""
-    unpack = lambda item, key: _unpack(item, f"{name}.{key}" if name else str(key), tensors, known)
-    match node:
-        case None | bool() | int() | float() | str():
-            return node
-        case {"tuple": list(items)} | {"list": list(items)}:
-            return (list if "list" in node else tuple)(unpack(item, i) for i, item in enumerate(items))
-        case {"dict": dict(items)}:
-            return {key: unpack(item, key) for key, item in items.items()}
-        case {"module": str(kind), "fields": dict(fields)}:
-            if (cls := known.get(kind) or known.get(kind.partition(":")[2])) is None:
-                expected = f"a class of the installed {FORMAT_NAME} or equinox.nn, or one given by classes=[…]"
-                raise _error(name, expected, repr(kind))
-            # A field that a class gained after the file was written comes with the value that changes nothing.
-            later = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
-            names, fields = [field.name for field in dataclasses.fields(cls)], later | fields
-            _check_names(f"{name or 'module'}: fields unlike those of {kind}", names, fields)
-            module = object.__new__(cls)
-            for key in names:  # object's own setter, since modules are frozen
-                object.__setattr__(module, key, unpack(fields[key], key))
-            return module
-        case {"transform": str(kind), "arguments": dict(arguments)} if kind in _TRANSFORMS:
-            _check_names(f"{name}: arguments unlike those of {kind}", _TRANSFORMS[kind], arguments)
-            made = {key: unpack(item, key) for key, item in arguments.items()}
-            return getattr(transforms, kind)(**made)
-        case {"domain": str(domain)} if domain in _DOMAINS:
-            return _DOMAINS[domain]
-        case {"function": str(function)} if function in FUNCTIONS:
-            return FUNCTIONS[function]
-        case {"array": str(), "dtype": str(dtype), "shape": list()} if dtype in _DTYPES:
-            return _unpack_array(node, name, tensors)
-    raise _error(name, "the description of a value", f"{node!s:.80}")
-
-
-def _unpack_array(node: dict[str, Json], name: str, tensors: Tensors) -> jax.Array | np.ndarray:
-    array = tensors.pop(node["array"], None)
-    found = "none" if array is None else f"{array.dtype.name} of shape {list(array.shape)}"
-    if found != (expected := f"{node.get('stored', node['dtype'])} of shape {node['shape']}"):
-        raise _error(name, f"a tensor {node['array']!r}, {expected}", found)
-    array = array.astype(node["dtype"])
-    if "as" in node:
-        return array[()] if node["as"] == "numpy scalar" else array
-    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
-        raise _error(name, f"jax_enable_x64 to be on for an array of {array.dtype}", "off")
-    return jax.random.wrap_key_data(array, impl=node["key"]) if "key" in node else jnp.array(array)
-
-
 def _write(path: FilePath, kind: str, tree: object, metadata: Mapping[str, Json], dtype: FloatName) -> None:
-    content = _pack(tree, "", tensors := {}, dtype)
+    content = pack(tree, "", tensors := {}, dtype)
     description = {"kind": kind, "metadata": dict(metadata), "sha256": _digest(tensors), "content": content}
     try:  # Python's JSON also writes inf and nan, and every float so that it reads back to the same bits
         text = json.dumps(description)
@@ -278,15 +164,15 @@ def _write(path: FilePath, kind: str, tree: object, metadata: Mapping[str, Json]
 def _read(file: safetensors.safe_open, kind: str, root: type, known: Known) -> tuple[object, dict[str, Json]]:
     description = _description(file)
     if description["kind"] != kind:
-        raise _error("kind", kind, description["kind"])
+        raise error_at("kind", kind, description["kind"])
     tensors = {name: file.get_tensor(name) for name in file.keys()}
     digest = _digest(tensors)
-    value = _unpack(description["content"], "", tensors, known)
-    _check_names("tensors unlike those described", [], tensors)
+    value = unpack(description["content"], "", tensors, known)
+    check_names("tensors unlike those described", [], tensors)
     if digest != description["sha256"]:
-        raise _error("tensors", "the recorded sha256", "another (damaged or edited)")
+        raise error_at("tensors", "the recorded sha256", "another (damaged or edited)")
     if not isinstance(value, root):
-        raise _error("content", f"a {root.__name__}", str(type(value)))
+        raise error_at("content", f"a {root.__name__}", str(type(value)))
     return value, description["metadata"]
 
 
@@ -310,52 +196,15 @@ def _description(file: safetensors.safe_open) -> dict[str, Json]:
         raise CheckpointError(f"another program's file: its header does not name {FORMAT_NAME}")
     version, text = header.get("format_version", ""), header.get("description", "")
     if version.isdecimal() and int(version) > FORMAT_VERSION:
-        raise _error("format version", f"at most {FORMAT_VERSION} (upgrade {FORMAT_NAME})", version)
+        raise error_at("format version", f"at most {FORMAT_VERSION} (upgrade {FORMAT_NAME})", version)
     if version != str(FORMAT_VERSION) or hashlib.sha256(text.encode()).hexdigest() != header.get("checksum"):
-        raise _error("header", "the recorded checksum", "another (damaged or edited)")
+        raise error_at("header", "the recorded checksum", "another (damaged or edited)")
     return {"format_version": FORMAT_VERSION, **json.loads(text)}
-
-
-def _known_classes() -> dict[str, type[eqx.Module]]:
-    """Collect the classes a file may name by walking what is defined, never by importing what is named."""
-    found, queue = {}, [eqx.Module]
-    while queue:
-        queue += (cls := queue.pop(0)).__subclasses__()
-        if cls.__module__.startswith(("numpyro_diffusion.", "equinox.nn.")):
-            found[f"{cls.__module__}:{cls.__qualname__}"] = cls
-    return found | {old: found[new] for old, new in _MOVED.items() if new in found}
-
-
-def _is_describable(kind: type) -> bool:
-    """Whether a file can hold a module of this class: not the wrappers of functions that Equinox has inside."""
-    return _known_classes().get(f"{kind.__module__}:{kind.__qualname__}") is kind or (
-        issubclass(kind, eqx.Module) and not kind.__module__.startswith("equinox.")
-    )
-
-
-def _admitted(classes: Classes) -> Known:
-    """The classes that a file may name: the installed ones, and those given, by their own name too."""
-    given = {}
-    for cls in classes:
-        if not (isinstance(cls, type) and issubclass(cls, eqx.Module)):
-            raise TypeError(f"classes: expected subclasses of equinox.Module, got {cls!r}")
-        given |= {cls.__qualname__: cls, f"{cls.__module__}:{cls.__qualname__}": cls}
-    return given | _known_classes()
 
 
 def _signature(leaf: object) -> str:
     """Say what a stored leaf and the one it replaces must agree on."""
     return f"{leaf.dtype.name}{list(leaf.shape)}" if hasattr(leaf, "dtype") else type(leaf).__name__
-
-
-def _check_names(what: str, expected: Iterable[str], found: Iterable[str]) -> None:
-    missing, left_over = sorted({*expected} - {*found}), sorted({*found} - {*expected})
-    if missing or left_over:
-        raise CheckpointError(f"{what}: missing {missing or 'none'}, left over {left_over or 'none'}")
-
-
-def _error(name: str, expected: str, found: str) -> CheckpointError:
-    return CheckpointError(f"{name or 'module'}: expected {expected}, got {found}")
 
 
 def _digest(tensors: Tensors) -> str:

@@ -46,15 +46,17 @@ class Observation(NamedTuple):
     y: Array
 
 
-def train_prior(key: Array, *, num_steps: int = 6000, progress: bool = True) -> DiffusionPrior:
+def train_prior(key: Array, *, num_steps: int = 6000, progress_bar: bool = True) -> DiffusionPrior:
     """Learn the digits prior from the 1,500 training images; the packaged one is made by this very call."""
     first, second = jax.random.split(key)
     network = MLP(first, (8, 8), num_steps=100, width=96, depth=2)
     images = digits().train_images
-    return fit_prior(second, images, network=network, num_steps=num_steps, learning_rate=2e-3, progress=progress)
+    return fit_prior(
+        second, images, network=network, num_steps=num_steps, learning_rate=2e-3, progress_bar=progress_bar
+    )
 
 
-def held_out_bound(prior: DiffusionPrior, key: Array) -> tuple[float, float]:
+def held_out_bound(key: Array, prior: DiffusionPrior) -> tuple[float, float]:
     """Mean K bound of the 297 held-out digits in nats, with its standard error; dequantised as in training."""
     images = jnp.asarray(digits().test_images)
     noise, draws = jax.random.split(key)
@@ -91,7 +93,7 @@ def sample_posterior(
     num_warmup: int = 100,
     num_samples: int = 400,
     num_chains: int = 2,
-    progress: bool = True,
+    progress_bar: bool = True,
 ) -> MCMC:
     """Digits by particle Gibbs, the noise scale by NUTS, in turn: exact for the prior's chain of 25 steps."""
     kernel = Gibbs([(ParticleGibbs(model, num_particles=NUM_PARTICLES), ["x"]), (NUTS(model), ["sigma"])])
@@ -101,7 +103,7 @@ def sample_posterior(
         num_samples=num_samples,
         num_chains=num_chains,
         chain_method="sequential",
-        progress_bar=progress,
+        progress_bar=progress_bar,
     )
     mcmc.run(key, short_chain(prior), observation.mask, observation.y)
     return mcmc
@@ -140,7 +142,7 @@ def run(
     num_warmup: int = 100,
     num_samples: int = 400,
     train_steps: int = 6000,
-    progress: bool = True,
+    progress_bar: bool = True,
 ) -> Any:
     """Run the whole demonstration, print the summary, and write the figure and the ArviZ file.
 
@@ -153,7 +155,7 @@ def run(
         num_warmup: Gibbs iterations that are not kept.
         num_samples: Gibbs draws kept, in each of two chains.
         train_steps: optimiser steps, with `train`.
-        progress: whether to show progress bars.
+        progress_bar: whether to show progress bars.
 
     Returns:
         The ArviZ container of the Gibbs run; its posterior has the log evidence, in nats, as an attribute.
@@ -161,12 +163,12 @@ def run(
     keys = jax.random.split(jax.random.key(seed), 4)
     start = time.perf_counter()
     # The key of examples/digits_prior.py, so that training makes the packaged prior again.
-    prior = _trained(jax.random.key(seed), train_steps, progress) if train else load("digits")
+    prior = _trained(jax.random.key(seed), train_steps, progress_bar) if train else load("digits")
     truth = jnp.asarray(digits().test_images[:num_digits])
     observation = observe(keys[1], truth)
     print(f"{num_digits} held-out digits, half of their pixels hidden, noise of standard deviation {TRUE_SIGMA}")
     mcmc = sample_posterior(
-        keys[2], prior, observation, num_warmup=num_warmup, num_samples=num_samples, progress=progress
+        keys[2], prior, observation, num_warmup=num_warmup, num_samples=num_samples, progress_bar=progress_bar
     )
     coords = {"digit": np.arange(num_digits), "row": np.arange(8), "column": np.arange(8)}
     dims = {"x": ["digit", "row", "column"]}
@@ -187,11 +189,11 @@ def run(
     return data
 
 
-def _trained(key: Array, num_steps: int, progress: bool) -> DiffusionPrior:
+def _trained(key: Array, num_steps: int, progress_bar: bool) -> DiffusionPrior:
     start = time.perf_counter()
-    prior = train_prior(key, num_steps=num_steps, progress=progress)
+    prior = train_prior(key, num_steps=num_steps, progress_bar=progress_bar)
     seconds = time.perf_counter() - start
-    value, error = held_out_bound(prior, jax.random.key(0))
+    value, error = held_out_bound(jax.random.key(0), prior)
     recorded = card("digits")["bound"]
     print(f"trained in {seconds:.0f} s: held-out K bound {value:.2f} ± {error:.2f} nats, recorded {recorded:.2f}")
     return prior

@@ -33,7 +33,7 @@ LEARNING = nd.ReverseProcess(REALS, denoisers.Network(networks.RBF(KEY, (2,), nu
 
 
 def _fit(process=LEARNING, data=DATA, key=KEY, **options):
-    return nd.fit(key, process, data, progress=False, **({"num_steps": 2} | options))
+    return nd.fit(key, process, data, progress_bar=False, **({"num_steps": 2} | options))
 
 
 def _mixture(locs=((0.0,) * 3,) * 2, scales=(1.0, 1.0), weights=(0.5, 0.5)):
@@ -390,7 +390,7 @@ TYPE_ERRORS = {
     "model of TemperedSMC": (lambda: nd.infer.TemperedSMC("x"), "model: expected a function, got 'x'"),
     "model of a factor": (lambda: nd.infer.extract_factor(3, "x"), "model: expected a function, got 3"),
     "model to calibrate": (
-        lambda: nd.diagnostics.calibrate(3, "x", nd.infer.SMC, KEY, observed="y"),
+        lambda: nd.diagnostics.calibrate(KEY, 3, nd.infer.SMC, observed="y"),
         "model: expected a function, got 3",
     ),
     "site by number": (lambda: nd.infer.SMC(MODEL, 3), "site: expected the name of a site, or None .* got 3"),

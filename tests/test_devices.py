@@ -48,7 +48,7 @@ np.testing.assert_allclose(two, one, atol=1e-5)
 data = np.random.default_rng(0).normal(size=(64, *event))
 one, two = (
     nd.fit(jax.random.key(2), process, data, num_steps=6, batch_size=16, log_every=3, validation=0.0, devices=count,
-           objective="simple", progress=False).history["loss"]
+           objective="simple", progress_bar=False).history["loss"]
     for count in (1, 2)
 )
 assert one[-1] != one[0]

@@ -35,7 +35,13 @@ def full_disk(file):
 def fit(path, **options):
     diffusion = nd.GaussianDiffusion(schedules.cosine(4))
     network = denoisers.Network(networks.RBF(KEY, (2,), num_steps=4, outputs=1))
-    options = {"num_steps": 4, "log_every": 2, "checkpoint_every": 2, "validation": 0.0, "progress": False} | options
+    options = {
+        "num_steps": 4,
+        "log_every": 2,
+        "checkpoint_every": 2,
+        "validation": 0.0,
+        "progress_bar": False,
+    } | options
     return nd.fit(KEY, nd.ReverseProcess(diffusion, network, 2), DATA, checkpoint=path, **options)
 
 

@@ -268,7 +268,7 @@ def test_surprise_shows_the_data_among_the_replicates():
 def test_report_shows_scores_curves_and_draws_over_data():
     rng = np.random.default_rng(0)
     data = rng.normal(size=(15, 2)) * [1, 4]
-    plain = nd.fit_prior(KEY, data, progress=False)  # so few examples that there is nothing to train
+    plain = nd.fit_prior(KEY, data, progress_bar=False)  # so few examples that there is nothing to train
     score = nd.distributions.report.Score
     found = plain.report()._replace(
         prior=score("prior (K)", -2.0, 0.1), baselines=(score("Gaussian", -2.5, 0.1, 0.5, 0.05),),

@@ -47,7 +47,7 @@ def digits(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]
         }
 
     calibration = nd.diagnostics.calibrate(
-        model, ["sigma", "x"], inference, jax.random.key(0), observed="y", num_replicates=replicates,
+        jax.random.key(0), model, inference, observed="y", site=["sigma", "x"], num_replicates=replicates,
         num_draws=size // 20 - 1, quantities=quantities, batch_size=10,
     )  # fmt: skip
     return calibration, "(a) digits and noise scale, Gibbs"
@@ -72,7 +72,7 @@ def smc(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
     """The mixture by SMC."""
     inference = lambda model: nd.infer.SMC(model, num_particles=size, num_islands=1)
     calibration = nd.diagnostics.calibrate(
-        mixture_model(), "x", inference, jax.random.key(1), observed="y", num_replicates=replicates,
+        jax.random.key(1), mixture_model(), inference, observed="y", num_replicates=replicates,
         num_draws=min(size // 10, 99),
     )  # fmt: skip
     return calibration, "(b) mixture, SMC"
@@ -82,7 +82,7 @@ def nuts(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
     """The mixture by NUTS on the K bound."""
     inference = lambda model: MCMC(NUTS(model), num_warmup=300, num_samples=size)
     calibration = nd.diagnostics.calibrate(
-        mixture_model(), "x", inference, jax.random.key(2), observed="y", num_replicates=replicates,
+        jax.random.key(2), mixture_model(), inference, observed="y", num_replicates=replicates,
         num_draws=min(size // 10, 99), batch_size=10,
     )  # fmt: skip
     return calibration, "(c) mixture, NUTS on K"

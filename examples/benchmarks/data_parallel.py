@@ -23,7 +23,7 @@ results = {}
 for count in (1, 8):
     start = time.perf_counter()
     results[count] = nd.fit(jax.random.key(1), process, data, num_steps=steps, batch_size=256, log_every=1,
-                            validation=0.0, devices=count, progress=False)
+                            validation=0.0, devices=count, progress_bar=False)
     losses = results[count].history["loss"]
     print(f"{count} device(s): {time.perf_counter() - start:.1f} s, loss {losses[0]:.2f} to {losses[-1]:.2f}")
 one, eight = (np.array(results[count].history["loss"]) for count in (1, 8))

@@ -80,9 +80,9 @@ def one_split(table: np.ndarray, seed: int) -> tuple[dict[str, np.ndarray], floa
     """Log densities of the held-out examples by model, the CPU seconds of `fit_prior`, and what it chose."""
     train, held_out = split(table, seed)
     values, start = simple(train, held_out), time.process_time()
-    prior = nd.fit_prior(jax.random.key(seed), train, progress=False)
+    prior = nd.fit_prior(jax.random.key(seed), train, progress_bar=False)
     seconds = time.process_time() - start
-    bound = prior.estimate(held_out.astype(np.float32), jax.random.key(1)).value
+    bound = prior.estimate(held_out.astype(np.float32), key=jax.random.key(1)).value
     chosen = [reason for reason in prior.report().reasons if reason.startswith("chosen: ")]
     return values | {"prior (K)": np.asarray(bound)}, seconds, chosen[0].removeprefix("chosen: ").split(" (")[0]
 

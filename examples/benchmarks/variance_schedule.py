@@ -69,7 +69,7 @@ def exact(size: int, short: bool) -> None:
     data = mixture(start, size).denoiser.data().sample(jax.random.key(1), (5000,))
     fitted = nd.fit(
         jax.random.key(3), mixture(start, size), data, num_steps=count, log_every=count, batch_size=128,
-        learning_rate=2e-3, validation=0.0, progress=False,
+        learning_rate=2e-3, validation=0.0, progress_bar=False,
     )  # fmt: skip
     learned = fitted.process.diffusion.schedule
     tables = {"even": start, "cosine": nd.schedules.cosine(T), "linear": nd.schedules.linear(T), "learned": learned}
@@ -83,7 +83,7 @@ def trained(short: bool) -> None:
     start = nd.schedules.learned(even.num_steps, float(even.noise_variance(1)), even, objective="variance")
     fitted = nd.fit(
         jax.random.key(3), with_schedule(process, start), digits.train_images, num_steps=count, log_every=count,
-        batch_size=256, dequantize=1 / 16, validation=0.0, progress=False,
+        batch_size=256, dequantize=1 / 16, validation=0.0, progress_bar=False,
     ).process  # fmt: skip
     learned = fitted.diffusion.schedule
     angle = np.linspace(*np.arctan(np.exp(-0.5 * np.asarray(even.table)[[1, -1]])), even.num_steps)

@@ -30,5 +30,5 @@ def run(options: argparse.Namespace) -> None:
         num_warmup=options.warmup,
         num_samples=options.samples,
         train_steps=options.train_steps,
-        progress=not options.quiet,
+        progress_bar=not options.quiet,
     )

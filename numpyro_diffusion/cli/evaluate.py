@@ -55,7 +55,9 @@ def run(options: argparse.Namespace) -> None:
     data_key, key = jax.random.split(jax.random.key(options.seed))
     if width:
         data = data + width * (np.asarray(jax.random.uniform(data_key, data.shape)) - 0.5)
-    value, gain = _bound(key, prior.with_(likelihood=likelihood), data, progress=not (options.quiet or options.json))
+    value, gain = _bound(
+        key, prior.with_(likelihood=likelihood), data, progress_bar=not (options.quiet or options.json)
+    )
     result = _result(options, prior, value, gain, float(width))
     print(json.dumps(result) if options.json else _said(result))
 
@@ -83,10 +85,10 @@ def _recorded(prior: str, card: dict[str, Any]) -> float:
     return width
 
 
-def _bound(key: Array, prior: Any, data: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndarray]:
+def _bound(key: Array, prior: Any, data: np.ndarray, progress_bar: bool) -> tuple[np.ndarray, np.ndarray]:
     """K and K − L_null of each example, in nats; batches of one size, so that one program serves all."""
     batch, parts = min(_BATCH, len(data)), []
-    with tqdm(total=len(data), disable=not progress, desc="evaluating", unit="example") as bar:
+    with tqdm(total=len(data), disable=not progress_bar, desc="evaluating", unit="example") as bar:
         for start in range(0, len(data), batch):
             index = np.minimum(np.arange(start, start + batch), len(data) - 1)
             kept = min(batch, len(data) - start)
@@ -99,7 +101,7 @@ def _bound(key: Array, prior: Any, data: np.ndarray, progress: bool) -> tuple[np
 
 @eqx.filter_jit
 def _estimate(key: Array, prior: Any, x_0: np.ndarray) -> tuple[Array, Array]:
-    found = prior.estimate(x_0, key)
+    found = prior.estimate(x_0, key=key)
     return found.value, found.terms.gain
 
 

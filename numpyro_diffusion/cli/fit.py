@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
             warnings.simplefilter("ignore", PoorPriorWarning)  # the verdict is printed, and in the card
             prior = fit_prior(
                 key, data, **choices, batch_size=options.batch_size, learning_rate=options.learning_rate,
-                checkpoint=checkpoint, progress=not options.quiet,
+                checkpoint=checkpoint, progress_bar=not options.quiet,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"(the state is in {checkpoint}: the same command goes on from there)") from None

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
         prior = prior.with_(sampler=Ancestral(options.steps))
     # Each draw has a key of its own: the first are the same, however many there are.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), np.arange(options.number))
-    draws = _draw(keys, prior, options.batch, progress=not options.quiet)
+    draws = _draw(keys, prior, options.batch, progress_bar=not options.quiet)
     if as_table:
         names = recorded_columns(card(options.prior)) or tuple(f"x{index}" for index in range(shape[0]))
         write_table(output, draws, names)
@@ -61,10 +61,10 @@ def run(options: argparse.Namespace) -> None:
         print(f"wrote {image}")
 
 
-def _draw(keys: Array, prior: Any, batch: int, progress: bool) -> np.ndarray:
+def _draw(keys: Array, prior: Any, batch: int, progress_bar: bool) -> np.ndarray:
     """One draw for each key; batches of one size, so that one program serves all."""
     batch, parts = min(batch, len(keys)), []
-    with tqdm(total=len(keys), disable=not progress, desc="sampling", unit="draw") as bar:
+    with tqdm(total=len(keys), disable=not progress_bar, desc="sampling", unit="draw") as bar:
         for start in range(0, len(keys), batch):
             index = np.minimum(np.arange(start, start + batch), len(keys) - 1)
             kept = min(batch, len(keys) - start)

@@ -74,12 +74,12 @@ class Calibration(NamedTuple):
 
 
 def calibrate(
-    model: Callable[..., Any],
-    site: str | Sequence[str] | None,
-    inference: Inference,
     key: Array,
+    model: Callable[..., Any],
+    inference: Inference,
     *args: Any,
     observed: str | Sequence[str],
+    site: str | Sequence[str] | None = None,
     num_replicates: int = 200,
     num_draws: int = 99,
     quantities: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None,
@@ -93,14 +93,14 @@ def calibrate(
     among the posterior draws; again and again. If model, prior sampler and inference agree, ranks are uniform.
 
     Args:
+        key: JAX random key.
         model: a NumPyro model that draws `observed` when it is called with `args` and `kwargs` (no data in them).
-        site: one or more latent sites to rank, element by element; the only diffusion site if None.
         inference: from a model to an object with ``run(key, *args, **kwargs)`` and ``get_samples()``, such as
             ``lambda model: nd.infer.SMC(model)`` or ``lambda model: MCMC(NUTS(model), …)``. The data of each replicate
             come with the keyword arguments, so that nothing compiles again; runs of an `MCMC` are one program.
-        key: JAX random key.
         *args: arguments of the model.
         observed: one or more sites that are data.
+        site: one or more latent sites to rank, element by element; the only diffusion site unless given.
         num_replicates: how many data sets.
         num_draws: L, draws kept of each posterior, evenly spaced over the run. Autocorrelated draws look like a wrong
             inference: run at least a few times as many.

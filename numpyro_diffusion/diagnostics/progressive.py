@@ -155,7 +155,7 @@ def _distance(x_0: Array, prediction: Array) -> Array:
 @eqx.filter_jit
 def _predictions(keys: Array, process: ReverseProcess, sampler: Ancestral) -> Array:
     times = jnp.asarray(sampler.times(process)[::-1])
-    chains = jax.vmap(lambda key: sampler.trajectory(key, process))(keys)
+    chains = jax.vmap(lambda key: sampler.sample_trajectory(key, process))(keys)
     predict = lambda pair: process.predict(pair[0], pair[1])
     later = jax.lax.map(predict, (jnp.moveaxis(chains[:, 1:], 1, 0), times))
     return jnp.concatenate([chains[:, :1], jnp.moveaxis(later, 0, 1)], axis=1)

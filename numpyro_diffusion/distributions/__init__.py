@@ -1,6 +1,6 @@
 """NumPyro distributions over diffusion trajectories and over the data they end in."""
 
-from .prior import DiffusionPosterior as DiffusionPosterior
+from .posterior import DiffusionPosterior as DiffusionPosterior
 from .prior import DiffusionPrior as DiffusionPrior
 from .trajectory import ForwardTrajectory as ForwardTrajectory
 from .trajectory import ReverseTrajectory as ReverseTrajectory

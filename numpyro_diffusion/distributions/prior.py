@@ -1,8 +1,8 @@
-"""A learned diffusion prior, and its product with a factor, as NumPyro distributions."""
+"""A learned diffusion prior as a NumPyro distribution."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,16 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from .._checks import check_count, check_event, check_key, check_real, is_concrete
+from .._checks import check_event, check_real, is_concrete
 from ..checkpoints import write_module
 from ..diffusers import write_process
-from ..factors import AbstractFactor, pull_back, with_known
+from ..factors import AbstractFactor
 from ..likelihoods import AbstractLikelihood, Estimate, KBound
 from ..process import ReverseProcess
-from ..samplers import AbstractPosteriorSampler, AbstractSampler, Ancestral, Particles, TwistedSMC, reliability
-from ..samplers.base import following
+from ..samplers import AbstractSampler, Ancestral
 from .base import ModuleDistribution, check_kind
 from .given import Conditioned
-from .parts import PosteriorParts, PriorParts, check_transform, key_parts, run_islands
+from .parts import PriorParts, check_transform, key_parts
 from .report import Reported
 from .trajectory import ReverseTrajectory
 
@@ -50,6 +49,9 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         ValueError: a part of the wrong kind; a likelihood for another family; a `key` that is not one JAX key; a
             transform that does not fit.
     """
+
+    # `DiffusionPosterior`, set by its own module, which stands on this one.
+    posterior_class: ClassVar[Callable[..., Any]]
 
     def __init__(
         self,
@@ -133,7 +135,7 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         lead = jnp.broadcast_shapes(check_event("noise", noise.shape, shape), self.batch_shape)
         return self._over_values(DiffusionPrior._from_noise_one, noise, lead, shape)
 
-    def estimate(self, value: ArrayLike, key: Array | None = None) -> Estimate:
+    def estimate(self, value: ArrayLike, *, key: Array | None = None) -> Estimate:
         """The estimate behind `log_prob`, with its standard error and its terms.
 
         Args:
@@ -219,10 +221,10 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
             raise ValueError("save_diffusers: expected a prior without a transform, which diffusers has no place for")
         write_process(folder, self.process)
 
-    def __mul__(self, factor: AbstractFactor) -> "DiffusionPosterior":
+    def __mul__(self, factor: AbstractFactor) -> Any:
         if not isinstance(factor, AbstractFactor):
             return NotImplemented
-        return DiffusionPosterior(self, factor)
+        return self.posterior_class(self, factor)
 
     __rmul__ = __mul__
 
@@ -230,7 +232,7 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         return module.to_data(module.sampler.sample(key, module.process))
 
     def _trajectory_one(self, module: Any, key: Array) -> Array:
-        return module.to_data(module.sampler.trajectory(key, module.process))
+        return module.to_data(module.sampler.sample_trajectory(key, module.process))
 
     def _from_noise_one(self, module: Any, noise: Array) -> Array:
         return module.to_data(module.sampler.from_noise(noise, module.process))
@@ -240,161 +242,3 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
 
     def _estimate_one(self, module: Any, value: Array) -> Estimate:
         return module.estimate(module.key, value)
-
-
-class DiffusionPosterior(ModuleDistribution):
-    """p(x) r(x), a prior times a factor: what ``prior * factor`` makes.
-
-    `sample` runs the posterior sampler once for each draw, so that draws are independent; with the default `TwistedSMC`
-    it is *consistent as particles grow*. `log_prob` is the prior's (K bound, frozen key) plus log r: *unnormalised*,
-    its missing constant is minus the log evidence, which `smc` estimates. Usable as a site of a NumPyro model; there,
-    as everywhere in HMC, the constant does not matter. Where it depends on another unknown of the model, such as the
-    factor's own scale, the model's density is prior times factor, as if r were one more statement. With known
-    coordinates (`Delta`) `log_prob` is −inf off them, and HMC has nowhere to go: `nd.infer.SMC` and
-    `nd.infer.ParticleGibbs` take such a site.
-
-    Args:
-        prior: a prior of batch shape ().
-        factor: r(x), from `numpyro_diffusion.factors`.
-        sampler: of the posterior; ``TwistedSMC(64)`` unless given.
-        validate_args: NumPyro's validation switch.
-
-    Raises:
-        ValueError: a part of the wrong kind, a factor that does not fit the prior's examples, a prior with a batch.
-    """
-
-    def __init__(
-        self,
-        prior: DiffusionPrior,
-        factor: AbstractFactor,
-        sampler: AbstractPosteriorSampler | None = None,
-        *,
-        validate_args: bool | None = None,
-    ) -> None:
-        sampler = TwistedSMC() if sampler is None else sampler
-        check_kind("prior", prior, DiffusionPrior)
-        check_kind("factor", factor, AbstractFactor)
-        check_kind("sampler", sampler, AbstractPosteriorSampler)
-        if prior.batch_shape:
-            raise ValueError(f"prior: expected batch shape (), got {prior.batch_shape}; expand the posterior instead")
-        factor.check(prior.event_shape, prior.process.diffusion.element_support.is_discrete)
-        pull_back(factor, prior.transform, prior.event_shape)  # known values off the support are refused here
-        parts = PosteriorParts(prior.module, factor, sampler)
-        super().__init__(parts, prior.event_shape, validate_args=validate_args)
-
-    @property
-    def process(self) -> ReverseProcess:
-        """The prior's reverse process."""
-        return self.module.prior.process
-
-    @property
-    def prior(self) -> DiffusionPrior:
-        """p(x), without the factor."""
-        return self._like(lambda parts: _prior(parts.prior, self._validate_args))
-
-    @property
-    def factor(self) -> AbstractFactor:
-        """r(x)."""
-        return self.module.factor
-
-    @property
-    def sampler(self) -> AbstractPosteriorSampler:
-        """The sampler behind `sample`."""
-        return self.module.sampler
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """The prior's."""
-        return self.module.prior.support
-
-    @property
-    def has_rsample(self) -> bool:
-        """False: draws jump where particles are resampled, so that a gradient through them is not that of their law."""
-        return False
-
-    def with_(
-        self,
-        *,
-        factor: AbstractFactor | None = None,
-        sampler: AbstractPosteriorSampler | None = None,
-        **prior: Any,
-    ) -> "DiffusionPosterior":
-        """The same posterior with another factor or sampler, or of the prior with another `likelihood` or `key`."""
-        validate = self._validate_args
-        change = lambda parts: _prior(parts.prior, validate).with_(**prior)
-        choose = lambda parts: (factor or parts.factor, sampler or parts.sampler)
-        return self._like(lambda parts: DiffusionPosterior(change(parts), *choose(parts), validate_args=validate))
-
-    def log_r(self, value: ArrayLike) -> Array:
-        """log r of values of shape (*lead, *event_shape), in nats, shape (*lead,)."""
-        value = jnp.asarray(value)
-        lead = jnp.broadcast_shapes(check_event("value", value.shape, self.event_shape), self.batch_shape)
-        return self._over_values(DiffusionPosterior._log_r_one, value, lead)
-
-    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Draws of shape (*sample_shape, *batch_shape, *event_shape).
-
-        Raises:
-            ValueError: draws that are no numbers, where they are known: r is 0 at all particles.
-        """
-        draws = super().sample(key, sample_shape)
-        if is_concrete(draws) and np.isnan(np.asarray(draws, dtype=float)).any():
-            raise ValueError("factor: expected r > 0 at some of the sampler's particles, got 0 (or no number) at all")
-        return draws
-
-    def smc(self, key: Array, num_islands: int = 1) -> Particles:
-        """The particles of independent SMC runs, with their log evidence; leading shape (num_islands,).
-
-        Warns, with the numbers, where the effective size on the way, the tail of the weights or the islands' evidences
-        speak against the answer (`nd.samplers.reliability`).
-
-        Raises:
-            ValueError: the sampler is no `TwistedSMC`, or the posterior has a batch shape; r is 0 at all particles.
-        """
-        if not isinstance(self.sampler, TwistedSMC) or self.batch_shape:
-            kind = type(self.sampler).__name__
-            raise ValueError(f"smc: expected a TwistedSMC sampler and no batch, got {kind} and {self.batch_shape}")
-        keys = jax.random.split(check_key("key", key), check_count("num_islands", num_islands))
-        particles = run_islands(self.module, keys)
-        if is_concrete(particles.log_evidence):
-            if not np.isfinite(np.asarray(particles.log_evidence)).any():
-                raise ValueError("factor: expected r > 0 at some particle, got 0 (or no number) at all of them")
-            reliability(particles).warn(
-                "More particles, or another twist, may help; nd.infer.SMC tries some by itself."
-            )
-        return particles
-
-    def __mul__(self, factor: AbstractFactor) -> "DiffusionPosterior":
-        if not isinstance(factor, AbstractFactor):
-            return NotImplemented
-        return self._like(
-            lambda parts: DiffusionPosterior(
-                _prior(parts.prior, self._validate_args), parts.factor * factor, parts.sampler
-            )
-        )
-
-    __rmul__ = __mul__
-
-    def _sample_one(self, module: Any, key: Array) -> Array:
-        prior = module.prior
-        factor, _ = pull_back(module.factor, prior.transform, self.event_shape)
-        draw = following(module.sampler, prior.sampler, prior.process).sample(key, prior.process, factor)
-        return with_known(module.factor, prior.to_data(draw))
-
-    def _log_r_one(self, module: Any, value: Array) -> Array:
-        return module.factor.log_r(value)
-
-    def _log_prob_one(self, module: Any, value: Array) -> Array:
-        prior = module.prior
-        return prior.estimate(prior.key, value).value + module.factor.log_r(value)
-
-
-def _prior(parts: PriorParts, validate_args: bool | None) -> DiffusionPrior:
-    return DiffusionPrior(
-        parts.process,
-        parts.likelihood,
-        parts.sampler,
-        parts.key,
-        transform=parts.transform,
-        validate_args=validate_args,
-    )

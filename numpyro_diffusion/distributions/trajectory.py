@@ -155,7 +155,7 @@ class ReverseTrajectory(ModuleDistribution):
         return _DataThenNoise(data, constraints.independent(noise, len(self.event_shape)))
 
     def _sample_one(self, module: Any, key: Array) -> Array:
-        return Ancestral(module.num_steps).trajectory(key, module.process)
+        return Ancestral(module.num_steps).sample_trajectory(key, module.process)
 
     def _log_prob_one(self, module: Any, value: Array) -> Array:
         process, times = module.process, jnp.asarray(Ancestral(module.num_steps).times(module.process)[::-1])

@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
+from numpyro.distributions.transforms import Transform
 
 from .._checks import check_event
 
@@ -56,6 +57,42 @@ class AbstractFactor(eqx.Module):
         del law
         return None
 
+    def linear(self, event_shape: tuple[int, ...]) -> Any:
+        """The same as a `LinearGaussian`; None where it is no linear observation in Gaussian noise."""
+        del event_shape
+
+    def pull_back(self, transform: Transform, origin: Array) -> tuple["AbstractFactor", Array]:
+        """r(T(z)) as a factor of z, for one transform that is no composition; see the function `pull_back`.
+
+        Args:
+            transform: T, from one example z to one example x of the same shape.
+            origin: z = 0.
+
+        Returns:
+            The factor, and the constant in nats, shape (), that belongs to its logarithm.
+        """
+        del origin
+        return PulledBack(self, transform), jnp.zeros(())
+
+    def fill(self, x: Array) -> Array:
+        """Draws of shape (*lead, *event) with the values of elements that the factor fixes in them."""
+        return x
+
+    @property
+    def parts(self) -> tuple["AbstractFactor", ...]:
+        """The factors of a product, or the one there is."""
+        return (self,)
+
+    @property
+    def fixes_elements(self) -> bool:
+        """Whether elements of x are known, so that r is no function but a point mass in them."""
+        return False
+
+    @property
+    def acts_by_element(self) -> bool:
+        """Whether r(x) = Π r_i(x_i) for certain."""
+        return False
+
     def __mul__(self, other: "AbstractFactor") -> "Product":
         if not isinstance(other, AbstractFactor):
             return NotImplemented
@@ -72,7 +109,7 @@ class Product(AbstractFactor):
         for factor in factors:
             if not isinstance(factor, AbstractFactor):
                 raise ValueError(f"factors: expected factors, got {factor!r}")
-            flat.extend(factor.factors if isinstance(factor, Product) else (factor,))
+            flat.extend(factor.parts)
         self.factors = tuple(flat)
 
     def log_r(self, x: Array) -> Array:
@@ -94,10 +131,48 @@ class Product(AbstractFactor):
             total, law = total + product[0], product[1]
         return total, law
 
+    def pull_back(self, transform: Transform, origin: Array) -> tuple[AbstractFactor, Array]:
+        """Each factor by itself; the constants add up."""
+        pulled = [factor.pull_back(transform, origin) for factor in self.factors]
+        factors = tuple(factor for factor, _ in pulled)
+        return (factors[0] if len(factors) == 1 else Product(factors)), sum((each for _, each in pulled), jnp.zeros(()))
+
+    def fill(self, x: Array) -> Array:
+        """What every factor fixes, one after the other."""
+        for factor in self.factors:
+            x = factor.fill(x)
+        return x
+
+    @property
+    def parts(self) -> tuple[AbstractFactor, ...]:
+        """The factors."""
+        return self.factors
+
+    @property
+    def fixes_elements(self) -> bool:
+        """Whether one of them does."""
+        return any(factor.fixes_elements for factor in self.factors)
+
+    @property
+    def acts_by_element(self) -> bool:
+        """Whether all of them do."""
+        return all(factor.acts_by_element for factor in self.factors)
+
+
+class PulledBack(AbstractFactor):
+    """z ↦ r(T(z)) for any transform T."""
+
+    factor: AbstractFactor
+    transform: Transform
+
+    def log_r(self, x: Array) -> Array:
+        """log r of the data that z stands for, in nats."""
+        return self.factor.log_r(self.transform(x))
+
 
 def factors_of(factor: AbstractFactor) -> tuple[AbstractFactor, ...]:
     """The factors of a product, or the one there is."""
-    return factor.factors if isinstance(factor, Product) else (factor,)
+    return factor.parts
 
 
 def batched_log_r(factor: AbstractFactor, x: ArrayLike, event_shape: tuple[int, ...]) -> Array:

@@ -1,16 +1,24 @@
 """Known coordinates."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions.discrete import BernoulliLogits
+from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_finite, check_real, is_concrete
+from .._structure import is_affine, is_elementwise
 from ..discretised import DiscretisedNormal
 from .base import AbstractFactor
+from .linear import LinearGaussian, PulledOperator
 from .low_rank import PartlyKnown, elements
+
+# Known elements that a transform mixes with others are observed with so much noise, of their own standard deviation:
+# float32 knows no less, and no evidence differs by more than its square.
+LEAST_NOISE = 1e-3
 
 
 class Delta(AbstractFactor):
@@ -61,6 +69,38 @@ class Delta(AbstractFactor):
             return None
         each = elements(law).log_prob(self.values)
         return jnp.sum(jnp.where(self.mask, each, 0.0)), PartlyKnown(law, self.values, self.mask)
+
+    def pull_back(self, transform: Transform, origin: Array) -> tuple[AbstractFactor, Array]:
+        """Known elements of z where T acts on each element; else, for an affine T, observations with little noise."""
+        inside = transform.codomain(jnp.where(self.mask, self.values, transform(origin)))
+        if is_concrete(inside) and not np.all(inside):
+            raise ValueError(f"values: expected known values on the prior's support, {transform.codomain}, got others")
+        if is_elementwise(transform, origin):
+            z = jnp.where(self.mask, transform.inv(self.values), 0.0)
+            slope = jnp.broadcast_to(transform.log_abs_det_jacobian(z, transform(z)), z.shape)
+            return Delta(z, self.mask), -jnp.sum(jnp.where(self.mask, slope, 0.0))
+        if not is_affine(transform, origin):
+            kind = type(transform).__name__
+            raise ValueError(f"factor: expected a transform that is affine, or acts on elements, for Delta, got {kind}")
+        shift, operator = transform(origin), PulledOperator(None, transform)
+        rows = jax.vmap(lambda z: operator(z.reshape(origin.shape)))(jnp.eye(origin.size))
+        scale = LEAST_NOISE * jnp.sqrt(jnp.sum(jnp.square(rows), 0))
+        left = jnp.where(self.mask, self.values - shift, 0.0)
+        return LinearGaussian(left, operator, scale, mask=self.mask), jnp.zeros(())
+
+    def fill(self, x: Array) -> Array:
+        """The known values where `mask` is True."""
+        return jnp.where(self.mask, self.values.astype(x.dtype), x)
+
+    @property
+    def fixes_elements(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def acts_by_element(self) -> bool:
+        """True."""
+        return True
 
     def _multiply_partly_known(self, law: PartlyKnown) -> tuple[Array, dist.Distribution] | None:
         """What is newly known counts; what was known must be the same."""

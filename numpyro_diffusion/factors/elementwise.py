@@ -50,3 +50,8 @@ class Elementwise(AbstractFactor):
         logits = bits.logits + self.log_one - self.log_zero
         tilted = BernoulliLogits(logits, validate_args=False).to_event(logits.ndim)
         return jnp.sum(jnp.logaddexp(one, zero)), tilted
+
+    @property
+    def acts_by_element(self) -> bool:
+        """True."""
+        return True

@@ -5,8 +5,10 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
+from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_finite, check_positive
+from .._structure import is_affine, is_elementwise
 from ..denoisers.base import normal
 from ..diffusions.gaussian import variance_of
 from .base import AbstractFactor
@@ -66,6 +68,21 @@ class Gaussian(AbstractFactor):
         noise, seen = (jnp.broadcast_to(part, event_shape) for part in self._noise())
         observation, gain = (jnp.broadcast_to(part, event_shape) for part in (self.loc, self.gain))
         return LinearGaussian(observation, Partial(jnp.multiply, gain), noise, mask=seen)
+
+    def pull_back(self, transform: Transform, origin: Array) -> tuple[AbstractFactor, Array]:
+        """Single elements of z where an affine T acts on each element; a linear observation where T is affine."""
+        if not is_affine(transform, origin):
+            return super().pull_back(transform, origin)
+        if not is_elementwise(transform, origin):
+            return self.linear(origin.shape).pull_back(transform, origin)
+        shift = transform(origin)
+        gain = transform(jnp.ones_like(origin)) - shift
+        return Gaussian(self.loc - self.gain * shift, self.scale, self.gain * gain), jnp.zeros(())
+
+    @property
+    def acts_by_element(self) -> bool:
+        """True."""
+        return True
 
     def _noise(self) -> tuple[Array, Array]:
         """Standard deviations, 1 where nothing is observed, and where something is."""

@@ -10,8 +10,10 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
+from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_finite, check_positive, is_concrete
+from .._structure import is_affine
 from .base import AbstractFactor, as_function
 from .low_rank import LoweredNormal, elements
 
@@ -160,6 +162,26 @@ class LinearGaussian(AbstractFactor):
         """Itself."""
         del event_shape
         return self
+
+    def pull_back(self, transform: Transform, origin: Array) -> tuple[AbstractFactor, Array]:
+        """A linear observation of z where T is affine."""
+        if not is_affine(transform, origin):
+            return super().pull_back(transform, origin)
+        left = self.observation - self.apply(transform(origin)).reshape(self.observation.shape)
+        pulled = LinearGaussian(left, PulledOperator(self, transform), self.scale, mask=self.mask)
+        return pulled, jnp.zeros(())
+
+
+class PulledOperator(eqx.Module):
+    """z ↦ A (T(z) − T(0)) for an affine T; A is the identity where there is none."""
+
+    factor: LinearGaussian | None
+    transform: Transform
+
+    def __call__(self, z: Array) -> Array:
+        """The linear part, of the observation's shape."""
+        moved = self.transform(z) - self.transform(jnp.zeros_like(z))
+        return moved if self.factor is None else self.factor.apply(moved).reshape(self.factor.observation.shape)
 
 
 def condition(

@@ -1,19 +1,18 @@
 """Products of factors in the form that has a closed form, where there is one."""
 
 from .base import AbstractFactor, Product
-from .delta import Delta
-from .gaussian import Gaussian
-from .linear import LinearGaussian, stack
+from .linear import stack
 
 
 def simplify(factor: AbstractFactor, event_shape: tuple[int, ...]) -> AbstractFactor:
     """The same factor, its linear observations merged into one and known coordinates last."""
-    if not isinstance(factor, Product):
-        return factor
-    linear = tuple(part for part in factor.factors if isinstance(part, Gaussian | LinearGaussian))
-    known = tuple(part for part in factor.factors if isinstance(part, Delta))
-    rest = tuple(part for part in factor.factors if not isinstance(part, Gaussian | LinearGaussian | Delta))
-    if len(linear) > 1 and any(isinstance(part, LinearGaussian) for part in linear):
-        linear = (stack(tuple(part.linear(event_shape) for part in linear)),)
+    if len(factor.parts) < 2:
+        return factor.parts[0] if factor.parts else factor
+    observed = [(part, part.linear(event_shape)) for part in factor.parts]
+    linear = tuple(part for part, as_linear in observed if as_linear is not None)
+    known = tuple(part for part in factor.parts if part.fixes_elements)
+    rest = tuple(part for part, as_linear in observed if as_linear is None and not part.fixes_elements)
+    if len(linear) > 1 and not all(part.acts_by_element for part in linear):
+        linear = (stack(tuple(as_linear for _, as_linear in observed if as_linear is not None)),)
     parts = (*linear, *rest, *known)
     return parts[0] if len(parts) == 1 else Product(parts)

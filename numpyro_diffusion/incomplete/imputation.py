@@ -117,7 +117,7 @@ def impute(
     *,
     num_particles: int | None = None,
     num_steps: int | None = None,
-    progress: bool = True,
+    progress_bar: bool = True,
     **options: Any,
 ) -> Imputations:
     """Complete a table several times: every missing cell is drawn given the known cells of its row, by SMC.
@@ -135,7 +135,7 @@ def impute(
         num_particles: of each of two independent runs of each row; unless given from 32 to 256, as the number of rows
             allows.
         num_steps: of the prior's chain; unless given all of them, or for many rows 16 or more.
-        progress: whether `fit_prior` says what it does, and whether to show a progress bar.
+        progress_bar: whether `fit_prior` says what it does, and whether to show a progress bar.
         **options: of `fit_prior`, where no prior is given.
 
     Returns:
@@ -165,7 +165,7 @@ def impute(
         return Imputations([given.completed(given.values) for _ in range(count)], prior, _NOTHING)
     first, second = jax.random.split(key)
     if prior is None:
-        prior = fit_prior(first, table if given.names else given.values, progress=progress, **options)
+        prior = fit_prior(first, table if given.names else given.values, progress_bar=progress_bar, **options)
         order = np.arange(given.values.shape[1])
     else:
         order = _order(given, prior)
@@ -174,7 +174,7 @@ def impute(
     _check_values(prior, values, known)
     rows = np.flatnonzero(~known.reshape(len(known), -1).all(1))
     effort = _effort(prior, len(rows), num_particles, num_steps)
-    bar = tqdm(total=len(rows), disable=not progress, desc="imputing", unit="row")
+    bar = tqdm(total=len(rows), disable=not progress_bar, desc="imputing", unit="row")
     with bar:
         found = _drawn(second, prior, values[rows], known[rows], effort, count, bar.update)
     diagnostics = ImputationDiagnostics(

@@ -36,8 +36,8 @@ class OneOfPlate:
     """A function of a whole plate as one of a single element.
 
     `is_separable` says whether the traced program could be run for one element. Where not (a primitive without a rule,
-    a loop), all of the plate is set to the example, the whole is run, and one of the results is taken: right where
-    elements are independent, at the price of the whole plate.
+    a loop of unknown length), all of the plate is set to the example, the whole is run, and one of the results is
+    taken: right where elements are independent, at the price of the whole plate.
 
     Args:
         function: from an array of shape `shape` to one with the plate's dimensions in front.
@@ -108,6 +108,8 @@ def _equation(jaxpr: Any, eqn: Any, values: list[Any], where: tuple[Array, ...])
         return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values, where)
     if name == "custom_jvp_call":
         return _with_own_derivative(eqn, whole, values, where)
+    if name == "scan":
+        return _loop(eqn, values, where)
     found = rule(eqn, [value.axes if isinstance(value, _Own) else None for value in values])
     operands = [_cut(value, axes, where) for value, axes in zip(values, found.operands, strict=True)]
     outs = eqn.primitive.bind(*operands, **eqn.params | found.params)
@@ -137,15 +139,60 @@ def _cut(value: Any, axes: Axes | None, where: tuple[Array, ...]) -> Any:
     return value
 
 
+def _loop(eqn: Any, values: list[Any], where: tuple[Array, ...]) -> list[Any]:
+    """A `jax.lax.scan` of one element; what it carries is one element's once a step makes it so."""
+    params, inner = eqn.params, eqn.params["jaxpr"]
+    count, end = params["num_consts"], params["num_consts"] + params["num_carry"]
+    if any(isinstance(value, _Own) and 0 in value.axes for value in values[end:]):
+        raise Inseparable("a loop over the elements")
+    places = [value.axes if isinstance(value, _Own) else None for value in values]
+    places[end:] = [None if axes is None else tuple(axis - 1 for axis in axes) for axes in places[end:]]
+    consts = [value.value if isinstance(value, _Own) else value for value in values[:count]]
+    made: list[Axes | None] = []
+
+    def body(carry: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
+        outs = _run(inner.jaxpr, inner.consts, _wrapped([*consts, *carry, *xs], places), where)
+        made[:] = [out.axes if isinstance(out, _Own) else None for out in outs]
+        kept = [*places[count:end], *made[end - count :]]
+        if any(None not in (old, new) and old != new for old, new in zip(kept, made, strict=True)):
+            raise Inseparable("elements that change their place")
+        plain = [_cut(out, axes, where) for out, axes in zip(outs, kept, strict=True)]
+        return plain[: end - count], plain[end - count :]
+
+    def operands() -> tuple[list[Any], list[Any]]:
+        cut = [
+            value.value if isinstance(value, _Own) else _cut(value, axes, where)
+            for value, axes in zip(values[count:end], places[count:end], strict=True)
+        ]
+        return cut, [value.value if isinstance(value, _Own) else value for value in values[end:]]
+
+    steps = {name: params[name] for name in ("length", "reverse", "unroll")}
+    while True:  # at most as often as there are carried values
+        carry, xs = operands()
+        example = [jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)) for x in xs]
+        jax.eval_shape(body, carry, example)
+        gained = [index for index in range(count, end) if places[index] is None and made[index - count] is not None]
+        if not gained:
+            break
+        for index in gained:
+            places[index] = made[index - count]
+    carry, ys = jax.lax.scan(body, carry, xs, **steps)
+    stacked = [None if axes is None else tuple(axis + 1 for axis in axes) for axes in made[end - count :]]
+    return _wrapped([*carry, *ys], [*places[count:end], *stacked])
+
+
+def _wrapped(values: list[Any], places: list[Axes | None]) -> list[Any]:
+    """Values, those that are one element's as such."""
+    return [value if axes is None else _Own(value, axes) for value, axes in zip(values, places, strict=True)]
+
+
 def _with_own_derivative(eqn: Any, whole: Any, values: list[Any], where: tuple[Array, ...]) -> list[Any]:
     """A function with a `jax.custom_jvp`: its program for one element, and that of its derivative."""
     inner, shapes = eqn.params["call_jaxpr"], [var.aval for var in eqn.invars]
     places = [value.axes if isinstance(value, _Own) else None for value in values]
     if any(not jnp.issubdtype(shape.dtype, jnp.floating) for shape in shapes):
         raise Inseparable("a derivative of whole numbers")
-    wrap = lambda values: [
-        value if axes is None else _Own(value, axes) for value, axes in zip(values, places, strict=True)
-    ]
+    wrap = lambda values: _wrapped([*values], places)
     results: list[Axes] = []
 
     def one(where: Any, *values: Array) -> list[Array]:

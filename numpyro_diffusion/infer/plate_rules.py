@@ -206,6 +206,12 @@ def _convolution(eqn: Any, params: Any, given: Any) -> Any:
     return [given[0], None], (numbers.out_spec[0],), {}
 
 
+def _images(eqn: Any, params: Any, given: Any) -> Any:
+    """The same of `networks.UNet`'s own primitives."""
+    _need(given == [(0,), None])
+    return given, (0,), {}
+
+
 def _solve(eqn: Any, params: Any, given: Any) -> Any:
     """Right-hand sides of one triangular matrix, or each with a matrix of its own."""
     side = eqn.invars[1].aval.ndim - (1 if params["left_side"] else 2)
@@ -240,6 +246,7 @@ _RULES: list[tuple[set[str], Any]] = [
     ({"gather"}, _gather),
     ({"dot_general"}, _product),
     ({"conv_general_dilated"}, _convolution),
+    ({"convolution_3x3", "convolution_3x3_image"}, _images),
     ({"triangular_solve"}, _solve),
     ({"fft"}, _fourier),
     (_MATRICES, _matrices),

@@ -6,7 +6,6 @@ from jax import Array
 from numpyro.infer.reparam import Reparam
 
 from ..distributions import DiffusionPosterior, DiffusionPrior
-from ..factors import Delta, factors_of
 
 
 class DiffusionReparam(Reparam):
@@ -49,7 +48,7 @@ class DiffusionReparam(Reparam):
         noise = dist.Normal(0.0, 1.0).expand((*expand_shape, *shape)).to_event(len(shape) + extra)
         x = prior.from_noise(numpyro.sample(f"{name}_noise", noise))
         if isinstance(law, DiffusionPosterior):
-            if any(isinstance(factor, Delta) for factor in factors_of(law.factor)):
+            if law.factor.fixes_elements:
                 raise ValueError(f"{name}: expected a factor without known coordinates for DiffusionReparam, got Delta")
             log_r = law.log_r(x)
             numpyro.factor(f"{name}_factor", log_r.sum(tuple(range(log_r.ndim - extra, log_r.ndim))))

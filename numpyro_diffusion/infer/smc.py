@@ -4,7 +4,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,11 +18,11 @@ from .._checks import check_callable, check_count, check_key, check_site
 from .._devices import Devices
 from ..checkpoints import digest
 from ..samplers import Particles, Reliability, ReliabilityWarning, TwistedSMC, reliability
-from ..samplers.resampling import systematic
 from ..twists import AbstractTwist
 from .cross_check import CrossCheck, cross_check
 from .evidence import evidence_error
-from .extract import Latent, extract, over_batch
+from .extract import Latent, extract
+from .islands import IslandsRun, check_evidence, equally_weighted, run_islands
 from .plan import Plan, alternatives, badness, first_plan, is_good, with_more
 from .resume import read_run, save_run, saved_particles
 from .shorthand import sampler_of
@@ -117,15 +117,14 @@ class SMC:
         key, self._key = jax.random.split(check_key("key", key))
         self.args, self.kwargs = args, kwargs
         self.site = only_site(self.model, args, kwargs) if self._asked is None else self._asked
-        found = extract(
-            self.model, self.site, args, kwargs
-        ).in_latent()  # outside of compiled code, where values can be checked
+        # Outside of compiled code, where values can be checked.
+        found = extract(self.model, self.site, args, kwargs).in_latent()
         self._plan = first_plan(found, self._sampler, self.num_islands)
         if self.target_log_evidence_sd is None:
             self._adapt(key, found)
         else:
             self._double(key, found, self.target_log_evidence_sd)
-        self._check_evidence()
+        check_evidence(self.log_evidences, self.num_particles)
         self.reliability.warn(
             "More particles or another twist may help; cross_check() and nd.infer.TemperedSMC give a second opinion."
         )
@@ -179,7 +178,7 @@ class SMC:
         sampler = {"threshold": self._sampler.threshold, "chunk": self._sampler.chunk}
         return {"key": digest(key), "arguments": arguments, "plan": str(self.plan)} | sampler
 
-    def _resumed(self, key: Array, settings: dict[str, Any]) -> "_Run | None":
+    def _resumed(self, key: Array, settings: dict[str, Any]) -> IslandsRun | None:
         """The run in the checkpoint, if there is one."""
         count = saved_particles(self.checkpoint, settings)
         if count is None:
@@ -187,8 +186,8 @@ class SMC:
         sampler = dataclasses.replace(self.plan.sampler, num_particles=count)
         self._plan = self.plan._replace(sampler=sampler)
         keys = jax.random.split(key, self.num_islands)
-        like = eqx.filter_eval_shape(_islands, self.model, self.site, sampler, keys, self.args, self.kwargs)
-        return _Run(self.plan, *read_run(self.checkpoint, like))
+        like = eqx.filter_eval_shape(run_islands, self.model, self.site, sampler, keys, self.args, self.kwargs)
+        return IslandsRun(self.plan, *read_run(self.checkpoint, like))
 
     @property
     def plan(self) -> Plan:
@@ -263,15 +262,7 @@ class SMC:
             The site's draws, shape (num_islands, num_particles, *batch, *event) or with the first two as one.
         """
         particles, _ = self._done()
-        key = self._key
-        batch = particles.log_weight.ndim - 2
-        weight = jnp.moveaxis(particles.log_weight, -1, 1)  # island, particle, *batch
-        x = jnp.moveaxis(particles.x, batch + 1, 1)
-        if not group_by_chain:
-            weight = (weight + particles.log_evidence[:, None]).reshape((1, -1, *weight.shape[2:]))
-            x = x.reshape((1, -1, *x.shape[2:]))
-        draws = _resample(key, x, weight, batch)
-        return {self.site: draws if group_by_chain else draws[0]}
+        return {self.site: equally_weighted(self._key, particles, group_by_chain)}
 
     def print_summary(self, prob: float = 0.9) -> None:
         """Print the posterior's summary, the log evidence, what speaks for and against both, and the plan.
@@ -298,60 +289,10 @@ class SMC:
             raise ValueError("SMC: expected a finished run; call run(key, …) first")
         return self._result
 
-    def _once(self, key: Array, plan: Plan) -> "_Run":
+    def _once(self, key: Array, plan: Plan) -> IslandsRun:
         keys = jax.random.split(key, self.num_islands)
-        particles, constant = _islands(self.model, self.site, plan.sampler, keys, self.args, self.kwargs)
-        return _Run(plan, particles, constant)
+        particles, constant = run_islands(self.model, self.site, plan.sampler, keys, self.args, self.kwargs)
+        return IslandsRun(plan, particles, constant)
 
-    def _keep(self, run: "_Run") -> None:
+    def _keep(self, run: IslandsRun) -> None:
         self._plan, self._result = run.plan, (run.particles, run.constant)
-
-    def _check_evidence(self) -> None:
-        evidence = np.asarray(self.log_evidences)
-        if np.isneginf(evidence).all() or np.isnan(evidence).any():
-            raise ValueError(
-                f"model: expected a positive density of the observed sites somewhere, got 0 (or no number) at all "
-                f"{self.num_particles} particles of every island"
-            )
-
-
-class _Run(NamedTuple):
-    """One try of a plan."""
-
-    plan: Plan
-    particles: Particles
-    constant: Array
-
-    @property
-    def reliability(self) -> Reliability:
-        return reliability(self.particles)
-
-
-@eqx.filter_jit
-def _islands(
-    model: Any, site: str, sampler: TwistedSMC, keys: Array, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Particles, Array]:
-    found = extract(model, site, args, kwargs).in_latent()
-    run = lambda sampler, key, module, factor: sampler.run(key, module.process, factor)
-
-    def island(key: Array) -> Particles:
-        particles = over_batch(run, sampler, key, found)
-        return particles._replace(x=found.to_data(particles.x))
-
-    return jax.vmap(island)(keys), found.log_constant
-
-
-def _resample(key: Any, x: Array, log_weight: Array, batch: int) -> Array:
-    """Resample along axis 1, for every island and element of the batch on its own."""
-
-    def one(key: Array, x: Array, log_weight: Array) -> Array:
-        pick, mix = jax.random.split(key)
-        # The order of systematic resampling is that of the particles; mixed, draws are exchangeable.
-        return jax.random.permutation(mix, x[systematic(pick, log_weight)])
-
-    shape = (x.shape[0], *x.shape[2 : 2 + batch])
-    keys = jax.random.split(key, shape)
-    resample = one
-    for _ in range(batch):
-        resample = jax.vmap(resample, in_axes=(0, 1, 1), out_axes=1)
-    return jax.vmap(resample)(keys, x, log_weight)

@@ -54,7 +54,7 @@ def trajectory(
         raise ValueError(f"times: expected steps from 0 to T = {last}, got {steps}")
     axes = axes_array(ax, (3, len(steps)), (2.3 * len(steps) + 0.4, 7.0))
     forward, backward = jax.random.split(key)
-    reverse = eqx.filter_jit(jax.vmap(lambda key: Ancestral().trajectory(key, process)))
+    reverse = eqx.filter_jit(jax.vmap(lambda key: Ancestral().sample_trajectory(key, process)))
     chains = np.asarray(reverse(jax.random.split(backward, len(points))))
     bound = 1.1 * float(max(np.abs(points).max(), np.quantile(np.abs(chains), 0.999)))
     grid = jnp.stack(jnp.meshgrid(*[jnp.linspace(-bound, bound, 17)] * 2), -1).reshape(-1, 2)

@@ -43,7 +43,7 @@ class Ancestral(AbstractSampler):
         x_1, _ = self._steps(inner, process, x_t, self.times(process, check_start(t, process)), keep=False)
         return process.last_kernel(x_1).sample(last)
 
-    def trajectory(self, key: Array, process: ReverseProcess) -> Array:
+    def sample_trajectory(self, key: Array, process: ReverseProcess) -> Array:
         """One draw of the chain, x_0 first; shape (num_steps + 1, *event)."""
         x_1, chain, key = self._run(key, process, keep=True)
         x_0 = process.last_kernel(x_1).sample(key)

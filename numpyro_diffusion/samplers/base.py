@@ -25,7 +25,7 @@ class AbstractSampler(eqx.Module):
         """One draw of x_0 from the state `x_t` at time `t` in [1, T], both of shape `event`: the rest of the chain."""
 
     @abstractmethod
-    def trajectory(self, key: Array, process: ReverseProcess) -> Array:
+    def sample_trajectory(self, key: Array, process: ReverseProcess) -> Array:
         """One draw of the chain, ordered by time, x_0 first; shape (steps + 1, *event)."""
 
     def chain_steps(self, process: ReverseProcess) -> int | None:

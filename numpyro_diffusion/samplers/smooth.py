@@ -107,7 +107,7 @@ class AbstractSmoothSampler(AbstractSampler):
         z = self._diffusion(process).standardize(x_t)
         return self._down(key, process, z, self.levels(process, check_start(t, process)))
 
-    def trajectory(self, key: Array, process: ReverseProcess) -> Array:
+    def sample_trajectory(self, key: Array, process: ReverseProcess) -> Array:
         """One draw of the chain, x_0 first; shape (steps + 1, *event)."""
         diffusion = self._diffusion(process)
         first, inner, last = jax.random.split(key, 3)

@@ -3,9 +3,6 @@
 from ..distributions.report import PriorReport as PriorReport
 from .auto import PoorPriorWarning as PoorPriorWarning
 from .auto import fit_prior as fit_prior
-from .loop import CheckpointNotWritten as CheckpointNotWritten
-from .loop import FitResult as FitResult
-from .loop import TrainingDiverged as TrainingDiverged
 from .loop import fit as fit
 from .missing import DroppedRowsWarning as DroppedRowsWarning
 from .objectives import bound_loss as bound_loss
@@ -13,3 +10,6 @@ from .objectives import hybrid_loss as hybrid_loss
 from .objectives import simple_loss as simple_loss
 from .plan import PriorPlan as PriorPlan
 from .plan import plan_prior as plan_prior
+from .results import CheckpointNotWritten as CheckpointNotWritten
+from .results import FitResult as FitResult
+from .results import TrainingDiverged as TrainingDiverged

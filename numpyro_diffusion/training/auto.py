@@ -22,10 +22,11 @@ from ._arguments import cadence, check_data, check_numbers, split, split_context
 from .assemble import assembled
 from .checks import check_prior
 from .conditional import Pairs, Regressed, conditional_plan, described, with_residual_moments, without_context
-from .loop import FitResult, fit
+from .loop import fit
 from .missing import Laps, find_gaps, learn_with_gaps
 from .plan import Family, PriorPlan, plan_prior, table_width
 from .reporting import report_of, simple_models
+from .results import FitResult
 from .tables import Candidate, candidates, simplified, table
 
 FIRST_LAP = 4_000  # training steps, at most, on data with missing cells before they are drawn again
@@ -53,7 +54,7 @@ def fit_prior(
     batch_size: int | None = None,
     learning_rate: float = 1e-3,
     checkpoint: str | PathLike[str] | None = None,
-    progress: bool = True,
+    progress_bar: bool = True,
 ) -> DiffusionPrior:
     """Learn a prior from data: `plan_prior`, then `fit` of the K bound, with the best weights on held-out examples.
 
@@ -86,7 +87,7 @@ def fit_prior(
         learning_rate: see `fit`.
         checkpoint: see `fit`; of a table, that of what is tried first, with others beside it, ``checkpoint.1`` and on;
             with missing cells, one file of the last finished lap.
-        progress: whether to print the plan and the report, and to show a progress bar.
+        progress_bar: whether to print the plan and the report, and to show a progress bar.
 
     Returns:
         The `DiffusionPrior`, in the data's own units, with its `report()`. Where data in steps were dequantised, its K
@@ -102,7 +103,7 @@ def fit_prior(
     first, second = jax.random.split(check_key("key", key))
     columns = tuple(map(str, getattr(data, "columns", ())))
     data = check_numbers("data", data)
-    settings = _Settings(first, second, batch_size, learning_rate, checkpoint, progress)
+    settings = _Settings(first, second, batch_size, learning_rate, checkpoint, progress_bar)
     # A network that takes a context too is put in its place once the plan for p(x) is there.
     own = network if context is None or network is None else without_context
     choose = functools.partial(
@@ -117,12 +118,12 @@ def fit_prior(
     elif np.isnan(data).any():
         laps, learn = _in_laps(batch_size, learning_rate, num_steps), functools.partial(_learned, settings, None)
         prior = learn_with_gaps(second, find_gaps(data, dequantize), choose, learn, laps,
-                                checkpoint=checkpoint, tell=print if progress else _silent)  # fmt: skip
+                                checkpoint=checkpoint, tell=print if progress_bar else _silent)  # fmt: skip
     else:
         plan = choose(data, dequantize=dequantize)
         prior, said = _complete(settings, plan, np.asarray(data)), plan.reasons
     prior = prior.with_report(prior.report()._replace(columns=columns))
-    if progress:
+    if progress_bar:
         print(f"{prior.report()}".removeprefix("\n".join(said)).strip())
     if prior.report().is_worse:
         warnings.warn(f"fit_prior: {prior.report().verdict}", PoorPriorWarning, stacklevel=2)
@@ -137,13 +138,13 @@ class _Settings(NamedTuple):
     batch_size: int | None
     learning_rate: float
     checkpoint: str | PathLike[str] | None
-    progress: bool
+    progress_bar: bool
 
     def options(self, plan: PriorPlan, count: int) -> dict[str, Any]:
         """Arguments of `fit`, for so many examples."""
         few = plan.is_table and count <= 2_000
         size = self.batch_size if self.batch_size is not None else 128 if few else 256
-        return {"batch_size": size, "dequantize": plan.dequantize, "progress": self.progress}
+        return {"batch_size": size, "dequantize": plan.dequantize, "progress": self.progress_bar}
 
 
 def _silent(line: str) -> None:
@@ -152,7 +153,7 @@ def _silent(line: str) -> None:
 
 def _complete(settings: _Settings, plan: PriorPlan, data: np.ndarray) -> DiffusionPrior:
     """A prior of complete examples, with the checks of its draws in its report."""
-    if settings.progress:
+    if settings.progress_bar:
         print(plan)
     train, held_out = (np.asarray(part, np.float64) for part in _parts(settings.run_key, data, plan))
     prior = _learned(settings, settings.checkpoint, plan, train, held_out)
@@ -195,7 +196,7 @@ def _conditional(
     share = split_context(key, jnp.asarray(values), 0.1, None, plan.process, len(held_out))
     pairs, unseen = (Pairs(x, np.asarray(c)) for x, c in zip((train, held_out), share, strict=True))
     plan, model = conditional_plan(settings.plan_key, plan, pairs, told, features, network)
-    if settings.progress:
+    if settings.progress_bar:
         print(plan)
     options = settings.options(plan, len(train)) | {"context_dropout": dropout}
     options |= {"checkpoint": settings.checkpoint, "learning_rate": settings.learning_rate}

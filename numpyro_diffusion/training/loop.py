@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,61 +34,11 @@ from ._arguments import (
     split_context,
 )
 from .objectives import OBJECTIVES, Objective
+from .results import CheckpointNotWritten, FitResult, TrainingDiverged
 from .resume import History, Progress, digest, resume, save
 from .run import TrainingRun, dequantized, to_latent
 
 Examples = tuple[Array, Array | None]  # with their contexts
-
-
-class FitResult(NamedTuple):
-    """What `fit` returns.
-
-    Attributes:
-        process: the trained process, with the averaged (EMA) weights of the last step; with `patience`, those of the
-            best validation, that of the start among them.
-        history: ``step`` and ``loss`` (nats, mean over the steps since the entry before); ``validation_step`` (0
-            first), ``validation`` (the K bound in nats) and ``validation_error`` (its standard error over the
-            examples).
-        steps: optimiser steps taken.
-        stopped: ``"finished"``, ``"early"``, ``"diverged"`` in a `TrainingDiverged`, or ``"unsaved"`` in a
-            `CheckpointNotWritten`.
-    """
-
-    process: ReverseProcess
-    history: History
-    steps: int
-    stopped: str
-
-
-class TrainingDiverged(FloatingPointError):
-    """The loss or its gradient became NaN or infinite.
-
-    Attributes:
-        step: the first step, counted from 1, whose loss or new weights were not finite.
-        result: the `FitResult` of the step before.
-    """
-
-    def __init__(self, step: int, result: FitResult) -> None:
-        super().__init__(
-            f"training: expected a finite loss and gradient, got NaN or infinity at step {step}; the state of step "
-            f"{result.steps} is kept in `.result` (and in the checkpoint, if there is one). A smaller learning_rate "
-            "usually helps."
-        )
-        self.step, self.result = step, result
-
-
-class CheckpointNotWritten(OSError):
-    """A checkpoint could not be written in the middle of training, because the disk is full, say.
-
-    Attributes:
-        result: the `FitResult` of the steps taken so far, whose `stopped` is ``"unsaved"``.
-    """
-
-    def __init__(self, path: Any, result: FitResult, error: OSError) -> None:
-        reason = error.strerror or str(error)
-        message = f"checkpoint: expected to write {str(path)!r}, got {reason}; the state of step {result.steps} is kept"
-        super().__init__(error.errno, f"{message} in `.result`")
-        self.result = result
 
 
 def fit(
@@ -116,7 +66,7 @@ def fit(
     checkpoint_every: int = 1000,
     log_every: int | None = None,
     devices: Devices | None = None,
-    progress: bool = True,
+    progress_bar: bool = True,
 ) -> FitResult:
     """Train the denoiser, the last step and a learned schedule by stochastic gradient steps.
 
@@ -159,7 +109,7 @@ def fit(
         devices: devices that share each batch, or how many of `jax.devices()`; they must divide `batch_size`. Weights
             and optimiser live on all of them. The run is the same but for the order of sums, and may be resumed on
             others. One, where JAX puts it, unless given.
-        progress: whether to show a progress bar.
+        progress_bar: whether to show a progress bar.
 
     Returns:
         A `FitResult`.
@@ -206,7 +156,7 @@ def fit(
     examples = replicate(train, spread), replicate(contexts[0], spread)
     unseen = distribute(held_out, spread), contexts[1]
     keep = lambda now: _keep(checkpoint, now, settings, lambda: _result(run, now, "unsaved", patience))
-    bar = tqdm(total=num_steps, initial=int(now.state.step), disable=not progress, desc="training", unit="step")
+    bar = tqdm(total=num_steps, initial=int(now.state.step), disable=not progress_bar, desc="training", unit="step")
     try:
         with bar:
             if len(held_out) and not now.history["validation"] and not int(now.state.step):

@@ -182,7 +182,7 @@ def learn_with_gaps(
         x = np.swapaxes(x, 0, 1).reshape(-1, *gaps.event_shape)
         steps = min(LAP_STEPS, laps.first_steps, plan.num_steps)
         result = fit(run, prior.process, x, transform=prior.transform, num_steps=steps, validation=held_out.x[:, 0],
-                     progress=False, **laps.options)  # fmt: skip
+                     progress_bar=False, **laps.options)  # fmt: skip
         return Current(assembled(result.process, prior.transform, x).with_report(prior._report), {})
 
     def look(key: Array, now: Current) -> Draws:

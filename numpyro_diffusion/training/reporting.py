@@ -13,8 +13,9 @@ from ..distributions.report import Curve, PriorReport, Score
 from ._arguments import default_validation
 from .baselines import LARGEST, Mixture, shrunk_gaussian
 from .conditional import Told
-from .loop import FitResult, held_out_values
+from .loop import held_out_values
 from .plan import PriorPlan
+from .results import FitResult
 from .run import dequantized
 
 REPEATS = 4  # of the report's K

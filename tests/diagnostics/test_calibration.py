@@ -32,7 +32,7 @@ class Conjugate:
 
 def calibrate(inference, **options):
     return diagnostics.calibrate(
-        model, "x", inference, jax.random.key(0), observed="y", num_replicates=150, progress_bar=False, **options
+        jax.random.key(0), model, inference, observed="y", site="x", num_replicates=150, progress_bar=False, **options
     )
 
 
@@ -62,14 +62,14 @@ def test_an_mcmc_runs_many_replicates_in_one_program():
         return MCMC(NUTS(model), num_warmup=200, num_samples=300)
 
     result = diagnostics.calibrate(
-        counted, "x", inference, jax.random.key(0), observed="y", num_replicates=63, num_draws=49, batch_size=16,
+        jax.random.key(0), counted, inference, observed="y", site="x", num_replicates=63, num_draws=49, batch_size=16,
         progress_bar=False,
     )  # fmt: skip
     before = len(traces)
     assert result.ranks["x"].shape == (63, 2)
     assert result.worst() > 0.01
     diagnostics.calibrate(
-        counted, "x", inference, jax.random.key(0), observed="y", num_replicates=16, num_draws=49, batch_size=16,
+        jax.random.key(0), counted, inference, observed="y", site="x", num_replicates=16, num_draws=49, batch_size=16,
         progress_bar=False,
     )  # fmt: skip
     assert len(traces) - before == before  # as often for one batch as for four
@@ -94,7 +94,7 @@ def test_ties_are_broken_at_random():
 
 def test_bad_input_is_said():
     with pytest.raises(ValueError, match=r"site, observed: expected sites of the model, \['x', 'y'\], got \['z'\]"):
-        diagnostics.calibrate(model, "z", Conjugate, jax.random.key(0), observed="y", progress_bar=False)
+        diagnostics.calibrate(jax.random.key(0), model, Conjugate, observed="y", site="z", progress_bar=False)
     with pytest.raises(ValueError, match="num_draws: expected at most the 99 draws"):
         calibrate(Conjugate, num_draws=100)
 

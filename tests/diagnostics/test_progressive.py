@@ -53,7 +53,7 @@ def test_generation_shows_predictions_along_the_very_chain():
     process, key = _process(nd.DiscretisedStep(8)), jax.random.key(1)  # of a generator that `vmap` does not change
     shown = progressive_generation(key, process, (2,), num_steps=4)
     assert shown.shape == (2, 5, SIZE)
-    chain = jax.jit(lambda key: nd.samplers.Ancestral(4).trajectory(key, process))(jax.random.split(key, 2)[1])
+    chain = jax.jit(lambda key: nd.samplers.Ancestral(4).sample_trajectory(key, process))(jax.random.split(key, 2)[1])
     times = nd.samplers.Ancestral(4).times(process)[::-1]
     np.testing.assert_array_equal(shown[1, 0], chain[0])
     np.testing.assert_allclose(shown[1, 2], process.predict(chain[2], times[1]), rtol=1e-4, atol=1e-4)

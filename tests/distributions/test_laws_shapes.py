@@ -222,7 +222,7 @@ def test_prior_answers_beside_its_density(case):
     np.testing.assert_allclose(estimate.value, prior.log_prob(values), **CLOSE)
     assert estimate.standard_error.shape == estimate.terms.kl.shape == (4,)
     assert (np.asarray(estimate.widened_error) > 0).all()
-    fresh = jax.jit(prior.estimate)(values, jax.random.key(8))
+    fresh = jax.jit(prior.estimate)(values, key=jax.random.key(8))
     assert fresh.value.shape == (4,)
     assert (fresh.value != estimate.value).all()
     other = prior.with_(key=jax.random.key(1))
@@ -259,7 +259,7 @@ def test_prior_with_a_batch_keeps_it(rows):
         assert trajectory.batch_shape == other.batch_shape == prior.batch_shape == batch
         assert (type(trajectory), type(other)) == (nd.ReverseTrajectory, nd.DiffusionPrior)
         with pytest.raises(ValueError, match="key: expected None"):
-            prior.estimate(values[0], KEY)
+            prior.estimate(values[0], key=KEY)
         with pytest.raises(ValueError, match="save: expected"):
             prior.save("never-written.safetensors")
     expected = case.made.with_(key=key).log_prob(values)

@@ -39,7 +39,7 @@ def test_the_density_counts_the_jacobian(correlated, positive):
     found = correlated.log_prob(x)
     np.testing.assert_allclose(found, multivariate_normal(LOC, COVARIANCE).logpdf(x), atol=1e-3)
     np.testing.assert_allclose(correlated.estimate(x).value, found, rtol=1e-6)
-    np.testing.assert_allclose(correlated.estimate(x, jax.random.key(3)).value, found, atol=1e-3)
+    np.testing.assert_allclose(correlated.estimate(x, key=jax.random.key(3)).value, found, atol=1e-3)
     values = jnp.array([[0.7, 1.3], [2.0, 0.1]])
     exact = dist.LogNormal(jnp.array([0.3, -0.2]), jnp.array([0.5, 0.8])).log_prob(values).sum(-1)
     np.testing.assert_allclose(positive.log_prob(values), exact, atol=1e-3)

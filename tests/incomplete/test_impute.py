@@ -35,7 +35,7 @@ def test_imputed_cells_have_their_law_given_the_known_ones():
     """Standardised by the exact conditional mean and covariance, draws are standard and independent across rows."""
     table = holes(60)
     table[:3] = np.nan
-    found = nd.impute(KEY, table, gaussian(), 100, progress=False, num_particles=128, num_steps=16)
+    found = nd.impute(KEY, table, gaussian(), 100, progress_bar=False, num_particles=128, num_steps=16)
     assert len(found) == 100
     assert not found.diagnostics.complaints
     known = ~np.isnan(table)
@@ -116,7 +116,7 @@ def test_few_particles_are_warned_of(capsys):
     far = np.array([[np.nan, 40.0, -50.0]])
     prior = bent()
     with pytest.warns(UserWarning, match="these imputations may be wrong: in 1 of 1 rows"):
-        found = nd.impute(KEY, far, prior, 2, num_particles=2, num_steps=8, progress=False)
+        found = nd.impute(KEY, far, prior, 2, num_particles=2, num_steps=8, progress_bar=False)
     assert found.diagnostics.poor.tolist() == [0]
     found.print_summary()
     assert "against: " in capsys.readouterr().out

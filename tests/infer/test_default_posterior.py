@@ -42,7 +42,7 @@ def learned():
     first = rng.standard_normal(800)
     data = np.stack([first, 0.5 * first**2 + 0.3 * rng.standard_normal(800)], 1)
     schedule = nd.schedules.log_snr(20, -8, 6)
-    return nd.fit_prior(jax.random.key(0), data, num_steps=300, schedule=schedule, progress=False)
+    return nd.fit_prior(jax.random.key(0), data, num_steps=300, schedule=schedule, progress_bar=False)
 
 
 def reweighted(prior, log_r, count=100_000):

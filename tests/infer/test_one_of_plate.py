@@ -11,6 +11,7 @@ import pytest
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.infer.one_of_plate import OneOfPlate
+from numpyro_diffusion.networks.convolution import convolve
 
 PLATE, SIZE = 3, 4
 
@@ -34,6 +35,13 @@ IMAGE = NORMAL(2, 1, 3, 3)
 def convolved(x):
     whole = jax.lax.conv_general_dilated(x.reshape(PLATE, 1, 2, 2), IMAGE, (1, 1), "SAME")
     return jnp.tanh(whole).sum((-1, -2))
+
+
+def loop(x):
+    """What is carried is data first, and x from the second step on; x is also what is looped over."""
+    step = lambda carry, xs: ((carry[1], jnp.tanh(carry[0] + xs[0][:, None] * DATA)), (carry[0].sum(-1), xs[1]))
+    (first, second), (sums, alone) = jax.lax.scan(step, (DATA, DATA * x), (x.T, jnp.arange(4.0)), reverse=True)
+    return first + second + sums.T + alone
 
 
 def network(x):
@@ -68,12 +76,16 @@ SEPARABLE = {
     "covariances": covariances,
     "one covariance": lambda x: dist.MultivariateNormal(jnp.sin(x), COVARIANCE).log_prob(DATA),
     "spectrum": lambda x: jnp.abs(jnp.fft.rfft(x)),
+    "loop": lambda x: jax.lax.fori_loop(0, 3, lambda _, x: jnp.sin(x @ EACH[0].T @ EACH[1]), x),
+    "loop with data": loop,
+    "pictures": lambda x: jax.vmap(lambda x: convolve(x.reshape(2, 2, 1), W[:3, :3, None, None], 1, (1, 1)))(x),
     "unused": lambda x: (x.mean(0), x)[1] * 2,
     "the data alone": lambda x: DATA + 0.0,
 }
 QUICK = {"matrix", "own matrices", "with itself", "inner plate", "network", "each its own", "moved", "unused"}
 INSEPARABLE = {
-    "loop": lambda x: jax.lax.fori_loop(0, 3, lambda _, x: jnp.sin(x), x),
+    "search": lambda x: jax.lax.while_loop(lambda x: jnp.abs(x).max() > 0.5, lambda x: 0.9 * jnp.sin(x), x),
+    "loop over elements": lambda x: jax.lax.scan(lambda c, row: (c, jnp.sin(row)), 0.0, x)[1],
     "across": lambda x: x - x.mean(0),
     "the last": lambda x: x[::-1],
     "flat": lambda x: jnp.sin(x.reshape(-1)).reshape(x.shape),

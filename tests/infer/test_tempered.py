@@ -263,7 +263,7 @@ def test_a_learned_prior():
     first = rng.normal(size=400)
     data = np.stack([first, first**2 + 0.3 * rng.normal(size=400)], 1)
     schedule = nd.schedules.log_snr(40, -8.0, 6.0)
-    prior = nd.fit_prior(jax.random.key(0), data, num_steps=300, schedule=schedule, progress=False)
+    prior = nd.fit_prior(jax.random.key(0), data, num_steps=300, schedule=schedule, progress_bar=False)
     prior = prior.with_(sampler=nd.samplers.Ancestral(12))
 
     def model():

@@ -198,7 +198,7 @@ def test_all_that_a_sampler_answers(name, learned):
         noise = jax.random.normal(key, (noises, 2))
         total = lambda noise, process: sampler.from_noise(noise, process).sum()
         slope, schedule_slope = jax.grad(total, (0, 1), allow_int=True)(noise, learned)
-        chain = sampler.trajectory(key, learned)
+        chain = sampler.sample_trajectory(key, learned)
         return slope, schedule_slope.diffusion.schedule.logits, chain
 
     slope, logits, chain = answers(jax.random.key(0))

@@ -217,7 +217,7 @@ def test_from_few_examples_a_gaussian_is_fitted_and_it_says_so(capsys):
     assert prior.process.denoiser.is_exact and prior.report().steps == 0 and prior.report().prior is None
     exact = dist.MultivariateNormal(data.mean(0), baselines.shrunk_gaussian(data).covariances[0]).log_prob(data)
     np.testing.assert_allclose(prior.log_prob(jnp.asarray(data, jnp.float32)), exact, atol=1e-3)
-    assert prior.report() == fit_prior(KEY, data, progress=False).report()
+    assert prior.report() == fit_prior(KEY, data, progress_bar=False).report()
 
 
 def test_elements_that_are_the_same_are_named():
@@ -333,11 +333,11 @@ def test_quiet_and_checkpointed(tmp_path, capsys):
     data, path = _normal(2000, 2), tmp_path / "run"
     # The compiled code of the test above serves here too.
     choices = {"schedule": schedules.log_snr(8, -7.0, 4.0), "network": Affine(8, 2), "num_steps": 600, "loc": 0.0}
-    options = {"scale": 2.0, "learning_rate": 0.03, "checkpoint": path, "progress": False}
+    options = {"scale": 2.0, "learning_rate": 0.03, "checkpoint": path, "progress_bar": False}
     prior = fit_prior(KEY, data, **choices, **options)
     shown = capsys.readouterr()
     assert path.is_file() and shown.out == shown.err == ""
     again = fit_prior(KEY, data, **choices, **options)
     np.testing.assert_array_equal(prior.process.denoiser.fn.slope, again.process.denoiser.fn.slope)
     with pytest.raises(ValueError, match="learning_rate: expected a positive number .* got -1"):
-        fit_prior(KEY, data, learning_rate=-1, progress=False, **choices)
+        fit_prior(KEY, data, learning_rate=-1, progress_bar=False, **choices)

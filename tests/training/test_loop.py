@@ -93,7 +93,7 @@ def _k(process, x):
 
 def _fit(process=None, data=None, *, seed=5, **options):
     process = _process() if process is None else process
-    options = {"num_steps": 20, "log_every": 5, "validation": 0.0, "progress": False, "batch_size": 16} | options
+    options = {"num_steps": 20, "log_every": 5, "validation": 0.0, "progress_bar": False, "batch_size": 16} | options
     return nd.fit(jax.random.key(seed), process, _data(64) if data is None else data, **options)
 
 
@@ -143,7 +143,7 @@ def trained():
     held_out = _data(400, seed=1)
     result = nd.fit(
         jax.random.key(0), _process(), _data(8000), num_steps=1500, learning_rate=0.03, batch_size=256,
-        validation=held_out, validate_every=500, likelihood=nd.KBound(64), progress=False,
+        validation=held_out, validate_every=500, likelihood=nd.KBound(64), progress_bar=False,
     )  # fmt: skip
     return result, held_out
 
@@ -399,10 +399,10 @@ def test_weight_decay_shrinks_matrices_alone(cheap):
 
 
 def test_the_progress_bar(cheap, capsys):
-    _fit(progress=False)
+    _fit(progress_bar=False)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
-    _fit(progress=True, validation=0.2, likelihood=Closeness(0.0))
+    _fit(progress_bar=True, validation=0.2, likelihood=Closeness(0.0))
     shown = capsys.readouterr().err
     assert "training" in shown and "20/20" in shown and "loss" in shown and "nats" in shown
 

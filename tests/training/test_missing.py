@@ -34,13 +34,13 @@ def curve(count, seed):
 )  # fmt: skip
 def test_what_cannot_be_learned_is_refused_by_name(data, said):
     with pytest.raises(ValueError, match=said):
-        nd.fit_prior(KEY, data, progress=False)
+        nd.fit_prior(KEY, data, progress_bar=False)
 
 
 def test_masked_arrays_are_refused():
     data = np.ma.masked_invalid([[1.0, np.nan], [2.0, 3.0]])
     with pytest.raises(TypeError, match="data"):
-        nd.fit_prior(KEY, data, progress=False)
+        nd.fit_prior(KEY, data, progress_bar=False)
 
 
 def test_few_rows_make_a_gaussian_and_empty_ones_are_dropped():
@@ -48,7 +48,7 @@ def test_few_rows_make_a_gaussian_and_empty_ones_are_dropped():
     data[2, 0] = np.nan
     data[7] = np.nan
     with pytest.warns(DroppedRowsWarning, match="1 of 15 rows"):
-        prior = nd.fit_prior(KEY, data, progress=False)
+        prior = nd.fit_prior(KEY, data, progress_bar=False)
     said = str(prior.report())
     assert "missing: 1 of 28 cells" in said
     assert "1 rows without a known cell" in said

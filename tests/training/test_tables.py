@@ -67,7 +67,7 @@ def test_candidates_start_as_their_baselines():
     x = data.held_out
     for candidate, model, loss in ((gaussian, data.gaussian, 0.02), (mixture, data.mixture, 0.1)):
         prior = nd.DiffusionPrior(candidate.process, nd.KBound(4, low_discrepancy=True), transform=candidate.transform)
-        gap = model.log_prob(x) - np.asarray(prior.estimate(jnp.asarray(x, jnp.float32), KEY).value)
+        gap = model.log_prob(x) - np.asarray(prior.estimate(jnp.asarray(x, jnp.float32), key=KEY).value)
         error = gap.std() / np.sqrt(len(gap))
         assert -3 * error - 1e-3 < gap.mean() < loss + 3 * error and error < 0.1, candidate.name
     for candidate in (gaussian, elementwise):  # what is returned says the same, with less
@@ -105,8 +105,8 @@ def test_a_tables_prior_is_at_least_as_good_as_its_simple_models(kind, tmp_path)
     if kind == "crescent":
         data = np.concatenate([data, data[:, :1] ** 2 + 0.1 * _gaussian(200, seed=5)[:, :1]], axis=1)
     x, train = data[:80], data[80:]
-    prior = fit_prior(KEY, train, num_steps=400, progress=False, checkpoint=tmp_path / "run")
-    own = np.asarray(prior.estimate(jnp.asarray(x, jnp.float32), jax.random.key(1)).value)
+    prior = fit_prior(KEY, train, num_steps=400, progress_bar=False, checkpoint=tmp_path / "run")
+    own = np.asarray(prior.estimate(jnp.asarray(x, jnp.float32), key=jax.random.key(1)).value)
     gap = own - baselines.shrunk_gaussian(train).log_prob(x)
     if kind == "Gaussian":
         assert abs(gap.mean()) < 0.15

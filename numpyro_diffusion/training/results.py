@@ -1,0 +1,57 @@
+"""What training returns, and what it raises: the errors carry the result as far as it goes."""
+
+from typing import Any, NamedTuple
+
+from ..process import ReverseProcess
+from .resume import History
+
+
+class FitResult(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+        process: the trained process, with the averaged (EMA) weights of the last step; with `patience`, those of the
+            best validation, that of the start among them.
+        history: ``step`` and ``loss`` (nats, mean over the steps since the entry before); ``validation_step`` (0
+            first), ``validation`` (the K bound in nats) and ``validation_error`` (its standard error over the
+            examples).
+        steps: optimiser steps taken.
+        stopped: ``"finished"``, ``"early"``, ``"diverged"`` in a `TrainingDiverged`, or ``"unsaved"`` in a
+            `CheckpointNotWritten`.
+    """
+
+    process: ReverseProcess
+    history: History
+    steps: int
+    stopped: str
+
+
+class TrainingDiverged(FloatingPointError):
+    """The loss or its gradient became NaN or infinite.
+
+    Attributes:
+        step: the first step, counted from 1, whose loss or new weights were not finite.
+        result: the `FitResult` of the step before.
+    """
+
+    def __init__(self, step: int, result: FitResult) -> None:
+        super().__init__(
+            f"training: expected a finite loss and gradient, got NaN or infinity at step {step}; the state of step "
+            f"{result.steps} is kept in `.result` (and in the checkpoint, if there is one). A smaller learning_rate "
+            "usually helps."
+        )
+        self.step, self.result = step, result
+
+
+class CheckpointNotWritten(OSError):
+    """A checkpoint could not be written in the middle of training, because the disk is full, say.
+
+    Attributes:
+        result: the `FitResult` of the steps taken so far, whose `stopped` is ``"unsaved"``.
+    """
+
+    def __init__(self, path: Any, result: FitResult, error: OSError) -> None:
+        reason = error.strerror or str(error)
+        message = f"checkpoint: expected to write {str(path)!r}, got {reason}; the state of step {result.steps} is kept"
+        super().__init__(error.errno, f"{message} in `.result`")
+        self.result = result
