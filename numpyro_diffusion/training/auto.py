@@ -29,8 +29,8 @@ from .plan import Family, PriorPlan, plan_prior, table_width
 from .run import dequantized
 from .tables import Candidate, candidates, simplified, table
 
-FIRST_LAP = 4_000  # training steps, at most, on data with missing cells before they are drawn again
 PILOT = 1_000  # steps by which coordinates and baseline are chosen
+FIRST_LAP, FIRST_PILOT = 2_000, 500  # steps in all, and to choose by, before missing cells are drawn again
 REPEATS = 4  # of the report's K
 WEIGHT_DECAY = 0.01
 
@@ -103,15 +103,16 @@ def fit_prior(
     learn = functools.partial(_learned, first, second, batch_size, learning_rate, progress)
     if np.isnan(data).any():
         laps = _in_laps(batch_size, learning_rate, num_steps)
-        prior = learn_with_gaps(second, find_gaps(data, dequantize), choose, functools.partial(learn, None), laps,
+        first_lap = functools.partial(learn, None, pilot=FIRST_PILOT)
+        prior = learn_with_gaps(second, find_gaps(data, dequantize), choose, first_lap, laps,
                                 checkpoint=checkpoint, tell=print if progress else _silent)  # fmt: skip
         said = ""
     else:
         plan = choose(data, dequantize=dequantize)
         if progress:
             print(plan)
-        parts = (np.asarray(part, np.float64) for part in _parts(second, np.asarray(data), plan))
-        prior, said = learn(checkpoint, plan, *parts), "\n".join(plan.reasons)
+        train, held_out = (np.asarray(part, np.float64) for part in _parts(second, np.asarray(data), plan))
+        prior, said = learn(checkpoint, plan, train, held_out), "\n".join(plan.reasons)
     prior = prior.with_report(prior.report()._replace(columns=columns))
     if progress:
         print(f"{prior.report()}".removeprefix(said).strip())
@@ -134,6 +135,7 @@ def _learned(
     plan: PriorPlan,
     train: np.ndarray,
     held_out: np.ndarray,
+    pilot: int = PILOT,
 ) -> DiffusionPrior:
     """A prior, with its report, of examples to train on and others held out."""
     if batch_size is None:
@@ -145,7 +147,7 @@ def _learned(
     if plan.is_table:
         rate = _warmed_up(float(learning_rate)) if learning_rate > 0 else learning_rate
         options |= {"learning_rate": rate, "weight_decay": WEIGHT_DECAY}
-        return _of_table(first, second, plan, train, held_out, options, checkpoint)
+        return _of_table(first, second, plan, train, held_out, options, checkpoint, pilot)
     patience = _patience(len(train), plan.num_steps) if len(held_out) else None
     options |= {"learning_rate": learning_rate, "checkpoint": checkpoint, "patience": patience}
     result = fit(second, plan.process, train, num_steps=plan.num_steps, validation=held_out, **options)
@@ -177,12 +179,13 @@ def _of_table(
     held_out: np.ndarray,
     options: dict[str, Any],
     checkpoint: str | PathLike[str] | None,
+    pilot: int,
 ) -> DiffusionPrior:
     """Try all candidates for some steps, and go on with the best."""
     flat, flat_out = (part.reshape(len(part), -1) for part in (train, held_out))
     data = table(flat, flat_out, plan.dequantize)
     tried = candidates(key, data, table_width(len(flat) + len(flat_out), flat.shape[1]), train.shape[1:])
-    short = min(plan.num_steps, PILOT)
+    short = min(plan.num_steps, pilot)
     options |= {"ema": 0.99 if len(train) <= 4_000 else 0.998, "validation": held_out}
     options |= {"patience": _patience(len(train), plan.num_steps)}
 
