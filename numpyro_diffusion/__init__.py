@@ -51,6 +51,7 @@ _ON_USE = {
     "TrainingDiverged": "training",
     "fit": "training",
     "fit_prior": "training",
+    "fit_prior_from_observations": "incomplete",
     "impute": "incomplete",
     "pool": "incomplete",
     "plan_prior": "training",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from . import incomplete as incomplete
     from . import plots as plots
     from .convert import to_arviz as to_arviz
+    from .incomplete import fit_prior_from_observations as fit_prior_from_observations
     from .incomplete import impute as impute
     from .incomplete import pool as pool
     from .training import FitResult as FitResult

@@ -3,5 +3,7 @@
 from .imputation import ImputationDiagnostics as ImputationDiagnostics
 from .imputation import Imputations as Imputations
 from .imputation import impute as impute
+from .observations import ObservationsFit as ObservationsFit
+from .observations import fit_prior_from_observations as fit_prior_from_observations
 from .pooling import Pooled as Pooled
 from .pooling import pool as pool

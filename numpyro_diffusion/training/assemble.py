@@ -26,18 +26,16 @@ def assembled(process: ReverseProcess, transform: Transform | None, data: np.nda
     return DiffusionPrior(process, transform=transform)
 
 
-def chain_of(law: Mixture, event_shape: tuple[int, ...], data: np.ndarray) -> DiffusionPrior:
+def chain_of(law: Mixture, event_shape: tuple[int, ...]) -> DiffusionPrior:
     """The chain about a Gaussian, whose law it is, or about a mixture, without a network; for vectors whitened.
 
     Args:
         law: of flat examples.
         event_shape: of one example.
-        data: that `assembled` takes the covariance of, shape (n, size).
     """
     centre = law.weights @ law.means
     spread = law.means - centre
     whole = np.einsum("k,kij->ij", law.weights, law.covariances) + (spread * law.weights[:, None]).T @ spread
-    data = data.reshape(len(data), *event_shape)
     if len(event_shape) != 1:
         diffusion = GaussianDiffusion(log_snr(NUM_TIMES), centre.mean(), np.sqrt(np.trace(whole) / len(whole)))
         own, transform = law, None
@@ -47,4 +45,4 @@ def chain_of(law: Mixture, event_shape: tuple[int, ...], data: np.ndarray) -> Di
         own, transform = law.moved(inverse, -inverse @ centre), to_data_of(centre, root)
         diffusion = GaussianDiffusion(log_snr(NUM_TIMES))
     denoiser = FullGaussianMixture(own.means, own.covariances, own.weights)
-    return assembled(ReverseProcess(diffusion, denoiser, event_shape), transform, data)
+    return DiffusionPrior(ReverseProcess(diffusion, denoiser, event_shape), transform=transform)

@@ -29,8 +29,8 @@ from .reporting import report_of, simple_models
 from .results import FitResult
 from .tables import Candidate, candidates, simplified, table
 
-FIRST_LAP = 4_000  # training steps, at most, on data with missing cells before they are drawn again
 PILOT = 1_000  # steps by which coordinates and baseline are chosen
+FIRST_LAP, FIRST_PILOT = 2_000, 500  # steps in all, and to choose by, before missing cells are drawn again
 WEIGHT_DECAY = 0.01
 
 
@@ -116,7 +116,8 @@ def fit_prior(
     elif context_dropout:
         raise ValueError(f"context_dropout: expected 0 without a context, got {context_dropout!r}")
     elif np.isnan(data).any():
-        laps, learn = _in_laps(batch_size, learning_rate, num_steps), functools.partial(_learned, settings, None)
+        laps = _in_laps(batch_size, learning_rate, num_steps)
+        learn = functools.partial(_learned, settings, None, pilot=FIRST_PILOT)
         prior = learn_with_gaps(second, find_gaps(data, dequantize), choose, learn, laps,
                                 checkpoint=checkpoint, tell=print if progress_bar else _silent)  # fmt: skip
     else:
@@ -144,7 +145,7 @@ class _Settings(NamedTuple):
         """Arguments of `fit`, for so many examples."""
         few = plan.is_table and count <= 2_000
         size = self.batch_size if self.batch_size is not None else 128 if few else 256
-        return {"batch_size": size, "dequantize": plan.dequantize, "progress": self.progress_bar}
+        return {"batch_size": size, "dequantize": plan.dequantize, "progress_bar": self.progress_bar}
 
 
 def _silent(line: str) -> None:
@@ -169,6 +170,7 @@ def _learned(
     plan: PriorPlan,
     train: np.ndarray,
     held_out: np.ndarray,
+    pilot: int = PILOT,
 ) -> DiffusionPrior:
     """A prior, with its report, of examples to train on and others held out."""
     options, rate = settings.options(plan, len(train)), settings.learning_rate
@@ -177,7 +179,7 @@ def _learned(
         return DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
     if plan.is_table:
         options |= {"learning_rate": _warmed_up(float(rate)) if rate > 0 else rate, "weight_decay": WEIGHT_DECAY}
-        return _of_table(settings.plan_key, settings.run_key, plan, train, held_out, options, checkpoint)
+        return _of_table(settings.plan_key, settings.run_key, plan, train, held_out, options, checkpoint, pilot)
     patience = _patience(len(train), plan.num_steps) if len(held_out) else None
     options |= {"learning_rate": rate, "checkpoint": checkpoint, "patience": patience}
     result = fit(settings.run_key, plan.process, train, num_steps=plan.num_steps, validation=held_out, **options)
@@ -226,12 +228,13 @@ def _of_table(
     held_out: np.ndarray,
     options: dict[str, Any],
     checkpoint: str | PathLike[str] | None,
+    pilot: int,
 ) -> DiffusionPrior:
     """Try all candidates for some steps, and go on with the best."""
     flat, flat_out = (part.reshape(len(part), -1) for part in (train, held_out))
     data = table(flat, flat_out, plan.dequantize)
     tried = candidates(key, data, table_width(len(flat) + len(flat_out), flat.shape[1]), train.shape[1:])
-    short = min(plan.num_steps, PILOT)
+    short = min(plan.num_steps, pilot)
     options |= {"ema": 0.99 if len(train) <= 4_000 else 0.998, "validation": held_out}
     options |= {"patience": _patience(len(train), plan.num_steps)}
 

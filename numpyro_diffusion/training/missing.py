@@ -25,7 +25,7 @@ from .posterior_draws import Current, Draws, draw, effort_for, read_cells
 from .tables import table
 
 LAPS = 3
-LAP_STEPS = 1_000  # of training in each lap after the first
+LAP_STEPS = 700  # of training in each lap after the first
 ISLANDS = 4  # independent runs of SMC that score a lap
 LARGEST = LARGEST_WHOLE
 FEW = 900  # rows up to which every row is completed more than once
@@ -156,7 +156,7 @@ def learn_with_gaps(
     plan = plan._replace(num_steps=min(plan.num_steps, laps.first_steps))
     if not plan.num_steps:
         report = PriorReport(None, (), len(rows.x), 0, 0, (gaps.said, *plan.reasons), {})
-        return chain_of(gaussian, gaps.event_shape, whole).with_report(report)
+        return chain_of(gaussian, gaps.event_shape).with_report(report)
     count = len(rows.x)
     held = round(max(0.1, min(0.25, 25 / count)) * count)
     order = rng.permutation(count)
@@ -190,7 +190,7 @@ def learn_with_gaps(
         return found._replace(x=x)
 
     begun = shaped(completed(rng, law, out))[:, None]
-    first = Current(chain_of(law, gaps.event_shape, whole), {})
+    first = Current(chain_of(law, gaps.event_shape), {})
     history = History([], []).then(values[start_name])
     settings = {
         "key": digest(key),

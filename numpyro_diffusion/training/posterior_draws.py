@@ -76,12 +76,14 @@ class Effort(NamedTuple):
         num_steps: of the chain; None for those that the prior's own sampler takes.
         num_islands: independent runs.
         twist: chosen by rule unless given.
+        corrected: whether draws are weighted; without weights they are the twist's proposals, *approximate*.
     """
 
     num_particles: int
     num_steps: int | None = None
     num_islands: int = 1
     twist: AbstractTwist | None = None
+    corrected: bool = True
 
 
 def read_cells(now: Current, observation: Any) -> Reading:
@@ -125,14 +127,14 @@ def draw(
     first = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), observations)
     sampler = TwistedSMC(
         effort.num_particles, _twist(now, first, read) if effort.twist is None else effort.twist,
-        num_steps=effort.num_steps, antithetic=effort.num_particles >= 32,
+        num_steps=effort.num_steps, threshold=0.5 if effort.corrected else 0.0, antithetic=effort.num_particles >= 32,
     )  # fmt: skip
     size = max(1, min(total, CALLS // (effort.num_particles * effort.num_islands)))
     keys, found = jax.random.split(key, total), []
     for start in range(0, total, size):
         rows = np.minimum(np.arange(start, start + size), total - 1)
         block = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), observations)
-        out = _block(keys[rows], now, sampler, read, block, effort.num_islands, num_draws)
+        out = _block(keys[rows], now, sampler, read, block, effort, num_draws)
         count = min(size, total - start)
         found.append([np.asarray(part)[:count] for part in out])
         tick(count)
@@ -153,9 +155,9 @@ def _twist(now: Current, observation: Any, read: Read) -> AbstractTwist:
 
 @eqx.filter_jit
 def _block(
-    keys: Array, now: Current, sampler: TwistedSMC, read: Read, observations: Any, islands: int, count: int
+    keys: Array, now: Current, sampler: TwistedSMC, read: Read, observations: Any, effort: Effort, count: int
 ) -> tuple[Array, ...]:
-    prior = now.prior
+    prior, islands = now.prior, effort.num_islands
     process, own = with_moments(prior.process), following(sampler, prior.sampler, prior.process)
 
     def one(key: Array, observation: Any) -> tuple[Array, ...]:
@@ -163,7 +165,7 @@ def _block(
         reading = read(now, observation)
         found = jax.vmap(lambda key: own.run(key, process, reading.factor))(jax.random.split(run, islands))
         weight = (found.log_weight + found.log_evidence[:, None]).reshape(-1)
-        weight = jnp.where(jnp.isfinite(weight).any(), weight, 0.0)
+        weight = jnp.where(jnp.isfinite(weight).any() & effort.corrected, weight, 0.0)
         # Where there are more draws than particles they are drawn again and again, as they are where weights say so.
         picked = jax.random.permutation(mix, _systematic(pick, weight, count))
         z = found.x.reshape(-1, *process.event_shape)[picked]

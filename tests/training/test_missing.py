@@ -58,7 +58,7 @@ def test_few_rows_make_a_gaussian_and_empty_ones_are_dropped():
 def test_a_prior_of_incomplete_rows(tmp_path):
     """Better than a Gaussian on rows never seen, known in full; resumed to the same; files keep the record."""
     _, data = curve(250, 1)
-    options = {"num_steps": 150, "progress": False, "checkpoint": tmp_path / "laps"}
+    options = {"num_steps": 150, "progress_bar": False, "checkpoint": tmp_path / "laps"}
     prior = nd.fit_prior(KEY, data, **options)
     report = prior.report()
     assert not report.is_worse
