@@ -296,3 +296,8 @@ def test_a_training_state_loses_nothing_in_silence(path: Path) -> None:
     for leaf in (1j, b"bytes", np.array([1j]), np.ma.masked_array([1.0], [True])):
         with pytest.raises(TypeError, match=r"\['a'\]\[0\]: expected"):
             ckpt.write_training_state(path, {"a": [leaf]})
+
+
+def test_classes_that_moved_are_found_under_their_old_names():
+    known = ckpt._known_classes()
+    assert {old: known.get(old) for old in ckpt._MOVED} == {old: known[new] for old, new in ckpt._MOVED.items()}

@@ -26,6 +26,11 @@ class AbstractFactor(eqx.Module):
     def log_r(self, x: Array) -> Array:
         """log r(x) in nats for one example, shape ()."""
 
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether r is a product of factors of single elements, with a closed form (`multiply`) for laws that fit."""
+        return False
+
     def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
         """Raise ``ValueError`` unless the factor fits examples of this shape and kind."""
         try:

@@ -7,11 +7,9 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from .._checks import check_broadcast, check_finite, check_positive
-from ..denoisers.base import normal
-from ..diffusions.gaussian import variance_of
+from ..laws import observed
 from .base import AbstractFactor
 from .linear import LinearGaussian
-from .low_rank import elements
 
 
 class Gaussian(AbstractFactor):
@@ -42,6 +40,11 @@ class Gaussian(AbstractFactor):
         each = dist.Normal(self.gain * x, noise, validate_args=False).log_prob(self.loc)
         return jnp.sum(jnp.where(seen, each, 0.0))
 
+    @property
+    def is_elementwise(self) -> bool:
+        """True."""
+        return True
+
     def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
         """`loc`, `scale` and `gain` must broadcast to one example of real numbers."""
         self.check_kind(discrete, False)
@@ -50,16 +53,7 @@ class Gaussian(AbstractFactor):
 
     def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
         """The product of normals, element by element."""
-        if not isinstance(elements(law), dist.Normal):
-            return None
-        noise, seen = self._noise()
-        variance = variance_of(law)
-        spread = self.gain**2 * variance + noise**2
-        residual = self.loc - self.gain * law.mean
-        each = -0.5 * (residual**2 / spread + jnp.log(2 * jnp.pi * spread))
-        pull = jnp.where(seen, self.gain * variance / spread, 0.0)
-        left = jnp.where(seen, noise**2 / spread, 1.0)
-        return jnp.sum(jnp.where(seen, each, 0.0)), normal(law.mean + pull * residual, variance * left)
+        return observed(law, self.loc, self.scale, self.gain) if observed.knows(law) else None
 
     def linear(self, event_shape: tuple[int, ...]) -> "LinearGaussian":
         """The same as a `LinearGaussian`, its observation that of the whole example."""

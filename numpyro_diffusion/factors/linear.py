@@ -12,8 +12,8 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from .._checks import check_broadcast, check_finite, check_positive, is_concrete
+from ..laws import lowered
 from .base import AbstractFactor, as_function
-from .low_rank import LoweredNormal, elements
 
 Operator = Callable[[Array], Array]
 
@@ -136,13 +136,11 @@ class LinearGaussian(AbstractFactor):
 
     def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
         """Condition a factorised normal on the observation: exact, by a Cholesky factor of y's covariance."""
-        if not isinstance(elements(law), dist.Normal):
+        if not lowered.knows(law):
             return None
         rows = self.rows(law.event_shape)
         log_r, shift, directions = condition(self, self.residual(law.mean), rows * law.variance, rows)
-        scale = jnp.sqrt(law.variance)
-        safe = jnp.where(scale > 0, scale, 1.0)
-        return log_r, LoweredNormal(law.mean + shift, scale, directions / safe)
+        return log_r, lowered(law, shift, directions)
 
     def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
         """The operator must be a linear map from one example to the observation."""

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_key
-from ..diffusions import GaussianDiffusion
+from ..diffusions import require_gaussian
 from ..distributions import DiffusionPrior
 from ..distributions.report import Curve, PriorReport, Score
 from ..moments import LARGEST_WHOLE, moments_of_draws
@@ -169,7 +169,7 @@ def _of_table(
 def _simple_models(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> dict[str, Mixture]:
     """The Gaussian of real values, where it is not too large."""
     size = int(np.prod(train.shape[1:]))
-    real = isinstance(plan.process.diffusion, GaussianDiffusion)
+    real = plan.process.diffusion.is_gaussian
     if not real or size > LARGEST or not len(held_out):
         return {}
     return {"Gaussian": shrunk_gaussian(train.reshape(len(train), -1), plan.dequantize**2 / 12)}
@@ -217,9 +217,10 @@ def _curve(result: FitResult) -> Curve:
 def _prior(process: ReverseProcess, transform: Transform | None, data: np.ndarray) -> DiffusionPrior:
     """With the covariance of the data, which twists rely on; without it for bits, and for large events."""
     size = int(np.prod(process.event_shape))
-    if isinstance(process.diffusion, GaussianDiffusion) and size <= LARGEST_WHOLE:
+    if process.diffusion.is_gaussian and size <= LARGEST_WHOLE:
+        diffusion = require_gaussian(process.diffusion)
         z, _ = to_latent(transform, jnp.asarray(data, float))
-        moments = moments_of_draws(process.diffusion.standardize(z).reshape(len(data), -1))
+        moments = moments_of_draws(diffusion.standardize(z).reshape(len(data), -1))
         process = having_moments(process, moments)
     return DiffusionPrior(process, transform=transform)
 
