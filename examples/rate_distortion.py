@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.discretised import DiscretisedNormal
+from numpyro_diffusion.laws import DiscretisedNormal
 from numpyro_diffusion.likelihoods import bits_per_dim
 
 LEVELS, SHAPE = 17, (8, 8)

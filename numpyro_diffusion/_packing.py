@@ -24,7 +24,18 @@ Classes: TypeAlias = Iterable[type[eqx.Module]]
 Known: TypeAlias = Mapping[str, type[eqx.Module]]
 
 # Where classes of older files are now.
-_MOVED = {f"{FORMAT_NAME}.distributions.prior:PriorParts": f"{FORMAT_NAME}.distributions.parts:PriorParts"}
+_MOVED = {
+    f"{FORMAT_NAME}.{old}:{name}": f"{FORMAT_NAME}.{new}:{name}"
+    for old, new, names in (
+        ("distributions.prior", "distributions.parts", "PriorParts"),
+        ("process", "last_steps", "ForwardStep LearnedStep FixedStep DiscretisedStep"),
+        ("schedules", "schedules.base", "Schedule"),
+        ("likelihoods.continuous", "likelihoods.integral", "ContinuousBound"),
+        ("likelihoods.path_integral", "likelihoods.integral", "PathIntegral"),
+        ("schedules", "schedules.learned", "LearnedSchedule VarianceSchedule"),
+    )
+    for name in names.split()
+}
 
 # NumPyro's transforms that a file may name, with the arguments that make them; domains by NumPyro's names.
 _TRANSFORMS: dict[str, tuple[str, ...]] = {

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import Literal
-from numpyro.ops.provenance import eval_provenance
 
 # Primitives that map arrays element by element, and those among them that only add, scale or select.
 LINEAR = {"add", "sub", "mul", "div", "neg", "convert_element_type", "select_n", "add_any", "copy", "copy_p"}
@@ -19,13 +19,84 @@ ELEMENTWISE = LINEAR | {
 
 def depends(function: Callable[[Array], Any], x: Array) -> Any:
     """For every output, whether the program of `function` uses x for it."""
-    return jax.tree.map(lambda found: "x" in found, eval_provenance(lambda x: function(x), x=x), is_leaf=_is_set)
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(x)
+    given = [_SMOOTH] * len(closed.jaxpr.invars)
+    return jax.tree.unflatten(jax.tree.structure(shape), [use > _NOT for use in _uses(closed.jaxpr, given)])
 
 
 def is_affine(function: Callable[[Array], Array], x: Array) -> bool:
-    """Whether `function` is affine in x for certain: its tangent does not use x."""
-    tangent = lambda x, v: jax.jvp(function, (x,), (v,))[1]
-    return "x" not in eval_provenance(tangent, x=x, v=x)
+    """Whether `function` is affine in x for certain: its tangent does not use x, and it rounds nothing of x.
+
+    This is the one way in which the package decides it. The traced program is read, and no number computed: the answer
+    is the same inside compiled and batched code, where values cannot be compared, in every precision, and for functions
+    with steps (``round``, comparisons, indices), which probes at a few points can miss. Loops are followed value by
+    value. What cannot be followed, as code outside of JAX, counts as not affine.
+    """
+
+    def tangent(x: Array, v: Array) -> Array:
+        return jax.jvp(function, (x,), (v,))[1]
+
+    try:
+        own = jax.make_jaxpr(function)(x).jaxpr
+        along = jax.make_jaxpr(tangent)(x, x).jaxpr
+    except (TypeError, ValueError):  # has no tangent
+        return False
+    steps = max(_uses(own, [_SMOOTH] * len(own.invars)), default=_NOT)
+    return steps < _STEPS and max(_uses(along, [_SMOOTH, _NOT]), default=_NOT) == _NOT
+
+
+# How a value uses x: not at all, by functions that have a slope, or by some that are constant between steps.
+_NOT, _SMOOTH, _STEPS = 0, 1, 2
+_STEPWISE = {"floor", "ceil", "round", "sign", "nextafter", "stop_gradient"}
+
+
+def _uses(jaxpr: Any, given: list[int]) -> list[int]:
+    """For every output of a program, how it uses x, if its inputs use it as `given`."""
+    state: dict[Any, int] = dict(zip(jaxpr.invars, given, strict=True))
+    read = lambda var: _NOT if isinstance(var, Literal) else state.get(var, _NOT)
+    for eqn in jaxpr.eqns:
+        using = [read(var) for var in eqn.invars]
+        outs = _eqn_uses(eqn, using) if any(using) else [_NOT] * len(eqn.outvars)
+        # Whole numbers and booleans made of x are steps, whatever becomes of them.
+        stepwise = [eqn.primitive.name in _STEPWISE or not _is_real(var.aval) for var in eqn.outvars]
+        state.update(
+            (var, _STEPS if out and step else out) for var, out, step in zip(eqn.outvars, outs, stepwise, strict=True)
+        )
+    return [read(var) for var in jaxpr.outvars]
+
+
+def _eqn_uses(eqn: Any, using: list[int]) -> list[int]:
+    name, params = eqn.primitive.name, eqn.params
+    if name == "scan":
+        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+        return _loop_uses(params["jaxpr"].jaxpr, using[:first], using[first:last], using[last:])
+    if name == "while":
+        first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+        carry = _loop_uses(params["body_jaxpr"].jaxpr, using[first:second], using[second:], [])
+        counted = any(_uses(params["cond_jaxpr"].jaxpr, using[:first] + carry))
+        return [_STEPS] * len(carry) if counted else carry
+    if name == "cond":
+        branches = [_uses(branch.jaxpr, using[1:]) for branch in params["branches"]]
+        return [_STEPS if using[0] else max(outs) for outs in zip(*branches, strict=True)]
+    inner = params.get("jaxpr", params.get("call_jaxpr"))
+    inner = getattr(inner, "jaxpr", inner)
+    if inner is not None and len(inner.invars) == len(using) and len(inner.outvars) == len(eqn.outvars):
+        return _uses(inner, using)
+    return [max(using)] * len(eqn.outvars)
+
+
+def _loop_uses(body: Any, consts: list[int], carry: list[int], xs: list[int]) -> list[int]:
+    """The outputs of a loop, once what it carries uses no more of x than a round before."""
+    while True:
+        outs = _uses(body, consts + carry + xs)
+        grown = [max(pair) for pair in zip(carry, outs[: len(carry)], strict=True)]
+        if grown == carry:
+            return grown + outs[len(carry) :]
+        carry = grown
+
+
+def _is_real(aval: Any) -> bool:
+    return jnp.issubdtype(aval.dtype, jnp.inexact)
 
 
 def is_elementwise(function: Callable[[Array], Array], x: Array) -> bool:
@@ -65,7 +136,3 @@ def _keeps_place(eqn: Any, shape: tuple[int, ...]) -> bool:
         return same and eqn.invars[0].aval.shape == shape
     # An operand of another shape is broadcast, which keeps x's elements where they are.
     return same and eqn.primitive.name in ELEMENTWISE
-
-
-def _is_set(value: Any) -> bool:
-    return isinstance(value, frozenset)

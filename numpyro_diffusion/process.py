@@ -1,7 +1,6 @@
 """The reverse process p: noise, a denoiser, and the last step to the data."""
 
 import math
-from abc import abstractmethod
 from typing import Any, Literal
 
 import equinox as eqx
@@ -14,141 +13,16 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 
-from ._checks import (
-    check_binary,
-    check_choice,
-    check_count,
-    check_event,
-    check_real,
-    check_scalar,
-    check_sizes,
-    check_step,
-    check_time,
-    is_concrete,
-)
-from .denoisers import AbstractDenoiser, Network, Residual
-from .denoisers.base import normal
-from .diffusions import AbstractDiffusion, GaussianDiffusion
-from .discretised import DiscretisedNormal
+from ._checks import check_event, check_real, check_scalar, check_sizes, check_step, check_time, is_concrete
+from .denoisers import AbstractDenoiser
+from .diffusions import AbstractDiffusion
+from .last_steps import AbstractLastStep as AbstractLastStep
+from .last_steps import DiscretisedStep as DiscretisedStep
+from .last_steps import FixedStep as FixedStep
+from .last_steps import ForwardStep as ForwardStep
+from .last_steps import LearnedStep as LearnedStep
+from .last_steps import named_last_step
 from .moments import LARGEST_WHOLE, Moments
-from .schedules import AbstractLearnedSchedule
-
-
-class AbstractLastStep(eqx.Module):
-    """The kernel p(x_0 | x_1), the one step that no bridge can teach."""
-
-    @abstractmethod
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
-        """p(x_0 | x_1) for one unbatched example."""
-
-    def element_support(self, diffusion: AbstractDiffusion) -> constraints.Constraint:
-        """Support of one element of x_0: that of the noise unless a step says otherwise."""
-        return diffusion.element_support
-
-    def log_null(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
-        """log π(x_0) in nats, shape (): the example as if it were noise, in the measure of the step's `log_prob`."""
-        return diffusion.expected_log_terminal(x_0, 0.0)
-
-
-class ForwardStep(AbstractLastStep):
-    """The fixed kernel of [2015] App. B, eq. 44: q(x_1 | x_0) π(x_0) / π(x_1), for data N(√α_1 x_1, β_1)."""
-
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
-        """p(x_0 | x_1) for one unbatched example."""
-        return diffusion.reverse_prior_step(x_1, 1.0, 0.0)
-
-
-class LearnedStep(AbstractLastStep):
-    """The denoiser's own step to t = 0, with a trainable scale where the denoiser has none.
-
-    Args:
-        log_scale: log of the standard deviation in units of the diffusion's `scale`, scalar or broadcastable to one
-            example; the mean is then the prediction E[x_0 | x_1]. None: the denoiser's own kernel (learned variance,
-            bits, exact oracles).
-    """
-
-    log_scale: Array | None
-
-    def __init__(self, log_scale: ArrayLike | None = None) -> None:
-        self.log_scale = None if log_scale is None else jnp.asarray(log_scale, dtype=float)
-
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
-        """p(x_0 | x_1) for one unbatched example."""
-        if self.log_scale is None:
-            return denoiser.reverse(diffusion, x_1, 1.0, 0.0)
-        diffusion = _gaussian(diffusion, "log_scale: only GaussianDiffusion has a scale")
-        mean = denoiser.posterior(diffusion, x_1, 1.0).mean
-        return normal(mean, jnp.square(diffusion.scale * jnp.exp(self.log_scale)))
-
-
-class FixedStep(AbstractLastStep):
-    """N(E[x_0 | x_1], σ_1²) with a σ_1 that is not trained, as in [DDPM 2020].
-
-    Args:
-        variance: ``"beta"`` for β_1; ``"beta_tilde"`` for β̃_2, which takes the place of β̃_1 = 0, and in the code of
-            [DDPM 2020] that of β_1 too.
-
-    Raises:
-        ValueError: an unknown name; no Gaussian diffusion (when called).
-    """
-
-    variance: Literal["beta", "beta_tilde"] = eqx.field(static=True)
-
-    def __init__(self, variance: Literal["beta", "beta_tilde"] = "beta_tilde") -> None:
-        self.variance = check_choice("variance", variance, ("beta", "beta_tilde"))
-
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
-        """p(x_0 | x_1) for one unbatched example."""
-        gaussian = _gaussian(diffusion)
-        if self.variance == "beta":
-            variance = gaussian.schedule.noise_variance(1)
-        else:
-            variance = gaussian.bridge_coefficients(2.0, 1.0)[2]
-        return normal(denoiser.posterior(diffusion, x_1, 1.0).mean, variance * gaussian.scale**2)
-
-
-class DiscretisedStep(AbstractLastStep):
-    """A Gaussian last step rounded to whole numbers 0 … num_levels − 1: grey levels ([DDPM 2020] eq. 13).
-
-    p(x_0 | x_1) is a probability mass, element by element, and so is the law of x_0: K bounds a log probability, −K is
-    the length of a code. Data are in levels; `loc` and `scale` of the diffusion bring them to the network's units, as
-    127.5 and 127.5 do for 256 levels and images in [−1, 1]. No Jacobian of theirs is counted.
-
-    Args:
-        num_levels: how many levels there are, at least 2.
-        step: the Gaussian last step that is rounded, such as `FixedStep`; `ReverseProcess` takes the one that it names
-            ``"learned"`` unless given.
-
-    Raises:
-        ValueError: `num_levels` is no whole number of at least 2; `step` is no last step, or has bits.
-    """
-
-    num_levels: int = eqx.field(static=True)
-    step: AbstractLastStep | None
-
-    def __init__(self, num_levels: int = 256, step: AbstractLastStep | None = None) -> None:
-        self.num_levels = check_count("num_levels", num_levels, 2)
-        if step is not None and (not isinstance(step, AbstractLastStep) or isinstance(step, DiscretisedStep)):
-            raise ValueError(f"step: expected a last step to round, such as FixedStep(), got {step!r}")
-        self.step = step
-
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
-        """p(x_0 | x_1) for one unbatched example."""
-        step = LearnedStep() if self.step is None else self.step
-        return self._rounded(step.kernel(_gaussian(diffusion), denoiser, x_1), jnp.shape(x_1))
-
-    def element_support(self, diffusion: AbstractDiffusion) -> constraints.Constraint:
-        """Whole numbers from 0 to num_levels − 1."""
-        return constraints.integer_interval(0, self.num_levels - 1)
-
-    def log_null(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
-        """Log probability of rounded noise in nats, shape ()."""
-        return self._rounded(diffusion.terminal(jnp.shape(x_0)), jnp.shape(x_0)).log_prob(x_0)
-
-    def _rounded(self, law: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:
-        each = law.base_dist
-        loc = jnp.broadcast_to(each.loc, shape)
-        return DiscretisedNormal(loc, each.scale, self.num_levels, validate_args=False).to_event(len(shape))
 
 
 class ReverseProcess(eqx.Module):
@@ -189,7 +63,7 @@ class ReverseProcess(eqx.Module):
             raise ValueError(f"denoiser: expected one from numpyro_diffusion.denoisers, got {denoiser!r}")
         self.diffusion, self.denoiser = diffusion, denoiser
         self.event_shape = check_sizes("event_shape", (event_shape,) if isinstance(event_shape, int) else event_shape)
-        self.last_step = _named_last_step(last_step, diffusion, denoiser)
+        self.last_step = named_last_step(last_step, diffusion, denoiser)
         self.moments = moments
         self._check_shapes()
 
@@ -206,7 +80,21 @@ class ReverseProcess(eqx.Module):
     @property
     def num_levels(self) -> int | None:
         """How many whole numbers an element of x_0 can be, if a `DiscretisedStep` makes it one."""
-        return self.last_step.num_levels if isinstance(self.last_step, DiscretisedStep) else None
+        return self.last_step.num_values
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether the law of x_0 is a probability mass, of bits or whole numbers, and not a density."""
+        return self.last_step.element_support(self.diffusion).is_discrete
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether the chain is one of normal steps, the last one too, so that its draws are smooth in their noise."""
+        return self.diffusion.is_gaussian and not self.is_discrete
+
+    def check_values(self, name: str, x_0: ArrayLike) -> None:
+        """Raise ``ValueError`` where a known `x_0` is off the support of its elements; `name` is the argument's."""
+        self.last_step.check_values(name, x_0, self.diffusion)
 
     @property
     def has_whole_covariance(self) -> bool:
@@ -269,10 +157,9 @@ class ReverseProcess(eqx.Module):
         return predict(x_t)
 
     def _state(self, x_t: ArrayLike) -> Array:
-        """x_t as an array, once it is one of real numbers, and of bits where the diffusion is one of bits."""
+        """x_t as an array, once it is one of real numbers on the diffusion's support."""
         check_real("x_t", x_t)
-        if self.diffusion.element_support.is_discrete:
-            check_binary("x_t", x_t)
+        self.diffusion.check_values("x_t", x_t)
         return jnp.asarray(x_t)
 
     def last_kernel(self, x_1: Array) -> dist.Distribution:
@@ -285,7 +172,7 @@ class ReverseProcess(eqx.Module):
 
     def _kernel(self, x_t: Array, t: ArrayLike, s: ArrayLike) -> dist.Distribution:
         if not is_concrete(s):
-            if self.num_levels is not None:
+            if self.is_discrete != self.diffusion.is_discrete:
                 raise ValueError(
                     "s: expected a known step, since the last one rounds to whole numbers, got a traced one"
                 )
@@ -322,47 +209,9 @@ class ReverseProcess(eqx.Module):
 def trainable(process: ReverseProcess) -> ReverseProcess:
     """A tree of booleans like `process`: which arrays training may change.
 
-    These are the floating arrays of the denoiser, without a `Residual`'s baseline, and of the last step, and a learned
-    schedule's steps.
+    These are those that the denoiser and the schedule name, and the floating ones of the last step.
     """
     mask = jax.tree.map(lambda _: False, process)
-    parts = lambda p: (p.denoiser, p.last_step)
-    mask = eqx.tree_at(parts, mask, jax.tree.map(eqx.is_inexact_array, parts(process)))
-    if isinstance(process.denoiser, Residual):
-        known = jax.tree.map(lambda _: False, process.denoiser.baseline)
-        mask = eqx.tree_at(lambda p: p.denoiser._baseline, mask, known)
-    if isinstance(process.diffusion.schedule, AbstractLearnedSchedule):
-        mask = eqx.tree_at(lambda p: p.diffusion.schedule.logits, mask, True)
-    return mask
-
-
-def _named_last_step(name: Any, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> AbstractLastStep:
-    if name == "discretised":
-        name = DiscretisedStep()
-    if isinstance(name, DiscretisedStep):
-        _gaussian(diffusion, "last_step: whole numbers need a GaussianDiffusion")
-        return name if name.step is not None else DiscretisedStep(name.num_levels, _learned(diffusion, denoiser))
-    if isinstance(name, AbstractLastStep):
-        return name
-    if name == "forward":
-        return ForwardStep()
-    if name != "learned":
-        raise ValueError(f"last_step: expected 'learned', 'forward', 'discretised' or a last step module, got {name!r}")
-    return _learned(diffusion, denoiser)
-
-
-def _learned(diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> LearnedStep:
-    """With a scale of its own where the denoiser has none."""
-    predicts_point = isinstance(denoiser, Network) and denoiser.predicts in ("noise", "data", "velocity")
-    learned_variance = isinstance(denoiser, Network) and denoiser.variance == "learned"
-    if not predicts_point or learned_variance or not isinstance(diffusion, GaussianDiffusion):
-        return LearnedStep()
-    return LearnedStep(0.5 * jnp.log(diffusion.schedule.noise_variance(1)))
-
-
-def _gaussian(
-    diffusion: AbstractDiffusion, expected: str = "diffusion: expected a GaussianDiffusion"
-) -> GaussianDiffusion:
-    if not isinstance(diffusion, GaussianDiffusion):
-        raise ValueError(f"{expected}, got {type(diffusion).__name__}")
-    return diffusion
+    last = jax.tree.map(eqx.is_inexact_array, process.last_step)
+    found = (process.denoiser.trainable(), last, process.diffusion.schedule.trainable())
+    return eqx.tree_at(lambda p: (p.denoiser, p.last_step, p.diffusion.schedule), mask, found)

@@ -17,9 +17,10 @@ MAX_LINES = 400
 LAYERS = [
     {"_checks", "_files", "_functions"},
     {"_batching", "_devices", "_numbers", "_packing", "_structure"},
-    {"schedules", "networks", "checkpoints", "discretised", "moments"},
+    {"networks", "checkpoints", "laws", "moments", "schedules"},
     {"diffusions"},
     {"denoisers"},
+    {"last_steps"},
     {"process"},
     {"diffusers", "factors", "likelihoods"},
     {"twists"},

@@ -18,6 +18,7 @@ import pytest
 import safetensors.numpy
 from jaxtyping import Array, Float, PyTree
 
+from numpyro_diffusion import _packing
 from numpyro_diffusion import checkpoints as ckpt
 from numpyro_diffusion.checkpoints import CheckpointError
 
@@ -296,3 +297,8 @@ def test_a_training_state_loses_nothing_in_silence(path: Path) -> None:
     for leaf in (1j, b"bytes", np.array([1j]), np.ma.masked_array([1.0], [True])):
         with pytest.raises(TypeError, match=r"\['a'\]\[0\]: expected"):
             ckpt.write_training_state(path, {"a": [leaf]})
+
+
+def test_classes_that_moved_are_found_under_their_old_names():
+    known, moved = _packing._known_classes(), _packing._MOVED
+    assert {old: known.get(old) for old in moved} == {old: known[new] for old, new in moved.items()}

@@ -11,9 +11,8 @@ import numpy as np
 from jax import Array
 from tqdm.auto import tqdm
 
-from .._checks import check_binary, check_event, check_finite
+from .._checks import check_event, check_finite
 from .._numbers import check_resolution
-from ..diffusions import BinomialDiffusion
 from ..hub import card, load
 from ..likelihoods import KBound
 from ._arguments import add_seed, count, width
@@ -50,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     terms = min(prior.process.num_steps - 1, options.terms or 100)
     likelihood = KBound(options.samples, terms, chunk=4096)
     width = _recorded(options.prior, recorded) if options.dequantize is None else options.dequantize
-    if width and isinstance(prior.process.diffusion, BinomialDiffusion):
+    if width and prior.process.diffusion.is_discrete:
         raise ValueError(f"--dequantize: expected 0 for a prior of bits, got {width}")
     data_key, key = jax.random.split(jax.random.key(options.seed))
     if width:
@@ -72,8 +71,7 @@ def _checked(path: str, prior: Any, columns: tuple[str, ...] | None) -> np.ndarr
         raise ValueError(f"{path}: expected shape ({sizes}) with n >= 1, got {data.shape}")
     check_finite(path, data)
     check_resolution(path, data)
-    if isinstance(prior.process.diffusion, BinomialDiffusion):
-        check_binary(path, data)
+    prior.process.diffusion.check_values(path, data)
     return data.astype(np.float32)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..diffusions import BinomialDiffusion
 from ..networks import UNET_SIZES, UNet
 from ..training import PoorPriorWarning, fit_prior, plan_prior
 from ._arguments import add_seed, count, positive, width, writable
@@ -89,7 +88,7 @@ def _validation(prior: Any) -> dict[str, Any]:
     report = prior.report()
     if report.prior is None:
         return {"verdict": report.verdict}
-    kind = "probability" if isinstance(prior.process.diffusion, BinomialDiffusion) else "density"
+    kind = "probability" if prior.process.diffusion.is_discrete else "density"
     return {
         "bound": report.prior.value,
         "bound_error": report.prior.error,

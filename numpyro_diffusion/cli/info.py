@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ..diffusions import BinomialDiffusion
 from ..hub import card, load, packaged
 
 BAD_INPUT_STATUS = 2
@@ -41,11 +40,7 @@ def _describe(prior: Any) -> dict[str, Any]:
     diffusion, schedule = process.diffusion, process.diffusion.schedule
     table = np.asarray(schedule.table)
     finite = table[np.isfinite(table)]
-    law: dict[str, Any]
-    if isinstance(diffusion, BinomialDiffusion):
-        law = {"family": "binomial", "rate": _numbers(diffusion.rate)}
-    else:
-        law = {"family": "gaussian", "loc": _numbers(diffusion.loc), "scale": _numbers(diffusion.scale)}
+    law = {name: said if isinstance(said, str) else _numbers(said) for name, said in diffusion.description().items()}
     weights = jax.tree.leaves(eqx.filter(process.denoiser, eqx.is_inexact_array))
     denoiser, network = type(process.denoiser).__name__, getattr(process.denoiser, "fn", None)
     if network is not None:

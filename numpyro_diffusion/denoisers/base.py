@@ -4,7 +4,7 @@ from abc import abstractmethod
 from typing import Any, final
 
 import equinox as eqx
-import jax.numpy as jnp
+import jax
 import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
@@ -67,6 +67,20 @@ class AbstractDenoiser(eqx.Module):
         """
         raise ValueError(f"context: expected none for {type(self).__name__} without a context, got {context!r:.80}")
 
+    @property
+    def has_variance(self) -> bool:
+        """Whether the step to the data has this denoiser's variance; if not, a `LearnedStep` has one of its own."""
+        return True
+
+    def objectives(self, diffusion: AbstractDiffusion) -> tuple[str, ...]:
+        """What it can be trained for (`objective` of `nd.fit`), the usual one first."""
+        del diffusion
+        return ("bound", "simple")
+
+    def trainable(self) -> "AbstractDenoiser":
+        """A tree of booleans like the denoiser: which arrays training may change; all floating ones unless it says."""
+        return jax.tree.map(eqx.is_inexact_array, self)
+
     def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> Any:
         """What is costly about an answer at `x_t` and `t`, as arrays; None where there is nothing worth keeping."""
         del diffusion, x_t, t
@@ -75,8 +89,3 @@ class AbstractDenoiser(eqx.Module):
         """A denoiser for the one place where `evaluate` gave `answer`, which evaluates no more."""
         del answer
         return self
-
-
-def normal(mean: Array, variance: ArrayLike) -> dist.Distribution:
-    """Independent normals with the shape of `mean` as one event; `variance` broadcasts and may be 0."""
-    return dist.Normal(mean, jnp.sqrt(variance), validate_args=False).to_event(jnp.ndim(mean))

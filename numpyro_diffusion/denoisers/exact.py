@@ -1,7 +1,5 @@
 """Denoisers that are exact for a known law of the data: oracles for tests, and priors in their own right."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +7,11 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
-from numpyro.distributions.discrete import BernoulliLogits
 
 from .._checks import check_binary, check_real, checked_location, checked_scale, is_concrete
-from ..diffusions import AbstractDiffusion, BinomialDiffusion, GaussianDiffusion
-from .base import AbstractDenoiser, normal
+from ..diffusions import AbstractDiffusion, BinomialDiffusion, require_gaussian
+from ..laws import bits, normal
+from .base import AbstractDenoiser
 
 
 class Gaussian(AbstractDenoiser):
@@ -40,7 +38,7 @@ class Gaussian(AbstractDenoiser):
 
     def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
         """That of the data."""
-        gaussian: Any = diffusion
+        gaussian = require_gaussian(diffusion)
         return jnp.diag(jnp.broadcast_to(jnp.square(self.scale / gaussian.scale), event_shape).reshape(-1))
 
     @property
@@ -101,7 +99,7 @@ class GaussianMixture(AbstractDenoiser):
 
     def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
         """That of the data: within components and between them."""
-        gaussian: Any = diffusion
+        gaussian = require_gaussian(diffusion)
         scale = jnp.broadcast_to(gaussian.scale, event_shape)
         locs, variances = (self.locs / scale).reshape(len(self.locs), -1), jnp.square(self.scales / scale)
         apart = locs - self.weights @ locs
@@ -151,14 +149,14 @@ class Enumerated(AbstractDenoiser):
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """Independent bits with the exact P(x_0 = 1 | x_t) of each."""
-        if not isinstance(diffusion, BinomialDiffusion):
+        if not isinstance(diffusion, BinomialDiffusion):  # its states are bits, of no other family
             raise ValueError(f"diffusion: Enumerated is for BinomialDiffusion, got {type(diffusion).__name__}")
         log_share = jnp.log(self.probabilities) + jax.vmap(lambda state: diffusion.marginal(state, t).log_prob(x_t))(
             self.states
         )
         ones = log_share.reshape((-1,) + (1,) * jnp.ndim(x_t))
         logits = _log_sum(ones, self.states == 1) - _log_sum(ones, self.states == 0)
-        return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(x_t))
+        return bits(logits)
 
     def log_prob(self, x_0: ArrayLike) -> Array:
         """Exact log probability of one example in nats, −inf off the listed states."""
@@ -177,8 +175,7 @@ def _condition(
     diffusion: AbstractDiffusion, loc: Array, scale: Array, x_t: Array, t: ArrayLike
 ) -> tuple[Array, Array, Array]:
     """Mean and variance of x_0 given x_t for x_0 ~ N(loc, scale²), and log q(x_t), element by element."""
-    if not isinstance(diffusion, GaussianDiffusion):
-        raise ValueError(f"diffusion: Gaussian oracles are for GaussianDiffusion, got {type(diffusion).__name__}")
+    diffusion = require_gaussian(diffusion, "diffusion: Gaussian oracles are for GaussianDiffusion")
     kept, lost = diffusion.schedule.shares(t)
     mean, scale, z = diffusion.standardize(loc), scale / diffusion.scale, diffusion.standardize(x_t)
     spread = kept * scale**2 + lost

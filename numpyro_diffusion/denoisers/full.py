@@ -8,8 +8,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._checks import check_finite, is_concrete
-from ..diffusions import AbstractDiffusion, GaussianDiffusion
-from .base import AbstractDenoiser, normal
+from ..diffusions import AbstractDiffusion, GaussianDiffusion, require_gaussian
+from ..laws import normal
+from .base import AbstractDenoiser
 from .exact import check_weights
 
 
@@ -96,8 +97,7 @@ class FullGaussianMixture(AbstractDenoiser):
 
 def _of_one_scale(diffusion: AbstractDiffusion) -> GaussianDiffusion:
     """The diffusion, once its noise is the same along every axis."""
-    if not isinstance(diffusion, GaussianDiffusion):
-        raise ValueError(f"diffusion: Gaussian oracles are for GaussianDiffusion, got {type(diffusion).__name__}")
-    if diffusion.scale.ndim:
-        raise ValueError(f"diffusion: expected one scale for all elements, got shape {diffusion.scale.shape}")
-    return diffusion
+    gaussian = require_gaussian(diffusion, "diffusion: Gaussian oracles are for GaussianDiffusion")
+    if gaussian.scale.ndim:
+        raise ValueError(f"diffusion: expected one scale for all elements, got shape {gaussian.scale.shape}")
+    return gaussian

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
-from numpyro.distributions.discrete import BernoulliLogits
 
 from .._checks import check_choice
-from ..diffusions import AbstractDiffusion, BinomialDiffusion, GaussianDiffusion
-from ..diffusions.binomial import posterior_logits
-from .base import AbstractDenoiser, normal
+from ..diffusions import AbstractDiffusion, GaussianDiffusion
+from ..laws import normal
+from .base import AbstractDenoiser
 from .context import Context
 
 Predicts = Literal["noise", "data", "velocity", "mean", "logits"]
@@ -108,34 +107,42 @@ class Network(AbstractDenoiser):
         kernel = self._kernel(diffusion, output, x_t, t, s)
         return posterior, diffusion.average_bridge(x_t, posterior, t, s) if kernel is None else kernel
 
-    def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
-        """The network's answer: its first output, and its second one or 0."""
-        return self._output(diffusion, x_t, t)
+    def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, ...]:
+        """The network's outputs: one, or two."""
+        return self._output(diffusion, x_t, t)[: self._num_outputs(diffusion)]
 
-    def recall(self, answer: tuple[Array, Array]) -> "Network":
+    def recall(self, answer: tuple[Array, ...]) -> "Network":
         """The same heads on an answer that was given before."""
-        said = answer if self._is_pair else answer[0]
-        return Network(Said(said), self.predicts, self.variance, self.clip)
+        return Network(Said(answer if len(answer) > 1 else answer[0]), self.predicts, self.variance, self.clip)
 
     @property
-    def _is_pair(self) -> bool:
-        return self.predicts == "mean" or (self.variance == "learned" and self.predicts != "logits")
+    def has_variance(self) -> bool:
+        """Not where the output is a point, and the variance of a step is that of the schedule."""
+        return self.predicts in ("mean", "logits") or self._learns_variance
+
+    def objectives(self, diffusion: AbstractDiffusion) -> tuple[str, ...]:
+        """The squared error does not see a learned variance of a Gaussian step; the hybrid loss is for it alone."""
+        if diffusion.is_gaussian and self._learns_variance:
+            return ("bound", "hybrid")
+        return ("bound",) if diffusion.is_gaussian and self.predicts == "mean" else ("bound", "simple")
+
+    @property
+    def _learns_variance(self) -> bool:
+        return self.variance == "learned" and self.predicts not in ("mean", "logits")
+
+    def _num_outputs(self, diffusion: AbstractDiffusion) -> int:
+        return 2 if self._learns_variance else diffusion.heads[self.predicts]
 
     def _output(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
         """What the network says: its first output, and its second one or 0. The only place that calls it."""
-        bits, shape = isinstance(diffusion, BinomialDiffusion), jnp.shape(x_t)
-        fits = ("logits", "mean") if bits else ("noise", "data", "velocity", "mean")
+        fits, shape = diffusion.heads, jnp.shape(x_t)
         if self.predicts not in fits:
             raise ValueError(
                 f"predicts: expected {' or '.join(map(repr, fits))} with {type(diffusion).__name__}, "
                 f"got {self.predicts!r}"
             )
-        if isinstance(diffusion, GaussianDiffusion):
-            z = diffusion.standardize(x_t)
-        else:
-            z = jnp.asarray(x_t, dtype=diffusion.schedule.times.dtype)
-        out = self._call(z, diffusion.schedule.time(t))
-        if bits or not self._is_pair:
+        out = self._call(diffusion.network_input(x_t), diffusion.schedule.time(t))
+        if self._num_outputs(diffusion) == 1:
             return checked_output(out, shape), jnp.zeros(())
         if not (isinstance(out, (tuple, list)) or jnp.ndim(out)) or len(out) != 2:
             raise ValueError(
@@ -157,11 +164,9 @@ class Network(AbstractDenoiser):
         self, diffusion: AbstractDiffusion, output: tuple[Array, Array], x_t: Array, t: ArrayLike
     ) -> dist.Distribution:
         if self.predicts == "logits":
-            return BernoulliLogits(output[0], validate_args=False).to_event(jnp.ndim(x_t))
+            return diffusion.posterior_from_logits(output[0])
         if self.predicts == "mean":
-            kernel = self._kernel(diffusion, output, x_t, t, None)
-            implied = _implied_bits if isinstance(diffusion, BinomialDiffusion) else _implied
-            return implied(diffusion, kernel, x_t, t)
+            return diffusion.implied_posterior(diffusion.kernel_from_heads(output, x_t, t), x_t, t)
         diffusion = cast(GaussianDiffusion, diffusion)
         lost = diffusion.schedule.noise_variance(t)
         mean = self._prediction(diffusion, output[0], x_t, t)
@@ -171,21 +176,12 @@ class Network(AbstractDenoiser):
         self, diffusion: AbstractDiffusion, output: tuple[Array, Array], x_t: Array, t: ArrayLike, s: ArrayLike | None
     ) -> Any:
         """p(x_s | x_t) where the output says more of it than the posterior does, else None."""
-        if isinstance(diffusion, BinomialDiffusion):
-            if self.predicts == "logits":
-                return None
-            logits = posterior_logits(diffusion.reverse_prior_step(x_t, t, s)) + output[0]
-            return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(x_t))
-        if not self._is_pair:
+        if self.predicts == "mean":
+            return diffusion.kernel_from_heads(output, x_t, t, s)
+        if not self._learns_variance:
             return None
         diffusion = cast(GaussianDiffusion, diffusion)
-        beta, z = diffusion.schedule.beta(t, s), diffusion.standardize(x_t)
-        if self.predicts == "mean":
-            shift, spread = output
-            variance = jax.nn.sigmoid(spread + jnp.log(beta) - jnp.log1p(-beta))
-            pull = variance / (1 + jnp.sqrt(1 - variance))  # 1 − √(1−Σ), exact for small Σ too
-            mean = diffusion.unstandardize(z + pull * (shift - z))
-            return normal(mean, variance * diffusion.scale**2)
+        beta = diffusion.schedule.beta(t, s)
         prediction = self._prediction(diffusion, output[0], x_t, t)
         mean = diffusion.average_bridge(x_t, normal(prediction, 0.0), t, s).mean
         share = (output[1] + 1) / 2
@@ -220,23 +216,6 @@ class Said(eqx.Module):
         """The answer."""
         del x_t, t, context
         return self.answer
-
-
-def _implied(diffusion: Any, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:
-    """The x_0 whose bridge has the kernel's mean; its variance from the kernel's, at least 0."""
-    from_data, from_noise, variance = diffusion.bridge_coefficients(t)
-    mean = (diffusion.standardize(kernel.mean) - from_noise * diffusion.standardize(x_t)) / from_data
-    excess = kernel.variance / diffusion.scale**2 - variance
-    spread = jnp.maximum(excess, 0.0) / from_data**2
-    return normal(diffusion.unstandardize(mean), spread * diffusion.scale**2)
-
-
-def _implied_bits(diffusion: Any, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:
-    """The bits x_0 whose averaged bridge is the kernel."""
-    on = diffusion.bridge(x_t, jnp.ones_like(kernel.mean), t).mean
-    off = diffusion.bridge(x_t, jnp.zeros_like(kernel.mean), t).mean
-    one = jnp.clip((kernel.mean - off) / (on - off), 1e-6, 1 - 1e-6)
-    return BernoulliLogits(jnp.log(one) - jnp.log1p(-one), validate_args=False).to_event(jnp.ndim(x_t))
 
 
 def _least_variance(diffusion: GaussianDiffusion, t: ArrayLike, s: ArrayLike | None) -> Array:

@@ -10,9 +10,9 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
 
-from ..diffusions import AbstractDiffusion, GaussianDiffusion
-from ..diffusions.gaussian import variance_of
-from .base import AbstractDenoiser, normal
+from .. import laws
+from ..diffusions import AbstractDiffusion, require_gaussian
+from .base import AbstractDenoiser
 from .context import Context
 from .network import Said, checked_output, checked_told
 
@@ -73,19 +73,22 @@ class Residual(AbstractDenoiser):
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """The law of x_0 given x_t: the baseline's, moved."""
-        if not isinstance(diffusion, GaussianDiffusion):
-            raise ValueError(f"diffusion: Residual is for GaussianDiffusion, got {type(diffusion).__name__}")
+        require_gaussian(diffusion, "diffusion: Residual is for GaussianDiffusion")
         law = self.baseline.posterior(diffusion, x_t, t)
         shift, spread = self.evaluate(diffusion, x_t, t)
-        variance = variance_of(law)
+        variance = laws.variance(law)
         grown = variance * jnp.exp(LARGEST_CHANGE * jnp.tanh(spread / LARGEST_CHANGE))
-        return normal(law.mean - jnp.sqrt(variance) * shift, grown)
+        return laws.normal(law.mean - jnp.sqrt(variance) * shift, grown)
+
+    def trainable(self) -> "Residual":
+        """All floating arrays but the baseline's."""
+        fixed = jax.tree.map(lambda _: False, self._baseline)
+        return eqx.tree_at(lambda d: d._baseline, super().trainable(), fixed)
 
     def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
         """The network's answer."""
-        gaussian: Any = diffusion
         told = () if self.told is None else (self.told.required(),)
-        out = self.fn(gaussian.standardize(x_t), diffusion.schedule.time(t), *told)
+        out = self.fn(diffusion.network_input(x_t), diffusion.schedule.time(t), *told)
         if not (isinstance(out, (tuple, list)) or jnp.ndim(out)) or len(out) != 2:
             shapes = jax.tree.map(jnp.shape, out)
             raise ValueError(f"fn: expected a pair of outputs, each of shape {jnp.shape(x_t)}, got {shapes}")

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from .._batching import batched_map
 from .._checks import check_count, check_event, check_finite
-from ..diffusions import GaussianDiffusion
+from ..diffusions import require_gaussian
 from ..likelihoods import terminal_kl
 from ..process import ReverseProcess
 from ..samplers import Ancestral
@@ -63,8 +63,7 @@ def mutual_information(
     Raises:
         ValueError: a process of bits, fewer than 2 examples or levels, data of another shape or not finite.
     """
-    if not isinstance(process.diffusion, GaussianDiffusion):
-        raise ValueError(f"process: expected a GaussianDiffusion, got {type(process.diffusion).__name__}")
+    require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
     check_count("num_levels", num_levels, 2)
     draw, noise = jax.random.split(key)
     if np.ndim(data) == 0:

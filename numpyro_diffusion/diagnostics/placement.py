@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from .. import laws
 from .._batching import batched_map
 from .._checks import check_count, check_event, check_finite
-from ..diffusions import GaussianDiffusion
-from ..diffusions.gaussian import variance_of
+from ..diffusions import GaussianDiffusion, require_gaussian
 from ..process import ReverseProcess
 from ..schedules import LEAST_LOG_SNR, Schedule
 
@@ -58,9 +58,7 @@ def place_steps(
     Raises:
         ValueError: a process of bits, fewer than 2 steps or levels, data of another shape or not finite.
     """
-    diffusion = process.diffusion
-    if not isinstance(diffusion, GaussianDiffusion):
-        raise ValueError(f"process: expected a GaussianDiffusion, got {type(diffusion).__name__}")
+    diffusion = require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
     num_steps = process.num_steps if num_steps is None else check_count("num_steps", num_steps, 2)
     check_count("num_levels", num_levels, 2)
     check_finite("data", data)
@@ -104,7 +102,7 @@ def _loss(key: Array, process: ReverseProcess, diffusion: GaussianDiffusion, x_0
 
     def look(x: Array) -> tuple[Array, Array]:
         law = process.denoiser.posterior(diffusion, x, t)
-        return law.mean, variance_of(law)
+        return law.mean, laws.variance(law)
 
     _, push, variance = jax.jvp(look, (x_t,), (diffusion.scale * direction,), has_aux=True)
     kept, lost = diffusion.schedule.shares(t)

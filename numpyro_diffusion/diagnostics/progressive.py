@@ -12,9 +12,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._batching import batched_map
-from .._checks import check_count, check_event, check_levels
-from ..diffusions.base import event_kl
+from .._checks import check_count, check_event
 from ..distributions import DiffusionPrior
+from ..laws import event_kl
 from ..likelihoods import bits_per_dim, reconstruction, terminal_kl
 from ..process import ReverseProcess
 from ..samplers import Ancestral
@@ -77,8 +77,7 @@ def progressive_coding(
     """
     process, x_0 = _process(prior), jnp.asarray(x_0)
     batch = check_event("x_0", x_0.shape, process.event_shape)
-    if process.num_levels is not None:
-        check_levels("x_0", x_0, process.num_levels)
+    process.check_values("x_0", x_0)
     flat = jnp.repeat(x_0.reshape((-1, *process.event_shape)), check_count("num_samples", num_samples), axis=0)
     parts = _code(key, process, flat, None if chunk is None else check_count("chunk", chunk))
     rate, distortion, last = (part.reshape(*batch, num_samples, *part.shape[1:]).mean(len(batch)) for part in parts)

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from ..checkpoints import CheckpointError
 from ..denoisers import Network
-from ..diffusions import GaussianDiffusion
+from ..diffusions import GaussianDiffusion, require_gaussian
 from ..networks import UNet
 from ..networks.unet import ComputeType
 from ..process import AbstractLastStep, DiscretisedStep, LearnedStep, ReverseProcess
@@ -66,8 +66,7 @@ def write_process(folder: str | PathLike[str], process: ReverseProcess) -> None:
     if not isinstance(denoiser, Network) or not isinstance(denoiser.fn, UNet):
         found = type(denoiser.fn).__name__ if isinstance(denoiser, Network) else type(denoiser).__name__
         raise ValueError(f"denoiser: expected a Network whose fn is a networks.UNet, got {found}")
-    if not isinstance(diffusion, GaussianDiffusion):
-        raise ValueError(f"diffusion: expected a GaussianDiffusion, got {type(diffusion).__name__}")
+    diffusion = require_gaussian(diffusion)
     units = [np.asarray(value) for value in (diffusion.loc, diffusion.scale)]
     if not any(all(np.all(array == value) for array, value in zip(units, pair, strict=True)) for pair in _UNITS):
         raise ValueError(

@@ -3,3 +3,4 @@
 from .base import AbstractDiffusion as AbstractDiffusion
 from .binomial import BinomialDiffusion as BinomialDiffusion
 from .gaussian import GaussianDiffusion as GaussianDiffusion
+from .gaussian import require_gaussian as require_gaussian

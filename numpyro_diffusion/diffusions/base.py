@@ -1,6 +1,8 @@
 """What a forward process q answers, whatever its family."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import final
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -8,7 +10,6 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
-from numpyro.distributions.kl import kl_divergence
 
 from ..schedules import AbstractSchedule
 
@@ -31,6 +32,53 @@ class AbstractDiffusion(eqx.Module):
     @abstractmethod
     def element_support(self) -> constraints.Constraint:
         """Support of one element of x."""
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether q is a `GaussianDiffusion`: real numbers, steps in log-SNR, draws that are smooth in x_0 and in q."""
+        return False
+
+    @abstractmethod
+    def description(self) -> dict[str, Array | str]:
+        """Name of the family and the noise law's parameters, for people to read."""
+
+    @final
+    @property
+    def is_discrete(self) -> bool:
+        """Whether an element of x takes a few values only."""
+        return self.element_support.is_discrete
+
+    @abstractmethod
+    def check_values(self, name: str, x: ArrayLike) -> None:
+        """Raise ``ValueError`` where a known `x` is off the support; `name` is the argument's."""
+
+    @property
+    @abstractmethod
+    def heads(self) -> Mapping[str, int]:
+        """What a network's output may mean here (`predicts` of a `Network`), with the number of its outputs."""
+
+    @abstractmethod
+    def network_input(self, x_t: ArrayLike) -> Array:
+        """The state as a network sees it: floating, without units, shape of `x_t`."""
+
+    def posterior_from_logits(self, logits: Array) -> dist.Distribution:
+        """The law of x_0 that a network's log-odds stand for, where ``"logits"`` is among the `heads`."""
+        raise ValueError(f"predicts: {type(self).__name__} has no law of logits, got 'logits'")
+
+    @abstractmethod
+    def kernel_from_heads(
+        self, output: tuple[Array, Array], x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+    ) -> dist.Distribution:
+        """The kernel x_t → x_s of the head ``"mean"`` ([2015] eqs. 64-65); the forward kernel for outputs of 0."""
+
+    @abstractmethod
+    def implied_posterior(self, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:
+        """The law of x_0 whose averaged bridge, from t to t − 1, is `kernel`, or is near to it."""
+
+    def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Array:
+        """The unweighted loss of a prediction at one x_t in nats, shape (): −log of the predicted law at x_0."""
+        del t
+        return -posterior.log_prob(x_0)
 
     @abstractmethod
     def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
@@ -101,13 +149,3 @@ class AbstractDiffusion(eqx.Module):
         upper = self.step_entropy(x_0, t, s)
         lower = upper + self.marginal_entropy(x_0, s) - self.marginal_entropy(x_0, t)
         return lower, upper
-
-
-def event_kl(p: dist.Distribution, q: dist.Distribution) -> Array:
-    """KL(p ‖ q) of two laws of one event in nats, as exact as NumPyro's own, shape ()."""
-    independent = isinstance(p, dist.Independent) and isinstance(q, dist.Independent)
-    if not independent or p.reinterpreted_batch_ndims != q.reinterpreted_batch_ndims:
-        return kl_divergence(p, q)
-    each = jnp.ravel(kl_divergence(p.base_dist, q.base_dist))
-    # A product with ones: XLA for CPUs draws the terms of a sum into one slow loop.
-    return jnp.dot(each, jnp.ones_like(each), precision="highest")

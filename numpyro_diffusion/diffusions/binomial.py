@@ -1,5 +1,7 @@
 """Binomial diffusion: bits that are replaced by fresh coin tosses, one by one."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,9 @@ from jax.nn import log_sigmoid
 from jax.scipy.special import entr, xlog1py, xlogy
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
-from numpyro.distributions.discrete import BernoulliLogits
-from numpyro.distributions.kl import kl_divergence
 
 from .._checks import check_binary, check_real, is_concrete
+from ..laws import bit_logits, bits
 from ..schedules import AbstractSchedule
 from .base import AbstractDiffusion
 
@@ -53,15 +54,49 @@ class BinomialDiffusion(AbstractDiffusion):
         """0 or 1."""
         return constraints.boolean
 
+    def description(self) -> dict[str, Array | str]:
+        """``"binomial"`` and `rate`."""
+        return {"family": "binomial", "rate": self.rate}
+
+    def check_values(self, name: str, x: ArrayLike) -> None:
+        """Only 0 and 1."""
+        check_binary(name, x)
+
+    @property
+    def heads(self) -> Mapping[str, int]:
+        """Log-odds of x_0, and those that [2015] adds to the forward kernel's."""
+        return {"logits": 1, "mean": 1}
+
+    def network_input(self, x_t: ArrayLike) -> Array:
+        """0.0 and 1.0."""
+        return jnp.asarray(x_t, dtype=self.schedule.times.dtype)
+
+    def posterior_from_logits(self, logits: Array) -> dist.Distribution:
+        """Independent bits."""
+        return bits(logits)
+
+    def kernel_from_heads(
+        self, output: tuple[Array, Array], x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+    ) -> dist.Distribution:
+        """The forward kernel with the first output added to its log-odds."""
+        return bits(bit_logits(self.reverse_prior_step(x_t, t, s)) + output[0])
+
+    def implied_posterior(self, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:
+        """The bits x_0 whose averaged bridge is the kernel."""
+        on = self.bridge(x_t, jnp.ones_like(kernel.mean), t).mean
+        off = self.bridge(x_t, jnp.zeros_like(kernel.mean), t).mean
+        one = jnp.clip((kernel.mean - off) / (on - off), 1e-6, 1 - 1e-6)
+        return bits(jnp.log(one) - jnp.log1p(-one))
+
     def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """q(x_t | x_s), exact; event shape that of `x_s`."""
         check_binary("x_s", x_s)
-        return _bernoulli(self._kept_logits(x_s, self.schedule.beta(t, s)))
+        return bits(self._kept_logits(x_s, self.schedule.beta(t, s)))
 
     def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
         """q(x_t | x_0), exact; event shape that of `x_0`."""
         check_binary("x_0", x_0)
-        return _bernoulli(self._kept_logits(x_0, self.schedule.noise_variance(t)))
+        return bits(self._kept_logits(x_0, self.schedule.noise_variance(t)))
 
     def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """q(x_s | x_t, x_0), exact and factorised over bits; event shape that of `x_t`."""
@@ -69,23 +104,23 @@ class BinomialDiffusion(AbstractDiffusion):
         check_binary("x_0", x_0)
         s = jnp.asarray(t) - 1 if s is None else s
         log_odds = self._kept_logits(x_0, self.schedule.noise_variance(s))
-        return _bernoulli(log_odds + self._step_log_ratio(x_t, t, s))
+        return bits(log_odds + self._step_log_ratio(x_t, t, s))
 
     def average_bridge(
         self, x_t: ArrayLike, posterior: dist.Distribution, t: ArrayLike, s: ArrayLike | None = None
     ) -> dist.Distribution:
         """The bridge averaged over independent bits x_0: exact for each bit, factorised over bits."""
-        logits = posterior_logits(posterior)
-        on = posterior_logits(self.bridge(x_t, jnp.ones_like(logits), t, s))
-        off = posterior_logits(self.bridge(x_t, jnp.zeros_like(logits), t, s))
+        logits = bit_logits(posterior)
+        on = bit_logits(self.bridge(x_t, jnp.ones_like(logits), t, s))
+        off = bit_logits(self.bridge(x_t, jnp.zeros_like(logits), t, s))
         one = jnp.logaddexp(log_sigmoid(logits) + log_sigmoid(on), log_sigmoid(-logits) + log_sigmoid(off))
         zero = jnp.logaddexp(log_sigmoid(logits) + log_sigmoid(-on), log_sigmoid(-logits) + log_sigmoid(-off))
-        return _bernoulli(one - zero)
+        return bits(one - zero)
 
     def terminal(self, event_shape: tuple[int, ...]) -> dist.Distribution:
         """Bernoulli(rate) on every bit; event shape `event_shape`."""
         logits = jnp.log(self.rate) - jnp.log1p(-self.rate)
-        return _bernoulli(jnp.broadcast_to(logits, event_shape))
+        return bits(jnp.broadcast_to(logits, event_shape))
 
     def reverse_prior_step(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """The chain is reversible under π, so this is `step` with its ends exchanged."""
@@ -146,30 +181,5 @@ class BinomialDiffusion(AbstractDiffusion):
         return jnp.where(jnp.asarray(x_t) > 0.5, one, zero)
 
 
-def posterior_logits(distribution: dist.Distribution) -> Array:
-    """Logits of a distribution over independent bits (`Bernoulli`, with or without `to_event`)."""
-    while isinstance(distribution, dist.Independent):
-        distribution = distribution.base_dist
-    return distribution.logits
-
-
-def _bernoulli(logits: Array) -> dist.Distribution:
-    return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(logits))
-
-
 def _entropy(probability: Array) -> Array:
     return entr(probability) + entr(1 - probability)
-
-
-@kl_divergence.register(BernoulliLogits, BernoulliLogits)
-def _kl_bernoulli(p: BernoulliLogits, q: BernoulliLogits) -> Array:
-    """KL between bits in nats, from logits; NumPyro has no such pair."""
-    largest = jnp.finfo(p.logits.dtype).max
-    p_logits = jnp.clip(p.logits, -largest, largest)  # a certain bit is no 0 * inf
-
-    def part(sign: int) -> Array:
-        chance = jax.nn.sigmoid(sign * p_logits)
-        excess = log_sigmoid(sign * p_logits) - log_sigmoid(sign * q.logits)
-        return jnp.where(chance > 0, chance * excess, 0.0)
-
-    return part(1) + part(-1)

@@ -1,5 +1,7 @@
 """Gaussian diffusion: variance-preserving noise around a location, in the units of the data."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -7,6 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
+from .. import laws
 from .._checks import check_real, check_step, checked_location, checked_scale
 from ..schedules import AbstractSchedule
 from .base import AbstractDiffusion
@@ -51,6 +54,51 @@ class GaussianDiffusion(AbstractDiffusion):
     def element_support(self) -> constraints.Constraint:
         """Real numbers."""
         return constraints.real
+
+    def description(self) -> dict[str, Array | str]:
+        """``"gaussian"``, `loc` and `scale`."""
+        return {"family": "gaussian", "loc": self.loc, "scale": self.scale}
+
+    @property
+    def is_gaussian(self) -> bool:
+        """True."""
+        return True
+
+    def check_values(self, name: str, x: ArrayLike) -> None:
+        """Real numbers, of any size."""
+        check_real(name, x)
+
+    @property
+    def heads(self) -> Mapping[str, int]:
+        """Three that predict a point, and the pair of [2015]."""
+        return {"noise": 1, "data": 1, "velocity": 1, "mean": 2}
+
+    def network_input(self, x_t: ArrayLike) -> Array:
+        """Standardised."""
+        return self.standardize(x_t)
+
+    def kernel_from_heads(
+        self, output: tuple[Array, Array], x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+    ) -> dist.Distribution:
+        """Σ = σ(o^Σ + σ⁻¹(β_t)) and μ = (z − o^μ)√(1−Σ) + o^μ, standardised ([2015] eqs. 64-65)."""
+        beta, z = self.schedule.beta(t, s), self.standardize(x_t)
+        shift, log_odds = output
+        variance = jax.nn.sigmoid(log_odds + jnp.log(beta) - jnp.log1p(-beta))
+        pull = variance / (1 + jnp.sqrt(1 - variance))  # 1 − √(1−Σ), exact for small Σ too
+        return laws.normal(self.unstandardize(z + pull * (shift - z)), variance * self.scale**2)
+
+    def implied_posterior(self, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:
+        """The x_0 whose bridge has the kernel's mean; its variance from the kernel's, at least 0."""
+        from_data, from_noise, variance = self.bridge_coefficients(t)
+        mean = (self.standardize(kernel.mean) - from_noise * self.standardize(x_t)) / from_data
+        excess = kernel.variance / self.scale**2 - variance
+        left = jnp.maximum(excess, 0.0) / from_data**2
+        return laws.normal(self.unstandardize(mean), left * self.scale**2)
+
+    def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Array:
+        """‖ε − ε̂‖², of the noise that the prediction of x_0 implies, shape ()."""
+        error = self.standardize(x_0) - self.standardize(posterior.mean)
+        return jnp.exp(self.schedule.log_snr(t)) * jnp.sum(jnp.square(error))
 
     def standardize(self, x: ArrayLike) -> Array:
         """From data units to units in which the noise law is N(0, 1)."""
@@ -97,7 +145,7 @@ class GaussianDiffusion(AbstractDiffusion):
         """
         from_data, from_noise, variance = self.bridge_coefficients(t, s)
         mean = from_data * self.standardize(posterior.mean) + from_noise * self.standardize(x_t)
-        return self._normal(mean, variance + from_data**2 * variance_of(posterior) / self.scale**2)
+        return self._normal(mean, variance + from_data**2 * laws.variance(posterior) / self.scale**2)
 
     def bridge_coefficients(self, t: ArrayLike, s: ArrayLike | None = None) -> tuple[Array, Array, Array]:
         """Weights of x_0 and x_t in the bridge's mean, and its variance, in standardised units."""
@@ -161,7 +209,14 @@ class GaussianDiffusion(AbstractDiffusion):
         return dist.Normal(self.unstandardize(mean), scale, validate_args=False).to_event(jnp.ndim(mean))
 
 
-def variance_of(law: dist.Distribution) -> Array:
-    """The variance, in the shape in which a factorised Gaussian keeps it: it may be one number for all elements."""
-    base = law.base_dist if isinstance(law, dist.Independent) else law
-    return jnp.square(base.scale) if isinstance(base, dist.Normal) else law.variance
+def require_gaussian(
+    diffusion: AbstractDiffusion, expected: str = "diffusion: expected a GaussianDiffusion", hint: str = ""
+) -> GaussianDiffusion:
+    """Return `diffusion` if it is a Gaussian one; `expected` names the argument, `hint` what serves other families.
+
+    Raises:
+        ValueError: another family.
+    """
+    if not isinstance(diffusion, GaussianDiffusion):
+        raise ValueError(f"{expected}, got {type(diffusion).__name__}{hint}")
+    return diffusion

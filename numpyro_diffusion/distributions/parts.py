@@ -76,7 +76,7 @@ def check_transform(transform: Any, process: ReverseProcess) -> None:
         return
     if not isinstance(transform, Transform):
         raise TypeError(f"transform: expected a numpyro.distributions.transforms.Transform, got {transform!r}")
-    if process.diffusion.element_support.is_discrete or process.num_levels is not None:
+    if process.is_discrete:
         raise ValueError("transform: expected None for a prior of bits or whole numbers, got a transform")
     shape, domain = process.event_shape, transform.domain
     if domain.event_dim > len(shape):

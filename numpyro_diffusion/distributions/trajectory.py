@@ -150,7 +150,7 @@ class ReverseTrajectory(ModuleDistribution):
     def support(self) -> constraints.Constraint:
         """That of the data for x_0, and that of the noise for the other steps; mostly they are the same."""
         noise, data = self.process.diffusion.element_support, self.process.support
-        if self.process.num_levels is None:
+        if self.process.is_discrete == self.process.diffusion.is_discrete:
             return constraints.independent(noise, len(self.event_shape))
         return _DataThenNoise(data, constraints.independent(noise, len(self.event_shape)))
 

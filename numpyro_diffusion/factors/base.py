@@ -27,6 +27,11 @@ class AbstractFactor(eqx.Module):
     def log_r(self, x: Array) -> Array:
         """log r(x) in nats for one example, shape ()."""
 
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether r is a product of factors of single elements, with a closed form (`multiply`) for laws that fit."""
+        return False
+
     def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
         """Raise ``ValueError`` unless the factor fits examples of this shape and kind."""
         try:
@@ -86,11 +91,6 @@ class AbstractFactor(eqx.Module):
     @property
     def fixes_elements(self) -> bool:
         """Whether elements of x are known, so that r is no function but a point mass in them."""
-        return False
-
-    @property
-    def acts_by_element(self) -> bool:
-        """Whether r(x) = Π r_i(x_i) for certain."""
         return False
 
     def __mul__(self, other: "AbstractFactor") -> "Product":
@@ -154,9 +154,9 @@ class Product(AbstractFactor):
         return any(factor.fixes_elements for factor in self.factors)
 
     @property
-    def acts_by_element(self) -> bool:
-        """Whether all of them do."""
-        return all(factor.acts_by_element for factor in self.factors)
+    def is_elementwise(self) -> bool:
+        """Whether all of them are."""
+        return all(factor.is_elementwise for factor in self.factors)
 
 
 class PulledBack(AbstractFactor):

@@ -6,15 +6,13 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
-from numpyro.distributions.discrete import BernoulliLogits
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_finite, check_real, is_concrete
 from .._structure import is_affine, is_elementwise
-from ..discretised import DiscretisedNormal
+from ..laws import known
 from .base import AbstractFactor
 from .linear import LinearGaussian, PulledOperator
-from .low_rank import PartlyKnown, elements
 
 # Known elements that a transform mixes with others are observed with so much noise, of their own standard deviation:
 # float32 knows no less, and no evidence differs by more than its square.
@@ -51,6 +49,11 @@ class Delta(AbstractFactor):
         """0 if the known elements have their values, else −inf."""
         return jnp.where(jnp.all((x == self.values) | ~self.mask), 0.0, -jnp.inf)
 
+    @property
+    def is_elementwise(self) -> bool:
+        """True."""
+        return True
+
     def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
         """The values must be one example on the prior's support."""
         check_broadcast("values", self.values.shape, event_shape)
@@ -63,12 +66,7 @@ class Delta(AbstractFactor):
 
     def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
         """Exact: the law's density at the known values, and the law of the others."""
-        if isinstance(law, PartlyKnown):
-            return self._multiply_partly_known(law)
-        if not isinstance(elements(law), dist.Normal | BernoulliLogits | DiscretisedNormal):
-            return None
-        each = elements(law).log_prob(self.values)
-        return jnp.sum(jnp.where(self.mask, each, 0.0)), PartlyKnown(law, self.values, self.mask)
+        return known(law, self.values, self.mask)
 
     def pull_back(self, transform: Transform, origin: Array) -> tuple[AbstractFactor, Array]:
         """Known elements of z where T acts on each element; else, for an affine T, observations with little noise."""
@@ -96,17 +94,3 @@ class Delta(AbstractFactor):
     def fixes_elements(self) -> bool:
         """True."""
         return True
-
-    @property
-    def acts_by_element(self) -> bool:
-        """True."""
-        return True
-
-    def _multiply_partly_known(self, law: PartlyKnown) -> tuple[Array, dist.Distribution] | None:
-        """What is newly known counts; what was known must be the same."""
-        product = Delta(self.values, self.mask & ~law.mask).multiply(law.law)
-        if product is None:
-            return None
-        agree = jnp.all((self.values == law.values) | ~(self.mask & law.mask))
-        values = jnp.where(law.mask, law.values, self.values)
-        return jnp.where(agree, product[0], -jnp.inf), PartlyKnown(law.law, values, law.mask | self.mask)

@@ -3,13 +3,11 @@
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
-from jax.nn import log_sigmoid
 from jax.typing import ArrayLike
-from numpyro.distributions.discrete import BernoulliLogits
 
 from .._checks import check_broadcast, check_finite
+from ..laws import weighted
 from .base import AbstractFactor
-from .low_rank import elements
 
 
 class Elementwise(AbstractFactor):
@@ -33,7 +31,12 @@ class Elementwise(AbstractFactor):
 
     def log_r(self, x: Array) -> Array:
         """Σ log r_i(x_i) in nats; linear in between 0 and 1."""
-        return jnp.sum(jnp.asarray(x) * self.log_one + (1 - jnp.asarray(x)) * self.log_zero)
+        return jnp.sum(self._log_weight(jnp.asarray(x)))
+
+    @property
+    def is_elementwise(self) -> bool:
+        """True."""
+        return True
 
     def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
         """For bits, of a shape that broadcasts to one example."""
@@ -43,15 +46,7 @@ class Elementwise(AbstractFactor):
 
     def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
         """Exact: c̃ = cd/(cd + (1−c)(1−d)) for each bit ([2015] Table App. 1, its misprint corrected)."""
-        bits = elements(law)
-        if not isinstance(bits, BernoulliLogits):
-            return None
-        one, zero = log_sigmoid(bits.logits) + self.log_one, log_sigmoid(-bits.logits) + self.log_zero
-        logits = bits.logits + self.log_one - self.log_zero
-        tilted = BernoulliLogits(logits, validate_args=False).to_event(logits.ndim)
-        return jnp.sum(jnp.logaddexp(one, zero)), tilted
+        return weighted(law, self._log_weight) if weighted.knows(law) else None
 
-    @property
-    def acts_by_element(self) -> bool:
-        """True."""
-        return True
+    def _log_weight(self, value: Array) -> Array:
+        return value * self.log_one + (1 - value) * self.log_zero

@@ -9,11 +9,9 @@ from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_finite, check_positive
 from .._structure import is_affine, is_elementwise
-from ..denoisers.base import normal
-from ..diffusions.gaussian import variance_of
+from ..laws import observed
 from .base import AbstractFactor
 from .linear import LinearGaussian
-from .low_rank import elements
 
 
 class Gaussian(AbstractFactor):
@@ -44,6 +42,11 @@ class Gaussian(AbstractFactor):
         each = dist.Normal(self.gain * x, noise, validate_args=False).log_prob(self.loc)
         return jnp.sum(jnp.where(seen, each, 0.0))
 
+    @property
+    def is_elementwise(self) -> bool:
+        """True."""
+        return True
+
     def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
         """`loc`, `scale` and `gain` must broadcast to one example of real numbers."""
         self.check_kind(discrete, False)
@@ -52,16 +55,7 @@ class Gaussian(AbstractFactor):
 
     def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
         """The product of normals, element by element."""
-        if not isinstance(elements(law), dist.Normal):
-            return None
-        noise, seen = self._noise()
-        variance = variance_of(law)
-        spread = self.gain**2 * variance + noise**2
-        residual = self.loc - self.gain * law.mean
-        each = -0.5 * (residual**2 / spread + jnp.log(2 * jnp.pi * spread))
-        pull = jnp.where(seen, self.gain * variance / spread, 0.0)
-        left = jnp.where(seen, noise**2 / spread, 1.0)
-        return jnp.sum(jnp.where(seen, each, 0.0)), normal(law.mean + pull * residual, variance * left)
+        return observed(law, self.loc, self.scale, self.gain) if observed.knows(law) else None
 
     def linear(self, event_shape: tuple[int, ...]) -> "LinearGaussian":
         """The same as a `LinearGaussian`, its observation that of the whole example."""
@@ -78,11 +72,6 @@ class Gaussian(AbstractFactor):
         shift = transform(origin)
         gain = transform(jnp.ones_like(origin)) - shift
         return Gaussian(self.loc - self.gain * shift, self.scale, self.gain * gain), jnp.zeros(())
-
-    @property
-    def acts_by_element(self) -> bool:
-        """True."""
-        return True
 
     def _noise(self) -> tuple[Array, Array]:
         """Standard deviations, 1 where nothing is observed, and where something is."""

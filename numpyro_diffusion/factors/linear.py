@@ -1,6 +1,6 @@
 """Linear maps of x, observed in Gaussian noise."""
 
-from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,10 +14,9 @@ from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_finite, check_positive, is_concrete
 from .._structure import is_affine
+from ..laws import lowered
 from .base import AbstractFactor, as_function
-from .low_rank import LoweredNormal, elements
-
-Operator = Callable[[Array], Array]
+from .operators import AbstractMap, AbstractNoise, Correlated, Dense, Independent, Mapped, Masked, Operator
 
 
 class LinearGaussian(AbstractFactor):
@@ -55,12 +54,12 @@ class LinearGaussian(AbstractFactor):
         if not callable(operator):
             check_finite("operator", operator)
         self.operator = as_function(operator) if callable(operator) else jnp.asarray(operator, dtype=float)
-        if isinstance(self.operator, Array):
-            if self.operator.shape[: len(seen)] != seen and self.operator.shape[:1] != (self.observation.size,):
-                raise ValueError(
-                    f"operator: expected shape ({self.observation.size}, x.size) or (*{seen}, *event) for an "
-                    f"observation of shape {seen}, got {self.operator.shape}"
-                )
+        got = seen if callable(operator) else self.operator.shape
+        if got[: len(seen)] != seen and got[:1] != (self.observation.size,):
+            raise ValueError(
+                f"operator: expected shape ({self.observation.size}, x.size) or (*{seen}, *event) for an "
+                f"observation of shape {seen}, got {got}"
+            )
         self.scale = _noise(scale, self.observation)
         self.mask = None if mask is None else jnp.asarray(mask, dtype=bool)
         if self.mask is not None and (self.mask.shape != seen or self.is_covariance):
@@ -85,26 +84,34 @@ class LinearGaussian(AbstractFactor):
         size = self.num_observed
         return jnp.ones(size) if self.mask is None else self.mask.reshape(-1).astype(self.observation.dtype)
 
+    @property
+    def map(self) -> AbstractMap:
+        """A, 0 where the observation is hidden."""
+        operator: Any = self.operator
+        size = self.num_observed
+        matrix = isinstance(operator, Array)
+        inner: AbstractMap = Dense(operator.reshape(size, -1)) if matrix else Mapped(operator, size)
+        return inner if self.mask is None else Masked(inner, self.seen)
+
+    @property
+    def noise(self) -> AbstractNoise:
+        """Its law."""
+        if self.is_covariance:
+            return Correlated(self.scale)
+        variance = jnp.broadcast_to(self.scale**2, self.observation.shape).reshape(-1)
+        return Independent(jnp.where(self.seen > 0, variance, 1.0))
+
     def apply(self, x: Array) -> Array:
         """A x, flat, shape (y.size,), 0 where the observation is hidden."""
-        if isinstance(self.operator, Array):
-            out = self.operator.reshape(self.num_observed, -1) @ x.reshape(-1)
-        else:
-            out = jnp.asarray(self.operator(x)).reshape(-1)
-        return out * self.seen
+        return self.map.apply(x)
 
     def transpose(self, y: Array, event_shape: tuple[int, ...]) -> Array:
         """Aᵀ y for a flat `y`, shape `event`."""
-        example = jax.ShapeDtypeStruct(event_shape, self.observation.dtype)
-        pull = jax.linear_transpose(lambda x: self.apply(x), example)
-        return pull(y)[0]
+        return self.map.transpose(y, event_shape)
 
     def rows(self, event_shape: tuple[int, ...]) -> Array:
         """A as rows, shape (y.size, *event): only for observations with few elements."""
-        if isinstance(self.operator, Array):
-            seen = self.seen.reshape((-1,) + (1,) * len(event_shape))
-            return self.operator.reshape(self.num_observed, *event_shape) * seen
-        return jax.vmap(lambda row: self.transpose(row, event_shape))(jnp.eye(self.num_observed))
+        return self.map.rows(event_shape)
 
     def residual(self, x: Array) -> Array:
         """y − A x, flat, shape (y.size,), 0 where the observation is hidden."""
@@ -112,14 +119,11 @@ class LinearGaussian(AbstractFactor):
 
     def noise_variance(self) -> Array:
         """Variance of each element of the noise, flat; 1 where the observation is hidden."""
-        if self.is_covariance:
-            return jnp.diagonal(self.scale)
-        variance = jnp.broadcast_to(self.scale**2, self.observation.shape).reshape(-1)
-        return jnp.where(self.seen > 0, variance, 1.0)
+        return self.noise.variance
 
     def covariance(self, signal: Array | None = None) -> Array:
         """Covariance of y: that of the noise, 1 on the diagonal where it is hidden, plus A V Aᵀ = `signal`."""
-        noise = self.scale if self.is_covariance else jnp.diag(self.noise_variance())
+        noise = self.noise.covariance
         return noise if signal is None else noise + signal
 
     def log_density(self, square: Array, log_det: Array) -> Array:
@@ -128,35 +132,20 @@ class LinearGaussian(AbstractFactor):
 
     def log_r(self, x: Array) -> Array:
         """log N(y; A x, noise) in nats."""
-        residual = self.residual(x)
-        if not self.is_covariance:
-            variance = self.noise_variance()
-            return self.log_density(jnp.sum(residual**2 / variance), jnp.sum(jnp.log(variance)))
-        factor = jnp.linalg.cholesky(self.scale)
-        white = solve_triangular(factor, residual, lower=True)
-        return self.log_density(white @ white, 2 * jnp.sum(jnp.log(jnp.diagonal(factor))))
+        return self.log_density(*self.noise.square_and_log_det(self.residual(x)))
 
     def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
         """Condition a factorised normal on the observation: exact, by a Cholesky factor of y's covariance."""
-        if not isinstance(elements(law), dist.Normal):
+        if not lowered.knows(law):
             return None
         rows = self.rows(law.event_shape)
         log_r, shift, directions = condition(self, self.residual(law.mean), rows * law.variance, rows)
-        scale = jnp.sqrt(law.variance)
-        safe = jnp.where(scale > 0, scale, 1.0)
-        return log_r, LoweredNormal(law.mean + shift, scale, directions / safe)
+        return log_r, lowered(law, shift, directions)
 
     def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
         """The operator must be a linear map from one example to the observation."""
         self.check_kind(discrete, False)
-        if isinstance(self.operator, Array):
-            if self.operator.size != self.num_observed * int(np.prod(event_shape)):
-                raise ValueError(
-                    f"operator: expected {self.num_observed} rows for examples of shape {event_shape}, "
-                    f"got shape {self.operator.shape}"
-                )
-            return
-        check_linear(self.operator, self.observation.shape, event_shape)
+        self.map.check(self.observation.shape, event_shape)
 
     def linear(self, event_shape: tuple[int, ...]) -> "LinearGaussian":
         """Itself."""
@@ -254,22 +243,3 @@ def _noise(scale: ArrayLike, observation: Array) -> Array:
     check_positive("scale", scale)
     check_broadcast("scale", array.shape, observation.shape)
     return array
-
-
-def check_linear(operator: Operator, seen: tuple[int, ...], event_shape: tuple[int, ...]) -> None:
-    """Raise ``ValueError`` unless `operator` maps one example linearly to an array of shape `seen`."""
-    generator = np.random.default_rng(0)
-    one, two = (jnp.asarray(generator.standard_normal(event_shape), dtype=float) for _ in range(2))
-    shape = jax.eval_shape(lambda x: operator(x), one).shape
-    if shape != seen:
-        raise ValueError(f"operator: expected a result of the observation's shape {seen}, got {shape}")
-    zero, sum_, a, b = (operator(x) for x in (0 * one, one - 2.5 * two, one, two))
-    if not all(is_concrete(value) for value in (zero, sum_, a, b)):
-        return
-    size = np.max(np.abs([a, b])) + 1e-30
-    excess = max(np.max(np.abs(zero)), np.max(np.abs(sum_ - (a - 2.5 * b))))
-    if not excess <= 1e-3 * size:
-        raise ValueError(
-            "operator: expected a linear map, A(x + c y) = A x + c A y and A 0 = 0, "
-            f"got a difference of {excess:.3g} for values of size {size:.3g}"
-        )

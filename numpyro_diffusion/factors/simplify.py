@@ -12,7 +12,7 @@ def simplify(factor: AbstractFactor, event_shape: tuple[int, ...]) -> AbstractFa
     linear = tuple(part for part, as_linear in observed if as_linear is not None)
     known = tuple(part for part in factor.parts if part.fixes_elements)
     rest = tuple(part for part, as_linear in observed if as_linear is None and not part.fixes_elements)
-    if len(linear) > 1 and not all(part.acts_by_element for part in linear):
+    if len(linear) > 1 and not all(part.is_elementwise for part in linear):
         linear = (stack(tuple(as_linear for _, as_linear in observed if as_linear is not None)),)
     parts = (*linear, *rest, *known)
     return parts[0] if len(parts) == 1 else Product(parts)

@@ -10,7 +10,6 @@ from jax import Array
 from tqdm.auto import tqdm
 
 from .._checks import check_count, check_key
-from ..diffusions import GaussianDiffusion
 from ..distributions import DiffusionPrior
 from ..moments import LARGEST_WHOLE
 from ..samplers.reliability import LARGEST_GAP, LARGEST_KHAT, LEAST_SIZE, pareto_khat
@@ -228,7 +227,7 @@ def _effort(prior: DiffusionPrior, count: int, num_particles: int | None, num_st
     fitting = int(np.clip(CALLS // (ISLANDS * steps * count), 32, 256))
     particles = fitting if num_particles is None else num_particles
     size = int(np.prod(prior.event_shape))
-    real = isinstance(prior.process.diffusion, GaussianDiffusion)
+    real = prior.process.diffusion.is_gaussian
     twist = Laplace() if real and size <= LARGEST_WHOLE else None
     return Effort(particles, None if steps == whole else steps, ISLANDS, twist)
 

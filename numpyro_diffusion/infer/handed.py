@@ -15,9 +15,7 @@ from numpyro.handlers import substitute
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
-from ..diffusions import GaussianDiffusion
 from ..distributions import DiffusionPosterior, DiffusionPrior, ReverseTrajectory
-from ..factors import Delta, factors_of
 from ..samplers import Ancestral
 from .sites import find_site
 
@@ -113,8 +111,8 @@ def data_of(prior: DiffusionPrior, chain: Array) -> Array:
 def has_noise(law: DiffusionPrior | DiffusionPosterior) -> bool:
     """Whether the site's chain is a smooth function of noise, with nothing known about x that noise cannot meet."""
     process = prior_of(law).process
-    known = isinstance(law, DiffusionPosterior) and any(isinstance(part, Delta) for part in factors_of(law.factor))
-    return isinstance(process.diffusion, GaussianDiffusion) and process.num_levels is None and not known
+    known = isinstance(law, DiffusionPosterior) and law.factor.fixes_elements
+    return process.is_smooth and not known
 
 
 def prior_parents(

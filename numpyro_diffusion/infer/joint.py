@@ -14,7 +14,7 @@ from numpyro.distributions.batch_util import promote_batch_shape
 from ..denoisers import AbstractDenoiser
 from ..diffusions import AbstractDiffusion
 from ..distributions import DiffusionPosterior, DiffusionPrior
-from ..factors.low_rank import elements
+from ..laws import elements
 from ..process import ReverseProcess
 from .sites import Site
 

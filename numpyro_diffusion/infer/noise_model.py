@@ -15,7 +15,6 @@ from numpyro.primitives import Messenger
 
 from .._checks import is_concrete
 from .._structure import depends
-from ..diffusions import GaussianDiffusion
 from ..distributions import DiffusionPosterior, DiffusionPrior
 from .reparam import DiffusionReparam
 
@@ -164,9 +163,10 @@ def _reason(msg: dict[str, Any]) -> str | None:
     prior = _law(msg["fn"])
     if prior is not None:
         prior = prior.prior if isinstance(prior, DiffusionPosterior) else prior
-        smooth = isinstance(prior.process.diffusion, GaussianDiffusion) and prior.process.num_levels is None
-        got = "grey levels" if isinstance(prior.process.diffusion, GaussianDiffusion) else "bits"
-        return None if smooth else f"a DiffusionPrior of real numbers for TemperedSMC, got {got}; {smc}"
+        got = "grey levels" if prior.process.diffusion.is_gaussian else "bits"
+        return (
+            None if prior.process.is_smooth else f"a DiffusionPrior of real numbers for TemperedSMC, got {got}; {smc}"
+        )
     if isinstance(msg["fn"], dist.MaskedDistribution):
         return "a latent site without a mask for TemperedSMC"
     if msg["fn"].support.is_discrete:

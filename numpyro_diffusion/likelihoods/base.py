@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from .. import diffusions
 from .._batching import batched_map
-from .._checks import check_binary, check_event, check_key, check_levels, check_real, is_concrete
-from ..diffusions import GaussianDiffusion
+from .._checks import check_event, check_key, check_real, is_concrete
 from ..process import ReverseProcess
 
 # The fewest whole degrees of freedom with which Student's t has a variance: those of four replicates.
@@ -129,10 +129,7 @@ class AbstractLikelihood(eqx.Module):
         check_key("key", key)
         check_real("x_0", x_0)
         x_0 = jnp.asarray(x_0)
-        if process.diffusion.element_support.is_discrete:
-            check_binary("x_0", x_0)
-        if process.num_levels is not None:
-            check_levels("x_0", x_0, process.num_levels)
+        process.check_values("x_0", x_0)
         batch = check_event("x_0", x_0.shape, process.event_shape)
         self.check(process)
         if not all(is_concrete(leaf) for leaf in jax.tree.leaves((self, key, process, x_0))):
@@ -189,8 +186,5 @@ def standard_error(parts: Array) -> StandardError:
 
 def require_gaussian(name: str, process: ReverseProcess) -> None:
     """Raise ``ValueError``, naming what works, unless the process is a Gaussian diffusion."""
-    if not isinstance(process.diffusion, GaussianDiffusion):
-        raise ValueError(
-            f"process: {name} is for GaussianDiffusion, got {type(process.diffusion).__name__}; "
-            "for bits use KBound or ImportanceWeighted"
-        )
+    hint = "; for bits use KBound or ImportanceWeighted"
+    diffusions.require_gaussian(process.diffusion, f"process: {name} is for GaussianDiffusion", hint)

@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 
 from .._batching import batched_map, checkpointed_scan
 from .._checks import check_choice, check_count
-from ..denoisers.base import normal
+from ..laws import from_noise, normal
 from ..process import ReverseProcess
 from .base import AbstractLikelihood, Estimate, StandardError, require_gaussian, standard_error
 
@@ -102,7 +102,7 @@ class ImportanceWeighted(AbstractLikelihood):
             proposal = diffusion.bridge(x_t, x_0, t, t - 1)
             if self.proposal == "twisted":
                 proposal = _twisted(diffusion, posterior, kernel, x_0, t)
-            x_s = _draw(proposal, diffusion.marginal_noise(key, process.event_shape))
+            x_s = from_noise(proposal, diffusion.marginal_noise(key, process.event_shape))
             return (x_s, log_weight + kernel.log_prob(x_s) - proposal.log_prob(x_s)), None
 
         times = jnp.arange(process.num_steps, 1, -1, dtype=x_t.dtype)
@@ -141,13 +141,6 @@ def log_mean_error(log_weight: Array, share: Array) -> StandardError:
     pick = lambda where: lambda a, b: jnp.where(where, a, b)
     larger = jax.tree.map(pick((normal.widened >= many.widened) | (count == 1)), normal, many)
     return jax.tree.map(pick(jnp.all(jnp.isfinite(log_weight))), larger, standard_error(share[:, None]))
-
-
-def _draw(law: dist.Distribution, noise: Array) -> Array:
-    """A draw from a factorised law as a function of standard noise of its family."""
-    if isinstance(law.base_dist, dist.Normal):
-        return law.mean + jnp.sqrt(law.variance) * noise
-    return (noise < law.mean).astype(noise.dtype)
 
 
 def _twisted(diffusion: Any, posterior: dist.Distribution, kernel: dist.Distribution, x_0: Array, t: Array) -> Any:

@@ -12,12 +12,11 @@ from jax.typing import ArrayLike
 
 from .._batching import batched_map
 from .._checks import check_count
-from ..diffusions import GaussianDiffusion
-from ..diffusions.base import event_kl
-from ..process import ForwardStep, ReverseProcess
+from ..laws import event_kl
+from ..process import ReverseProcess
+from ._integral.low_discrepancy import low_discrepancy_point
+from ._integral.reference import NOISE_LAW, last_control, moment_last_control, step_control
 from .base import AbstractLikelihood, Estimate, StandardError, standard_error
-from .low_discrepancy import low_discrepancy_point
-from .reference import NOISE_LAW, last_control, moment_last_control, step_control
 
 
 class KTerms(NamedTuple):
@@ -145,7 +144,7 @@ class KBound(AbstractLikelihood):
         number = jnp.repeat(jnp.arange(2, count + 2), self.num_samples)
         first, inner = (samples, jnp.ones_like(samples)), (jnp.tile(samples, count), number)
         t = step.T.reshape(-1)
-        if (self.chunk is None or self.calls(process) <= self.chunk) and not isinstance(process.last_step, ForwardStep):
+        if (self.chunk is None or self.calls(process) <= self.chunk) and not process.last_step.has_expectation:
             # One batch of network calls for all: the few at t = 1 cost far more each in one of their own.
             noise = self._all_noise(key, process, count)
             answers = jax.vmap(partial(_answer, process, x_0))(jnp.concatenate([jnp.ones_like(samples), t]), noise)
@@ -174,7 +173,8 @@ class KBound(AbstractLikelihood):
     def _last(self, process: ReverseProcess, x_0: Array, noise: Array, answer: Any = None) -> Array:
         """Reconstruction term of one draw, shape ()."""
         recon = reconstruction(_recalling(process, answer), x_0, noise)
-        if not _is_density(process) or isinstance(process.last_step, ForwardStep):
+        # Where whole numbers can be told apart no ½ ‖ε‖² is left to be taken out.
+        if not process.is_smooth or process.last_step.has_expectation:
             return recon
         if self.low_discrepancy:
             return recon + moment_last_control(process, x_0, noise)
@@ -183,7 +183,7 @@ class KBound(AbstractLikelihood):
     def _inner(self, process: ReverseProcess, x_0: Array, t: Array, noise: Array, answer: Any = None) -> Array:
         """KL term of one draw at step `t`, shape ()."""
         kl = step_kl(_recalling(process, answer), x_0, t, noise)
-        if not (self.low_discrepancy and _is_density(process)):
+        if not (self.low_discrepancy and process.is_smooth):
             return kl
         return kl - step_control(process, x_0, t, noise)
 
@@ -249,10 +249,8 @@ def step_kl(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Arra
 def reconstruction(process: ReverseProcess, x_0: Array, noise: Array) -> Array:
     """log p(x_0 | x_1) at the x_1 that `noise` makes, in nats, shape (); averaged in closed form where it can be."""
     diffusion = process.diffusion
-    if isinstance(process.last_step, ForwardStep):
-        # log q(x_1|x_0) + log π(x_0) − log π(x_1), averaged over q: entropies, no noise
-        null = diffusion.expected_log_terminal(x_0, 0.0)
-        return null - diffusion.marginal_entropy(x_0, 1.0) - diffusion.expected_log_terminal(x_0, 1.0)
+    if process.last_step.has_expectation:
+        return process.last_step.expected_log_prob(diffusion, x_0)
     x_1 = diffusion.marginal_from_noise(noise, x_0, 1.0)
     return process.last_kernel(x_1).log_prob(x_0)
 
@@ -271,11 +269,6 @@ def stratified_steps(key: Array, num_steps: int, count: int) -> tuple[Array, Arr
     return 2 + edges[:-1] + jnp.minimum(within, size - 1), size.astype(float)
 
 
-def _is_density(process: ReverseProcess) -> bool:
-    """Whether K is of a density: where whole numbers can be told apart no ½ ‖ε‖² is left to be taken out."""
-    return isinstance(process.diffusion, GaussianDiffusion) and process.num_levels is None
-
-
 def _assemble(
     process: ReverseProcess, x_0: Array, step: Array, kl: Array, recon: Array, error: StandardError
 ) -> Estimate:
@@ -283,7 +276,7 @@ def _assemble(
     null, cross_terminal = process.last_step.log_null(diffusion, x_0), diffusion.expected_log_terminal(x_0, end)
     entropy_terminal, entropy_first = diffusion.marginal_entropy(x_0, end), diffusion.marginal_entropy(x_0, 1.0)
     entropy_prior = diffusion.terminal_entropy(process.event_shape)
-    forward = isinstance(process.last_step, ForwardStep)
+    forward = process.last_step.has_expectation
     correction = cross_terminal + entropy_prior + null - diffusion.expected_log_terminal(x_0, 1.0)
     terms = KTerms(
         kl=jnp.mean(jnp.sum(kl, axis=1)),

@@ -13,8 +13,8 @@ from jax import Array
 from .._batching import batched_map
 from .._checks import check_choice, check_count, check_optional_positive
 from ..process import ReverseProcess
+from ._integral.denoising import log_snr_ends
 from .base import AbstractLikelihood, Estimate, StandardError, require_gaussian, standard_error
-from .denoising import log_snr_ends
 
 EXACT_UP_TO = 64
 DEFAULT_PROBES = 8

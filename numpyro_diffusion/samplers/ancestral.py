@@ -6,12 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax import Array
 
 from .._batching import checkpointed_scan
 from .._checks import check_count
-from ..diffusions import GaussianDiffusion
+from ..diffusions import require_gaussian
+from ..laws import from_noise
 from ..process import ReverseProcess
 from .base import AbstractSampler
 
@@ -63,19 +63,18 @@ class Ancestral(AbstractSampler):
         Raises:
             ValueError: the chain's steps are not Gaussian, or the last one rounds to whole numbers.
         """
-        if not isinstance(process.diffusion, GaussianDiffusion):
-            raise ValueError(f"process: expected a GaussianDiffusion, got {type(process.diffusion).__name__}")
-        if process.num_levels is not None:
+        require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
+        if not process.is_smooth:
             raise ValueError("process: expected a last step that is smooth, got one that rounds to whole numbers")
         times = jnp.asarray(self.times(process))
 
         def step(x_t: Array, step: tuple[Array, Array, Array]) -> tuple[Array, None]:
             noise, t, s = step
-            return shift(process.inner_kernel(x_t, t, s), noise), None
+            return from_noise(process.inner_kernel(x_t, t, s), noise), None
 
-        x_T = shift(process.terminal(), noise[0])
+        x_T = from_noise(process.terminal(), noise[0])
         x_1 = checkpointed_scan(step, x_T, (noise[1:-1], times[:-1], times[1:]))
-        return shift(process.last_kernel(x_1), noise[-1])
+        return from_noise(process.last_kernel(x_1), noise[-1])
 
     def times(self, process: ReverseProcess, start: float | None = None) -> np.ndarray:
         """The steps that are visited, from `start` (T unless given) down to 1."""
@@ -106,9 +105,3 @@ def check_start(t: Any, process: ReverseProcess) -> Any:
     if isinstance(t, bool) or not isinstance(t, (int, float, np.integer)) or not 1 <= t <= process.num_steps:
         raise ValueError(f"t: expected a number in [1, T], T = {process.num_steps}, got {t!r}")
     return t
-
-
-def shift(kernel: dist.Distribution, noise: Array) -> Array:
-    """The draw of a Gaussian kernel that standard noise makes."""
-    normal = kernel.base_dist
-    return normal.loc + normal.scale * noise

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..laws import from_noise
 from ..process import ReverseProcess
-from .ancestral import Ancestral, shift
+from .ancestral import Ancestral
 
 
 def noise_of_chain(process: ReverseProcess, chain: Array, num_steps: int | None = None) -> Array:
@@ -34,9 +35,9 @@ def chain_of_noise(process: ReverseProcess, noise: Array, num_steps: int | None 
 
     def step(x_t: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         noise, t, s = step
-        return shift(process.inner_kernel(x_t, t, s), noise), x_t
+        return from_noise(process.inner_kernel(x_t, t, s), noise), x_t
 
-    first = shift(process.terminal(), noise[0])
+    first = from_noise(process.terminal(), noise[0])
     x_1, before = jax.lax.scan(step, first, (noise[1:-1], times[:-1], times[1:]))
-    x_0 = shift(process.last_kernel(x_1), noise[-1])
+    x_0 = from_noise(process.last_kernel(x_1), noise[-1])
     return jnp.concatenate([x_0[None], x_1[None], before[::-1]])

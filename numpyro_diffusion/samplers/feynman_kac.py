@@ -12,11 +12,11 @@ from jax import Array
 from .._batching import batched_map
 from .._checks import check_count
 from ..factors import AbstractFactor, simplify
+from ..laws import mirrored
 from ..process import ReverseProcess
 from ..twists import AbstractTwist, TwistedStep, default_twist, last_step
 from .ancestral import Ancestral
 from .moments import with_moments
-from .ordering import mirrored
 
 
 class Cloud(NamedTuple):
@@ -63,7 +63,7 @@ class TwistedChain(eqx.Module):
     ) -> None:
         if not isinstance(factor, AbstractFactor):
             raise ValueError(f"factor: expected one from numpyro_diffusion.factors, got {factor!r}")
-        factor.check(process.event_shape, process.diffusion.element_support.is_discrete)
+        factor.check(process.event_shape, process.diffusion.is_discrete)
         factor = simplify(factor, process.event_shape)
         twist = default_twist(process, factor) if twist is None else twist
         process = with_moments(process) if twist.needs_moments else process

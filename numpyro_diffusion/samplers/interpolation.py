@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._checks import check_choice, check_event, check_finite
-from ..diffusions import GaussianDiffusion
+from ..diffusions import require_gaussian
 from ..process import ReverseProcess
 from .ancestral import Ancestral, check_start
 from .base import AbstractSampler
@@ -53,9 +53,7 @@ def interpolate(
     Raises:
         ValueError: examples of another shape, weights that are no finite vector, `t` outside [1, T], a process of bits.
     """
-    diffusion = process.diffusion
-    if not isinstance(diffusion, GaussianDiffusion):
-        raise ValueError(f"process: expected a GaussianDiffusion to interpolate in, got {type(diffusion).__name__}")
+    diffusion = require_gaussian(process.diffusion, "process: expected a GaussianDiffusion to interpolate in")
     check_choice("mix", mix, ("linear", "spherical"))
     x_a, x_b, weights = (jnp.asarray(x, dtype=float) for x in (x_a, x_b, weights))
     for name, x in (("x_a", x_a), ("x_b", x_b)):

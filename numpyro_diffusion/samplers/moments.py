@@ -6,7 +6,6 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ..diffusions import GaussianDiffusion
 from ..moments import LARGEST_WHOLE, Moments, moments_of_covariance, moments_of_draws, unit_moments
 from ..process import ReverseProcess
 from .ancestral import Ancestral
@@ -20,7 +19,7 @@ def with_moments(process: ReverseProcess) -> ReverseProcess:
 
     1,024 draws of at most 32 steps, by a fixed key: *approximate*, which makes no sampler wrong, as any twist is right.
     """
-    if process.moments is not None or not isinstance(process.diffusion, GaussianDiffusion):
+    if process.moments is not None or not process.diffusion.is_gaussian:
         return process
     return having_moments(process, _moments(process))
 

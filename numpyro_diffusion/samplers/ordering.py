@@ -2,12 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dist
 from jax import Array
-from numpyro.distributions.discrete import BernoulliLogits
-
-from ..diffusions.binomial import posterior_logits
-from ..factors.low_rank import LoweredNormal, PartlyKnown, elements
 
 _BITS = 10  # of each of the curve's two coordinates
 _ITERATIONS = 4
@@ -53,24 +48,3 @@ def hilbert_index(square: Array) -> Array:
         return jnp.where(upper == 0, y, x), jnp.where(upper == 0, x, y), index
 
     return jax.lax.fori_loop(0, _BITS, finer, (cells[:, 0], cells[:, 1], jnp.zeros(len(square), jnp.int32)))[2]
-
-
-def mirrored(law: dist.Distribution, key: Array, mirror: Array) -> Array:
-    """`law.sample(key)`, or where `mirror` the draw of the same law that opposite noise makes, shape `event`.
-
-    Two such draws, of laws that are alike, with one key and `mirror` off and on, are negatively correlated. Each is
-    *exact*: normal laws are symmetric about their mean, and a bit's uniform number u has the law of 1 − u.
-
-    Raises:
-        ValueError: a law that is neither normal nor of bits.
-    """
-    draw, inner = law.sample(key), law.law if isinstance(law, PartlyKnown) else law
-    each = elements(inner)
-    if isinstance(each, BernoulliLogits):
-        flipped = BernoulliLogits(-posterior_logits(law), validate_args=False).to_event(len(law.event_shape))
-        return jnp.where(mirror, 1 - flipped.sample(key), draw)
-    if not isinstance(each, dist.Normal | LoweredNormal):
-        raise ValueError(
-            f"antithetic: expected steps that are normal or of bits, got a proposal of kind {type(each).__name__}"
-        )
-    return jnp.where(mirror, 2 * law.mean - draw, draw)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from .._batching import checkpointed_scan
-from ..diffusions import GaussianDiffusion
+from ..diffusions import GaussianDiffusion, require_gaussian
+from ..laws import from_noise
 from ..process import ReverseProcess
-from .ancestral import check_start, shift
+from .ancestral import check_start
 from .base import AbstractSampler
 
 
@@ -133,7 +134,7 @@ class AbstractSmoothSampler(AbstractSampler):
         diffusion, levels = self._diffusion(process), self.levels(process)
         inner = jnp.zeros(len(levels.t) - 1) if self.is_deterministic else noise[1:-1]
         z_1 = self.run(process, noise[0], levels, inner, lambda noise: noise)
-        return shift(process.last_kernel(diffusion.unstandardize(z_1)), noise[-1])
+        return from_noise(process.last_kernel(diffusion.unstandardize(z_1)), noise[-1])
 
     def run(
         self, process: ReverseProcess, z: Array, levels: Level, source: Array, draw: Callable[[Array], Array]
@@ -163,12 +164,9 @@ class AbstractSmoothSampler(AbstractSampler):
 
     def _diffusion(self, process: ReverseProcess) -> GaussianDiffusion:
         """The Gaussian diffusion, or an error that names the samplers that serve others."""
-        if not isinstance(process.diffusion, GaussianDiffusion):
-            raise ValueError(
-                f"process: expected a GaussianDiffusion for {type(self).__name__}, got "
-                f"{type(process.diffusion).__name__}, which Ancestral, and for posteriors TwistedSMC, serve"
-            )
-        return process.diffusion
+        expected = f"process: expected a GaussianDiffusion for {type(self).__name__}"
+        hint = ", which Ancestral, and for posteriors TwistedSMC, serve"
+        return require_gaussian(process.diffusion, expected, hint)
 
 
 def mixed(z: Array, prediction: Array, move: Move, noise: Array, fresh: Array | None) -> Array:

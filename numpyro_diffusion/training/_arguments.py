@@ -11,13 +11,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from .._checks import check_binary, check_choice, check_count, check_finite, check_levels
+from .._checks import check_choice, check_count, check_finite
 from .._numbers import as_numbers, check_resolution
-from ..diffusions import BinomialDiffusion
 from ..likelihoods import AbstractLikelihood, KBound
 from ..moments import LARGEST_WHOLE
 from ..process import ReverseProcess
-from ..schedules import AbstractLearnedSchedule
 from .objectives import OBJECTIVES
 
 # Fold-ins of a run's key that no step number reaches.
@@ -39,10 +37,7 @@ def check_data(name: str, data: ArrayLike, process: ReverseProcess) -> Array:
     dtype = process.diffusion.schedule.times.dtype
     check_resolution(name, array, dtype)
     array = array.astype(dtype)
-    if isinstance(process.diffusion, BinomialDiffusion):
-        check_binary(name, array)
-    if process.num_levels is not None:
-        check_levels(name, array, process.num_levels)
+    process.check_values(name, array)
     return jnp.asarray(array)
 
 
@@ -61,8 +56,8 @@ def check_process(process: ReverseProcess, objective: str) -> None:
     if not isinstance(process, ReverseProcess):
         raise ValueError(f"process: expected a ReverseProcess, got {process!r}")
     check_choice("objective", objective, tuple(OBJECTIVES))
-    learned = isinstance(process.diffusion.schedule, AbstractLearnedSchedule)
-    if learned and isinstance(process.diffusion, BinomialDiffusion):
+    learned = process.diffusion.schedule.is_learned
+    if learned and not process.diffusion.is_gaussian:
         name = type(process.diffusion.schedule).__name__
         raise ValueError(f"schedule: expected a fixed one for bits, whose draws have no gradient, got a {name}")
     if objective == "bound":
@@ -71,18 +66,12 @@ def check_process(process: ReverseProcess, objective: str) -> None:
         raise ValueError(
             f"objective: expected 'bound' for a learned schedule, got {objective!r}, which has no best one"
         )
-    predicts, variance = (getattr(process.denoiser, name, None) for name in ("predicts", "variance"))
-    between = variance == "learned" and predicts not in ("mean", "logits")
-    gaussian = not isinstance(process.diffusion, BinomialDiffusion)
-    if objective == "simple" and gaussian and (between or predicts == "mean"):
-        more = ", or 'hybrid'" if between else ""
+    fits = process.denoiser.objectives(process.diffusion)
+    if objective not in fits:
+        kind, expected = type(process.denoiser).__name__, " or ".join(map(repr, fits))
         raise ValueError(
-            f"objective: expected 'bound' for a learned variance, got 'simple', which does not see it{more}"
-        )
-    if objective == "hybrid" and not (gaussian and between and predicts is not None):
-        raise ValueError(
-            "objective: expected 'bound' or 'simple' without a Network of variance='learned', got 'hybrid', which is "
-            f"for it alone (predicts {predicts!r}, variance {variance!r})"
+            f"objective: expected {expected} for this {kind}, got {objective!r}: 'simple' does not see a learned "
+            "variance, and 'hybrid' is for a Network of variance='learned' alone"
         )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from numpyro.distributions.transforms import Transform
 
 from ..denoisers import FullGaussianMixture
-from ..diffusions import GaussianDiffusion
+from ..diffusions import GaussianDiffusion, require_gaussian
 from ..distributions import DiffusionPrior
 from ..moments import LARGEST_WHOLE, moments_of_draws
 from ..process import ReverseProcess
@@ -19,9 +19,9 @@ from .tables import NUM_TIMES, to_data_of
 def assembled(process: ReverseProcess, transform: Transform | None, data: np.ndarray) -> DiffusionPrior:
     """With the covariance of the data, which twists rely on; without it for bits, and for large events."""
     size = int(np.prod(process.event_shape))
-    if isinstance(process.diffusion, GaussianDiffusion) and size <= LARGEST_WHOLE:
+    if process.diffusion.is_gaussian and size <= LARGEST_WHOLE:
         z, _ = to_latent(transform, jnp.asarray(data, float))
-        moments = moments_of_draws(process.diffusion.standardize(z).reshape(len(data), -1))
+        moments = moments_of_draws(require_gaussian(process.diffusion).standardize(z).reshape(len(data), -1))
         process = having_moments(process, moments)
     return DiffusionPrior(process, transform=transform)
 

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..diffusions import GaussianDiffusion
 from ..distributions import DiffusionPrior
 from ..distributions.report import PriorChecks
 from ..process import ReverseProcess
@@ -47,7 +46,7 @@ def check_prior(
     scale = first.std(0) if first.ndim == 2 else first.std()
     flat = [(x / np.where(scale > 0, scale, 1.0)).reshape(len(x), -1) for x in (draws, near, first)]
     statistic, p_value = energy_test(flat[0], flat[1])
-    jacobian = _jacobian(pairs, prior, near) if isinstance(prior.process.diffusion, GaussianDiffusion) else ()
+    jacobian = _jacobian(pairs, prior, near) if prior.process.diffusion.is_gaussian else ()
     return PriorChecks(statistic, p_value, _nearest(flat[0], flat[2]), _nearest(flat[1], flat[2]), jacobian)
 
 

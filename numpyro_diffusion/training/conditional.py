@@ -138,7 +138,7 @@ def conditional_plan(
     if not plan.num_steps:
         raise ValueError(f"data: expected at least {FEWEST} examples to learn from with contexts, got {len(pairs.x)}")
     plan = plan._replace(reasons=(*plan.reasons, f"context: {told.said.replace('*batch', 'n')}"))
-    real = isinstance(plan.process.diffusion, GaussianDiffusion)
+    real = plan.process.diffusion.is_gaussian
     model = regressed(pairs, features, plan.dequantize) if real and np.prod(event) <= LARGEST else None
     if plan.is_table and model is not None:
         return _of_regression(key, plan, pairs, told, model), model

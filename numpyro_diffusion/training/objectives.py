@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
-from ..diffusions import AbstractDiffusion, BinomialDiffusion, GaussianDiffusion
-from ..diffusions.base import event_kl
+from ..laws import event_kl
 from ..likelihoods import reconstruction, step_kl, terminal_kl
-from ..process import ForwardStep, ReverseProcess
+from ..process import ReverseProcess
 
 Objective = Literal["bound", "simple", "hybrid"]
 
@@ -39,7 +38,7 @@ def bound_loss(key: Array, process: ReverseProcess, batch: Array, context: Array
     terms = process.num_steps - 1
     t = 2 + _stratified_times(keys[0], len(batch), terms)
     kl = _each(process, step_kl, context)(batch, t, _noise(keys[1], process, batch))
-    whole = isinstance(process.last_step, ForwardStep)
+    whole = process.last_step.has_expectation
     few, told = (batch, context) if whole else _eighth(keys[3], (batch, context))
     last = _each(process, reconstruction, told)(few, _noise(keys[2], process, few))
     end = jax.vmap(lambda x_0: terminal_kl(process, x_0))(batch)
@@ -103,17 +102,7 @@ OBJECTIVES = {"bound": bound_loss, "simple": simple_loss, "hybrid": hybrid_loss}
 def _denoising_loss(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Array:
     diffusion = process.diffusion
     x_t = diffusion.marginal_from_noise(noise, x_0, t)
-    posterior = process.denoiser.posterior(diffusion, x_t, t)
-    if isinstance(diffusion, BinomialDiffusion):
-        return -posterior.log_prob(x_0)
-    return _squared_noise_error(diffusion, x_0, posterior.mean, t)
-
-
-def _squared_noise_error(diffusion: AbstractDiffusion, x_0: Array, prediction: Array, t: Array) -> Array:
-    """‖ε − ε̂‖², of the noise that the prediction of x_0 implies."""
-    assert isinstance(diffusion, GaussianDiffusion)
-    error = diffusion.standardize(x_0) - diffusion.standardize(prediction)
-    return jnp.exp(diffusion.schedule.log_snr(t)) * jnp.sum(jnp.square(error))
+    return diffusion.simple_loss(process.denoiser.posterior(diffusion, x_t, t), x_0, t)
 
 
 def _hybrid_terms(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> tuple[Array, Array]:
@@ -124,7 +113,7 @@ def _hybrid_terms(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -
     t_kl = s + 1
     posterior, kernel = process.denoiser.denoise(diffusion, x_t, t)
     kl = event_kl(diffusion.bridge(x_t, x_0, t_kl, s), _of_fixed_mean(kernel))
-    return _squared_noise_error(diffusion, x_0, posterior.mean, t), jnp.where(t > 1, kl, 0.0)
+    return diffusion.simple_loss(posterior, x_0, t), jnp.where(t > 1, kl, 0.0)
 
 
 def _each(process: ReverseProcess, function: Callable[..., Any], context: Array | None) -> Callable[..., Any]:

@@ -8,7 +8,6 @@ import numpy as np
 from jax import Array
 from numpyro.distributions.transforms import Transform
 
-from ..diffusions import GaussianDiffusion
 from ..distributions.report import Curve, PriorReport, Score
 from ._arguments import default_validation
 from .baselines import LARGEST, Mixture, shrunk_gaussian
@@ -24,7 +23,7 @@ REPEATS = 4  # of the report's K
 def simple_models(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> dict[str, Mixture]:
     """The Gaussian of real values, where it is not too large."""
     size = int(np.prod(train.shape[1:]))
-    real = isinstance(plan.process.diffusion, GaussianDiffusion)
+    real = plan.process.diffusion.is_gaussian
     if not real or size > LARGEST or not len(held_out):
         return {}
     return {"Gaussian": shrunk_gaussian(train.reshape(len(train), -1), plan.dequantize**2 / 12)}

@@ -1,9 +1,9 @@
 """Twists ψ_t(x_t) ≈ E[r(x_0) | x_t]: what r becomes at every noise level."""
 
+from ..laws import tilt as tilt
 from .averaged import Averaged as Averaged
 from .base import AbstractTwist as AbstractTwist
 from .base import TwistedStep as TwistedStep
-from .base import tilt as tilt
 from .constant import Annealed as Annealed
 from .constant import Constant as Constant
 from .constant import multiplied as multiplied

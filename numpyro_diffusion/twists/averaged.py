@@ -7,12 +7,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.distributions.discrete import BernoulliLogits
 
 from .._checks import check_count
-from ..diffusions import BinomialDiffusion
-from ..diffusions.binomial import posterior_logits
-from ..factors import AbstractFactor, Delta, Elementwise, Gaussian, Product, factors_of
+from ..factors import AbstractFactor, Delta, Product, factors_of
+from ..laws import Operation, PartlyKnown, bit_logits, bits
+from ..laws.bits import KINDS as BITS
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
 from .bits import average, points
@@ -40,16 +39,16 @@ class Averaged(AbstractTwist):
         self.num_draws = check_count("num_draws", num_draws)
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
-        """For bits only."""
+        """For laws that can be averaged over: those of bits."""
         del factor
-        if not isinstance(process.diffusion, BinomialDiffusion):
+        if not averaged.knows(process.terminal()):
             kind = type(process.diffusion).__name__
             raise ValueError(f"twist: Averaged is for a BinomialDiffusion, got {kind}")
 
     def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
         """The states or fixed uniform numbers at which to look."""
         del factor
-        return points(self.num_draws, math.prod(process.event_shape))
+        return averaging_points(process.terminal(), self.num_draws)
 
     def step(
         self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
@@ -57,16 +56,48 @@ class Averaged(AbstractTwist):
         """ψ_t(x_t), and the kernel to x_s with the bits that r wants."""
         posterior, kernel = process.denoiser.denoise(process.diffusion, x_t, t, s)
         log_psi, law, rest = multiplied_out(factor, posterior)
-        found, logits = averaged_bits(rest, law, shared)
-        bits = BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(logits))
-        return TwistedStep(log_psi + found, kernel, process.diffusion.average_bridge(x_t, bits, t, s))
+        found, led = averaged(law, rest, shared)
+        return TwistedStep(log_psi + found, kernel, process.diffusion.average_bridge(x_t, led, t, s))
 
 
-def averaged_bits(factor: AbstractFactor, law: Any, at: Array) -> tuple[Array, Array]:
-    """log E[r] in nats over independent bits, some perhaps known, and the logits that r wants, shape `event`."""
-    logits = posterior_logits(law)
+@Operation
+def averaging_points(law: dist.Distribution, num_draws: int) -> Array:
+    """Where `averaged` looks: all states of few elements, else fixed uniform numbers for `num_draws` draws each."""
+    raise averaging_points.refuse(law)
+
+
+@Operation
+def averaged(
+    law: dist.Distribution, factor: AbstractFactor, at: Array, known: PartlyKnown | None = None
+) -> tuple[Array, dist.Distribution]:
+    """log E[r] in nats, shape (), and a law of the same family that is close to the law times r.
+
+    Args:
+        law: factorised.
+        factor: r.
+        at: `averaging_points` of such a law.
+        known: the law with the elements that are known, if some are; certain elements of the answer then.
+    """
+    raise averaged.refuse(law)
+
+
+@averaging_points.register(*BITS)
+def _bit_points(law: dist.Distribution, num_draws: int) -> Array:
+    return points(num_draws, math.prod(law.event_shape))
+
+
+@averaged.register(*BITS)
+def _averaged_bits(
+    law: dist.Distribution, factor: AbstractFactor, at: Array, known: PartlyKnown | None = None
+) -> tuple[Array, dist.Distribution]:
+    logits = bit_logits(law if known is None else known)
     found = average(lambda b: factor.log_r(b.reshape(logits.shape)), logits.reshape(-1), at)
-    return found.log_psi, found.logits.reshape(logits.shape)
+    return found.log_psi, bits(found.logits.reshape(logits.shape))
+
+
+@averaged.register(PartlyKnown)
+def _averaged_partly_known(law: PartlyKnown, factor: AbstractFactor, at: Array) -> tuple[Array, dist.Distribution]:
+    return averaged(law.law, factor, at, law)
 
 
 def multiplied_out(factor: AbstractFactor, law: Any) -> tuple[Array, dist.Distribution, Product]:
@@ -74,7 +105,7 @@ def multiplied_out(factor: AbstractFactor, law: Any) -> tuple[Array, dist.Distri
     parts = sorted(factors_of(factor), key=lambda part: isinstance(part, Delta))
     total, rest = jnp.zeros(()), []
     for part in parts:
-        product = part.multiply(law) if isinstance(part, Elementwise | Gaussian | Delta) else None
+        product = part.multiply(law) if part.is_elementwise else None
         if product is None:
             rest.append(part)
         else:

@@ -4,20 +4,11 @@ from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.distributions.discrete import BernoulliLogits
 
-from ..denoisers.base import normal
-from ..diffusions.binomial import posterior_logits
-from ..diffusions.gaussian import variance_of
-from ..discretised import DiscretisedNormal
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
-
-# The farthest that a gradient may move a proposal, in standard deviations of the kernel.
-FARTHEST = 5.0
 
 
 class TwistedStep(NamedTuple):
@@ -55,20 +46,3 @@ class AbstractTwist(eqx.Module):
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
         """Raise ``ValueError`` where the twist does not fit the family or the factor."""
-
-
-def tilt(kernel: dist.Distribution, gradient: Array) -> dist.Distribution:
-    """kernel(x) · exp(gradient · x), normalised: a normal's mean moves by Σ·gradient, bits' logits by the gradient.
-
-    By at most five standard deviations, or five in logits, since a gradient is true near where it was taken only. A
-    rounded normal law is tilted before it is rounded: *approximate*.
-    """
-    if isinstance(kernel.base_dist, BernoulliLogits):
-        logits = posterior_logits(kernel) + jnp.clip(gradient, -FARTHEST, FARTHEST)
-        return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(logits))
-    if isinstance(each := kernel.base_dist, DiscretisedNormal):
-        # Of the normal law that is rounded: every level keeps some mass, so that weights can correct the rest.
-        loc = each.loc + each.scale * jnp.clip(each.scale * gradient, -FARTHEST, FARTHEST)
-        return DiscretisedNormal(loc, each.scale, each.num_levels, validate_args=False).to_event(jnp.ndim(loc))
-    scale = jnp.sqrt(variance_of(kernel))
-    return normal(kernel.mean + scale * jnp.clip(scale * gradient, -FARTHEST, FARTHEST), jnp.square(scale))

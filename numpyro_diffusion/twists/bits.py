@@ -16,7 +16,7 @@ from jax import Array
 from jax.nn import log_sigmoid, sigmoid
 from jax.scipy.special import logsumexp
 
-from .base import FARTHEST
+from ..laws import FARTHEST
 
 LARGEST_LISTED = 10  # bits up to which all states are visited
 LEAST = -1e18  # log ψ where no draw finds a positive r: still a weight, so that some particle is left

@@ -8,8 +8,9 @@ import numpyro.distributions as dist
 from jax import Array
 
 from ..factors import AbstractFactor
+from ..laws import tilt
 from ..process import ReverseProcess
-from .base import AbstractTwist, TwistedStep, tilt
+from .base import AbstractTwist, TwistedStep
 
 
 class Constant(AbstractTwist):

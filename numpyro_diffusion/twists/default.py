@@ -1,7 +1,6 @@
 """The twist that fits a prior and a factor, where the user names none."""
 
-from ..diffusions import GaussianDiffusion
-from ..factors import AbstractFactor, Delta, Elementwise, Gaussian, LinearGaussian, factors_of
+from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, factors_of
 from ..process import ReverseProcess
 from .averaged import Averaged
 from .base import AbstractTwist
@@ -21,8 +20,8 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTw
     `Laplace` for everything else.
     """
     parts = factors_of(factor)
-    if not isinstance(process.diffusion, GaussianDiffusion):
-        return MomentMatched() if all(isinstance(part, Elementwise | Delta) for part in parts) else Averaged()
+    if not process.diffusion.is_gaussian:
+        return MomentMatched() if all(part.is_elementwise for part in parts) else Averaged()
     size = observation_size(process, factor)
     if size is not None and size <= LARGEST_EXACT and process.denoiser.is_exact:
         return MomentMatched("exact")

@@ -10,13 +10,12 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
+from .. import laws
 from .._checks import check_count
-from ..denoisers.base import normal
-from ..diffusions import GaussianDiffusion
-from ..diffusions.gaussian import variance_of
+from ..diffusions import require_gaussian
 from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, Product, factors_of
 from ..factors.linear import stack
-from ..factors.low_rank import LoweredNormal
+from ..laws import LoweredNormal, normal
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
 from .integrals import integrate, white_draws
@@ -56,9 +55,7 @@ class Laplace(AbstractTwist):
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
         """Only for Gaussian diffusions."""
-        if not isinstance(process.diffusion, GaussianDiffusion):
-            kind = type(process.diffusion).__name__
-            raise ValueError(f"twist: Laplace is for a GaussianDiffusion, got {kind}")
+        require_gaussian(process.diffusion, "twist: Laplace is for a GaussianDiffusion")
 
     def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
         """The linear part of the factor with its rows, the rest, and white draws."""
@@ -121,7 +118,7 @@ def _proposal(
     """The kernel moved as x_0 is, and as much narrower as a kernel of this spread would become by the observation."""
     diffusion: Any = process.diffusion
     from_data, _, bridge = diffusion.bridge_coefficients(t, s)
-    loc, variance = kernel.mean + from_data * shift, variance_of(kernel)
+    loc, variance = kernel.mean + from_data * shift, laws.variance(kernel)
     if observed is None:
         return normal(loc, variance)
     matched = jnp.sqrt(bridge * diffusion.scale**2 + from_data**2 * spread.variance)

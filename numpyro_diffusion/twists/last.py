@@ -1,24 +1,21 @@
 """The step from x_1 to the data, for any twist."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.distributions.discrete import BernoulliLogits
 
-from ..denoisers.base import normal
-from ..diffusions.binomial import posterior_logits
-from ..diffusions.gaussian import variance_of
-from ..discretised import DiscretisedNormal
+from .. import laws
 from ..factors import AbstractFactor
-from ..factors.low_rank import LoweredNormal, PartlyKnown, elements
+from ..laws import FARTHEST, DiscretisedNormal, LoweredNormal, Operation, PartlyKnown, bit_logits, bits, elements
+from ..laws.bits import KINDS as BITS
 from ..process import ReverseProcess
-from .averaged import averaged_bits, multiplied_out
-from .base import FARTHEST, TwistedStep
-from .bits import points
+from .averaged import averaged, averaging_points, multiplied_out
+from .base import TwistedStep
 from .integrals import Approximation, integrate, white_draws
 from .spread import Spread
 
@@ -38,45 +35,77 @@ def last_step(process: ReverseProcess, factor: AbstractFactor, x_1: Array) -> Tw
     if product is not None:
         return TwistedStep(product[0], kernel, product[1])
     log_psi, law, rest = multiplied_out(factor, kernel)
-    known = law if isinstance(law, PartlyKnown) else None
-    inner: Any = law if known is None else known.law
-    if isinstance(elements(inner), BernoulliLogits):
-        value, logits = averaged_bits(rest, law, points(_NUM_DRAWS, math.prod(process.event_shape)))
-        if known is not None:
-            logits = jnp.where(known.mask, posterior_logits(inner), logits)
-        led: Any = BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(logits))
-    else:
-        value, led = _integrated(rest, inner, known)
-    return TwistedStep(log_psi + value, kernel, led if known is None else PartlyKnown(led, known.values, known.mask))
+    value, led = integrated(law, rest)
+    return TwistedStep(log_psi + value, kernel, led)
 
 
-def _integrated(rest: AbstractFactor, law: Any, known: PartlyKnown | None) -> tuple[Array, Any]:
-    """log ∫ of a normal law, rounded or not and partly known perhaps, times r, and a law close to the product."""
+@Operation
+def integrated(
+    law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None
+) -> tuple[Array, dist.Distribution]:
+    """log ∫ law · r in nats, shape (), and a law of the same family that is close to the product.
+
+    Args:
+        law: factorised, of x_0 given x_1.
+        factor: r.
+        known: the law with the elements that are known, if some are; the answer's are then of no account.
+    """
+    raise integrated.refuse(law)
+
+
+@integrated.register(PartlyKnown)
+def _integrated_partly_known(law: PartlyKnown, factor: AbstractFactor) -> tuple[Array, dist.Distribution]:
+    value, led = integrated(law.law, factor, law)
+    return value, PartlyKnown(led, law.values, law.mask)
+
+
+@integrated.register(*BITS)
+def _integrated_bits(
+    law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None
+) -> tuple[Array, dist.Distribution]:
+    value, led = averaged(law, factor, averaging_points(law, _NUM_DRAWS), known)
+    # Certain bits where they are known would make the density of the others NaN.
+    return value, led if known is None else bits(jnp.where(known.mask, bit_logits(law), bit_logits(led)))
+
+
+@integrated.register(dist.Normal)
+def _integrated_normal(
+    law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None
+) -> tuple[Array, dist.Distribution]:
+    found = _around_mode(law, factor.log_r, known)
+    whole = found.precision is not None and known is None
+    return found.log_psi, _narrowed(law, found) if whole else laws.normal(found.mean, laws.variance(law))
+
+
+@integrated.register(DiscretisedNormal)
+def _integrated_levels(
+    law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None
+) -> tuple[Array, dist.Distribution]:
     each = elements(law)
-    shape, log_r = each.loc.shape, rest.log_r
-    scale = jnp.broadcast_to(each.scale, shape)
+    top = each.num_levels - 1
+
+    def log_r(x: Array) -> Array:
+        """r of the level, its slope as if nothing were rounded."""
+        return factor.log_r(x + jax.lax.stop_gradient(jnp.clip(jnp.round(x), 0, top) - x))
+
+    found = _around_mode(law, log_r, known)
+    loc = each.loc + jnp.clip(found.mean - each.loc, -FARTHEST * each.scale, FARTHEST * each.scale)
+    return found.log_psi, laws.levels(loc, each.scale, each.num_levels)
+
+
+def _around_mode(law: dist.Distribution, log_r: Callable[[Array], Array], known: PartlyKnown | None) -> Approximation:
+    """∫ of a normal law, partly known perhaps, times r."""
+    each = elements(law)
+    shape = each.loc.shape
     free = jnp.ones(shape, bool) if known is None else ~known.mask
     centre = each.loc if known is None else jnp.where(free, each.loc, known.values)
-    if isinstance(each, DiscretisedNormal):
-        top = each.num_levels - 1
-
-        def log_r(x: Array) -> Array:
-            """r of the level, its slope as if nothing were rounded."""
-            return rest.log_r(x + jax.lax.stop_gradient(jnp.clip(jnp.round(x), 0, top) - x))
-
-    spread = Spread(jnp.where(free, scale, 0.0).reshape(-1), shape)
-    found = integrate(log_r, centre, spread, white_draws(_NUM_DRAWS, math.prod(shape)), _NUM_NEWTON)
-    if isinstance(each, DiscretisedNormal):
-        loc = each.loc + jnp.clip(found.mean - each.loc, -FARTHEST * scale, FARTHEST * scale)
-        led: Any = DiscretisedNormal(loc, each.scale, each.num_levels, validate_args=False).to_event(len(shape))
-        return found.log_psi, led
-    whole = found.precision is not None and known is None
-    return found.log_psi, _narrowed(law, found) if whole else normal(found.mean, variance_of(law))
+    spread = Spread(jnp.where(free, jnp.broadcast_to(each.scale, shape), 0.0).reshape(-1), shape)
+    return integrate(log_r, centre, spread, white_draws(_NUM_DRAWS, math.prod(shape)), _NUM_NEWTON)
 
 
 def _narrowed(law: Any, found: Approximation) -> dist.Distribution:
     """A factorised normal moved to the product's mean, and as narrow as the product is at its mode."""
     values, vectors = jnp.linalg.eigh(found.precision)
     rows = vectors.T * jnp.sqrt(jnp.clip(1 - 1 / jnp.maximum(values, 1.0), 0.0))[:, None]
-    scale = jnp.broadcast_to(jnp.sqrt(variance_of(law)), found.mean.shape)
+    scale = jnp.broadcast_to(jnp.sqrt(laws.variance(law)), found.mean.shape)
     return LoweredNormal(found.mean, scale, rows.reshape(-1, *found.mean.shape))

@@ -12,13 +12,12 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 from numpyro.distributions import Distribution
 
+from .. import laws
 from .._checks import check_choice, check_count
-from ..denoisers.base import normal
-from ..diffusions import GaussianDiffusion
-from ..diffusions.gaussian import variance_of
+from ..diffusions import GaussianDiffusion, require_gaussian
 from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, Product, factors_of
 from ..factors.linear import condition, stack
-from ..factors.low_rank import LoweredNormal
+from ..laws import LoweredNormal, normal
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
 from .tweedie import covariance_factor, jacobian_shift, moved
@@ -83,9 +82,7 @@ class PseudoInverse(AbstractTwist):
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
         """Only for Gaussian diffusions."""
-        if not isinstance(process.diffusion, GaussianDiffusion):
-            kind = type(process.diffusion).__name__
-            raise ValueError(f"twist: PseudoInverse is for a GaussianDiffusion, got {kind}")
+        require_gaussian(process.diffusion, "twist: PseudoInverse is for a GaussianDiffusion")
 
     def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
         """The spectrum of every linear operator."""
@@ -159,7 +156,7 @@ class MomentMatched(AbstractTwist):
         if self.covariance != "auto":
             return self.covariance
         size = observation_size(process, factor)
-        if not isinstance(process.diffusion, GaussianDiffusion) or size is None:
+        if not process.diffusion.is_gaussian or size is None:
             return "diagonal"
         if size <= self.max_exact:
             return "exact"
@@ -183,7 +180,7 @@ class MomentMatched(AbstractTwist):
     def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
         """The observation as a linear one, with its rows or its spectrum."""
         how = self.how(process, factor)
-        if how == "diagonal" or not isinstance(process.diffusion, GaussianDiffusion):
+        if how == "diagonal" or not process.diffusion.is_gaussian:
             return None
         linear = as_linear(process, factor)
         return linear, (linear.rows if how == "exact" else partial(spectrum, linear))(process.event_shape)
@@ -192,8 +189,8 @@ class MomentMatched(AbstractTwist):
         self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
     ) -> TwistedStep:
         """ψ_t(x_t) and the product of p(x_s | x_t) with it."""
-        diffusion = process.diffusion
-        if not isinstance(diffusion, GaussianDiffusion):
+        diffusion: Any = process.diffusion
+        if not diffusion.is_gaussian:
             posterior, kernel = process.denoiser.denoise(diffusion, x_t, t, s)
             log_psi, tilted = _closed(factor, posterior)
             return TwistedStep(log_psi, kernel, diffusion.average_bridge(x_t, tilted, t, s))
@@ -248,7 +245,7 @@ def _iterative(view: _View, iterations: int) -> TwistedStep:
     square = jnp.maximum(white @ solved, 0.0)
     log_det = shared.log_det + jnp.sum(jnp.log1p(variance * shared.squares))
     shift = view.from_data * view.spread(lift(solved))
-    return TwistedStep(factor.log_density(square, log_det), kernel, normal(kernel.mean + shift, variance_of(kernel)))
+    return TwistedStep(factor.log_density(square, log_det), kernel, normal(kernel.mean + shift, laws.variance(kernel)))
 
 
 def conjugate_gradients(matvec: Any, target: Array, preconditioner: Array, iterations: int) -> Array:

@@ -5,14 +5,10 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax import Array
-from numpyro.distributions.discrete import BernoulliLogits
 
-from ..denoisers.base import normal
-from ..diffusions.binomial import posterior_logits
 from ..factors import AbstractFactor
-from ..factors.low_rank import LoweredNormal
+from ..laws import between
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
 from .default import default_twist
@@ -63,34 +59,7 @@ class Tempered(AbstractTwist):
         """The twist's step, its ψ_t tempered, and a proposal as far from the kernel as ψ_s is tempered."""
         step = self._inner(process, factor).step(process, factor, shared, x_t, t, s)
         share = lambda t: (1 - jnp.asarray(t, dtype=float) / process.num_steps) ** self.power
-        return TwistedStep(share(t) * step.log_psi, step.kernel, between(step.kernel, step.proposal, share(s)))
+        return TwistedStep(share(t) * step.log_psi, step.kernel, between(step.proposal, step.kernel, share(s)))
 
     def _inner(self, process: ReverseProcess, factor: AbstractFactor) -> AbstractTwist:
         return default_twist(process, factor) if self.twist is None else self.twist
-
-
-def between(kernel: Any, proposal: Any, share: Array) -> dist.Distribution:
-    """kernel^(1 − share) · proposal^share, normalised: kernel · ψ^share, if the proposal is kernel · ψ.
-
-    Args:
-        kernel: a factorised law of one event, `Normal` or `Bernoulli`.
-        proposal: a law of the same family, or a `LoweredNormal` of the kernel's scale.
-        share: in [0, 1], shape ().
-    """
-    if isinstance(proposal, LoweredNormal):
-        # In the kernel's own coordinates: precision 1 across, 1/kept along the rows of the basis.
-        shift, axes = (proposal.loc - kernel.mean) / proposal.scale, jnp.ndim(kernel.mean)
-        along = jnp.tensordot(proposal.basis, shift, axes)
-        mixed = share + (1 - share) * proposal.kept
-        moved = share * (shift + jnp.tensordot(along * (1 / mixed - 1), proposal.basis, 1))
-        rows = jnp.sqrt(jnp.maximum(share * (1 - proposal.kept) / mixed, 0.0))
-        directions = rows.reshape((-1,) + (1,) * axes) * proposal.basis
-        return LoweredNormal(kernel.mean + proposal.scale * moved, proposal.scale, directions)
-    if isinstance(kernel.base_dist, BernoulliLogits):
-        own, led = posterior_logits(kernel), posterior_logits(proposal)
-        return BernoulliLogits(own + share * (led - own), validate_args=False).to_event(jnp.ndim(own))
-    # Precisions mix; multiplied out, so that a variance of 0 stays one.
-    weight, own = share * kernel.variance, (1 - share) * proposal.variance
-    total = jnp.where(weight + own > 0, weight + own, 1.0)
-    mean = jnp.where(weight + own > 0, (weight * proposal.mean + own * kernel.mean) / total, proposal.mean)
-    return normal(mean, kernel.variance * proposal.variance / total)

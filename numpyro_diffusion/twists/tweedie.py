@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..denoisers.base import normal
 from ..diffusions import GaussianDiffusion
-from ..diffusions.gaussian import variance_of
 from ..factors import AbstractFactor, Delta, factors_of
+from ..laws import normal, tilt, variance
 from ..process import ReverseProcess
-from .base import AbstractTwist, TwistedStep, tilt
+from .base import AbstractTwist, TwistedStep
 
 
 class Tweedie(AbstractTwist):
@@ -39,8 +38,8 @@ class Tweedie(AbstractTwist):
             posterior, kernel = process.denoiser.denoise(process.diffusion, x, t, s)
             return posterior.mean, (posterior, kernel)
 
-        diffusion = process.diffusion
-        if not isinstance(diffusion, GaussianDiffusion):
+        diffusion: Any = process.diffusion
+        if not diffusion.is_gaussian:
             mean, (posterior, kernel) = look(x_t)
             log_psi, gradient = jax.value_and_grad(factor.log_r)(mean)
             bridge = diffusion.average_bridge(x_t, tilt(posterior, gradient), t, s)
@@ -57,7 +56,7 @@ def moved(process: ReverseProcess, kernel: Any, shift: Array, t: Array, s: Array
     """The kernel with its mean moved as E[x_0] is, its variance as it is."""
     diffusion: Any = process.diffusion
     from_data, _, _ = diffusion.bridge_coefficients(t, s)
-    return normal(kernel.mean + from_data * shift, variance_of(kernel))
+    return normal(kernel.mean + from_data * shift, variance(kernel))
 
 
 def jacobian_shift(process: ReverseProcess, gradient: Array, claimed: Array, t: Array) -> Array:

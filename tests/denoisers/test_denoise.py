@@ -54,3 +54,30 @@ def test_both_laws_come_from_one_call(name, s):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), both, apart)
     default = jax.jit(lambda x: denoiser.denoise(diffusion, x, 5, 4)[1].mean)(x_t)
     assert np.allclose(default, both[1][0], rtol=1e-5) is (s is None)
+
+
+@pytest.mark.parametrize("name", ["noise", "velocity_learned", "mean", "logits", "bits_mean"])
+def test_an_answer_given_before_is_the_same_answer(name):
+    """Bits with the head "mean" have one output, real numbers two."""
+    diffusion, denoiser = HEADS[name]
+    x_t = jnp.array([1.0, 0.0, 1.0]) if diffusion is BITS else jnp.array([0.4, -1.0, 2.0])
+    again = denoiser.recall(denoiser.evaluate(diffusion, x_t, 5.0))
+    for ask in (lambda d: d.posterior(diffusion, x_t, 5.0), lambda d: d.reverse(diffusion, x_t, 5.0)):
+        np.testing.assert_allclose(ask(again).mean, ask(denoiser).mean, rtol=1e-6)
+
+
+def test_denoisers_say_what_they_can_be_trained_for_and_whether_they_have_a_variance():
+    said = {
+        name: (denoiser.objectives(diffusion), denoiser.has_variance) for name, (diffusion, denoiser) in HEADS.items()
+    }
+    assert said == {
+        "noise": (("bound", "simple"), False),
+        "data_beta_tilde": (("bound", "simple"), False),
+        "velocity_learned": (("bound", "hybrid"), True),
+        "mean": (("bound",), True),
+        "logits": (("bound", "simple"), True),
+        "bits_mean": (("bound", "simple"), True),
+        "gaussian": (("bound", "simple"), True),
+        "mixture": (("bound", "simple"), True),
+        "enumerated": (("bound", "simple"), True),
+    }

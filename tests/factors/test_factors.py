@@ -11,10 +11,9 @@ from numpyro.distributions.discrete import BernoulliLogits
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
-from numpyro_diffusion.denoisers.base import normal
 from numpyro_diffusion.factors import Delta, Elementwise, Factor, Gaussian, LinearGaussian, Product, simplify
 from numpyro_diffusion.factors.base import batched_log_r
-from numpyro_diffusion.factors.low_rank import LoweredNormal
+from numpyro_diffusion.laws import LoweredNormal, normal
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -83,7 +83,7 @@ def test_what_factors_say_of_themselves():
     known = Delta(X, np.array([True, False, True]))
     by_element = [(known, True), (SEEN, True), (LINEAR, False), (SQUARE, False), (Elementwise(1.0), True)]
     by_element += [(SEEN * known, True), (SEEN * LINEAR, False)]
-    assert all(factor.acts_by_element == wanted for factor, wanted in by_element)
+    assert all(factor.is_elementwise == wanted for factor, wanted in by_element)
     assert known.fixes_elements and (SEEN * known).fixes_elements and not (SEEN * LINEAR).fixes_elements
     assert SQUARE.linear((3,)) is None and LINEAR.linear((3,)) is LINEAR
     assert SQUARE.parts[0] is SQUARE and len((SEEN * LINEAR * SQUARE).parts) == 3

@@ -63,6 +63,18 @@ FUNCTIONS = {
     "convolution": (lambda x: jnp.convolve(x, jnp.ones(3), "same"), True, False),
     "constant": (lambda x: jnp.ones(3), True, False),
     "jit": (jax.jit(lambda x: x / 3), True, True),
+    "scan": (lambda x: jax.lax.scan(lambda c, w: (c + w * x, 2 * c), x, jnp.arange(3.0))[0], True, False),
+    "loop": (lambda x: jax.lax.fori_loop(0, 3, lambda i, c: jnp.roll(c, i), x), True, False),
+    "cond": (lambda x: jax.lax.cond(True, lambda x: 2 * x, lambda x: -x, x), True, False),
+    "fft": (lambda x: jnp.fft.rfft(x).real, True, False),
+    "cond_on_x": (lambda x: jax.lax.cond(x[0] > 0, lambda x: 2 * x, lambda x: -x, x), False, False),
+    "while_on_x": (lambda x: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c + 1, x), False, False),
+    "scan_of_squares": (lambda x: jax.lax.scan(lambda c, _: (c * x, None), x, None, length=2)[0], False, False),
+    "round": (lambda x: x + jnp.round(x), False, True),
+    "integers": (lambda x: jnp.floor(3 * x).astype(int), False, True),
+    "step": (lambda x: jnp.where(x > 0, 1.0, 0.0), False, True),
+    "index": (lambda x: jnp.arange(5.0)[jnp.argmax(x)] * jnp.ones(3), False, False),
+    "callback": (lambda x: jax.pure_callback(lambda x: 2 * x, x, x), False, False),
     "exp": (jnp.exp, False, True),
     "square": (lambda x: x**2, False, True),
     "softplus": (jax.nn.softplus, False, True),
@@ -79,6 +91,18 @@ def test_functions_are_seen_through(name):
     function, affine, elementwise = FUNCTIONS[name]
     assert is_affine(function, X) is affine
     assert is_elementwise(function, X) is elementwise
+
+
+def test_linearity_is_the_same_in_compiled_and_batched_code():
+    found = []
+
+    def look(scale):
+        found.append((is_affine(lambda x: scale * x, X), is_affine(lambda x: scale * x**2, X)))
+        return scale
+
+    jax.jit(look)(2.0)
+    jax.vmap(look)(jnp.ones(3))
+    assert found == [(True, False), (True, False)]
 
 
 def test_what_uses_x():

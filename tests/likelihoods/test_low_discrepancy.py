@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_diffusion.likelihoods.low_discrepancy import low_discrepancy_point
+from numpyro_diffusion.likelihoods._integral.low_discrepancy import low_discrepancy_point
 
 
 def test_points_are_uniform_and_even() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.likelihoods.paths import path_error, trace
-from numpyro_diffusion.likelihoods.reference import Gaussian
+from numpyro_diffusion.likelihoods._integral.paths import path_error, trace
+from numpyro_diffusion.likelihoods._integral.reference import Gaussian
 
 
 @jax.jit

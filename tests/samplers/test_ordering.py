@@ -13,9 +13,9 @@ from scipy.stats import norm
 import numpyro_diffusion as nd
 from numpyro_diffusion import twists
 from numpyro_diffusion.factors import Elementwise, Factor, Gaussian, LinearGaussian
-from numpyro_diffusion.factors.low_rank import LoweredNormal, PartlyKnown
+from numpyro_diffusion.laws import LoweredNormal, PartlyKnown, mirrored
 from numpyro_diffusion.samplers import TwistedSMC
-from numpyro_diffusion.samplers.ordering import curve_order, hilbert_index, mirrored
+from numpyro_diffusion.samplers.ordering import curve_order, hilbert_index
 
 LOC, SCALE = np.array([0.5, -1.0]), np.array([1.2, 0.6])
 
@@ -102,7 +102,7 @@ def test_mirrored_draws_have_the_law_and_are_opposite(name):
 
 
 def test_a_law_of_another_kind_is_named():
-    with pytest.raises(ValueError, match="antithetic: expected steps that are normal or of bits, got .* Gamma"):
+    with pytest.raises(TypeError, match="mirrored: expected a law of .*Normal.*, got one of Gamma"):
         mirrored(dist.Gamma(jnp.ones(2)).to_event(1), jax.random.key(0), True)
 
 

@@ -13,9 +13,9 @@ from scipy.stats import norm
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import twists
-from numpyro_diffusion.diffusions.binomial import posterior_logits
 from numpyro_diffusion.factors import Delta, Elementwise, Factor, Gaussian, LinearGaussian
 from numpyro_diffusion.factors.base import batched_log_r
+from numpyro_diffusion.laws import bit_logits
 from numpyro_diffusion.moments import moments_of_covariance
 from numpyro_diffusion.samplers import TwistedSMC, effective_size
 from numpyro_diffusion.samplers.resampling import normalise, systematic
@@ -205,8 +205,8 @@ def chain_probabilities(name):
 
     @jax.jit
     def logits():
-        inner = lambda t: jax.vmap(lambda x: posterior_logits(process.inner_kernel(x, t, t - 1)))(states)
-        last = jax.vmap(lambda x: posterior_logits(process.last_kernel(x)))(states)
+        inner = lambda t: jax.vmap(lambda x: bit_logits(process.inner_kernel(x, t, t - 1)))(states)
+        last = jax.vmap(lambda x: bit_logits(process.last_kernel(x)))(states)
         return jnp.append(jax.vmap(inner)(jnp.arange(process.num_steps, 1, -1)), last[None], axis=0)
 
     p = np.prod(np.where(STATES == 1, 0.4, 0.6), axis=1)

@@ -12,9 +12,9 @@ from scipy.special import expit, logit, logsumexp
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import twists
-from numpyro_diffusion.diffusions.binomial import posterior_logits
 from numpyro_diffusion.factors import Delta, Elementwise, Factor
 from numpyro_diffusion.factors.base import batched_log_r
+from numpyro_diffusion.laws import bit_logits
 from numpyro_diffusion.samplers import ParticleGibbs, TwistedSMC
 from numpyro_diffusion.twists.bits import average, points
 
@@ -120,7 +120,7 @@ def chain_probabilities():
 
     @jax.jit
     def logits():
-        each = lambda kernel: jax.vmap(lambda x: posterior_logits(kernel(x)))(jnp.asarray(states))
+        each = lambda kernel: jax.vmap(lambda x: bit_logits(kernel(x)))(jnp.asarray(states))
         inner = jax.vmap(lambda t: each(lambda x: process().inner_kernel(x, t, t - 1)))(jnp.arange(NUM_STEPS, 1, -1))
         return jnp.append(inner, each(process().last_kernel)[None], axis=0)
 
@@ -184,7 +184,7 @@ def test_psi_is_one_function_of_the_state_and_no_state_is_excluded():
     @jax.jit
     def look(x):
         step = twist.step(process(), factor, shared, x, 4, 3)
-        return step.log_psi, posterior_logits(step.kernel), posterior_logits(step.proposal)
+        return step.log_psi, bit_logits(step.kernel), bit_logits(step.proposal)
 
     first, again = look(jnp.array([1, 0, 1, 1, 0])), look(jnp.array([1, 0, 1, 1, 0]))
     assert first[0] == again[0] and np.isfinite(first[0])

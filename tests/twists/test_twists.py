@@ -12,8 +12,8 @@ from scipy.stats import multivariate_normal, norm
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import twists
-from numpyro_diffusion.diffusions.binomial import posterior_logits
 from numpyro_diffusion.factors import Delta, Elementwise, Factor, Gaussian, LinearGaussian
+from numpyro_diffusion.laws import bit_logits
 from numpyro_diffusion.samplers import with_moments
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -206,7 +206,7 @@ def run_bits(twist, factor, t):
     before = jax.vmap(lambda x: twist.step(process, factor, None, x, t - 1, t - 2).log_psi)(STATES)
     ratio = jax.vmap(lambda x: step.kernel.log_prob(x) - step.proposal.log_prob(x))(jnp.asarray(STATES))
     posterior = process.denoiser.posterior(process.diffusion, x_t, t)
-    laws = [posterior_logits(law) for law in (posterior, step.kernel, step.proposal)]
+    laws = [bit_logits(law) for law in (posterior, step.kernel, step.proposal)]
     return step.log_psi, *laws, ratio + before - step.log_psi
 
 
@@ -282,7 +282,7 @@ def test_tweedie_of_bits_tilts_the_denoised_bits():
     np.testing.assert_allclose(log_psi, 2 * chance[0] * chance[1] - chance[2] ** 2, rtol=1e-9)
     gradient = np.array([2 * chance[1], 2 * chance[0], -2 * chance[2]])
     diffusion, x_t = independent_bits().diffusion, np.array([1, 0, 1])
-    on, off = (expit(posterior_logits(diffusion.bridge(x_t, np.full(3, b), 5))) for b in (1, 0))
+    on, off = (expit(bit_logits(diffusion.bridge(x_t, np.full(3, b), 5))) for b in (1, 0))
     tilted = expit(clean + gradient)
     np.testing.assert_allclose(expit(proposal), tilted * on + (1 - tilted) * off, rtol=1e-9)
 

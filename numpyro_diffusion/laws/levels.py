@@ -11,7 +11,9 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 from numpyro.util import is_prng_key
 
-from ._checks import check_count
+from .._checks import check_count
+from .normal import FARTHEST
+from .operations import elements, from_noise, tilt
 
 # Where the tail's own expansion is as good as float32.
 _FAR = -20.0
@@ -144,3 +146,22 @@ def _turn(middle: Array, width: Array, first: Array, last: Array) -> _Interval:
     share = jnp.where(gap > 0.5, jnp.log1p(-jnp.exp(-wide)), jnp.log(-jnp.expm1(-narrow)))
     end, decay = first | last, jnp.expm1(jnp.minimum(middle * width, 0.0))
     return _Interval(high, log_beyond, jnp.where(end, -1.0, decay), jnp.where(end, 0.0, share), turned)
+
+
+def levels(loc: Array, scale: ArrayLike, num_levels: int) -> dist.Distribution:
+    """Independent whole numbers 0 … num_levels − 1 with the shape of `loc` as one event; `scale` broadcasts."""
+    return DiscretisedNormal(loc, scale, num_levels, validate_args=False).to_event(jnp.ndim(loc))
+
+
+@from_noise.register(DiscretisedNormal)
+def _from_noise(law: dist.Distribution, noise: Array) -> Array:
+    each = elements(law)
+    return jnp.clip(jnp.round(each.loc + each.scale * noise), 0, each.num_levels - 1)
+
+
+@tilt.register(DiscretisedNormal)
+def _tilt(law: dist.Distribution, gradient: Array) -> dist.Distribution:
+    # Of the normal law that is rounded: every level keeps some mass, so that weights can correct the rest.
+    each = elements(law)
+    loc = each.loc + each.scale * jnp.clip(each.scale * gradient, -FARTHEST, FARTHEST)
+    return levels(loc, each.scale, each.num_levels)

@@ -9,7 +9,7 @@ from scipy.stats import chi2, norm
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import denoisers, schedules
-from numpyro_diffusion.discretised import DiscretisedNormal
+from numpyro_diffusion.laws import DiscretisedNormal
 from numpyro_diffusion.likelihoods import bits_per_dim
 
 KEY = jax.random.key(0, impl="unsafe_rbg")  # the generator that compiles fastest

@@ -1,4 +1,4 @@
-"""Laws that exact multiplication makes: a normal with a covariance lowered in a few directions, partly known values."""
+"""What exact multiplication makes of a normal law: one with a covariance that is lowered in a few directions."""
 
 from typing import Any
 
@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import constraints
-
-from ..diffusions.binomial import posterior_logits
 
 # The largest part of a direction's variance that a correction may take away: keeps densities finite where an
 # approximate covariance would take more than there is.
@@ -70,56 +68,3 @@ class LoweredNormal(dist.Distribution):
 
     def _axes(self, array: Array) -> tuple[int, ...]:
         return tuple(range(array.ndim - jnp.ndim(self.loc), array.ndim))
-
-
-class PartlyKnown(dist.Distribution):
-    """A factorised law with some elements known: a density over the others.
-
-    Args:
-        law: factorised law of one event (`Independent`).
-        values: the known values, shape `event`; anything where `mask` is False.
-        mask: which elements are known, shape `event`.
-    """
-
-    arg_constraints: dict[str, Any] = {}
-    pytree_data_fields = ("law", "values", "mask")
-
-    def __init__(self, law: dist.Distribution, values: Array, mask: Array) -> None:
-        self.law, self.values, self.mask = law, values, mask
-        super().__init__((), law.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """The law's."""
-        return self.law.support
-
-    @property
-    def mean(self) -> Array:
-        """The known values, and the law's mean elsewhere."""
-        return jnp.where(self.mask, self.values, self.law.mean)
-
-    @property
-    def variance(self) -> Array:
-        """0 where known, and the law's variance elsewhere."""
-        return jnp.where(self.mask, 0.0, self.law.variance)
-
-    @property
-    def logits(self) -> Array:
-        """Log-odds of bits, infinite where known."""
-        return jnp.where(self.mask, jnp.where(self.values > 0.5, jnp.inf, -jnp.inf), posterior_logits(self.law))
-
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Draws of shape (*sample_shape, *event), with the known values in them."""
-        draws = self.law.sample(key, sample_shape)
-        return jnp.where(self.mask, self.values.astype(draws.dtype), draws)
-
-    def log_prob(self, value: Array, intermediates: Any = None) -> Array:
-        """Log density of the unknown elements in nats; the known ones are taken for granted."""
-        del intermediates
-        each = elements(self.law).log_prob(value)
-        return jnp.sum(jnp.where(self.mask, 0.0, each), tuple(range(-len(self.event_shape), 0)))
-
-
-def elements(law: dist.Distribution) -> dist.Distribution:
-    """The law of single elements of a factorised law of one event."""
-    return law.base_dist if isinstance(law, dist.Independent) else law

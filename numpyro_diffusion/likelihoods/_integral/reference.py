@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..moments import LARGEST_WHOLE, Moments
-from ..process import LearnedStep, ReverseProcess
+from ...moments import LARGEST_WHOLE, Moments
+from ...process import ReverseProcess
 
 
 class Gaussian(NamedTuple):
@@ -93,7 +93,7 @@ def moment_last_control(process: ReverseProcess, x_0: Array, noise: Array) -> Ar
     """`last_control` with the prior's covariance (`known_moments`) in place of a given law; shape (), mean 0."""
     diffusion: Any = process.diffusion
     log_snr, (law, z_0, noise) = diffusion.schedule.log_snr(1.0), _turned(process, x_0, noise)
-    log_scale = process.last_step.log_scale if isinstance(process.last_step, LearnedStep) else None
+    log_scale = process.last_step.own_log_scale
     share = jnp.ones_like(z_0)
     if log_scale is not None:
         share = share * jnp.mean(jnp.exp(-2 * log_scale - log_snr))
@@ -130,5 +130,5 @@ def last_control(process: ReverseProcess, x_0: Array, reference: Gaussian, noise
     diffusion: Any = process.diffusion
     log_snr, z_0 = diffusion.schedule.log_snr(1.0), diffusion.standardize(x_0)
     excess = reference.error(z_0, log_snr, noise) - reference.mean_error(z_0, log_snr)
-    log_scale = process.last_step.log_scale if isinstance(process.last_step, LearnedStep) else None
+    log_scale = process.last_step.own_log_scale
     return excess if log_scale is None else excess * jnp.mean(jnp.exp(-2 * log_scale - log_snr))

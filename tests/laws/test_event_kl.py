@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.distributions.kl import kl_divergence
 
-from numpyro_diffusion.diffusions.base import event_kl
+from numpyro_diffusion.laws import event_kl
 
 KEY = jax.random.key(0)
 

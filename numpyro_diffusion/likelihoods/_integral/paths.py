@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .._batching import batched_map
-from ..process import ForwardStep, ReverseProcess
-from .k_bound import reconstruction
+from ..._batching import batched_map
+from ...process import ReverseProcess
+from ..k_bound import reconstruction
 from .reference import Gaussian, last_control
 
 # How much of a direction is random: what keeps directions apart where the Jacobian makes no new ones.
@@ -69,7 +69,7 @@ def draw_paths(
         return reconstruction(process, x_0, noise) + control
 
     known = 0.0 if reference is None else reference.integral(diffusion.standardize(x_0), low, high)
-    if isinstance(process.last_step, ForwardStep):
+    if process.last_step.has_expectation:
         terms = jnp.broadcast_to(reconstruction(process, x_0, jnp.zeros_like(x_0)), (num_samples,))
     else:
         terms = batched_map(last, noise, chunk)

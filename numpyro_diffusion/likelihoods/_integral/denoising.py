@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .._batching import batched_map
-from ..process import ForwardStep, ReverseProcess
-from ..schedules import LEAST_LOG_SNR, AbstractSchedule
-from .base import StandardError, standard_error
-from .k_bound import reconstruction
+from ..._batching import batched_map
+from ...process import ReverseProcess
+from ...schedules import LEAST_LOG_SNR, AbstractSchedule
+from ..base import StandardError, standard_error
+from ..k_bound import reconstruction
 from .low_discrepancy import low_discrepancy_point
 from .paths import draw_paths
 from .reference import Gaussian, last_control
@@ -46,7 +46,7 @@ def log_snr_ends(schedule: AbstractSchedule) -> tuple[Array, Array]:
 
 def num_last(process: ReverseProcess, num_times: int, num_products: int = 0) -> int:
     """How many draws of the last step each replicate takes; none where its average is known."""
-    if isinstance(process.last_step, ForwardStep):
+    if process.last_step.has_expectation:
         return 0
     return 1 if num_products else -(-num_times // 8)
 
@@ -82,7 +82,7 @@ def draw(
     """
     num_samples, num_times, num_products = sizes
     # Where whole numbers can be told apart no error is left; a density's, half a nat a dimension, is no control.
-    reference = reference if process.num_levels is None else None
+    reference = None if process.is_discrete else reference
     diffusion: Any = process.diffusion
     (low, high), z_0 = log_snr_ends(diffusion.schedule), diffusion.standardize(x_0)
     if num_products:

@@ -1,0 +1,218 @@
+"""Last steps: the kernel p(x_0 | x_1), the one step that no bridge can teach."""
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions import constraints
+
+from ._checks import check_choice, check_count, check_levels
+from .denoisers import AbstractDenoiser
+from .diffusions import AbstractDiffusion, require_gaussian
+from .laws import elements, levels, normal
+
+
+class AbstractLastStep(eqx.Module):
+    """The kernel p(x_0 | x_1), the one step that no bridge can teach."""
+
+    @abstractmethod
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+        """p(x_0 | x_1) for one unbatched example."""
+
+    def element_support(self, diffusion: AbstractDiffusion) -> constraints.Constraint:
+        """Support of one element of x_0: that of the noise unless a step says otherwise."""
+        return diffusion.element_support
+
+    def check_values(self, name: str, x_0: ArrayLike, diffusion: AbstractDiffusion) -> None:
+        """Raise ``ValueError`` where a known `x_0` is off the support; `name` is the argument's."""
+        diffusion.check_values(name, x_0)
+
+    @property
+    def num_values(self) -> int | None:
+        """How many whole numbers an element of x_0 can be, if the step rounds to them; else None."""
+        return None
+
+    @property
+    def own_log_scale(self) -> Array | None:
+        """Log of the step's standard deviation in units of the diffusion's `scale`, if it does not depend on x_1.
+
+        The mean is then E[x_0 | x_1]. None where the denoiser has the variance, or none is needed.
+        """
+        return None
+
+    @property
+    def has_expectation(self) -> bool:
+        """Whether `expected_log_prob` is known without a draw of x_1."""
+        return False
+
+    def expected_log_prob(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+        """E log p(x_0 | x_1) over q(x_1 | x_0) in nats, exact, shape (); only where `has_expectation`."""
+        raise ValueError(f"last_step: expected one with a closed-form expectation, got {type(self).__name__}")
+
+    def completed(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> "AbstractLastStep":
+        """The step with what it leaves open taken from the process that it is for."""
+        del diffusion, denoiser
+        return self
+
+    def log_null(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+        """log π(x_0) in nats, shape (): the example as if it were noise, in the measure of the step's `log_prob`."""
+        return diffusion.expected_log_terminal(x_0, 0.0)
+
+
+class ForwardStep(AbstractLastStep):
+    """The fixed kernel of [2015] App. B, eq. 44: q(x_1 | x_0) π(x_0) / π(x_1), for data N(√α_1 x_1, β_1)."""
+
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+        """p(x_0 | x_1) for one unbatched example."""
+        return diffusion.reverse_prior_step(x_1, 1.0, 0.0)
+
+    @property
+    def has_expectation(self) -> bool:
+        """True."""
+        return True
+
+    def expected_log_prob(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+        """log q(x_1|x_0) + log π(x_0) − log π(x_1) averaged over q(x_1|x_0): entropies, no noise."""
+        null = diffusion.expected_log_terminal(x_0, 0.0)
+        return null - diffusion.marginal_entropy(x_0, 1.0) - diffusion.expected_log_terminal(x_0, 1.0)
+
+
+class LearnedStep(AbstractLastStep):
+    """The denoiser's own step to t = 0, with a trainable scale where the denoiser has none.
+
+    Args:
+        log_scale: log of the standard deviation in units of the diffusion's `scale`, scalar or broadcastable to one
+            example; the mean is then the prediction E[x_0 | x_1]. None: the denoiser's own kernel (learned variance,
+            bits, exact oracles).
+    """
+
+    log_scale: Array | None
+
+    def __init__(self, log_scale: ArrayLike | None = None) -> None:
+        self.log_scale = None if log_scale is None else jnp.asarray(log_scale, dtype=float)
+
+    @property
+    def own_log_scale(self) -> Array | None:
+        """`log_scale`."""
+        return self.log_scale
+
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+        """p(x_0 | x_1) for one unbatched example."""
+        if self.log_scale is None:
+            return denoiser.reverse(diffusion, x_1, 1.0, 0.0)
+        gaussian = require_gaussian(diffusion, "log_scale: only GaussianDiffusion has a scale")
+        mean = denoiser.posterior(diffusion, x_1, 1.0).mean
+        return normal(mean, jnp.square(gaussian.scale * jnp.exp(self.log_scale)))
+
+
+class FixedStep(AbstractLastStep):
+    """N(E[x_0 | x_1], σ_1²) with a σ_1 that is not trained, as in [DDPM 2020].
+
+    Args:
+        variance: ``"beta"`` for β_1; ``"beta_tilde"`` for β̃_2, which takes the place of β̃_1 = 0, and in the code of
+            [DDPM 2020] that of β_1 too.
+
+    Raises:
+        ValueError: an unknown name; no Gaussian diffusion (when called).
+    """
+
+    variance: Literal["beta", "beta_tilde"] = eqx.field(static=True)
+
+    def __init__(self, variance: Literal["beta", "beta_tilde"] = "beta_tilde") -> None:
+        self.variance = check_choice("variance", variance, ("beta", "beta_tilde"))
+
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+        """p(x_0 | x_1) for one unbatched example."""
+        gaussian = require_gaussian(diffusion)
+        if self.variance == "beta":
+            variance = gaussian.schedule.noise_variance(1)
+        else:
+            variance = gaussian.bridge_coefficients(2.0, 1.0)[2]
+        return normal(denoiser.posterior(diffusion, x_1, 1.0).mean, variance * gaussian.scale**2)
+
+
+class DiscretisedStep(AbstractLastStep):
+    """A Gaussian last step rounded to whole numbers 0 … num_levels − 1: grey levels ([DDPM 2020] eq. 13).
+
+    p(x_0 | x_1) is a probability mass, element by element, and so is the law of x_0: K bounds a log probability, −K is
+    the length of a code. Data are in levels; `loc` and `scale` of the diffusion bring them to the network's units, as
+    127.5 and 127.5 do for 256 levels and images in [−1, 1]. No Jacobian of theirs is counted.
+
+    Args:
+        num_levels: how many levels there are, at least 2.
+        step: the Gaussian last step that is rounded, such as `FixedStep`; `ReverseProcess` takes the one that it names
+            ``"learned"`` unless given.
+
+    Raises:
+        ValueError: `num_levels` is no whole number of at least 2; `step` is no last step, or has bits.
+    """
+
+    num_levels: int = eqx.field(static=True)
+    step: AbstractLastStep | None
+
+    def __init__(self, num_levels: int = 256, step: AbstractLastStep | None = None) -> None:
+        self.num_levels = check_count("num_levels", num_levels, 2)
+        if step is not None and (not isinstance(step, AbstractLastStep) or step.num_values is not None):
+            raise ValueError(f"step: expected a last step to round, such as FixedStep(), got {step!r}")
+        self.step = step
+
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+        """p(x_0 | x_1) for one unbatched example."""
+        step = LearnedStep() if self.step is None else self.step
+        return self._rounded(step.kernel(require_gaussian(diffusion), denoiser, x_1), jnp.shape(x_1))
+
+    @property
+    def num_values(self) -> int | None:
+        """`num_levels`."""
+        return self.num_levels
+
+    def check_values(self, name: str, x_0: ArrayLike, diffusion: AbstractDiffusion) -> None:
+        """Whole numbers from 0 to num_levels − 1."""
+        del diffusion
+        check_levels(name, x_0, self.num_levels)
+
+    def completed(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> "DiscretisedStep":
+        """Around the step named ``"learned"`` unless it has one."""
+        require_gaussian(diffusion, "last_step: whole numbers need a GaussianDiffusion")
+        return self if self.step is not None else DiscretisedStep(self.num_levels, learned_step(diffusion, denoiser))
+
+    def element_support(self, diffusion: AbstractDiffusion) -> constraints.Constraint:
+        """Whole numbers from 0 to num_levels − 1."""
+        return constraints.integer_interval(0, self.num_levels - 1)
+
+    def log_null(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+        """Log probability of rounded noise in nats, shape ()."""
+        return self._rounded(diffusion.terminal(jnp.shape(x_0)), jnp.shape(x_0)).log_prob(x_0)
+
+    def _rounded(self, law: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:
+        each = elements(law)
+        return levels(jnp.broadcast_to(each.loc, shape), each.scale, self.num_levels)
+
+
+def learned_step(diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> LearnedStep:
+    """The denoiser's own step, with a scale of its own where the denoiser has no variance."""
+    if denoiser.has_variance or not diffusion.is_gaussian:
+        return LearnedStep()
+    return LearnedStep(0.5 * jnp.log(diffusion.schedule.noise_variance(1)))
+
+
+def named_last_step(name: Any, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> AbstractLastStep:
+    """The last step that the name stands for, or the given one, completed by what it leaves open.
+
+    Raises:
+        ValueError: an unknown name, no last step, or one that does not fit the diffusion.
+    """
+    step = name
+    if name == "learned":
+        step = learned_step(diffusion, denoiser)
+    elif name == "forward":
+        step = ForwardStep()
+    elif name == "discretised":
+        step = DiscretisedStep()
+    if not isinstance(step, AbstractLastStep):
+        raise ValueError(f"last_step: expected 'learned', 'forward', 'discretised' or a last step module, got {name!r}")
+    return step.completed(diffusion, denoiser)

@@ -1,0 +1,27 @@
+"""Laws of one example with independent elements: what steps, posteriors and noise are made of, and what can be done.
+
+A law is a NumPyro distribution of one event. `operations` are generic functions of it, each file beside it is one law
+of single elements with its rules; a new family adds a file.
+"""
+
+from .bits import bit_logits as bit_logits
+from .bits import bits as bits
+from .levels import DiscretisedNormal as DiscretisedNormal
+from .levels import levels as levels
+from .lowered import LoweredNormal as LoweredNormal
+from .normal import FARTHEST as FARTHEST
+from .normal import normal as normal
+from .operations import Operation as Operation
+from .operations import between as between
+from .operations import elements as elements
+from .operations import event_kl as event_kl
+from .operations import from_noise as from_noise
+from .operations import is_factorised as is_factorised
+from .operations import lowered as lowered
+from .operations import mirrored as mirrored
+from .operations import observed as observed
+from .operations import tilt as tilt
+from .operations import variance as variance
+from .operations import weighted as weighted
+from .partly_known import PartlyKnown as PartlyKnown
+from .partly_known import known as known

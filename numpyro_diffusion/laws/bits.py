@@ -1,0 +1,68 @@
+"""Independent bits, and what the operations make of them; in logits, so that nearly certain bits stay precise."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.nn import log_sigmoid
+from numpyro.distributions.discrete import BernoulliLogits, BernoulliProbs
+from numpyro.distributions.kl import kl_divergence
+
+from .normal import FARTHEST
+from .operations import between, elements, from_noise, mirrored, tilt, weighted
+
+KINDS = (BernoulliLogits, BernoulliProbs)
+
+
+def bits(logits: Array) -> dist.Distribution:
+    """Independent bits of these log-odds as one event."""
+    return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(logits))
+
+
+def bit_logits(law: dist.Distribution) -> Array:
+    """Log-odds of a law of independent bits, some of them perhaps known."""
+    return elements(law).logits
+
+
+@from_noise.register(*KINDS)
+def _from_noise(law: dist.Distribution, noise: Array) -> Array:
+    return (noise < law.mean).astype(noise.dtype)
+
+
+@mirrored.register(*KINDS)
+def _mirrored(law: dist.Distribution, key: Array, mirror: Array) -> Array:
+    return jnp.where(mirror, 1 - bits(-bit_logits(law)).sample(key), law.sample(key))
+
+
+@tilt.register(*KINDS)
+def _tilt(law: dist.Distribution, gradient: Array) -> dist.Distribution:
+    return bits(bit_logits(law) + jnp.clip(gradient, -FARTHEST, FARTHEST))
+
+
+@between.register(*KINDS)
+def _between(proposal: dist.Distribution, kernel: dist.Distribution, share: Array) -> dist.Distribution:
+    own, led = bit_logits(kernel), bit_logits(proposal)
+    return bits(own + share * (led - own))
+
+
+@weighted.register(*KINDS)
+def _weighted(law: dist.Distribution, log_weight: Callable[[Array], Array]) -> tuple[Array, dist.Distribution]:
+    logits, log_one, log_zero = bit_logits(law), log_weight(jnp.ones(())), log_weight(jnp.zeros(()))
+    each = jnp.logaddexp(log_sigmoid(logits) + log_one, log_sigmoid(-logits) + log_zero)
+    return jnp.sum(each), bits(logits + log_one - log_zero)
+
+
+@kl_divergence.register(BernoulliLogits, BernoulliLogits)
+def _kl_bernoulli(p: BernoulliLogits, q: BernoulliLogits) -> Array:
+    """KL between bits in nats, from logits; NumPyro has no such pair."""
+    largest = jnp.finfo(p.logits.dtype).max
+    p_logits = jnp.clip(p.logits, -largest, largest)  # a certain bit is no 0 * inf
+
+    def part(sign: int) -> Array:
+        chance = jax.nn.sigmoid(sign * p_logits)
+        excess = log_sigmoid(sign * p_logits) - log_sigmoid(sign * q.logits)
+        return jnp.where(chance > 0, chance * excess, 0.0)
+
+    return part(1) + part(-1)

@@ -1,0 +1,159 @@
+"""What can be done with a law of one example, each operation by the law of the example's single elements.
+
+Every kernel, noise law and posterior of this package is a NumPyro distribution of one event whose elements are
+independent, but for what exact multiplication makes of it. An operation is a function of such a law that looks up its
+rule by the class of the law of single elements (`elements`), as `functools.singledispatch` does. A law without a rule
+raises ``TypeError`` with the names of both: no law is taken for another one. A new family registers its rules beside
+its law, in a file of its own.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions.kl import kl_divergence
+
+Answer = TypeVar("Answer")
+Rule = TypeVar("Rule", bound=Callable[..., Any])
+
+
+class Operation(Generic[Answer]):
+    """A function of a law, and of whatever else it needs, with one rule for each law of single elements.
+
+    Args:
+        definition: a function whose name, signature and docstring are the operation's; its body is the answer for a law
+            without a rule, as a rule an error.
+    """
+
+    def __init__(self, definition: Callable[..., Answer]) -> None:
+        functools.update_wrapper(self, definition)
+        self.name = definition.__name__
+        self._definition = definition
+        self._rules: dict[type, Callable[..., Answer]] = {}
+
+    def __call__(self, law: dist.Distribution, *args: Any, **kwargs: Any) -> Answer:
+        """Apply the rule for `law`; the definition where there is none."""
+        return (self._rule(law) or self._definition)(law, *args, **kwargs)
+
+    def knows(self, law: dist.Distribution) -> bool:
+        """Whether there is a rule for `law`."""
+        return self._rule(law) is not None
+
+    def refuse(self, law: dist.Distribution) -> TypeError:
+        """The error for a law without a rule, which names both."""
+        known = ", ".join(sorted(kind.__name__ for kind in self._rules))
+        return TypeError(f"{self.name}: expected a law of {known}, got one of {type(elements(law)).__name__}")
+
+    def register(self, *kinds: type) -> Callable[[Rule], Rule]:
+        """Register a function of the whole law, with the operation's signature, for these laws of single elements."""
+
+        def add(rule: Rule) -> Rule:
+            self._rules.update(dict.fromkeys(kinds, rule))
+            return rule
+
+        return add
+
+    def _rule(self, law: dist.Distribution) -> Callable[..., Answer] | None:
+        return next((self._rules[kind] for kind in type(elements(law)).__mro__ if kind in self._rules), None)
+
+
+def elements(law: dist.Distribution) -> Any:
+    """The law of single elements of a factorised law of one event; any other law itself."""
+    while isinstance(law, dist.Independent):
+        law = law.base_dist
+    return law
+
+
+def is_factorised(law: dist.Distribution) -> bool:
+    """Whether the elements of the event are independent, each with a law of its own."""
+    return elements(law).event_shape == ()
+
+
+@Operation
+def variance(law: dist.Distribution) -> Array:
+    """The variance, in the shape in which the law keeps it: it may be one number for all elements."""
+    return law.variance
+
+
+@Operation
+def from_noise(law: dist.Distribution, noise: Array) -> Array:
+    """The draw that the standard noise of the law's family makes: normal for real numbers, uniform for bits."""
+    raise from_noise.refuse(law)
+
+
+@Operation
+def mirrored(law: dist.Distribution, key: Array, mirror: Array) -> Array:
+    """A draw, or the one of the opposite noise where `mirror` is True; shape `event`.
+
+    Two such draws, of laws that are alike, with one key and `mirror` off and on, are negatively correlated. Each is
+    *exact*: normal laws are symmetric about their mean, and a bit's uniform number u has the law of 1 − u.
+    """
+    raise mirrored.refuse(law)
+
+
+@Operation
+def tilt(law: dist.Distribution, gradient: Array) -> dist.Distribution:
+    """law(x) · exp(gradient · x), normalised: a normal's mean moves by Σ·gradient, bits' logits by the gradient.
+
+    By at most five standard deviations, or five in logits (`FARTHEST`), since a gradient is true near where it was
+    taken only. A rounded normal law is tilted before it is rounded: *approximate*.
+    """
+    raise tilt.refuse(law)
+
+
+@Operation
+def between(proposal: dist.Distribution, kernel: dist.Distribution, share: Array) -> dist.Distribution:
+    """proposal^share · kernel^(1 − share), normalised: kernel · ψ^share, if the proposal is kernel · ψ; *exact*.
+
+    Args:
+        proposal: a law of the kernel's family, or a `LoweredNormal` of a normal kernel's scale.
+        kernel: a factorised law of one event.
+        share: in [0, 1], shape ().
+    """
+    raise between.refuse(proposal)
+
+
+@Operation
+def observed(law: dist.Distribution, loc: Array, scale: Array, gain: Array) -> tuple[Array, dist.Distribution]:
+    """Multiply by N(loc; gain · x, scale²), element by element; nothing is seen where `scale` is infinite.
+
+    Returns:
+        log of the integral in nats, shape (), and the normalised product; *exact*.
+    """
+    raise observed.refuse(law)
+
+
+@Operation
+def weighted(law: dist.Distribution, log_weight: Callable[[Array], Array]) -> tuple[Array, dist.Distribution]:
+    """Multiply by exp(Σ log_weight(x_i)), for elements of few values.
+
+    Args:
+        law: factorised.
+        log_weight: from a value of one element to log weights in nats, broadcastable to the event.
+
+    Returns:
+        log of the mean weight in nats, shape (), and the normalised product; *exact*.
+    """
+    raise weighted.refuse(law)
+
+
+@Operation
+def lowered(law: dist.Distribution, shift: Array, directions: Array) -> dist.Distribution:
+    """The law with its mean moved by `shift` and its covariance C lowered to C − Wᵀ W, W = `directions` as rows.
+
+    What conditioning on linear observations in Gaussian noise makes of a normal law; *exact*.
+    """
+    raise lowered.refuse(law)
+
+
+def event_kl(p: dist.Distribution, q: dist.Distribution) -> Array:
+    """KL(p ‖ q) of two laws of one event in nats, as exact as NumPyro's own, shape ()."""
+    independent = isinstance(p, dist.Independent) and isinstance(q, dist.Independent)
+    if not independent or p.reinterpreted_batch_ndims != q.reinterpreted_batch_ndims:
+        return kl_divergence(p, q)
+    each = jnp.ravel(kl_divergence(p.base_dist, q.base_dist))
+    # A product with ones: XLA for CPUs draws the terms of a sum into one slow loop.
+    return jnp.dot(each, jnp.ones_like(each), precision="highest")

@@ -1,0 +1,97 @@
+"""A factorised law with some elements known, and what the operations make of it: what they make of the others."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions import constraints
+
+from .bits import bit_logits
+from .operations import elements, from_noise, is_factorised, mirrored, tilt
+
+
+class PartlyKnown(dist.Distribution):
+    """A factorised law with some elements known: a density over the others.
+
+    Args:
+        law: factorised law of one event (`Independent`).
+        values: the known values, shape `event`; anything where `mask` is False.
+        mask: which elements are known, shape `event`.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    pytree_data_fields = ("law", "values", "mask")
+
+    def __init__(self, law: dist.Distribution, values: Array, mask: Array) -> None:
+        self.law, self.values, self.mask = law, values, mask
+        super().__init__((), law.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The law's."""
+        return self.law.support
+
+    @property
+    def mean(self) -> Array:
+        """The known values, and the law's mean elsewhere."""
+        return jnp.where(self.mask, self.values, self.law.mean)
+
+    @property
+    def variance(self) -> Array:
+        """0 where known, and the law's variance elsewhere."""
+        return jnp.where(self.mask, 0.0, self.law.variance)
+
+    @property
+    def logits(self) -> Array:
+        """Log-odds of bits, infinite where known."""
+        return jnp.where(self.mask, jnp.where(self.values > 0.5, jnp.inf, -jnp.inf), bit_logits(self.law))
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draws of shape (*sample_shape, *event), with the known values in them."""
+        draws = self.law.sample(key, sample_shape)
+        return _with_known(self, draws)
+
+    def log_prob(self, value: Array, intermediates: Any = None) -> Array:
+        """Log density of the unknown elements in nats; the known ones are taken for granted."""
+        del intermediates
+        each = elements(self.law).log_prob(value)
+        return jnp.sum(jnp.where(self.mask, 0.0, each), tuple(range(-len(self.event_shape), 0)))
+
+
+def known(law: dist.Distribution, values: Array, mask: Array) -> tuple[Array, dist.Distribution] | None:
+    """Know the elements where `mask` is True: log of their density in nats, shape (), and the law of the others.
+
+    *Exact*; None for a law whose elements are not independent. Of elements that were known before, only those count
+    that were not, and the density is 0 where the values differ.
+    """
+    if isinstance(law, PartlyKnown):
+        product = known(law.law, values, mask & ~law.mask)
+        if product is None:
+            return None
+        agree = jnp.all((values == law.values) | ~(mask & law.mask))
+        both = jnp.where(law.mask, law.values, values)
+        return jnp.where(agree, product[0], -jnp.inf), PartlyKnown(law.law, both, law.mask | mask)
+    if not is_factorised(law):
+        return None
+    each = elements(law).log_prob(values)
+    return jnp.sum(jnp.where(mask, each, 0.0)), PartlyKnown(law, values, mask)
+
+
+@from_noise.register(PartlyKnown)
+def _from_noise(law: PartlyKnown, noise: Array) -> Array:
+    return _with_known(law, from_noise(law.law, noise))
+
+
+@mirrored.register(PartlyKnown)
+def _mirrored(law: PartlyKnown, key: Array, mirror: Array) -> Array:
+    return _with_known(law, mirrored(law.law, key, mirror))
+
+
+@tilt.register(PartlyKnown)
+def _tilt(law: PartlyKnown, gradient: Array) -> PartlyKnown:
+    return PartlyKnown(tilt(law.law, gradient), law.values, law.mask)
+
+
+def _with_known(law: PartlyKnown, draw: Array) -> Array:
+    return jnp.where(law.mask, law.values.astype(draw.dtype), draw)
