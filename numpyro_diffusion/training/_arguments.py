@@ -67,11 +67,16 @@ def check_process(process: ReverseProcess, objective: str) -> None:
             f"objective: expected 'bound' for a learned schedule, got {objective!r}, which has no best one"
         )
     fits = process.denoiser.objectives(process.diffusion)
-    if objective not in fits:
-        kind, expected = type(process.denoiser).__name__, " or ".join(map(repr, fits))
+    if objective == "simple" and objective not in fits:
+        more = ", or 'hybrid'" if "hybrid" in fits else ""
         raise ValueError(
-            f"objective: expected {expected} for this {kind}, got {objective!r}: 'simple' does not see a learned "
-            "variance, and 'hybrid' is for a Network of variance='learned' alone"
+            f"objective: expected 'bound' for a learned variance, got 'simple', which does not see it{more}"
+        )
+    if objective not in fits:
+        expected = " or ".join(map(repr, fits))
+        raise ValueError(
+            f"objective: expected {expected} without a Network of variance='learned', got {objective!r}, which is for "
+            "it alone"
         )
 
 
