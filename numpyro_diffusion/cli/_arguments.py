@@ -40,6 +40,7 @@ def number(expected: str, fits: Callable[[float], bool]) -> Callable[[str], floa
 
 
 positive = number("a positive number", lambda value: value > 0)
+share = number("a share from 0 to below 1", lambda value: 0 <= value < 1)
 width = number("a number of at least 0", lambda value: value >= 0)
 
 

@@ -16,6 +16,7 @@ from .._numbers import check_resolution
 from ..hub import card, load
 from ..likelihoods import KBound
 from ._arguments import add_seed, count, width
+from ._context import add_context, contexts_for
 from ._tables import read_examples, recorded_columns
 
 BAD_INPUT_STATUS = 2
@@ -39,13 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dequantize", type=width, help="width of uniform noise to add to the data "
                         "(default: as the prior's card says, or none)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_context(parser, "of the examples")
     add_seed(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Print K, K − L_null and bits per dimension."""
     prior, recorded = load(options.prior), card(options.prior)
-    data = _checked(options.data, prior, recorded_columns(recorded))[: options.limit]
+    data = _checked(options.data, prior, recorded_columns(recorded))
+    context = contexts_for(prior, options.context, len(data))
+    data = data[: options.limit]
     terms = min(prior.process.num_steps - 1, options.terms or 100)
     likelihood = KBound(options.samples, terms, chunk=4096)
     width = _recorded(options.prior, recorded) if options.dequantize is None else options.dequantize
@@ -55,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     if width:
         data = data + width * (np.asarray(jax.random.uniform(data_key, data.shape)) - 0.5)
     value, gain = _bound(
-        key, prior.with_(likelihood=likelihood), data, progress_bar=not (options.quiet or options.json)
+        key, prior.with_(likelihood=likelihood), data, context, progress_bar=not (options.quiet or options.json)
     )
     result = _result(options, prior, value, gain, float(width))
     print(json.dumps(result) if options.json else _said(result))
@@ -83,14 +87,15 @@ def _recorded(prior: str, card: dict[str, Any]) -> float:
     return width
 
 
-def _bound(key: Array, prior: Any, data: np.ndarray, progress_bar: bool) -> tuple[np.ndarray, np.ndarray]:
+def _bound(key: Array, prior: Any, data: np.ndarray, context: Any, progress_bar: bool) -> tuple[np.ndarray, np.ndarray]:
     """K and K − L_null of each example, in nats; batches of one size, so that one program serves all."""
     batch, parts = min(_BATCH, len(data)), []
     with tqdm(total=len(data), disable=not progress_bar, desc="evaluating", unit="example") as bar:
         for start in range(0, len(data), batch):
             index = np.minimum(np.arange(start, start + batch), len(data) - 1)
             kept = min(batch, len(data) - start)
-            found = _estimate(jax.random.fold_in(key, start), prior, data[index])
+            told = None if context is None else context[index]
+            found = _estimate(jax.random.fold_in(key, start), prior, data[index], told)
             parts.append(np.asarray(found)[:, :kept])
             bar.update(kept)
     value, gain = np.concatenate(parts, axis=1).astype(np.float64)
@@ -98,8 +103,12 @@ def _bound(key: Array, prior: Any, data: np.ndarray, progress_bar: bool) -> tupl
 
 
 @eqx.filter_jit
-def _estimate(key: Array, prior: Any, x_0: np.ndarray) -> tuple[Array, Array]:
-    found = prior.estimate(x_0, key=key)
+def _estimate(key: Array, prior: Any, x_0: np.ndarray, context: Array | None) -> tuple[Array, Array]:
+    if context is None:
+        found = prior.estimate(x_0, key=key)
+    else:
+        one = lambda key, context, x: prior.given(context).estimate(x, key=key)
+        found = jax.vmap(one)(jax.random.split(key, len(x_0)), context, x_0)
     return found.value, found.terms.gain
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..networks import UNET_SIZES, UNet
 from ..training import PoorPriorWarning, fit_prior, plan_prior
-from ._arguments import add_seed, count, positive, width, writable
+from ._arguments import add_seed, count, positive, share, width, writable
+from ._context import add_context, read_context
 from ._tables import read_examples
 
 BAD_INPUT_STATUS = 2
@@ -37,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float32", help="weights in the file")
     parser.add_argument("--checkpoint", help="file to resume from and save to (default: OUTPUT.checkpoint, "
                         "which is removed at the end)")  # fmt: skip
+    add_context(parser, "of the examples")
+    parser.add_argument("--context-dropout", type=share, default=0.0, help="share of contexts left out in training, so "
+                        "that p(x) is learned too (default: 0)")  # fmt: skip
     add_seed(parser)
 
 
@@ -47,8 +51,13 @@ def run(options: argparse.Namespace) -> None:
     data, columns = read_examples(options.data)
     key, network_key = jax.random.split(jax.random.key(options.seed))
     choices: dict[str, Any] = {"family": options.family, "dequantize": options.dequantize, "num_steps": options.steps}
+    if options.network != "mlp" and options.context is not None:
+        raise ValueError(f"--network: expected 'mlp' with --context, got {options.network!r}")
     if options.network != "mlp":
         choices["network"] = UNet(network_key, data.shape[1:], **UNET_SIZES[options.network.removeprefix("unet-")])
+    told: dict[str, Any] = {"context_dropout": options.context_dropout}
+    if options.context is not None:
+        told["context"] = read_context(options.context)
     plan = plan_prior(key, data, **choices)  # the same choices as `fit_prior` makes, to be recorded
     if not options.quiet and checkpoint.exists():
         print(f"resuming from {checkpoint}")
@@ -56,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PoorPriorWarning)  # the verdict is printed, and in the card
             prior = fit_prior(
-                key, data, **choices, batch_size=options.batch_size, learning_rate=options.learning_rate,
+                key, data, **choices, **told, batch_size=options.batch_size, learning_rate=options.learning_rate,
                 checkpoint=checkpoint, progress_bar=not options.quiet,
             )  # fmt: skip
     except KeyboardInterrupt:
@@ -73,7 +82,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _card(options: argparse.Namespace, data: np.ndarray, plan: Any) -> dict[str, Any]:
     used = {"--steps": plan.num_steps, "--batch-size": options.batch_size, "--learning-rate": options.learning_rate,
-            "--network": options.network, "--seed": options.seed}  # fmt: skip
+            "--network": options.network, "--seed": options.seed,
+            "--context": options.context and Path(options.context).name}  # fmt: skip
     settings = " ".join(f"{name} {value}" for name, value in used.items() if value is not None)
     return {
         "data": f"{Path(options.data).name}: {len(data)} examples of shape {data.shape[1:]}",

@@ -14,6 +14,7 @@ from ..distributions import DiffusionPrior
 from ..hub import card, load
 from ..samplers import Ancestral
 from ._arguments import add_seed, count, writable
+from ._context import add_context, contexts_for
 from ._tables import recorded_columns, write_table
 
 BAD_INPUT_STATUS = 2
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", help="file for a picture of the draws, if they are images (.png, .pdf, .svg)")
     parser.add_argument("--steps", type=count, help="steps of a shorter chain (default: as the prior has it)")
     parser.add_argument("--batch", type=count, default=256, help="draws at a time; they are the same (default: 256)")
+    add_context(parser, "of the draws, one for each or one for all")
     add_seed(parser)
 
 
@@ -46,7 +48,8 @@ def run(options: argparse.Namespace) -> None:
         prior = prior.with_(sampler=Ancestral(options.steps))
     # Each draw has a key of its own: the first are the same, however many there are.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), np.arange(options.number))
-    draws = _draw(keys, prior, options.batch, progress_bar=not options.quiet)
+    context = contexts_for(prior, options.context, options.number)
+    draws = _draw(keys, prior, context, options.batch, progress_bar=not options.quiet)
     if as_table:
         names = recorded_columns(card(options.prior)) or tuple(f"x{index}" for index in range(shape[0]))
         write_table(output, draws, names)
@@ -61,21 +64,24 @@ def run(options: argparse.Namespace) -> None:
         print(f"wrote {image}")
 
 
-def _draw(keys: Array, prior: Any, batch: int, progress_bar: bool) -> np.ndarray:
+def _draw(keys: Array, prior: Any, context: Any, batch: int, progress_bar: bool) -> np.ndarray:
     """One draw for each key; batches of one size, so that one program serves all."""
     batch, parts = min(batch, len(keys)), []
     with tqdm(total=len(keys), disable=not progress_bar, desc="sampling", unit="draw") as bar:
         for start in range(0, len(keys), batch):
             index = np.minimum(np.arange(start, start + batch), len(keys) - 1)
             kept = min(batch, len(keys) - start)
-            parts.append(np.asarray(_batch(prior, keys[index]))[:kept])
+            told = None if context is None else context[index]
+            parts.append(np.asarray(_batch(prior, keys[index], told))[:kept])
             bar.update(kept)
     return np.concatenate(parts)
 
 
 @jax.jit
-def _batch(prior: DiffusionPrior, keys: Array) -> Array:
-    return jax.vmap(prior.sample)(keys)
+def _batch(prior: DiffusionPrior, keys: Array, context: Array | None) -> Array:
+    if context is None:
+        return jax.vmap(prior.sample)(keys)
+    return jax.vmap(lambda key, context: prior.given(context).sample(key))(keys, context)
 
 
 def _displayed(draws: np.ndarray) -> np.ndarray:
