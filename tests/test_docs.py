@@ -1,10 +1,14 @@
 """The code in the README and in the guide runs, and both commands of the README can be found by CI."""
 
+import importlib
+import inspect
 import os
 import re
 from pathlib import Path
 
 import pytest
+
+import numpyro_diffusion as nd
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,3 +45,34 @@ def test_local_links_lead_somewhere(page):
     links = re.findall(r"(?<!!)\[[^\]]*\]\(([^)#\s]+)\)", file.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (file.parent / link).exists()]
     assert not missing
+
+
+MODULES = """training schedules denoisers networks likelihoods factors twists samplers datasets infer diagnostics
+    plots incomplete"""
+
+
+def _public(module):
+    """Classes and functions that a user may import from a module of ours."""
+    for name in dir(module):
+        found = getattr(module, name)
+        ours = (getattr(found, "__module__", None) or "").startswith(nd.__name__)
+        if ours and not name.startswith("_") and (inspect.isclass(found) or inspect.isfunction(found)):
+            yield name, found
+
+
+def test_every_public_name_has_a_page():
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    listed = {}
+    for module, names in re.findall(r"currentmodule:: (\S+)\n.*?:nosignatures:\n\n(.*?)```", text, re.DOTALL):
+        listed.setdefault(module, set()).update(names.split())
+    top = {id(found) for _, found in _public(nd)}
+    missing = {name for name, _ in _public(nd)} - listed[nd.__name__]
+    for part in MODULES.split():
+        name = f"{nd.__name__}.{part}"
+        module = importlib.import_module(name)
+        missing |= {f"{part}.{n}" for n, x in _public(module) if id(x) not in top and n not in listed.get(name, set())}
+    assert not missing, f"docs/api.md: expected these names too: {sorted(missing)}"
+    for module, names in listed.items():
+        found = importlib.import_module(module)
+        gone = sorted(name for name in names if not hasattr(found, name))
+        assert not gone, f"docs/api.md: {module} has no {gone}"
