@@ -11,7 +11,7 @@ import numpyro_diffusion
 
 PACKAGE = "numpyro_diffusion"
 ROOT = Path(numpyro_diffusion.__file__).parent
-MAX_LINES = 400
+MAX_LINES = 320
 
 # From the bottom up. Parts of one layer do not import one another; a part may import from any layer below its own.
 LAYERS = [
