@@ -21,7 +21,7 @@ from ..infer.sites import only_site
 from ..training import PoorPriorWarning, fit, fit_prior
 from ..training.assemble import assembled
 from ..training.laps import Climb, History, climb
-from ..training.posterior_draws import Current, Draws, draw, effort_for
+from ..training.posterior_draws import Current, Draws, Effort, draw, effort_for, scored
 from ..twists import AbstractTwist
 from .reading import Observed, Unknowns, unknowns
 from .shared import improved
@@ -30,7 +30,7 @@ from .start import LARGEST, Start, gaussian_start
 FRESH = (1, 2, 4, 8, 16, 32)  # laps in which coordinates and simple model are chosen anew
 MANY = 4_000  # draws of a lap at least, if need be several of each observation
 MOST_HELD_OUT = 512
-ISLANDS = 4  # independent runs of SMC that score a lap
+RUNS = 4  # independent runs of SMC that score a lap
 
 
 class ObservationsFit(NamedTuple):
@@ -138,11 +138,11 @@ def fit_prior_from_observations(
     now = Current(first, shared.first)
     if start is None:
         now = gaussian_start(jax.random.fold_in(key, 1), begin, observed, shared, train, say)
-    effort = lambda count: _effort(now, count, num_particles, num_steps)
+    effort = _effort(now, total - held, num_particles, num_steps)._replace(twist=twist)
+    each = max(1, min(8, MANY // (total - held)))  # draws
     learn = _Learner(observed, shared, train, total - held, shape, first_steps, lap_steps, options, progress_bar,
-                     effort(total - held)._replace(corrected=corrected, twist=twist))  # fmt: skip
-    scoring = effort(held * ISLANDS)._replace(num_islands=ISLANDS)
-    look = lambda key, now: draw(key, now, out, observed, scoring)
+                     effort._replace(corrected=corrected), each)  # fmt: skip
+    look = lambda key, now: scored(key, now, out, observed, effort, each, RUNS)
     opening = look(jax.random.fold_in(key, 2), now)
     history = History([], []).then(opening.log_evidence)
     say(f"start: held-out log evidence {history.score[0]:.3f} nats")
@@ -175,14 +175,14 @@ class _Learner(NamedTuple):
     lap_steps: int
     options: dict[str, Any]
     progress_bar: bool
-    effort: Any
+    effort: Effort
+    each: int
 
     def lap(self, key: Array, lap: int, now: Current, held_out: Draws) -> Current:
         """What is learned."""
         own, run, rest = jax.random.split(key, 3)
-        each = max(1, min(8, MANY // self.total))
         with tqdm(total=self.total, disable=not self.progress_bar, desc=f"lap {lap}", unit="obs", leave=False) as bar:
-            x = draw(own, now, self.train, self.observed, self.effort, each, bar.update).x
+            x = draw(own, now, self.train, self.observed, self.effort, self.each, bar.update).x
         params = improved(rest, self.observed, self.shared, now, self.train, x[:, 0])
         flat = np.swapaxes(x, 0, 1).reshape(-1, *self.event_shape)  # all first draws, then all second ones, …
         if lap in FRESH:
@@ -199,7 +199,7 @@ class _Learner(NamedTuple):
         return Current(assembled(result.process, now.prior.transform, flat), params)
 
 
-def _effort(now: Current, count: int, num_particles: int | None, num_steps: int | None) -> Any:
+def _effort(now: Current, count: int, num_particles: int | None, num_steps: int | None) -> Effort:
     """As the number of observations allows, unless asked for."""
     whole = now.prior.process.num_steps
     effort = effort_for(count, whole)

@@ -21,12 +21,12 @@ from .gaps import Rows, completed, fit_gaussian, fit_mixture_of_rows, known_log_
 from .laps import Climb, History, climb
 from .loop import fit
 from .plan import PriorPlan, spacing
-from .posterior_draws import Current, Draws, draw, effort_for, read_cells
-from .tables import table
+from .posterior_draws import Current, Draws, Effort, effort_for, read_cells, scored
+from .tables import NUM_TIMES, table
 
 LAPS = 3
 LAP_STEPS = 700  # of training in each lap after the first
-ISLANDS = 4  # independent runs of SMC that score a lap
+RUNS = 4  # independent runs of SMC that score a lap
 LARGEST = LARGEST_WHOLE
 FEW = 900  # rows up to which every row is completed more than once
 
@@ -178,7 +178,7 @@ def learn_with_gaps(
         if lap == 1:
             return Current(learn(plan, shaped(completed(rng_of(own), law, again)), shaped(held_out.x[:, 0])), {})
         prior = now.prior
-        x, _ = _drawn(own, now, train, gaps.event_shape, every)
+        x = _drawn(own, now, train, gaps.event_shape, every, effort, 1).x
         x = np.swapaxes(x, 0, 1).reshape(-1, *gaps.event_shape)
         steps = min(LAP_STEPS, laps.first_steps, plan.num_steps)
         result = fit(run, prior.process, x, transform=prior.transform, num_steps=steps, validation=held_out.x[:, 0],
@@ -186,10 +186,10 @@ def learn_with_gaps(
         return Current(assembled(result.process, prior.transform, x).with_report(prior._report), {})
 
     def look(key: Array, now: Current) -> Draws:
-        x, found = _drawn(key, now, out, gaps.event_shape, 1, ISLANDS)
-        return found._replace(x=x)
+        return _drawn(key, now, out, gaps.event_shape, every, effort, RUNS)
 
     begun = shaped(completed(rng, law, out))[:, None]
+    effort = effort_for(len(train.x), NUM_TIMES)._replace(twist=Laplace())
     first = Current(chain_of(law, gaps.event_shape), {})
     history = History([], []).then(values[start_name])
     settings = {
@@ -211,17 +211,14 @@ def rng_of(key: Array) -> np.random.Generator:
 
 
 def _drawn(
-    key: Array, now: Current, rows: Rows, event_shape: tuple[int, ...], num_draws: int, islands: int = 1
-) -> tuple[np.ndarray, Draws]:
-    """Completed rows, shape (n, num_draws, *event), and their draws; rows without missing cells are as they are."""
-    count = len(rows.x)
-    steps = now.prior.process.num_steps
-    effort = effort_for(count * islands, steps)._replace(num_islands=islands, twist=Laplace())
-    shape = (count, *event_shape)
+    key: Array, now: Current, rows: Rows, event_shape: tuple[int, ...], num_draws: int, effort: Effort, repeats: int
+) -> Draws:
+    """Draws of completed rows, whose known cells are as they are."""
+    shape = (len(rows.x), *event_shape)
     values = rows.x.astype(np.float32).reshape(shape), rows.known.reshape(shape)
-    found = draw(key, now, values, read_cells, effort, num_draws)
+    found = scored(key, now, values, read_cells, effort, num_draws, repeats)
     exact = np.where(rows.known.reshape(shape)[:, None], rows.x.reshape(shape)[:, None], found.x)
-    return exact, found
+    return found._replace(x=exact)
 
 
 def _reported(found: Climb, plan: PriorPlan, gaps: Gaps, simple: dict[str, np.ndarray], count: int) -> DiffusionPrior:

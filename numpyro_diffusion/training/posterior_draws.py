@@ -129,7 +129,7 @@ def draw(
         effort.num_particles, _twist(now, first, read) if effort.twist is None else effort.twist,
         num_steps=effort.num_steps, threshold=0.5 if effort.corrected else 0.0, antithetic=effort.num_particles >= 32,
     )  # fmt: skip
-    size = max(1, min(total, CALLS // (effort.num_particles * effort.num_islands)))
+    size = max(1, CALLS // (effort.num_particles * effort.num_islands))  # the same for all: one compiled program
     keys, found = jax.random.split(key, total), []
     for start in range(0, total, size):
         rows = np.minimum(np.arange(start, start + size), total - 1)
@@ -139,6 +139,18 @@ def draw(
         found.append([np.asarray(part)[:count] for part in out])
         tick(count)
     return Draws(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def scored(
+    key: Array, now: Current, observations: Any, read: Read, effort: Effort, num_draws: int, repeats: int
+) -> Draws:
+    """As `draw` does, with log evidences that are those of several runs together: by the program that `draw` has."""
+    total = len(jax.tree.leaves(observations)[0])
+    many = jax.tree.map(lambda leaf: np.concatenate([np.asarray(leaf)] * repeats), observations)
+    found = draw(key, now, many, read, effort, num_draws)
+    evidence = found.log_evidence.reshape(repeats, total).astype(np.float64)
+    mean = np.logaddexp.reduce(evidence, axis=0) - np.log(repeats)
+    return Draws(*(part[:total] for part in found))._replace(log_evidence=mean)
 
 
 def _twist(now: Current, observation: Any, read: Read) -> AbstractTwist:

@@ -57,15 +57,15 @@ def test_few_rows_make_a_gaussian_and_empty_ones_are_dropped():
 @pytest.mark.slow
 def test_a_prior_of_incomplete_rows(tmp_path):
     """Better than a Gaussian on rows never seen, known in full; resumed to the same; files keep the record."""
-    _, data = curve(250, 1)
-    options = {"num_steps": 150, "progress_bar": False, "checkpoint": tmp_path / "laps"}
+    _, data = curve(150, 1)
+    options = {"num_steps": 100, "progress_bar": False, "checkpoint": tmp_path / "laps"}
     prior = nd.fit_prior(KEY, data, **options)
     report = prior.report()
     assert not report.is_worse
     assert report.baselines[0].name == "Gaussian"
     assert report.baselines[0].gain > 4 * report.baselines[0].gain_error
     assert report.prior.value == max(report.laps["score"])
-    assert f"missing: {np.isnan(data).sum()} of 1200 cells" in str(report)
+    assert f"missing: {np.isnan(data).sum()} of 450 cells" in str(report)
     assert "laps: " in str(report)
     x, _ = curve(300, 2)
     complete = data[~np.isnan(data).any(1)]
