@@ -90,7 +90,8 @@ def manifold(rows: int, laps: int, short: bool) -> None:
     steps: dict[str, Any] = {}
     if short:
         network = nd.networks.MLP(jax.random.key(0), (5,), num_steps=100, width=16, depth=1)
-        steps = {"first_steps": 20, "network": network}
+        process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(8)), nd.denoisers.Gaussian(0.0, 0.6), 5)
+        steps = {"first_steps": 20, "network": network, "start": nd.DiffusionPrior(process)}
 
     def run(name: str, **options: Any) -> None:
         start = time.process_time()
