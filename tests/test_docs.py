@@ -18,7 +18,7 @@ def blocks(page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/own_data.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/own_data.md", "docs/conditional.md"])
 def test_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = blocks(page)

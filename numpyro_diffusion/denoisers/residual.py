@@ -61,15 +61,16 @@ class Residual(AbstractDenoiser):
         """The same, network and baseline told the context."""
         if self.told is None:
             return cast("Residual", super().given(context))
-        told = self.told.holding(context)
-        baseline = self._baseline if self._baseline.wanted is None else self._baseline.given(told.value)
-        return eqx.tree_at(lambda denoiser: (denoiser.told, denoiser._baseline), self, (told, baseline))
+        return eqx.tree_at(lambda denoiser: denoiser.told, self, self.told.holding(context))
 
     @property
     def baseline(self) -> AbstractDenoiser:
-        """The simple model; a constant."""
+        """The simple model, told the context if there is one; a constant but for that."""
         arrays, static = eqx.partition(self._baseline, eqx.is_inexact_array)
-        return eqx.combine(jax.tree.map(jax.lax.stop_gradient, arrays), static)
+        fixed = eqx.combine(jax.tree.map(jax.lax.stop_gradient, arrays), static)
+        if self.told is None or self.told.value is None or fixed.wanted is None:
+            return fixed
+        return fixed.given(self.told.value)  # another unknown may be in it: its gradient goes on
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """The law of x_0 given x_t: the baseline's, moved."""
