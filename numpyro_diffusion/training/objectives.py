@@ -150,7 +150,7 @@ def _stratified_times(key: Array, count: int, choices: int) -> Array:
 
 
 def _eighth(key: Array, batch: Any) -> Any:
-    """An eighth of the examples, in which each is equally likely to be; of all arrays, such as their contexts, alike."""
+    """An eighth of the examples, in which each is equally likely to be, in all arrays alike."""
     count = len(jax.tree.leaves(batch)[0])
     chosen = _turned(key, count)[: max(1, count // 8)]
     return jax.tree.map(lambda leaf: jnp.take(leaf, chosen, axis=0), batch)
