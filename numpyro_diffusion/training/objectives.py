@@ -149,9 +149,9 @@ def _stratified_times(key: Array, count: int, choices: int) -> Array:
     return jnp.minimum(jnp.floor(place * choices), choices - 1).astype(int)
 
 
-def _eighth(key: Array, batch: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
-    """An eighth of the examples, in which each is equally likely to be, and their contexts."""
-    count = len(batch[0])
+def _eighth(key: Array, batch: Any) -> Any:
+    """An eighth of the examples, in which each is equally likely to be, in all arrays alike."""
+    count = len(jax.tree.leaves(batch)[0])
     chosen = _turned(key, count)[: max(1, count // 8)]
     return jax.tree.map(lambda leaf: jnp.take(leaf, chosen, axis=0), batch)
 
