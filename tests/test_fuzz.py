@@ -130,7 +130,7 @@ CALLS = {  # with arguments that are right
     "log_prob": (PRIOR.log_prob, [ZERO]),
     "expand": (PRIOR.expand, [(2,)]),
     "from_noise": (PRIOR.from_noise, [np.zeros(PRIOR.noise_shape)]),
-    "estimate": (PRIOR.estimate, [ZERO, KEY]),
+    "estimate": (lambda value, key: PRIOR.estimate(value, key=key), [ZERO, KEY]),
     "joint_log_ratio": (nd.joint_log_ratio, [PROCESS, np.zeros((5, 2))]),
     "DiffusionPosterior": (nd.DiffusionPosterior, [PRIOR, factors.Gaussian(ZERO, 1.0)]),
     "factors.Gaussian": (factors.Gaussian, [ZERO, 1.0]),
