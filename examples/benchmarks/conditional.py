@@ -1,6 +1,9 @@
 """Priors that depend on an unknown: every exact way against the closed form, and the bound beside them.
 
-    python examples/benchmarks/conditional.py [--short]
+    python examples/benchmarks/conditional.py [--sizes 1 4 16 64] [--draws 2000] [--islands 4]
+    python examples/benchmarks/conditional.py --short
+
+With --short: one of the rows, with few draws.
 
 x | c ~ N(c, 1) in d dimensions by an exact denoiser that is told c, c ~ N(0, 1) in common, y = x + noise of scale ½. So
 c, x and y are jointly normal, and posterior and evidence have closed forms. For each way: posterior mean and standard
@@ -74,7 +77,7 @@ def report(case, way, draws, truth, seconds):
 
 def run_mcmc(kernel, name, num_samples):
     """Draws of one site, and the seconds of CPU time that they take, without compilation and warm-up."""
-    mcmc = MCMC(kernel, num_warmup=200, num_samples=1, progress_bar=False)
+    mcmc = MCMC(kernel, num_warmup=min(200, num_samples), num_samples=1, progress_bar=False)
     mcmc.run(jax.random.key(0))
     kernel = mcmc.sampler
 
@@ -170,17 +173,24 @@ def series(count=24, scale=0.1):
 
 def main():
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="d = 1 and fewer draws: some minutes")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="one of the rows, few draws")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 16, 64], help="dimensions of the Gaussian")
+    parser.add_argument("--draws", type=int, default=2000)
+    parser.add_argument("--islands", type=int, default=4, help="of TemperedSMC")
     options = parser.parse_args()
-    sizes, num_samples, islands = ((1,), 1000, 2) if options.short else ((1, 4, 16, 64), 2000, 4)
     print("| case | way | mean (exact) | sd (exact) | z | z of sd | effective | a CPU second | log evidence (exact) |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for size in sizes:
-        every_way(size, num_samples, islands)
+    if options.short:
+        model, truth, _ = gaussian_case(1)
+        draws, seconds = run_mcmc(gibbs(model), "c", 50)
+        report("Gaussian, d = 1", "`Gibbs`", draws, truth, seconds)
+        return
+    for size in options.sizes:
+        every_way(size, options.draws, options.islands)
     for name, model, truth in series():
         for interweave in ("none", "joint"):
-            draws, seconds = run_mcmc(gibbs(model, interweave), "a", num_samples)
+            draws, seconds = run_mcmc(gibbs(model, interweave), "a", options.draws)
             report(name, f"`Gibbs`, {interweave}", draws, truth, seconds)
 
 
