@@ -68,7 +68,7 @@ def _uses(jaxpr: Any, given: list[int]) -> list[int]:
 def _eqn_uses(eqn: Any, using: list[int]) -> list[int]:
     name, params = eqn.primitive.name, eqn.params
     if name == "scan":
-        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+        first, last = scan_ends(params)
         return _loop_uses(params["jaxpr"].jaxpr, using[:first], using[first:last], using[last:])
     if name == "while":
         first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
@@ -83,6 +83,15 @@ def _eqn_uses(eqn: Any, using: list[int]) -> list[int]:
     if inner is not None and len(inner.invars) == len(using) and len(inner.outvars) == len(eqn.outvars):
         return _uses(inner, using)
     return [max(using)] * len(eqn.outvars)
+
+
+def scan_ends(params: dict[str, Any]) -> tuple[int, int]:
+    """Where the constants of a `jax.lax.scan` end among its operands, and where what it carries does."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_consts"] + params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # from JAX 0.12 on
+    count = len(list(consts))
+    return count, count + len(list(carry))
 
 
 def _loop_uses(body: Any, consts: list[int], carry: list[int], xs: list[int]) -> list[int]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
+from .._structure import scan_ends
 from .plate_rules import Axes, Inseparable, rule
 
 _CALLS = {
@@ -49,11 +50,19 @@ class OneOfPlate:
     def __init__(self, function: Callable[[Array], Array], shape: tuple[int, ...], batch: int, dtype: Any) -> None:
         self._function, self._shape, self._batch, self._dtype = function, shape, batch, dtype
         self._program = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, dtype))
+        self.is_separable = self._can_be_separated()
+
+    def _can_be_separated(self) -> bool:
+        """Whether the program and, of real numbers, its derivative can be run for one element."""
+        one, example = lambda x: self._one(0, x), jax.ShapeDtypeStruct(self._shape[self._batch :], self._dtype)
+        program: Any = one
+        if jnp.issubdtype(self._dtype, jnp.floating):
+            program = lambda x: jax.jvp(one, (x,), (x,))
         try:
-            jax.eval_shape(self._one, 0, jax.ShapeDtypeStruct(shape[batch:], dtype))
-            self.is_separable = True
-        except Inseparable:
-            self.is_separable = False
+            jax.eval_shape(program, example)
+        except (Inseparable, KeyError, AttributeError):  # the last two: programs of a JAX that is written otherwise
+            return False
+        return True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OneOfPlate":
         """Itself: it is immutable, and the variables of a program are told apart by identity."""
@@ -142,7 +151,7 @@ def _cut(value: Any, axes: Axes | None, where: tuple[Array, ...]) -> Any:
 def _loop(eqn: Any, values: list[Any], where: tuple[Array, ...]) -> list[Any]:
     """A `jax.lax.scan` of one element; what it carries is one element's once a step makes it so."""
     params, inner = eqn.params, eqn.params["jaxpr"]
-    count, end = params["num_consts"], params["num_consts"] + params["num_carry"]
+    count, end = scan_ends(params)
     if any(isinstance(value, _Own) and 0 in value.axes for value in values[end:]):
         raise Inseparable("a loop over the elements")
     places = [value.axes if isinstance(value, _Own) else None for value in values]
