@@ -48,6 +48,7 @@ def load(source: str | PathLike[str], *, classes: Iterable[type[eqx.Module]] = (
         raise CheckpointError(f"{path}: expected a DiffusionPrior, got a file that holds a {type(parts).__name__}")
     try:
         check_contents(parts)
+        parts.sampler.check(parts.process)
         prior = DiffusionPrior(parts.process, parts.likelihood, parts.sampler, parts.key, transform=parts.transform)
         return prior.with_report(report_from_json(metadata.get("report")))
     except (KeyError, TypeError, ValueError) as error:

@@ -76,8 +76,9 @@ class Context(eqx.Module):
         if not jnp.issubdtype(array.dtype, jnp.integer) and array.dtype != bool:
             raise TypeError(f"context: expected whole numbers for labels, got {array.dtype}")
         least, array = -1 if self.optional else 0, array.astype(int)
-        if is_concrete(array) and array.size and (np.min(array) < least or np.max(array) >= self.num_labels):
-            got = sorted({int(np.min(array)), int(np.max(array))})
+        known = np.asarray(array) if is_concrete(array) else np.zeros(0, int)  # NumPy's, which no trace takes in
+        if known.size and (known.min() < least or known.max() >= self.num_labels):
+            got = sorted({int(known.min()), int(known.max())})
             raise ValueError(f"context: expected labels from {least} to {self.num_labels - 1}, got {got}")
         return array
 

@@ -71,7 +71,7 @@ class Delta(AbstractFactor):
     def pull_back(self, transform: Transform, origin: Array) -> tuple[AbstractFactor, Array]:
         """Known elements of z where T acts on each element; else, for an affine T, observations with little noise."""
         inside = transform.codomain(jnp.where(self.mask, self.values, transform(origin)))
-        if is_concrete(inside) and not np.all(inside):
+        if is_concrete(inside) and not np.asarray(inside).all():
             raise ValueError(f"values: expected known values on the prior's support, {transform.codomain}, got others")
         if is_elementwise(transform, origin):
             z = jnp.where(self.mask, transform.inv(self.values), 0.0)

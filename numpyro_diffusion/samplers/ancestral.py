@@ -53,6 +53,10 @@ class Ancestral(AbstractSampler):
         """Its own number of steps, as far as the chain has so many."""
         return None if self.num_steps is None else min(self.num_steps, process.num_steps)
 
+    def check(self, process: ReverseProcess) -> None:
+        """The chain must have as many steps."""
+        self.times(process)
+
     def noise_shape(self, process: ReverseProcess) -> tuple[int, ...]:
         """(steps + 1, *event): one standard normal for x_T and one for each step."""
         return (len(self.times(process)) + 1, *process.event_shape)

@@ -33,6 +33,10 @@ class AbstractSampler(eqx.Module):
         del process
         return None
 
+    def check(self, process: ReverseProcess) -> None:
+        """Raise ``ValueError`` where the chain is too short for the sampler's steps."""
+        del process
+
     @abstractmethod
     def noise_shape(self, process: ReverseProcess) -> tuple[int, ...]:
         """Shape of the standard-normal noise that `from_noise` takes."""

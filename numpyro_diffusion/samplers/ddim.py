@@ -40,6 +40,10 @@ class DDIM(AbstractSmoothSampler):
         """Its own number of steps, as far as the chain has so many."""
         return None if self.num_steps is None else min(self.num_steps, process.num_steps)
 
+    def check(self, process: ReverseProcess) -> None:
+        """The chain must have as many steps."""
+        Ancestral(self.num_steps).times(process)
+
     @property
     def is_deterministic(self) -> bool:
         """Whether η = 0."""
