@@ -26,6 +26,7 @@ myst_heading_anchors = 3
 autosummary_generate = True
 templates_path = ["_templates"]
 default_role = "py:obj"  # a name between single backticks is a link where there is such a name
+suppress_warnings = ["ref.python"]  # where there are several, as of an argument `x`, it is none
 
 # Ours are documented at the names users type; types stay in the signatures.
 autodoc_typehints = "signature"
