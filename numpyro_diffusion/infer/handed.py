@@ -16,6 +16,7 @@ from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
 from ..distributions import DiffusionPosterior, DiffusionPrior, ReverseTrajectory
+from ..factors import with_known
 from ..samplers import Ancestral
 from .sites import find_site
 
@@ -83,7 +84,7 @@ class Handed(Messenger):
             there = lambda module, noise: module.to_data(sampler.from_noise(noise, module.process))
             x = prior.map_batch(there, value)
         else:
-            x = data_of(prior, value)
+            x = data_of(one, value)
         msg["value"] = x
         if isinstance(one, DiffusionPosterior):
             log_r = one.log_r(x)
@@ -100,12 +101,18 @@ def chain_law(prior: DiffusionPrior, num_steps: int | None) -> ReverseTrajectory
     return prior._like(lambda parts: ReverseTrajectory(parts.process, num_steps, validate_args=False))
 
 
-def data_of(prior: DiffusionPrior, chain: Array) -> Array:
-    """The data at the end of chains of shape (*batch, steps + 1, *event)."""
-    z = chain[(slice(None),) * len(prior.batch_shape) + (0,)]
-    if prior.transform is None:
-        return z
-    return prior.map_batch(lambda module, z: module.to_data(z), z)
+def data_of(law: DiffusionPrior | DiffusionPosterior, chain: Array) -> Array:
+    """The data at the end of chains of shape (*batch, steps + 1, *event), known elements with their values.
+
+    A transform that mixes elements gives known ones back with a little noise.
+    """
+    prior = prior_of(law)
+    x = chain[(slice(None),) * len(prior.batch_shape) + (0,)]
+    if prior.transform is not None:
+        x = prior.map_batch(lambda module, z: module.to_data(z), x)
+    if not isinstance(law, DiffusionPosterior):
+        return x
+    return law.map_batch(lambda parts, x: with_known(parts.factor, x), x)
 
 
 def has_noise(law: DiffusionPrior | DiffusionPosterior) -> bool:

@@ -159,7 +159,7 @@ class ParticleGibbs(MCMCKernel):
 
     def data(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> Array:
         """The site's value, made of the chain in `z`."""
-        return data_of(self.found(model_args, model_kwargs).prior, state.z[self.site])
+        return data_of(self.found(model_args, model_kwargs).law, state.z[self.site])
 
     def get_diagnostics_str(self, state: ParticleGibbsState) -> str:
         """What the progress bar shows."""

@@ -7,7 +7,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.diagnostics import effective_sample_size
-from numpyro.distributions.transforms import AffineTransform
+from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffine
 from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS, DiscreteGibbs
 from numpyro.infer.util import log_density
@@ -225,3 +225,54 @@ def test_the_model_of_chains_has_the_chains_density():
         total, _ = log_density(handed, (), {}, {"mu": mu, "x": value})
         np.testing.assert_allclose(seen[-1], chain[:, 0], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(total, rest + own, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_learned_prior_under_counts_with_an_unknown_context():
+    """Neither the denoiser is exact nor the likelihood Gaussian; the truth is draws of c and x, reweighted."""
+    rng = np.random.default_rng(0)
+    c = rng.standard_normal(800)
+    data = np.stack([c + 0.5 * rng.standard_normal(800), 0.5 * c**2 + 0.3 * rng.standard_normal(800)], 1)
+    schedule = nd.schedules.log_snr(12, -8, 6)
+    prior = nd.fit_prior(jax.random.key(0), data, context=c, num_steps=300, schedule=schedule, progress_bar=False)
+    log_r = lambda x: dist.Poisson(jnp.exp(x[0] + x[1])).log_prob(4)
+
+    def model():
+        x = numpyro.sample("x", prior.given(numpyro.sample("c", dist.Normal(0.0, 1.0))))
+        numpyro.factor("y", log_r(x))
+
+    drawn = jax.random.normal(jax.random.key(9), (50_000,))
+    one = lambda key, c: log_r(prior.given(c).sample(key))
+    log_weight = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(8), 50_000), drawn)
+    weight = np.asarray(jax.nn.softmax(log_weight), np.float64)
+    mean = weight @ np.asarray(drawn)
+    sd = np.sqrt(weight @ (np.asarray(drawn) - mean) ** 2)
+    blocks = [(nd.infer.ParticleGibbs(model), ["x"]), (NUTS(model), ["c"])]
+    mcmc = MCMC(nd.infer.Gibbs(blocks), num_warmup=200, num_samples=800, progress_bar=False)
+    mcmc.run(jax.random.key(1))
+    draws = np.asarray(mcmc.get_samples()["c"], np.float64)
+    size = float(effective_sample_size(draws[None]))
+    assert size > 40
+    assert abs(draws.mean() - mean) < 4 * sd / np.sqrt(size)
+    assert abs(draws.std() / sd - 1) < 4 / np.sqrt(2 * size)
+
+
+def test_known_cells_keep_their_values_under_a_transform_that_mixes_them():
+    """As of a prior by `fit_prior`, beside an unknown slope: both blocks see the cells that are known."""
+    root = jnp.array([[1.0, 0.0], [0.6, 0.8]])
+    process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(4)), nd.denoisers.Gaussian(0.0, 1.0), 2)
+    prior = nd.DiffusionPrior(process, transform=LowerCholeskyAffine(jnp.zeros(2), root))
+    cells, known = jnp.array([[0.7, 0.0], [0.0, -1.1]]), jnp.array([[True, False], [False, True]])
+
+    def model():
+        slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))
+        with numpyro.plate("row", 2):
+            x = numpyro.sample("x", jax.vmap(lambda x, known: prior * nd.factors.Delta(x, known))(cells, known))
+            numpyro.sample("y", dist.Normal(slope * x.sum(-1), 0.5), obs=jnp.ones(2))
+
+    blocks = [(nd.infer.ParticleGibbs(model, num_particles=4), ["x"]), (NUTS(model), ["slope"])]
+    mcmc = MCMC(nd.infer.Gibbs(blocks), num_warmup=10, num_samples=10, progress_bar=False)
+    mcmc.run(jax.random.key(0))
+    found = mcmc.get_samples()
+    np.testing.assert_array_equal(found["x"][:, known], np.broadcast_to(cells[known], (10, 2)))
+    assert np.ptp(found["x"][:, ~known], axis=0).min() > 0 and np.ptp(found["slope"]) > 0
