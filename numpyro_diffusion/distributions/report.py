@@ -135,7 +135,7 @@ class PriorReport(NamedTuple):
         }
 
 
-LEAST = 0.1  # nats: a difference below which no one cares, and which the steps of a chain may make
+LEAST = 0.05  # nats: a difference below which no one cares, and which K's own noise may make
 
 
 def report_from_json(stored: Any) -> PriorReport | None:

@@ -46,15 +46,14 @@ def learned():
 
 
 def reweighted(prior, log_r, count=100_000):
-    """Log evidence, its standard error, means, standard deviations and fourth standardised moments."""
+    """Log evidence, its standard error, means and standard deviations."""
     x = np.asarray(prior.sample(jax.random.key(99), (count,)), np.float64)
     each = np.asarray(jax.vmap(log_r)(jnp.asarray(x, jnp.float32)), np.float64)
     weight = np.exp(each - each.max())
     share = weight / weight.sum()
     mean = share @ x
     error = weight.std() / weight.mean() / np.sqrt(count)
-    sd = np.sqrt(share @ (x - mean) ** 2)
-    return np.log(weight.mean()) + each.max(), error, mean, sd, share @ ((x - mean) / sd) ** 4
+    return np.log(weight.mean()) + each.max(), error, mean, np.sqrt(share @ (x - mean) ** 2)
 
 
 def model_of(prior, log_r):
@@ -66,18 +65,21 @@ def model_of(prior, log_r):
 
 def assert_right(prior, log_r):
     """Nothing is warned of, and all is within three standard errors and what the issue of defaults asks for."""
-    value, error, mean, sd, fourth = reweighted(prior, log_r)
+    value, error, mean, sd = reweighted(prior, log_r)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         smc = nd.infer.SMC(model_of(prior, log_r)).run(jax.random.key(1))
     gap = abs(smc.log_evidence - value)
     assert gap < 0.15 + 3 * error
     assert gap < 4 * np.hypot(smc.log_evidence_error, error) + 0.01
-    x = np.asarray(smc.get_samples()["x"], np.float64)
-    effective = float(smc.particles.effective_size[..., -1].sum())
+    # Of eight runs, as the noise of one run's standard deviation is as large as its bound where tails are heavy.
+    draws = [smc.get_samples()["x"]]
+    for key in jax.random.split(jax.random.key(2), 7):
+        again = nd.infer.SMC(smc.model, sampler=smc.plan.sampler).run(key)
+        draws.append(again.get_samples()["x"])
+    x = np.concatenate(draws).astype(np.float64)
     np.testing.assert_allclose((x.mean(0) - mean) / sd, 0.0, atol=0.12)
-    # The noise of a standard deviation grows with the tails, which are heavy for the Student likelihood.
-    assert (np.abs(x.std(0) / sd - 1) < 0.05 + 3 * np.sqrt((fourth - 1) / (4 * effective))).all()
+    np.testing.assert_allclose(x.std(0) / sd, 1.0, atol=0.12)
     return smc
 
 
@@ -141,7 +143,7 @@ def test_known_elements_of_a_learned_prior(learned, transform):
 @pytest.mark.slow
 def test_particle_gibbs_mixes_between_the_modes_of_a_modulus(mixture):
     log_r = LIKELIHOODS["modulus"]
-    _, _, mean, sd, _ = reweighted(mixture, log_r)
+    _, _, mean, sd = reweighted(mixture, log_r)
     kernel = nd.infer.ParticleGibbs(model_of(mixture, log_r))
     mcmc = MCMC(kernel, num_warmup=50, num_samples=1000, progress_bar=False)
     mcmc.run(jax.random.key(0))
@@ -218,7 +220,7 @@ def test_a_linear_observation_of_an_exact_mixture(mixture, noise):
         x = numpyro.sample("x", mixture)
         numpyro.sample("y", dist.Normal(x.sum(), noise), obs=1.0)
 
-    value, error, mean, sd, _ = reweighted(mixture, lambda x: dist.Normal(x.sum(), noise).log_prob(1.0), 1_000_000)
+    value, error, mean, sd = reweighted(mixture, lambda x: dist.Normal(x.sum(), noise).log_prob(1.0), 1_000_000)
     smc = nd.infer.SMC(model, num_islands=30).run(jax.random.key(3))
     assert isinstance(smc.plan.sampler.twist, twists.MomentMatched)
     assert abs(smc.log_evidence - value) < 4 * np.hypot(smc.log_evidence_error, error)
