@@ -20,6 +20,9 @@ def blocks(page):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/own_data.md", "docs/conditional.md"])
 def test_code_runs(page, tmp_path, monkeypatch):
+    """All of it, but that what is learned is learned briefly: how good a prior gets is for other tests."""
+    whole = nd.fit_prior
+    monkeypatch.setattr(nd, "fit_prior", lambda *given, **named: whole(*given, **({"num_steps": 200} | named)))
     monkeypatch.chdir(tmp_path)
     code = blocks(page)
     assert code
