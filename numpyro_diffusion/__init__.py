@@ -13,6 +13,7 @@ from . import schedules as schedules
 from . import twists as twists
 from .checkpoints import CheckpointError as CheckpointError
 from .diffusions import BinomialDiffusion as BinomialDiffusion
+from .diffusions import CategoricalDiffusion as CategoricalDiffusion
 from .diffusions import GaussianDiffusion as GaussianDiffusion
 from .distributions import DiffusionPosterior as DiffusionPosterior
 from .distributions import DiffusionPrior as DiffusionPrior

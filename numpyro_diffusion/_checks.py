@@ -174,15 +174,18 @@ def check_binary(name: str, value: Any) -> None:
             raise ValueError(f"{name}: expected only 0 and 1, got {array[bad].flat[0]!r} among others")
 
 
-def check_levels(name: str, value: Any, num_levels: int) -> None:
-    """Raise ``ValueError`` if a concrete `value` holds anything but whole numbers from 0 to num_levels − 1."""
+def check_levels(name: str, value: Any, num_levels: Any) -> None:
+    """Raise ``ValueError`` if a concrete `value` holds anything but whole numbers from 0 to num_levels − 1.
+
+    The numbers of levels may be those of elements that differ, an array that broadcasts to `value`.
+    """
     if is_concrete(value):
-        array = np.asarray(value)
-        bad = ~((array >= 0) & (array <= num_levels - 1) & (array == np.round(array)))
+        array, last = np.asarray(value), np.asarray(num_levels) - 1
+        bad = ~((array >= 0) & (array <= last) & (array == np.round(array)))
         if bad.any():
-            raise ValueError(
-                f"{name}: expected whole numbers from 0 to {num_levels - 1}, got {array[bad].flat[0]:g} among others"
-            )
+            first = tuple(np.argwhere(bad)[0])
+            most, got = np.broadcast_to(last, bad.shape)[first], np.broadcast_to(array, bad.shape)[first]
+            raise ValueError(f"{name}: expected whole numbers from 0 to {most}, got {got:g} among others")
 
 
 def check_broadcast(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:

@@ -109,14 +109,17 @@ def _is_real(aval: Any) -> bool:
 
 
 def is_elementwise(function: Callable[[Array], Array], x: Array) -> bool:
-    """Whether each element of the result uses the same element of x and no other, for certain."""
+    """Whether each element of the result uses the same element of x and no other, for certain.
+
+    In between there may be more axes behind those of x, as rows of a table that x picks have.
+    """
     closed = jax.make_jaxpr(function)(x)
     (out,) = _carriers(closed.jaxpr, [True], x.shape)
     return out is True and closed.out_avals[0].shape == x.shape
 
 
 def _carriers(jaxpr: Any, given: list[bool], shape: tuple[int, ...]) -> list[bool | None]:
-    """For every output: True if it carries x element by element, False if it does not use x, None if neither."""
+    """For every output: True if it carries x, place by place, False if it does not use x, None if neither."""
     state: dict[Any, bool | None] = dict(zip(jaxpr.invars, given, strict=True))
     read = lambda var: False if isinstance(var, Literal) else state.get(var, False)
     for eqn in jaxpr.eqns:
@@ -127,21 +130,34 @@ def _carriers(jaxpr: Any, given: list[bool], shape: tuple[int, ...]) -> list[boo
         if eqn.primitive.name in ("jit", "pjit", "closed_call", "custom_jvp_call") and None not in using:
             outs = _carriers(getattr(inner, "jaxpr", inner), [use is True for use in using], shape)
         else:
-            fine = None not in using and _keeps_place(eqn, shape)
+            fine = None not in using and _keeps_place(eqn, using, shape)
             outs = [True if fine else None] * len(eqn.outvars)
         state.update(zip(eqn.outvars, outs, strict=True))
     return [read(var) for var in jaxpr.outvars]
 
 
-def _keeps_place(eqn: Any, shape: tuple[int, ...]) -> bool:
-    same = all(var.aval.shape == shape for var in eqn.outvars)
-    if eqn.primitive.name == "broadcast_in_dim":
-        return (
-            same
-            and eqn.invars[0].aval.shape == shape
-            and eqn.params["broadcast_dimensions"] == tuple(range(len(shape)))
-        )
-    if eqn.primitive.name == "reshape":
-        return same and eqn.invars[0].aval.shape == shape
-    # An operand of another shape is broadcast, which keeps x's elements where they are.
-    return same and eqn.primitive.name in ELEMENTWISE
+_REDUCING = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"}
+
+
+def _keeps_place(eqn: Any, using: list[bool | None], shape: tuple[int, ...]) -> bool:
+    """Whether what an operation makes has x's axes first, each place made from the same place of what carries x."""
+    name, params, places = eqn.primitive.name, eqn.params, tuple(range(len(shape)))
+    behind = lambda axes: all(axis >= len(shape) for axis in axes)
+    if any(var.aval.shape[: len(shape)] != shape for var in eqn.outvars):
+        return False
+    if name in ELEMENTWISE or name == "reshape":  # an operand of another shape is broadcast; places stay in order
+        return True
+    if name == "broadcast_in_dim":
+        return params["broadcast_dimensions"][: len(shape)] == places
+    if name in _REDUCING:
+        return behind(params["axes"])
+    if name in ("concatenate", "squeeze"):
+        return behind([params["dimension"]] if name == "concatenate" else params["dimensions"])
+    if name == "gather":
+        numbers = params["dimension_numbers"]
+        pairs = [dims[: len(shape)] for dims in (numbers.operand_batching_dims, numbers.start_indices_batching_dims)]
+        return behind(numbers.offset_dims) and (using[0] is False or pairs == [places, places])
+    if name == "dot_general":
+        (contracted, _), (together, _) = params["dimension_numbers"]
+        return using[1] is False and not together and behind(contracted)
+    return False

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
@@ -24,8 +25,8 @@ class AbstractLastStep(eqx.Module):
         """p(x_0 | x_1) for one unbatched example."""
 
     def element_support(self, diffusion: AbstractDiffusion) -> constraints.Constraint:
-        """Support of one element of x_0: that of the noise unless a step says otherwise."""
-        return diffusion.element_support
+        """Support of one element of x_0: that of the diffusion's data unless a step says otherwise."""
+        return diffusion.data_support
 
     def check_values(self, name: str, x_0: ArrayLike, diffusion: AbstractDiffusion) -> None:
         """Raise ``ValueError`` where a known `x_0` is off the support; `name` is the argument's."""
@@ -60,7 +61,7 @@ class AbstractLastStep(eqx.Module):
 
     def log_null(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
         """log π(x_0) in nats, shape (): the example as if it were noise, in the measure of the step's `log_prob`."""
-        return diffusion.expected_log_terminal(x_0, 0.0)
+        return diffusion.log_null(x_0)
 
 
 class ForwardStep(AbstractLastStep):
@@ -69,6 +70,12 @@ class ForwardStep(AbstractLastStep):
     def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""
         return diffusion.reverse_prior_step(x_1, 1.0, 0.0)
+
+    def completed(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> "ForwardStep":
+        """Itself, for noise laws under which the data may be noise."""
+        del denoiser
+        jax.eval_shape(lambda: diffusion.reverse_prior_step(jnp.zeros(()), 1.0, 0.0))
+        return self
 
     @property
     def has_expectation(self) -> bool:

@@ -58,7 +58,7 @@ class ReverseProcess(eqx.Module):
         moments: Moments | None = None,
     ) -> None:
         if not isinstance(diffusion, AbstractDiffusion):
-            raise ValueError(f"diffusion: expected a GaussianDiffusion or BinomialDiffusion, got {diffusion!r}")
+            raise ValueError(f"diffusion: expected a GaussianDiffusion or one of another family, got {diffusion!r}")
         if not isinstance(denoiser, AbstractDenoiser):
             raise ValueError(f"denoiser: expected one from numpyro_diffusion.denoisers, got {denoiser!r}")
         self.diffusion, self.denoiser = diffusion, denoiser
@@ -84,7 +84,7 @@ class ReverseProcess(eqx.Module):
 
     @property
     def is_discrete(self) -> bool:
-        """Whether the law of x_0 is a probability mass, of bits or whole numbers, and not a density."""
+        """Whether the law of x_0 is a probability mass, of bits, classes or levels, and not a density."""
         return self.last_step.element_support(self.diffusion).is_discrete
 
     @property
@@ -159,7 +159,7 @@ class ReverseProcess(eqx.Module):
     def _state(self, x_t: ArrayLike) -> Array:
         """x_t as an array, once it is one of real numbers on the diffusion's support."""
         check_real("x_t", x_t)
-        self.diffusion.check_values("x_t", x_t)
+        self.diffusion.check_state("x_t", x_t)
         return jnp.asarray(x_t)
 
     def last_kernel(self, x_1: Array) -> dist.Distribution:

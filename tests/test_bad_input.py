@@ -88,16 +88,19 @@ VALUE_ERRORS = {
     "three scales": (lambda: _mixture(scales=[1.0, 1.0, 1.0]), "scales: expected shape (2,) or (2, 3), got (3,)"),
     "zero scales": (lambda: _mixture(scales=[1.0, 0.0]), "scales: expected positive numbers, got a minimum of 0"),
     "locs of inf": (lambda: _mixture(locs=np.full((2, 3), INF)), "locs: expected finite numbers, got 6 NaN or inf"),
-    "states of 2": (lambda: denoisers.Enumerated([[0, 2]]), "states: expected only 0 and 1, got"),
+    "states of -1": (lambda: denoisers.Enumerated([[0, -1]]), "states: expected whole numbers of at least 0, got"),
     "chances of 2": (
         lambda: denoisers.Enumerated([[0, 1]], [2.0]),
         "probabilities: expected probabilities that add up",
     ),
     # networks in a process
-    "wrong shape": (lambda: _network(lambda x, t: x[:1]), "fn: expected an output of the shape of x_t, (2,), got (1,)"),
+    "wrong shape": (
+        lambda: _network(lambda x, t: x[:1]),
+        "fn: expected an output of the shape of its input, (2,), got (1,)",
+    ),
     "wrong shape of bits": (
         lambda: _network(lambda x, t: x.sum(), "logits", BITS),
-        "fn: expected an output of the shape of x_t, (2,), got ()",
+        "fn: expected an output of the shape of its input, (2,), got ()",
     ),
     "no pair": (lambda: _network(lambda x, t: jnp.zeros(3), "mean"), "fn: predicts='mean', .* needs a pair of outputs"),
     "logits of reals": (

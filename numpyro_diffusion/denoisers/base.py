@@ -17,7 +17,7 @@ class AbstractDenoiser(eqx.Module):
 
     @abstractmethod
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
-        """Factorised law of x_0 given x_t (`Normal` or `Bernoulli`), event shape that of `x_t`.
+        """Factorised law of x_0 given x_t, of the diffusion's family, event shape that of `x_t`.
 
         Its mean is the prediction E[x_0 | x_t]. Its variance may be 0 where only the mean is known.
         """

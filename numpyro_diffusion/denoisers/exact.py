@@ -8,9 +8,9 @@ from jax import Array
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
-from .._checks import check_binary, check_real, checked_location, checked_scale, is_concrete
-from ..diffusions import AbstractDiffusion, BinomialDiffusion, require_gaussian
-from ..laws import bits, normal
+from .._checks import check_real, checked_location, checked_scale, is_concrete
+from ..diffusions import AbstractDiffusion, require_gaussian
+from ..laws import normal
 from .base import AbstractDenoiser
 
 
@@ -119,21 +119,27 @@ class GaussianMixture(AbstractDenoiser):
 
 
 class Enumerated(AbstractDenoiser):
-    """Exact for bits that take one of k listed states; reverse steps are the best factorised ones.
+    """Exact for bits or classes that take one of k listed states; reverse steps are the best factorised ones.
+
+    Where no listed state can have become x_t, as may be with absorbing noise after a step that no data make, every
+    state counts as it did before.
 
     Args:
-        states: the possible data, shape (k, *event), 0 or 1.
+        states: the possible data, shape (k, *event), whole numbers from 0.
         probabilities: shape (k,), adding up to 1; equal unless given.
 
     Raises:
-        ValueError: states that are not binary, probabilities of another shape or no probabilities.
+        ValueError: states that are no whole numbers, probabilities of another shape or no probabilities; when called,
+            a diffusion of other values.
     """
 
     states: Array
     probabilities: Array
 
     def __init__(self, states: ArrayLike, probabilities: ArrayLike | None = None) -> None:
-        check_binary("states", states)
+        check_real("states", states)
+        if is_concrete(states) and ((found := np.asarray(states)) != np.maximum(np.round(found), 0)).any():
+            raise ValueError(f"states: expected whole numbers of at least 0, got {found!s:.80}")
         self.states = jnp.asarray(states, dtype=int)
         if self.states.ndim < 1:
             raise ValueError(f"states: expected shape (k, *event), got {self.states.shape}")
@@ -148,15 +154,15 @@ class Enumerated(AbstractDenoiser):
         check_weights(self.probabilities, "probabilities")
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
-        """Independent bits with the exact P(x_0 = 1 | x_t) of each."""
-        if not isinstance(diffusion, BinomialDiffusion):  # its states are bits, of no other family
-            raise ValueError(f"diffusion: Enumerated is for BinomialDiffusion, got {type(diffusion).__name__}")
-        log_share = jnp.log(self.probabilities) + jax.vmap(lambda state: diffusion.marginal(state, t).log_prob(x_t))(
-            self.states
-        )
-        ones = log_share.reshape((-1,) + (1,) * jnp.ndim(x_t))
-        logits = _log_sum(ones, self.states == 1) - _log_sum(ones, self.states == 0)
-        return bits(logits)
+        """Independent elements with the exact P(x_0 | x_t) of each."""
+        if diffusion.num_values is None:
+            raise ValueError(f"diffusion: Enumerated is for bits or classes, got {type(diffusion).__name__}")
+        diffusion.check_values("states", self.states)
+        seen = jax.vmap(lambda state: diffusion.marginal(state, t).log_prob(x_t))(self.states)
+        log_share = jnp.log(self.probabilities) + jnp.where(jnp.isfinite(jnp.max(seen)), seen, 0.0)
+        each = log_share.reshape((-1,) + (1,) * jnp.ndim(x_t))
+        log_probs = [_log_sum(each, self.states == value) for value in range(diffusion.num_values)]
+        return diffusion.posterior_of_values(jnp.stack(log_probs, -1), x_t)
 
     def log_prob(self, x_0: ArrayLike) -> Array:
         """Exact log probability of one example in nats, −inf off the listed states."""

@@ -24,8 +24,9 @@ ComputeType = Literal["bfloat16", "float16", "float32"]
 class Network(AbstractDenoiser):
     r"""A denoiser from any callable ``fn(x_t, t)`` on one unbatched example.
 
-    The function sees `x_t` standardised by the diffusion (bits as 0.0 and 1.0) and the step `t` as a float, in the
-    numbering of the chain it was trained for. With z = (x_t − loc)/scale, its output o means, by `predicts`:
+    The function sees `x_t` standardised by the diffusion (bits as 0.0 and 1.0, a class as a row of 0.0 with one 1.0, on
+    a last axis) and the step `t` as a float, in the numbering of the chain it was trained for. With
+    z = (x_t − loc)/scale, its output o means, by `predicts`:
 
     * ``"noise"``: ε, the noise in z = √ᾱ z_0 + √(1−ᾱ) ε ([DDPM 2020] eq. 11);
     * ``"data"``: z_0, the standardised data;
@@ -33,7 +34,7 @@ class Network(AbstractDenoiser):
     * ``"mean"``: a pair of the 2015 heads (o^μ, o^Σ). Gaussian: Σ = σ(o^Σ + σ⁻¹(β_t)) and
       μ = (z − o^μ)√(1−Σ) + o^μ, which is [2015] eqs. 64-65 with the square root that the printed eq. 65 lacks, so
       that zero output is the forward kernel. Bits: one output, added to the logits of the forward kernel;
-    * ``"logits"``: log-odds of each bit of x_0.
+    * ``"logits"``: log-odds of each bit of x_0; of classes, the log probability of each, up to a constant.
 
     For ``"noise"``, ``"data"`` and ``"velocity"`` the variance of a step is β_t, the entropy bound β̃_t, or learned
     between the two, exp(v log β_t + (1−v) log β̃_t) with v = (o' + 1)/2 (Nichol & Dhariwal 2021, eq. 15); `fn` then
@@ -135,7 +136,7 @@ class Network(AbstractDenoiser):
 
     def _output(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
         """What the network says: its first output, and its second one or 0. The only place that calls it."""
-        fits, shape = diffusion.heads, jnp.shape(x_t)
+        fits, shape = diffusion.heads, diffusion.network_shape(jnp.shape(x_t))
         if self.predicts not in fits:
             raise ValueError(
                 f"predicts: expected {' or '.join(map(repr, fits))} with {type(diffusion).__name__}, "
@@ -164,7 +165,7 @@ class Network(AbstractDenoiser):
         self, diffusion: AbstractDiffusion, output: tuple[Array, Array], x_t: Array, t: ArrayLike
     ) -> dist.Distribution:
         if self.predicts == "logits":
-            return diffusion.posterior_from_logits(output[0])
+            return diffusion.posterior_from_logits(output[0], x_t)
         if self.predicts == "mean":
             return diffusion.implied_posterior(diffusion.kernel_from_heads(output, x_t, t), x_t, t)
         diffusion = cast(GaussianDiffusion, diffusion)
@@ -235,7 +236,7 @@ def _checked_clip(clip: Any, predicts: str) -> tuple[float, float]:
 
 
 def checked_output(out: Any, shape: tuple[int, ...]) -> Array:
-    """A network's output, once it has the shape of one example."""
+    """A network's output, once it has the shape of what the network is given."""
     if jnp.shape(out) != shape:
-        raise ValueError(f"fn: expected an output of the shape of x_t, {shape}, got {jnp.shape(out)}")
+        raise ValueError(f"fn: expected an output of the shape of its input, {shape}, got {jnp.shape(out)}")
     return out

@@ -2,5 +2,6 @@
 
 from .base import AbstractDiffusion as AbstractDiffusion
 from .binomial import BinomialDiffusion as BinomialDiffusion
+from .categorical import CategoricalDiffusion as CategoricalDiffusion
 from .gaussian import GaussianDiffusion as GaussianDiffusion
 from .gaussian import require_gaussian as require_gaussian

@@ -31,7 +31,22 @@ class AbstractDiffusion(eqx.Module):
     @property
     @abstractmethod
     def element_support(self) -> constraints.Constraint:
-        """Support of one element of x."""
+        """Support of one element of x_t."""
+
+    @property
+    def data_support(self) -> constraints.Constraint:
+        """Support of one element of the data; that of x_t unless the noise has a value of its own."""
+        return self.element_support
+
+    @property
+    def num_values(self) -> int | None:
+        """How many values an element of the data can have, 0 … num_values − 1; None for real numbers."""
+        return None
+
+    @property
+    def value_type(self) -> type:
+        """What models take an element of the data for: a number between whose values factors may be continued."""
+        return float
 
     @property
     def is_gaussian(self) -> bool:
@@ -50,7 +65,11 @@ class AbstractDiffusion(eqx.Module):
 
     @abstractmethod
     def check_values(self, name: str, x: ArrayLike) -> None:
-        """Raise ``ValueError`` where a known `x` is off the support; `name` is the argument's."""
+        """Raise ``ValueError`` where known data `x` are off their support; `name` is the argument's."""
+
+    def check_state(self, name: str, x_t: ArrayLike) -> None:
+        """The same for a noisy state; see `data_support`."""
+        self.check_values(name, x_t)
 
     @property
     @abstractmethod
@@ -59,21 +78,33 @@ class AbstractDiffusion(eqx.Module):
 
     @abstractmethod
     def network_input(self, x_t: ArrayLike) -> Array:
-        """The state as a network sees it: floating, without units, shape of `x_t`."""
+        """The state as a network sees it: floating, without units, of shape `network_shape`."""
 
-    def posterior_from_logits(self, logits: Array) -> dist.Distribution:
-        """The law of x_0 that a network's log-odds stand for, where ``"logits"`` is among the `heads`."""
+    def network_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of what a network is given, and of each of its outputs, for one example."""
+        return event_shape
+
+    def posterior_from_logits(self, logits: Array, x_t: Array) -> dist.Distribution:
+        """The law of x_0 given x_t that a network's logits stand for, where ``"logits"`` is among the `heads`."""
+        del logits, x_t
         raise ValueError(f"predicts: {type(self).__name__} has no law of logits, got 'logits'")
 
-    @abstractmethod
+    def posterior_of_values(self, log_probs: Array, x_t: Array) -> dist.Distribution:
+        """The law of x_0 given x_t with these log probabilities of each value, shape (*event, num_values)."""
+        del log_probs, x_t
+        raise ValueError(f"diffusion: expected one whose elements have a few values, got {type(self).__name__}")
+
     def kernel_from_heads(
         self, output: tuple[Array, Array], x_t: Array, t: ArrayLike, s: ArrayLike | None = None
     ) -> dist.Distribution:
         """The kernel x_t → x_s of the head ``"mean"`` ([2015] eqs. 64-65); the forward kernel for outputs of 0."""
+        del output, x_t, t, s
+        raise ValueError(f"predicts: {type(self).__name__} has no head 'mean', got 'mean'")
 
-    @abstractmethod
     def implied_posterior(self, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """The law of x_0 whose averaged bridge, from t to t − 1, is `kernel`, or is near to it."""
+        del kernel, x_t, t
+        raise ValueError(f"predicts: {type(self).__name__} has no head 'mean', got 'mean'")
 
     def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Array:
         """The unweighted loss of a prediction at one x_t in nats, shape (): −log of the predicted law at x_0."""
@@ -134,6 +165,10 @@ class AbstractDiffusion(eqx.Module):
     def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Array:
         """E log π(X^t) over q(x_t | x_0) in nats, exact, shape ()."""
 
+    def log_null(self, x_0: ArrayLike) -> Array:
+        """log π(x_0) in nats, shape (): the example as if it were noise."""
+        return self.expected_log_terminal(x_0, 0.0)
+
     @abstractmethod
     def terminal_entropy(self, event_shape: tuple[int, ...]) -> Array:
         """H(π) in nats, exact, shape ()."""
@@ -143,7 +178,7 @@ class AbstractDiffusion(eqx.Module):
 
         Averaged over the data's x_0 they bound the entropy of one step of the true reverse chain. The lower one
         always holds; the upper one needs H_q(X^t) ≥ H_q(X^s), which holds when the data have the noise law's second
-        moment (Gaussian) or mean activity (bits), and for bits of rate ½ always.
+        moment (Gaussian), mean activity (bits) or frequencies (classes), and for equally likely bits or classes always.
         """
         s = jnp.asarray(t) - 1 if s is None else s
         upper = self.step_entropy(x_0, t, s)

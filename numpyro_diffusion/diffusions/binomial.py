@@ -54,6 +54,11 @@ class BinomialDiffusion(AbstractDiffusion):
         """0 or 1."""
         return constraints.boolean
 
+    @property
+    def num_values(self) -> int:
+        """2."""
+        return 2
+
     def description(self) -> dict[str, Array | str]:
         """``"binomial"`` and `rate`."""
         return {"family": "binomial", "rate": self.rate}
@@ -71,9 +76,15 @@ class BinomialDiffusion(AbstractDiffusion):
         """0.0 and 1.0."""
         return jnp.asarray(x_t, dtype=self.schedule.times.dtype)
 
-    def posterior_from_logits(self, logits: Array) -> dist.Distribution:
+    def posterior_from_logits(self, logits: Array, x_t: Array) -> dist.Distribution:
         """Independent bits."""
+        del x_t
         return bits(logits)
+
+    def posterior_of_values(self, log_probs: Array, x_t: Array) -> dist.Distribution:
+        """Independent bits."""
+        del x_t
+        return bits(log_probs[..., 1] - log_probs[..., 0])
 
     def kernel_from_heads(
         self, output: tuple[Array, Array], x_t: Array, t: ArrayLike, s: ArrayLike | None = None

@@ -54,7 +54,7 @@ class DiffusionPosterior(ModuleDistribution):
         check_kind("sampler", sampler, AbstractPosteriorSampler)
         if prior.batch_shape:
             raise ValueError(f"prior: expected batch shape (), got {prior.batch_shape}; expand the posterior instead")
-        factor.check(prior.event_shape, prior.process.diffusion.element_support.is_discrete)
+        factor.check(prior.event_shape, prior.process.diffusion.data_support)
         pull_back(factor, prior.transform, prior.event_shape)  # known values off the support are refused here
         parts = PosteriorParts(prior.module, factor, sampler)
         super().__init__(parts, prior.event_shape, validate_args=validate_args)

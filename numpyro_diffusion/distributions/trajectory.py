@@ -48,9 +48,9 @@ class ForwardTrajectory(ModuleDistribution):
         check_kind("diffusion", diffusion, AbstractDiffusion)
         check_real("x_0", x_0)
         x_0 = jnp.asarray(x_0)
-        inside = diffusion.element_support(x_0)  # under `jit` a tracer even where x_0 is not
+        inside = diffusion.data_support(x_0)  # under `jit` a tracer even where x_0 is not
         if is_concrete(inside) and not np.all(inside):
-            raise ValueError(f"x_0: expected values on the support {diffusion.element_support}, got some off it")
+            raise ValueError(f"x_0: expected values on the support {diffusion.data_support}, got some off it")
         event_dim = x_0.ndim if event_dim is None else event_dim
         if not 0 <= event_dim <= x_0.ndim:
             raise ValueError(
@@ -67,7 +67,7 @@ class ForwardTrajectory(ModuleDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of the data, for every step."""
+        """That of the diffusion, for every step."""
         return constraints.independent(self.module.diffusion.element_support, len(self.event_shape))
 
     def _sample_one(self, module: Any, key: Array) -> Array:
@@ -150,7 +150,7 @@ class ReverseTrajectory(ModuleDistribution):
     def support(self) -> constraints.Constraint:
         """That of the data for x_0, and that of the noise for the other steps; mostly they are the same."""
         noise, data = self.process.diffusion.element_support, self.process.support
-        if self.process.is_discrete == self.process.diffusion.is_discrete:
+        if data == constraints.independent(noise, len(self.process.event_shape)):
             return constraints.independent(noise, len(self.event_shape))
         return _DataThenNoise(data, constraints.independent(noise, len(self.event_shape)))
 

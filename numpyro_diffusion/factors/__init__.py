@@ -5,7 +5,9 @@ from .base import Product as Product
 from .base import factors_of as factors_of
 from .callable import Factor as Factor
 from .delta import Delta as Delta
+from .elementwise import Categorical as Categorical
 from .elementwise import Elementwise as Elementwise
+from .elementwise import by_value as by_value
 from .gaussian import Gaussian as Gaussian
 from .linear import LinearGaussian as LinearGaussian
 from .pulled_back import pull_back as pull_back

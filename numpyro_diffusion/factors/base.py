@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
+from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_event
@@ -32,10 +33,12 @@ class AbstractFactor(eqx.Module):
         """Whether r is a product of factors of single elements, with a closed form (`multiply`) for laws that fit."""
         return False
 
-    def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
-        """Raise ``ValueError`` unless the factor fits examples of this shape and kind."""
+    def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
+        """Raise ``ValueError`` unless the factor fits examples of this shape with elements on this support."""
+        kind = int if support.is_discrete else float
+        example = jax.ShapeDtypeStruct(event_shape, jax.dtypes.canonicalize_dtype(kind))
         try:
-            answer = jax.eval_shape(lambda x: self.log_r(x), jax.ShapeDtypeStruct(event_shape, jnp.result_type(float)))
+            answer = jax.eval_shape(lambda x: self.log_r(x), example)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"factor: expected one for examples of shape {event_shape}, {type(self).__name__} failed: {error}"
@@ -45,16 +48,16 @@ class AbstractFactor(eqx.Module):
                 f"factor: expected log r(x) of shape () for an example of shape {event_shape}, got {answer.shape}"
             )
 
-    def check_kind(self, discrete: bool, wanted: bool) -> None:
-        """Raise ``ValueError`` if the prior is over bits where real numbers are wanted, or the other way round."""
-        if discrete != wanted:
-            names = ("real numbers", "bits")
+    def check_kind(self, support: Constraint, discrete: bool) -> None:
+        """Raise ``ValueError`` if a prior's elements are real where a few values are wanted, or the other way round."""
+        if support.is_discrete != discrete:
+            names = ("real numbers", "bits or classes")
             raise ValueError(
-                f"factor: {type(self).__name__} is for {names[wanted]}, got a prior over {names[discrete]}"
+                f"factor: {type(self).__name__} is for {names[discrete]}, got a prior over {names[not discrete]}"
             )
 
     def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
-        """Multiply a factorised law of x (`Normal` or `Bernoulli`, one event) by r in closed form.
+        """Multiply a factorised law of x (one event) by r in closed form.
 
         Returns:
             log ∫ law(x) r(x) dx in nats, shape (), and the normalised product; None where there is no closed form.
@@ -116,10 +119,10 @@ class Product(AbstractFactor):
         """Σ log r_i(x)."""
         return sum((factor.log_r(x) for factor in self.factors), jnp.zeros(()))
 
-    def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
+    def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
         """Check every factor."""
         for factor in self.factors:
-            factor.check(event_shape, discrete)
+            factor.check(event_shape, support)
 
     def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
         """One factor after the other; None where one of them has no closed form on what the others made."""

@@ -6,6 +6,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
+from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_finite, check_real, is_concrete
@@ -22,7 +23,7 @@ LEAST_NOISE = 1e-3
 class Delta(AbstractFactor):
     """r(x) = δ(x − values) on the elements where `mask` is True: inpainting.
 
-    The evidence ∫ p(x) r(x) dx is then the density (for bits the probability) of the known elements.
+    The evidence ∫ p(x) r(x) dx is then the density (for bits and classes the probability) of the known elements.
 
     Args:
         values: the known values, shape `event`; anything finite where `mask` is False.
@@ -54,15 +55,14 @@ class Delta(AbstractFactor):
         """True."""
         return True
 
-    def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
+    def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
         """The values must be one example on the prior's support."""
         check_broadcast("values", self.values.shape, event_shape)
         if self.values.shape != tuple(event_shape):
             raise ValueError(f"values: expected the event shape {event_shape}, got {self.values.shape}")
-        if discrete and is_concrete(self.values) and is_concrete(self.mask):
-            known = np.asarray(self.values)[np.asarray(self.mask)]
-            if not np.isin(known, (0, 1)).all():
-                raise ValueError("values: expected only 0 and 1 where known, got others")
+        inside = support(self.values) | ~self.mask
+        if is_concrete(inside) and not np.asarray(inside).all():
+            raise ValueError(f"values: expected values on the prior's support, {support}, where known, got others")
 
     def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
         """Exact: the law's density at the known values, and the law of the others."""

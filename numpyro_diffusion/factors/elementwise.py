@@ -1,16 +1,48 @@
-"""Factors of bits."""
+"""Factors of bits and classes: what each element says on its own."""
+
+from abc import abstractmethod
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
+from numpyro.distributions.constraints import Constraint
 
 from .._checks import check_broadcast, check_finite
-from ..laws import weighted
+from ..laws import one_hot, weighted
 from .base import AbstractFactor
 
 
-class Elementwise(AbstractFactor):
+class _OfValues(AbstractFactor):
+    """r(x) = Π r_i(x_i) for elements of a few values."""
+
+    @abstractmethod
+    def log_weight(self, value: Array) -> Array:
+        """log r_i in nats at a value of the elements, which broadcasts to one example."""
+
+    def log_r(self, x: Array) -> Array:
+        """Σ log r_i(x_i) in nats."""
+        return jnp.sum(self.log_weight(jnp.asarray(x)))
+
+    @property
+    def is_elementwise(self) -> bool:
+        """True."""
+        return True
+
+    def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
+        """Exact: c̃ ∝ cd for each value ([2015] Table App. 1, its misprint corrected)."""
+        return weighted(law, self.log_weight) if weighted.knows(law) else None
+
+    def check_count(self, support: Constraint, count: int) -> None:
+        """Raise ``ValueError`` unless `count` is the largest number of values that an element can have."""
+        self.check_kind(support, True)
+        inside = np.asarray(support(np.arange(count + 1).reshape((-1,) + (1,) * np.ndim(support(0)))))
+        if inside.reshape(count + 1, -1).any(1).tolist() != [True] * count + [False]:
+            raise ValueError(f"factor: {type(self).__name__} is for {count} classes, got a prior on {support}")
+
+
+class Elementwise(_OfValues):
     """r(x) = Π r_i(x_i) for bits: what each bit says on its own.
 
     Args:
@@ -29,24 +61,49 @@ class Elementwise(AbstractFactor):
         check_finite("log_zero", log_zero)
         self.log_one, self.log_zero = jnp.asarray(log_one, dtype=float), jnp.asarray(log_zero, dtype=float)
 
-    def log_r(self, x: Array) -> Array:
-        """Σ log r_i(x_i) in nats; linear in between 0 and 1."""
-        return jnp.sum(self._log_weight(jnp.asarray(x)))
-
-    @property
-    def is_elementwise(self) -> bool:
-        """True."""
-        return True
-
-    def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
-        """For bits, of a shape that broadcasts to one example."""
-        self.check_kind(discrete, True)
+    def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
+        """For two values, of a shape that broadcasts to one example."""
+        self.check_count(support, 2)
         for name in ("log_one", "log_zero"):
             check_broadcast(name, getattr(self, name).shape, event_shape)
 
-    def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
-        """Exact: c̃ = cd/(cd + (1−c)(1−d)) for each bit ([2015] Table App. 1, its misprint corrected)."""
-        return weighted(law, self._log_weight) if weighted.knows(law) else None
-
-    def _log_weight(self, value: Array) -> Array:
+    def log_weight(self, value: Array) -> Array:
+        """Linear in between 0 and 1."""
         return value * self.log_one + (1 - value) * self.log_zero
+
+
+class Categorical(_OfValues):
+    """r(x) = Π r_i(x_i) for classes: what each element says on its own.
+
+    Args:
+        log_values: log r_i(c) in nats for each class c on the last axis, shape (*event, k) or broadcastable to it; what
+            it says of classes that an element does not have is ignored.
+
+    Raises:
+        ValueError: no axis of classes, values that are not finite (`Delta` is for known elements).
+    """
+
+    log_values: Array
+
+    def __init__(self, log_values: ArrayLike) -> None:
+        check_finite("log_values", log_values)
+        self.log_values = jnp.asarray(log_values, dtype=float)
+        if self.log_values.ndim < 1:
+            raise ValueError("log_values: expected an axis of classes, the last one, got one number")
+
+    def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
+        """For as many classes as there are values, of a shape that broadcasts to one example."""
+        *shape, count = self.log_values.shape
+        self.check_count(support, count)
+        check_broadcast("log_values", (*shape, count), (*event_shape, count))
+
+    def log_weight(self, value: Array) -> Array:
+        """0 for values that are no class."""
+        return jnp.sum(jnp.where(one_hot(value, self.log_values.shape[-1]), self.log_values, 0.0), -1)
+
+
+def by_value(log_values: Array) -> AbstractFactor:
+    """r(x) = Π r_i(x_i) from log r_i of every value on the last axis: an `Elementwise` of two, else a `Categorical`."""
+    if log_values.shape[-1] == 2:
+        return Elementwise(log_values[..., 1], log_values[..., 0])
+    return Categorical(log_values)

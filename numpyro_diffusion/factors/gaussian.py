@@ -5,6 +5,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
+from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_finite, check_positive
@@ -47,9 +48,9 @@ class Gaussian(AbstractFactor):
         """True."""
         return True
 
-    def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
+    def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
         """`loc`, `scale` and `gain` must broadcast to one example of real numbers."""
-        self.check_kind(discrete, False)
+        self.check_kind(support, False)
         for name in ("loc", "scale", "gain"):
             check_broadcast(name, getattr(self, name).shape, event_shape)
 

@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
+from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_finite, check_positive, is_concrete
@@ -142,9 +143,9 @@ class LinearGaussian(AbstractFactor):
         log_r, shift, directions = condition(self, self.residual(law.mean), rows * law.variance, rows)
         return log_r, lowered(law, shift, directions)
 
-    def check(self, event_shape: tuple[int, ...], discrete: bool) -> None:
+    def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
         """The operator must be a linear map from one example to the observation."""
-        self.check_kind(discrete, False)
+        self.check_kind(support, False)
         self.map.check(self.observation.shape, event_shape)
 
     def linear(self, event_shape: tuple[int, ...]) -> "LinearGaussian":

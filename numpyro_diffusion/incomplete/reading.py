@@ -80,7 +80,7 @@ def unknowns(model: Callable[..., Any], site: str, prior: DiffusionPrior, observ
     Raises:
         ValueError: another latent sample site than x: every observation would have one of its own.
     """
-    zeros = jnp.zeros(prior.event_shape)
+    zeros = jnp.zeros(prior.event_shape, prior.process.diffusion.value_type)
     run = substitute(seed(model, 0), data={site: zeros})
     sites = trace(run).get_trace(prior, observation)
     latent = [n for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"] and n != site]

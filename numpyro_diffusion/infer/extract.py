@@ -15,11 +15,11 @@ from .._structure import depends, is_affine, is_elementwise
 from ..distributions import DiffusionPosterior, DiffusionPrior
 from ..factors import (
     AbstractFactor,
-    Elementwise,
     Factor,
     Gaussian,
     LinearGaussian,
     Product,
+    by_value,
     pull_back,
     simplify,
     with_known,
@@ -85,8 +85,9 @@ def extract_factor(model: Callable[..., Any], site: str | None = None, /, *args:
     Observed and latent sites, `numpyro.factor`, plates, masks and scales count as they do in the model's own density.
     Other latent sites must have values (`numpyro.handlers.substitute` or `condition`). Normal and MultivariateNormal
     sites whose mean is affine in x, and whose noise does not depend on it, become `Gaussian` or `LinearGaussian`; for
-    bits, sites that look at single elements become `Elementwise`; everything else becomes `Factor`. Affine is what
-    the traced program shows to be affine, no numerical guess. The factor of a `DiffusionPosterior` is counted in.
+    bits and classes, sites that look at single elements become `Elementwise` or `Categorical`; everything else becomes
+    `Factor`. Affine is what the traced program shows to be affine, no numerical guess. The factor of a
+    `DiffusionPosterior` is counted in. Classes are whole numbers to the model, with which it may look into a table.
 
     A site in a plate has one factor for each element, if all that depends on it is in the plate too. Where another site
     is outside of the plate, as a sum over the elements is, all elements are one state of shape (*plates, *event), and
@@ -121,7 +122,8 @@ def extract(model: Callable[..., Any], site: str, args: tuple[Any, ...], kwargs:
     """See `extract_factor`."""
     found = find_site(model, site, args, kwargs)
     run = lambda x: trace(Given(model, site, x)).get_trace(*args, **kwargs)
-    x = jnp.zeros(found.law.batch_shape + found.law.event_shape)
+    diffusion = found.law.process.diffusion
+    x = jnp.zeros(found.law.batch_shape + found.law.event_shape, diffusion.value_type)
     # Only names and static facts are taken from this trace; all values come from traces of their own.
     prototype = {name: msg for name, msg in run(x).items() if msg["type"] == "sample" and name != site}
     using = depends(lambda x: {name: _log_density(run(x)[name]) for name in prototype}, x)
@@ -129,8 +131,7 @@ def extract(model: Callable[..., Any], site: str, args: tuple[Any, ...], kwargs:
     kept = independent_ndims(found, [prototype[name] for name in used])
     prior = as_one_state(found, site, kept)
     plates = _Plates(x.shape[:kept], found.plate_ndims)
-    bits = prior.process.diffusion.element_support.is_discrete
-    parts = [_part(run, name, prototype[name], x, plates, bits, site) for name in used]
+    parts = [_part(run, name, prototype[name], x, plates, diffusion.num_values, site) for name in used]
     if isinstance(found.law, DiffusionPosterior):
         parts = [found.law.map_batch(lambda module, _: module.factor, jnp.zeros(found.law.batch_shape)), *parts]
     rest = [_log_density(msg).sum() for name, msg in prototype.items() if msg["is_observed"] and name not in used]
@@ -177,18 +178,19 @@ class _Plates(NamedTuple):
         return plate_first(array, self.kept, self.total, event)
 
 
-def _part(run: Any, name: str, msg: Any, x: Array, plates: _Plates, bits: bool, site: str) -> AbstractFactor:
-    """The factor of one site."""
+def _part(run: Any, name: str, msg: Any, x: Array, plates: _Plates, count: int | None, site: str) -> AbstractFactor:
+    """The factor of one site, about elements of so many values, or real numbers."""
     if plates.kept:
         check_independent(lambda x: plates.first(_log_density(run(x)[name])), name, x, plates.kept, site)
     plain = msg["scale"] is None
-    if bits:
-        elementwise = plain and _bits(run, name, x)
-        return elementwise or _any(run, name, x, plates)
+    if count is not None:
+        return (plain and _elementwise(run, name, x, count)) or _any(run, name, x, plates)
     return (plain and _gaussian(run, name, msg, x, plates)) or _any(run, name, x, plates)
 
 
-def _bits(run: Any, name: str, x: Array) -> AbstractFactor | None:
+def _elementwise(run: Any, name: str, x: Array, count: int) -> AbstractFactor | None:
+    """The site as what single elements say, if it is that."""
+
     def each(x: Array) -> Array:
         msg = run(x)[name]
         base, mask, _ = _unwrap(msg["fn"])
@@ -197,7 +199,7 @@ def _bits(run: Any, name: str, x: Array) -> AbstractFactor | None:
 
     if not is_elementwise(each, x):
         return None
-    return Elementwise(each(jnp.ones_like(x)), each(x))
+    return by_value(jnp.stack([each(jnp.full_like(x, value)) for value in range(count)], -1))
 
 
 def _gaussian(run: Any, name: str, msg: Any, x: Array, plates: _Plates) -> AbstractFactor | None:

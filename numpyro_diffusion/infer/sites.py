@@ -113,7 +113,8 @@ class _Zeros(Messenger):
             law = law.base_dist
         if isinstance(law, DiffusionPrior | DiffusionPosterior):
             self.names.append(msg["name"])
-            msg["value"] = jnp.zeros(msg["fn"].batch_shape + msg["fn"].event_shape)
+            shape = msg["fn"].batch_shape + msg["fn"].event_shape
+            msg["value"] = jnp.zeros(shape, law.process.diffusion.value_type)
 
 
 class _Found(Exception):

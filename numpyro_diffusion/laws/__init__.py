@@ -6,6 +6,11 @@ of single elements with its rules; a new family adds a file.
 
 from .bits import bit_logits as bit_logits
 from .bits import bits as bits
+from .categories import IMPOSSIBLE as IMPOSSIBLE
+from .categories import Categories as Categories
+from .categories import categories as categories
+from .categories import class_logits as class_logits
+from .categories import one_hot as one_hot
 from .levels import DiscretisedNormal as DiscretisedNormal
 from .levels import levels as levels
 from .lowered import LoweredNormal as LoweredNormal
@@ -13,6 +18,8 @@ from .normal import FARTHEST as FARTHEST
 from .normal import normal as normal
 from .operations import Operation as Operation
 from .operations import between as between
+from .operations import certain as certain
+from .operations import chosen as chosen
 from .operations import elements as elements
 from .operations import event_kl as event_kl
 from .operations import from_noise as from_noise

@@ -11,7 +11,7 @@ from numpyro.distributions.discrete import BernoulliLogits, BernoulliProbs
 from numpyro.distributions.kl import kl_divergence
 
 from .normal import FARTHEST
-from .operations import between, elements, from_noise, mirrored, tilt, weighted
+from .operations import between, certain, chosen, elements, from_noise, mirrored, tilt, weighted
 
 KINDS = (BernoulliLogits, BernoulliProbs)
 
@@ -34,6 +34,16 @@ def _from_noise(law: dist.Distribution, noise: Array) -> Array:
 @mirrored.register(*KINDS)
 def _mirrored(law: dist.Distribution, key: Array, mirror: Array) -> Array:
     return jnp.where(mirror, 1 - bits(-bit_logits(law)).sample(key), law.sample(key))
+
+
+@certain.register(*KINDS)
+def _certain(law: dist.Distribution, values: Array, mask: Array) -> dist.Distribution:
+    return bits(jnp.where(mask, jnp.where(values > 0.5, jnp.inf, -jnp.inf), bit_logits(law)))
+
+
+@chosen.register(*KINDS)
+def _chosen(law: dist.Distribution, other: dist.Distribution, where_other: Array) -> dist.Distribution:
+    return bits(jnp.where(where_other, bit_logits(other), bit_logits(law)))
 
 
 @tilt.register(*KINDS)

@@ -80,7 +80,7 @@ def variance(law: dist.Distribution) -> Array:
 
 @Operation
 def from_noise(law: dist.Distribution, noise: Array) -> Array:
-    """The draw that the standard noise of the law's family makes: normal for real numbers, uniform for bits."""
+    """The draw that the standard noise of the law's family makes: normal for real numbers, else uniform."""
     raise from_noise.refuse(law)
 
 
@@ -89,7 +89,7 @@ def mirrored(law: dist.Distribution, key: Array, mirror: Array) -> Array:
     """A draw, or the one of the opposite noise where `mirror` is True; shape `event`.
 
     Two such draws, of laws that are alike, with one key and `mirror` off and on, are negatively correlated. Each is
-    *exact*: normal laws are symmetric about their mean, and a bit's uniform number u has the law of 1 − u.
+    *exact*: normal laws are symmetric about their mean, and the uniform u of a bit or class has the law of 1 − u.
     """
     raise mirrored.refuse(law)
 
@@ -99,7 +99,7 @@ def tilt(law: dist.Distribution, gradient: Array) -> dist.Distribution:
     """law(x) · exp(gradient · x), normalised: a normal's mean moves by Σ·gradient, bits' logits by the gradient.
 
     By at most five standard deviations, or five in logits (`FARTHEST`), since a gradient is true near where it was
-    taken only. A rounded normal law is tilted before it is rounded: *approximate*.
+    taken only. The x of a class is its number. A rounded normal law is tilted before it is rounded: *approximate*.
     """
     raise tilt.refuse(law)
 
@@ -124,6 +124,18 @@ def observed(law: dist.Distribution, loc: Array, scale: Array, gain: Array) -> t
         log of the integral in nats, shape (), and the normalised product; *exact*.
     """
     raise observed.refuse(law)
+
+
+@Operation
+def certain(law: dist.Distribution, values: Array, mask: Array) -> dist.Distribution:
+    """The law with its elements where `mask` is True certain to have their `values`, for elements of few values."""
+    raise certain.refuse(law)
+
+
+@Operation
+def chosen(law: dist.Distribution, other: dist.Distribution, where_other: Array) -> dist.Distribution:
+    """The law with the elements of another one of its family where `where_other` is True."""
+    raise chosen.refuse(law)
 
 
 @Operation

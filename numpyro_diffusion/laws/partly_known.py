@@ -7,8 +7,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import constraints
 
-from .bits import bit_logits
-from .operations import elements, from_noise, is_factorised, mirrored, tilt
+from .operations import certain, elements, from_noise, is_factorised, mirrored, tilt
 
 
 class PartlyKnown(dist.Distribution):
@@ -44,8 +43,8 @@ class PartlyKnown(dist.Distribution):
 
     @property
     def logits(self) -> Array:
-        """Log-odds of bits, infinite where known."""
-        return jnp.where(self.mask, jnp.where(self.values > 0.5, jnp.inf, -jnp.inf), bit_logits(self.law))
+        """Log-odds of bits or log probabilities of classes, the known ones certain."""
+        return elements(certain(self.law, self.values, self.mask)).logits
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of shape (*sample_shape, *event), with the known values in them."""

@@ -63,7 +63,7 @@ class TwistedChain(eqx.Module):
     ) -> None:
         if not isinstance(factor, AbstractFactor):
             raise ValueError(f"factor: expected one from numpyro_diffusion.factors, got {factor!r}")
-        factor.check(process.event_shape, process.diffusion.is_discrete)
+        factor.check(process.event_shape, process.diffusion.data_support)
         factor = simplify(factor, process.event_shape)
         twist = default_twist(process, factor) if twist is None else twist
         process = with_moments(process) if twist.needs_moments else process

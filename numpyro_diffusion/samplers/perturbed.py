@@ -42,7 +42,7 @@ class Perturbed(AbstractPosteriorSampler):
 
     def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:
         """One draw, shape `event`."""
-        factor.check(process.event_shape, process.diffusion.element_support.is_discrete)
+        factor.check(process.event_shape, process.diffusion.data_support)
         factor = simplify(factor, process.event_shape)
         times = Ancestral(self.num_steps).times(process)
         first, inner, last = jax.random.split(key, 3)
@@ -89,7 +89,7 @@ class Replacement(AbstractPosteriorSampler):
         if not isinstance(factor, Delta):
             raise ValueError(f"factor: Replacement is for a Delta factor, got {type(factor).__name__}")
         mask, values = factor.mask, factor.values
-        factor.check(process.event_shape, process.diffusion.element_support.is_discrete)
+        factor.check(process.event_shape, process.diffusion.data_support)
         times = Ancestral(self.num_steps).times(process)
         first, inner, last = jax.random.split(key, 3)
 

@@ -59,7 +59,7 @@ def check_process(process: ReverseProcess, objective: str) -> None:
     learned = process.diffusion.schedule.is_learned
     if learned and not process.diffusion.is_gaussian:
         name = type(process.diffusion.schedule).__name__
-        raise ValueError(f"schedule: expected a fixed one for bits, whose draws have no gradient, got a {name}")
+        raise ValueError(f"schedule: expected a fixed one for bits and classes, which have no gradient, got a {name}")
     if objective == "bound":
         return
     if learned:
@@ -102,7 +102,7 @@ def check_settings(
     check_number(
         "dequantize",
         dequantize,
-        "a width of at least 0 (0 for bits" + (" and grey levels)" if process.num_levels else ")"),
+        "a width of at least 0 (0 for bits, classes and grey levels)",
         lambda width: width == 0 or width > 0 and not discrete,
     )
     if patience is not None:

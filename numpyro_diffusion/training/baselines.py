@@ -39,6 +39,26 @@ class Mixture(NamedTuple):
         return Mixture(self.weights, self.means @ root.T + loc, root @ self.covariances @ root.T)
 
 
+class Independent(NamedTuple):
+    """Independent elements of a few values each.
+
+    Attributes:
+        log_chances: log probability of each value, shape (d, k).
+    """
+
+    log_chances: np.ndarray
+
+    def log_prob(self, x: np.ndarray) -> np.ndarray:
+        """Log probability in nats, shape (n,)."""
+        return np.take_along_axis(self.log_chances, x.T.astype(int), 1).sum(0)
+
+
+def independent(x: np.ndarray, num_values: int) -> Independent:
+    """Frequencies of each element's values, each counted half a time more than it was seen; x of shape (n, d)."""
+    counts = (x[..., None] == np.arange(num_values)).sum(0) + 0.5
+    return Independent(np.log(counts / counts.sum(1, keepdims=True)))
+
+
 def shrunk_gaussian(x: np.ndarray, added: float = 0.0) -> Mixture:
     """A Gaussian of mean and covariance of the examples, correlations shrunk as Ledoit and Wolf 2004 have it.
 

@@ -43,6 +43,9 @@ def check_prior(
     near, first = (np.asarray(dequantized(k, jnp.asarray(x[:limit], float), width), np.float64)
                    for k, x, limit in zip(jax.random.split(noise), (held_out, train), (NUM_DRAWS, MOST_TRAINING),
                                           strict=True))  # fmt: skip
+    if prior.process.diffusion.is_discrete:  # classes have no distances but those of what a network is given
+        rows = prior.process.diffusion.network_input
+        draws, near, first = (np.asarray(rows(x), np.float64) for x in (draws, near, first))
     scale = first.std(0) if first.ndim == 2 else first.std()
     flat = [(x / np.where(scale > 0, scale, 1.0)).reshape(len(x), -1) for x in (draws, near, first)]
     statistic, p_value = energy_test(flat[0], flat[1])

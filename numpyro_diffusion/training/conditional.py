@@ -144,7 +144,8 @@ def conditional_plan(
         return _of_regression(key, plan, pairs, told, model), model
     denoiser: Any = plan.process.denoiser
     if network is None:
-        fn: Any = MLP(key, event, num_steps=plan.process.num_steps, width=denoiser.fn.width, context=features)
+        shape = plan.process.diffusion.network_shape(event)
+        fn: Any = MLP(key, shape, num_steps=plan.process.num_steps, width=denoiser.fn.width, context=features)
     else:
         fn, named = network, f"network: {type(network).__name__} (given)"
         lines = tuple(named if line.startswith("network: ") else line for line in plan.reasons)

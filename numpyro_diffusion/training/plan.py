@@ -1,5 +1,6 @@
 """What to train is chosen from the data's shape and values, and said."""
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from .. import schedules
 from .._checks import check_choice, check_count, check_finite, check_key
 from .._numbers import check_resolution
 from ..denoisers import Network
-from ..diffusions import BinomialDiffusion, GaussianDiffusion
+from ..diffusions import AbstractDiffusion, BinomialDiffusion, CategoricalDiffusion, GaussianDiffusion
 from ..moments import LARGEST_WHOLE
 from ..networks import MLP
 from ..process import ReverseProcess
@@ -20,7 +21,10 @@ from ._arguments import check_number, check_numbers
 from .scaling import detail_of, location_and_scale, spacing
 from .tables import FEWEST, MOST_COMPONENTS, candidates, table, whitened_gaussian
 
-Family = Literal["gaussian", "binomial"]
+Family = Literal["gaussian", "binomial", "categorical"]
+
+
+MOST_CLASSES = 1_000  # of an element; more are a sign that numbers are no codes
 
 
 class PriorPlan(NamedTuple):
@@ -70,11 +74,14 @@ def plan_prior(
     Args:
         key: JAX random key, for the network's first weights.
         data: shape (n, *event), finite, not constant.
-        family: ``"gaussian"`` or ``"binomial"``; binomial for data of nothing but 0 and 1.
+        family: ``"gaussian"``, ``"binomial"`` or ``"categorical"``; binomial for data of nothing but 0 and 1, and
+            categorical only if it is asked for, of whole numbers from 0 that are codes of classes. The elements of a
+            vector then have as many classes each as its codes say, those of other events as many as the largest one.
         loc: location of the Gaussian noise law; the mean (of each element, for events of rank 1).
         scale: its scale; the standard deviation, one constant for images, one per element for events of rank 1.
         schedule: log-SNR in equal steps; its ends from the data's scale and finest detail.
-        network: a callable fn(x_t, t), predicting the velocity, or the logits of bits; an `MLP` sized by the event.
+        network: a callable fn(x_t, t), predicting the velocity, or the logits of bits or classes; an `MLP` sized by
+            the event.
         dequantize: width of the uniform noise added to the data, in their units; their spacing if they come in equal
             steps (whole numbers, k/255), otherwise 0.
         num_steps: optimiser steps.
@@ -90,28 +97,30 @@ def plan_prior(
     binary = bool(((array == 0) | (array == 1)).all())
     if family is None:
         family = "binomial" if binary else "gaussian"
-    check_choice("family", family, ("gaussian", "binomial"))
+    check_choice("family", family, ("gaussian", "binomial", "categorical"))
     check_key("key", key)
-    _check_overrides(family, binary, schedule, network, dequantize)
+    _check_overrides(family, array, schedule, network, dequantize)
     count = None if num_steps is None else check_count("num_steps", num_steps)
-    reasons = [f"family: {family} ({'only 0 and 1' if binary else 'real values'} in the data)"]
+    found = "only 0 and 1" if binary else "whole numbers" if family == "categorical" else "real values"
+    reasons = [f"family: {family} ({found} in the data)"]
     overridden = any(choice is not None for choice in (loc, scale, schedule, network))
     if family == "gaussian" and size <= LARGEST_WHOLE and not overridden and _suits_a_table(array, dequantize):
         return _for_table(key, array, dequantize, count, reasons)
     steps = (10_000 if size <= 32 else 20_000) if count is None else count
-    diffusion: BinomialDiffusion | GaussianDiffusion
-    if family == "binomial":
+    diffusion: AbstractDiffusion
+    if family == "gaussian":
+        diffusion, width = _for_reals(array, loc, scale, schedule, dequantize, reasons)
+    else:
         if loc is not None or scale is not None:
             name, value = ("loc", loc) if loc is not None else ("scale", scale)
-            raise ValueError(f"{name}: expected None for the binomial family, got {value!r}")
-        diffusion, width = _for_bits(array, schedule, reasons), 0.0
-    else:
-        diffusion, width = _for_reals(array, loc, scale, schedule, dequantize, reasons)
-    hidden = 128 if size <= 8 else 256 if size <= 128 else 512
-    fn: Any = MLP(key, event_shape, num_steps=diffusion.num_steps, width=hidden) if network is None else network
+            raise ValueError(f"{name}: expected None for the {family} family, got {value!r}")
+        diffusion, width = (_for_bits if family == "binomial" else _for_classes)(array, schedule, reasons), 0.0
+    shape = diffusion.network_shape(event_shape)
+    hidden = 128 if math.prod(shape) <= 8 else 256 if math.prod(shape) <= 128 else 512
+    fn: Any = MLP(key, shape, num_steps=diffusion.num_steps, width=hidden) if network is None else network
     reasons.append(f"network: MLP of width {hidden}" if network is None else f"network: {type(fn).__name__} (given)")
     reasons.append(f"training: {steps} steps{_given(num_steps)}")
-    denoiser = Network(fn, "logits" if family == "binomial" else "velocity")
+    denoiser = Network(fn, "velocity" if family == "gaussian" else "logits")
     return PriorPlan(ReverseProcess(diffusion, denoiser, event_shape), steps, width, tuple(reasons))
 
 
@@ -189,29 +198,54 @@ def _checked(data: ArrayLike) -> np.ndarray:
     return array
 
 
-def _check_overrides(family: Family, binary: bool, schedule: object, network: object, dequantize: Any) -> None:
+def _check_overrides(family: Family, array: np.ndarray, schedule: object, network: object, dequantize: Any) -> None:
     """Raise ``ValueError`` for a choice of the wrong kind, or one that does not fit the family."""
-    if family == "binomial" and not binary:
+    if family == "binomial" and not ((array == 0) | (array == 1)).all():
         raise ValueError("family: expected 'gaussian' for data with other values than 0 and 1, got 'binomial'")
+    if family == "categorical":
+        _check_codes(array)
     if schedule is not None and not isinstance(schedule, AbstractSchedule):
         raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
     if network is not None and not callable(network):
         raise ValueError(f"network: expected a callable fn(x_t, t), got {network!r}")
     if dequantize is not None:
-        bits = family == "binomial"
-        fits = lambda width: width == 0 or (width > 0 and not bits)
-        check_number("dequantize", dequantize, "a width of at least 0 (0 for bits)", fits)
+        fits = lambda width: width == 0 or (width > 0 and family == "gaussian")
+        check_number("dequantize", dequantize, "a width of at least 0 (0 for bits and classes)", fits)
+
+
+def _check_codes(array: np.ndarray) -> None:
+    """Raise ``ValueError`` unless the data are whole numbers, and as many of them as codes of classes are used."""
+    bad = (array < 0) | (array != np.round(array))
+    if bad.any():
+        raise ValueError(f"data: expected whole numbers from 0 for the categorical family, got {array[bad][0]:g}")
+    if array.max() >= MOST_CLASSES:
+        raise ValueError(
+            f"data: expected codes of at most {MOST_CLASSES} classes for the categorical family, got {array.max():g}"
+        )
+
+
+def _for_classes(array: np.ndarray, schedule: AbstractSchedule | None, reasons: list[str]) -> CategoricalDiffusion:
+    """Absorbing noise; classes as the codes say."""
+    counts = 1 + array.max(0 if array.ndim == 2 else None).astype(int)
+    least, most = int(counts.min()), int(counts.max())
+    reasons.append(f"noise law: absorbing, of {most if least == most else f'{least} to {most}'} classes")
+    schedule = _erasing(array, schedule, reasons)
+    return CategoricalDiffusion(schedule, most if least == most else counts, "absorbing")
 
 
 def _for_bits(array: np.ndarray, schedule: AbstractSchedule | None, reasons: list[str]) -> BinomialDiffusion:
     rate = float(np.clip(array.mean(), 0.01, 0.99))
     reasons.append(f"noise law: Bernoulli({rate:.4g}), the data's mean activity")
-    if schedule is None:
-        schedule = schedules.erasing(_bit_steps(int(np.prod(array.shape[1:]))))
-        reasons.append(f"schedule: {schedule.num_steps} steps, each erasing an equal share of the signal")
-    else:
+    return BinomialDiffusion(_erasing(array, schedule, reasons), rate)
+
+
+def _erasing(array: np.ndarray, schedule: AbstractSchedule | None, reasons: list[str]) -> AbstractSchedule:
+    if schedule is not None:
         reasons.append(f"schedule: {schedule.num_steps} steps (given)")
-    return BinomialDiffusion(schedule, rate)
+        return schedule
+    size = int(np.prod(array.shape[1:]))
+    reasons.append(f"schedule: {_value_steps(size)} steps, each erasing an equal share of the signal")
+    return schedules.erasing(_value_steps(size))
 
 
 def _for_reals(
@@ -244,7 +278,7 @@ def _for_reals(
     return GaussianDiffusion(schedule, used_loc, used_scale), width
 
 
-def _bit_steps(size: int) -> int:
+def _value_steps(size: int) -> int:
     return int(np.clip(10 * size, 100, 1000))
 
 

@@ -10,7 +10,7 @@ from numpyro.distributions.transforms import Transform
 
 from ..distributions.report import Curve, PriorReport, Score
 from ._arguments import default_validation
-from .baselines import LARGEST, Mixture, shrunk_gaussian
+from .baselines import LARGEST, Independent, Mixture, independent, shrunk_gaussian
 from .conditional import Told
 from .loop import held_out_values
 from .plan import PriorPlan
@@ -20,13 +20,15 @@ from .run import dequantized
 REPEATS = 4  # of the report's K
 
 
-def simple_models(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> dict[str, Mixture]:
-    """The Gaussian of real values, where it is not too large."""
-    size = int(np.prod(train.shape[1:]))
-    real = plan.process.diffusion.is_gaussian
-    if not real or size > LARGEST or not len(held_out):
+def simple_models(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> dict[str, Mixture | Independent]:
+    """The Gaussian of real values, where it is not too large; independent elements of bits and classes."""
+    size, count = int(np.prod(train.shape[1:])), plan.process.diffusion.num_values
+    if size > LARGEST or not len(held_out):
         return {}
-    return {"Gaussian": shrunk_gaussian(train.reshape(len(train), -1), plan.dequantize**2 / 12)}
+    flat = train.reshape(len(train), -1)
+    if count is not None:
+        return {"independent elements": independent(flat, count)}
+    return {"Gaussian": shrunk_gaussian(flat, plan.dequantize**2 / 12)}
 
 
 def report_of(
@@ -35,7 +37,7 @@ def report_of(
     transform: Transform | None,
     results: dict[str, FitResult],
     reasons: tuple[str, ...],
-    models: Mapping[str, Mixture | Told],
+    models: Mapping[str, Mixture | Independent | Told],
     train: np.ndarray,
     held_out: np.ndarray,
     context: Array | None = None,

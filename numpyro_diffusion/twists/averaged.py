@@ -1,4 +1,4 @@
-"""Any factor of bits: r averaged over the denoiser's independent bits."""
+"""Any factor of bits or classes: r averaged over the denoiser's independent ones."""
 
 import math
 from typing import Any
@@ -10,24 +10,27 @@ from jax import Array
 
 from .._checks import check_count
 from ..factors import AbstractFactor, Delta, Product, factors_of
-from ..laws import Operation, PartlyKnown, bit_logits, bits
+from ..laws import Categories, Operation, PartlyKnown, bit_logits, bits, categories, class_logits
 from ..laws.bits import KINDS as BITS
 from ..process import ReverseProcess
+from . import classes
 from .base import AbstractTwist, TwistedStep
 from .bits import average, points
 
 
 class Averaged(AbstractTwist):
-    """ψ_t(x_t) = E[r(b)] over the denoiser's independent bits b of x_0 given x_t, for any factor of bits.
+    """ψ_t(x_t) = E[r(b)] over the denoiser's independent bits or classes b of x_0 given x_t, for any factor of them.
 
-    `Elementwise` factors and known bits in r are multiplied in closed form. The rest is averaged over all states of up
-    to 10 bits; *exact* where the bits of x_0 given x_t are independent. More bits are averaged over 4 `num_draws`
-    fixed draws of laws that adapt to r, so that ψ is a positive function of x_t with no noise of its own. The proposal
-    is the kernel for x_0 given x_t with the bits that r wants, as independent ones: at most five from the denoiser's in
-    logits, so that no state is excluded. No derivative of the denoiser is taken; r is differentiated once.
+    `Elementwise` and `Categorical` factors and known elements in r are multiplied in closed form. The rest is averaged
+    over all states of up to 10 bits; *exact* where the bits of x_0 given x_t are independent. More bits are averaged
+    over 4 `num_draws` fixed draws of laws that adapt to r, so that ψ is a positive function of x_t with no noise of its
+    own. The proposal is the kernel for x_0 given x_t with the bits that r wants, as independent ones: at most five from
+    the denoiser's in logits, so that no state is excluded. No derivative of the denoiser is taken; r of bits is
+    differentiated once. Classes are averaged over all states where these are at most 1,024, a masked element counting
+    as one class more, and over draws without any derivative where they are more.
 
     Args:
-        num_draws: of each of four laws, for examples of more than 10 bits.
+        num_draws: of each of four laws, for examples of more than 10 bits, or of more than 1,024 states of classes.
 
     Raises:
         ValueError: a count below 1.
@@ -39,11 +42,11 @@ class Averaged(AbstractTwist):
         self.num_draws = check_count("num_draws", num_draws)
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
-        """For laws that can be averaged over: those of bits."""
+        """For laws that can be averaged over: those of bits and classes."""
         del factor
         if not averaged.knows(process.terminal()):
             kind = type(process.diffusion).__name__
-            raise ValueError(f"twist: Averaged is for a BinomialDiffusion, got {kind}")
+            raise ValueError(f"twist: Averaged is for bits and classes, got {kind}")
 
     def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
         """The states or fixed uniform numbers at which to look."""
@@ -53,7 +56,7 @@ class Averaged(AbstractTwist):
     def step(
         self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
     ) -> TwistedStep:
-        """ψ_t(x_t), and the kernel to x_s with the bits that r wants."""
+        """ψ_t(x_t), and the kernel to x_s with the values that r wants."""
         posterior, kernel = process.denoiser.denoise(process.diffusion, x_t, t, s)
         log_psi, law, rest = multiplied_out(factor, posterior)
         found, led = averaged(law, rest, shared)
@@ -93,6 +96,21 @@ def _averaged_bits(
     logits = bit_logits(law if known is None else known)
     found = average(lambda b: factor.log_r(b.reshape(logits.shape)), logits.reshape(-1), at)
     return found.log_psi, bits(found.logits.reshape(logits.shape))
+
+
+@averaging_points.register(Categories)
+def _class_points(law: dist.Distribution, num_draws: int) -> Array:
+    return classes.points(num_draws, math.prod(law.event_shape), class_logits(law).shape[-1])
+
+
+@averaged.register(Categories)
+def _averaged_classes(
+    law: dist.Distribution, factor: AbstractFactor, at: Array, known: PartlyKnown | None = None
+) -> tuple[Array, dist.Distribution]:
+    logits = class_logits(law if known is None else known)
+    flat = logits.reshape(-1, logits.shape[-1])
+    found = classes.average(lambda x: factor.log_r(x.reshape(law.event_shape)), flat, at)
+    return found.log_psi, categories(found.logits.reshape(logits.shape))
 
 
 @averaged.register(PartlyKnown)

@@ -11,7 +11,16 @@ from jax import Array
 
 from .. import laws
 from ..factors import AbstractFactor
-from ..laws import FARTHEST, DiscretisedNormal, LoweredNormal, Operation, PartlyKnown, bit_logits, bits, elements
+from ..laws import (
+    FARTHEST,
+    Categories,
+    DiscretisedNormal,
+    LoweredNormal,
+    Operation,
+    PartlyKnown,
+    chosen,
+    elements,
+)
 from ..laws.bits import KINDS as BITS
 from ..process import ReverseProcess
 from .averaged import averaged, averaging_points, multiplied_out
@@ -26,9 +35,9 @@ def last_step(process: ReverseProcess, factor: AbstractFactor, x_1: Array) -> Tw
     """The step from x_1 to the data.
 
     Where the factor multiplies the last kernel in closed form, ψ_1(x_1) = ∫ p(x_0 | x_1) r(x_0) dx_0 and the proposal
-    is the normalised product, so that no weight changes any more. Otherwise single bits, known elements and those
-    observed by themselves are multiplied in closed form, and the rest as `Averaged` does for bits and `Laplace` for
-    real numbers. A rounded normal law is taken as the normal law itself times r of what it is rounded to.
+    is the normalised product, so that no weight changes any more. Otherwise single bits or classes, known elements and
+    those observed by themselves are multiplied in closed form, and the rest as `Averaged` does for bits and classes and
+    `Laplace` for real numbers. A rounded normal law is taken as the normal law itself times r of what it is rounded to.
     """
     kernel = process.last_kernel(x_1)
     product = factor.multiply(kernel)
@@ -59,13 +68,13 @@ def _integrated_partly_known(law: PartlyKnown, factor: AbstractFactor) -> tuple[
     return value, PartlyKnown(led, law.values, law.mask)
 
 
-@integrated.register(*BITS)
-def _integrated_bits(
+@integrated.register(*BITS, Categories)
+def _integrated_values(
     law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None
 ) -> tuple[Array, dist.Distribution]:
     value, led = averaged(law, factor, averaging_points(law, _NUM_DRAWS), known)
-    # Certain bits where they are known would make the density of the others NaN.
-    return value, led if known is None else bits(jnp.where(known.mask, bit_logits(law), bit_logits(led)))
+    # Certain elements where they are known would make the density of the others NaN.
+    return value, led if known is None else chosen(led, law, known.mask)
 
 
 @integrated.register(dist.Normal)

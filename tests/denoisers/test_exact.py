@@ -161,12 +161,12 @@ BITS = BinomialDiffusion(schedules.from_beta(BETA))
             lambda: GaussianMixture(np.zeros((2, 3)), np.zeros(2), [0.5, 0.5]),
             "scales: expected positive numbers",
         ),
-        (lambda: Enumerated([[0, 2]]), "states: expected only 0 and 1, got .*2"),
+        (lambda: Enumerated([[0, 1.5]]), "states: expected whole numbers of at least 0, got .*1.5"),
         (lambda: Enumerated([[0, 1]], [0.5, 0.5]), r"probabilities: expected shape \(1,\), got \(2,\)"),
         (lambda: Enumerated([[0, 1]], [0.5]), "probabilities: expected probabilities that add up to 1"),
         (
             lambda: Enumerated([[0, 1]]).posterior(_diffusion(), jnp.zeros(2), 1),
-            "diffusion: Enumerated is for BinomialDiffusion, got GaussianDiffusion",
+            "diffusion: Enumerated is for bits or classes, got GaussianDiffusion",
         ),
         (
             lambda: Gaussian(0.0, 1.0).posterior(BITS, jnp.zeros(2), 1),

@@ -251,11 +251,11 @@ UNEVEN = lambda z, t: (z, z[0])
         ),
         (
             lambda: ReverseProcess(_diffusion(), Network(ONE), 2),
-            r"fn: expected an output of the shape of x_t, \(2,\), got \(\)",
+            r"fn: expected an output of the shape of its input, \(2,\), got \(\)",
         ),
         (
             lambda: ReverseProcess(_diffusion(), Network(UNEVEN, "mean"), 2),
-            r"fn: expected an output of the shape of x_t, \(2,\), got \(\)",
+            r"fn: expected an output of the shape of its input, \(2,\), got \(\)",
         ),
         (
             lambda: ReverseProcess(_diffusion(), Network(lambda z, t: jnp.stack([z] * 3), "mean"), 2),
@@ -275,7 +275,7 @@ UNEVEN = lambda z, t: (z, z[0])
         ),
         (
             lambda: ReverseProcess(BITS, Network(ONE, "logits"), 2),
-            r"fn: expected an output of the shape of x_t, \(2,\), got \(\)",
+            r"fn: expected an output of the shape of its input, \(2,\), got \(\)",
         ),
     ],
 )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpyro.distributions import constraints
 from numpyro.distributions.discrete import BernoulliLogits
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
@@ -96,7 +97,7 @@ def test_linear_factors_are_normal_densities(name):
     factor = make()
     expected = [multivariate_normal(matrix @ x.ravel(), covariance).logpdf(observation) for x in POINTS]
     np.testing.assert_allclose(batched_log_r(factor, POINTS, SHAPE), expected, rtol=1e-10)
-    factor.check(SHAPE, discrete=False)
+    factor.check(SHAPE, constraints.real)
 
 
 def test_a_gaussian_as_a_linear_observation_is_the_same_factor():
@@ -119,7 +120,7 @@ def test_elementwise_adds_what_each_bit_says():
     factor = Elementwise(one, zero)
     expected = [np.where(x == 1, one, zero).sum() for x in STATES]
     np.testing.assert_allclose(batched_log_r(factor, STATES, SHAPE), expected, rtol=1e-12, atol=1e-12)
-    factor.check(SHAPE, discrete=True)
+    factor.check(SHAPE, constraints.boolean)
 
 
 def test_products_add_and_are_flat():
@@ -128,7 +129,7 @@ def test_products_add_and_are_flat():
     assert len(product.factors) == 3 and all(not isinstance(part, Product) for part in product.factors)
     expected = sum(np.asarray(batched_log_r(part, POINTS, SHAPE)) for part in (one, two, three))
     np.testing.assert_allclose(batched_log_r(product, POINTS, SHAPE), expected, rtol=1e-12)
-    product.check(SHAPE, discrete=False)
+    product.check(SHAPE, constraints.real)
     assert product.multiply(law()) is None
     assert Product(()).log_r(POINTS[0]) == 0
 
@@ -232,7 +233,7 @@ def test_simplified_products_are_the_same_factor(name):
     product = SIMPLE[name]()
     simple = simplify(product, SHAPE)
     assert isinstance(simple, LinearGaussian)
-    simple.check(SHAPE, discrete=False)
+    simple.check(SHAPE, constraints.real)
     log_r, log_z, _, _, density = product_with_law(simple)
     expected = eqx.filter_jit(batched_log_r)(product, POINTS, SHAPE)
     np.testing.assert_allclose(log_r, expected, rtol=1e-10)
@@ -370,7 +371,7 @@ FITTING = {
     "wider": (Gaussian(np.zeros((5, 2, 2)), 1.0), False, "loc: expected a shape that broadcasts"),
     "bits": (Gaussian(0.0, 1.0), True, "factor: Gaussian is for real numbers, got a prior over bits"),
     "linear_bits": (LinearGaussian(Y, A, 1.0), True, "factor: LinearGaussian is for real numbers"),
-    "reals": (Elementwise(0.0), False, "factor: Elementwise is for bits, got a prior over real numbers"),
+    "reals": (Elementwise(0.0), False, "factor: Elementwise is for bits or classes, got a prior over real numbers"),
     "log_zero": (Elementwise(0.0, np.zeros(3)), True, "log_zero: expected a shape that broadcasts"),
     "matrix": (LinearGaussian(Y, A[:, :3], 1.0), False, r"operator: expected 3 rows for examples of shape \(2, 2\)"),
     "result": (LinearGaussian(Y, lambda x: x, 1.0), False, r"operator: expected a result of .* \(3,\), got \(2, 2\)"),
@@ -379,7 +380,11 @@ FITTING = {
     "abs": (LinearGaussian(0.0, lambda x: jnp.abs(x).sum(), 1.0), False, "operator: expected a linear map"),
     "delta": (Delta(np.zeros(4), np.ones(4, bool)), False, "values: expected a shape that broadcasts"),
     "delta_one": (Delta(np.zeros((1, 2)), np.ones((1, 2), bool)), False, r"values: expected the event shape \(2, 2\)"),
-    "delta_bits": (Delta(np.full(SHAPE, 0.5), np.ones(SHAPE, bool)), True, "values: expected only 0 and 1 where known"),
+    "delta_bits": (
+        Delta(np.full(SHAPE, 0.5), np.ones(SHAPE, bool)),
+        True,
+        "values: expected values on the prior's support",
+    ),
     "vector": (Factor(lambda x: x), False, r"factor: expected log r\(x\) of shape \(\) .* got \(2, 2\)"),
     "broken": (Factor(lambda x: x @ jnp.zeros(7)), False, "factor: expected one for examples of shape .* failed"),
     "product": (Gaussian(0.0, 1.0) * Gaussian(np.zeros(3), 1.0), False, "loc: expected a shape"),
@@ -390,11 +395,11 @@ FITTING = {
 def test_factors_that_do_not_fit_the_prior_say_why(name):
     factor, discrete, message = FITTING[name]
     with pytest.raises(ValueError, match=message):
-        factor.check(SHAPE, discrete)
+        factor.check(SHAPE, constraints.boolean if discrete else constraints.real)
 
 
 def test_only_the_known_bits_must_be_bits():
     mask = np.array([[False, True], [True, False]])
-    assert Delta([[0.5, 1.0], [0.0, 7.0]], mask).check(SHAPE, discrete=True) is None
-    with pytest.raises(ValueError, match="values: expected only 0 and 1 where known"):
-        Delta([[0.5, 1.0], [0.0, 7.0]], ~mask).check(SHAPE, discrete=True)
+    assert Delta([[0.5, 1.0], [0.0, 7.0]], mask).check(SHAPE, constraints.boolean) is None
+    with pytest.raises(ValueError, match="values: expected values on the prior's support"):
+        Delta([[0.5, 1.0], [0.0, 7.0]], ~mask).check(SHAPE, constraints.boolean)

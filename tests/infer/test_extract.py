@@ -278,7 +278,7 @@ def test_the_factor_is_the_models_density(model):
     if model is unknown_gain_and_noise:  # latent sites that do not depend on x are in neither part
         expected = expected - dist.Normal(0.0, 1.0).log_prob(1.7) - dist.HalfNormal(1.0).log_prob(0.4)
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
-    found.factor.check((3,), found.prior.support.is_discrete)
+    found.factor.check((3,), found.prior.process.diffusion.data_support)
 
 
 def test_observed_sites_that_do_not_depend_on_x_are_constant():
