@@ -57,6 +57,7 @@ def _check(texts):
         assert not re.search(r"callback|infeed|outfeed|lapack|xf64|<f64>", text), platform
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_and_their_gradients_are_lowered_for_accelerators(name):
     """Plainly: not one call of anything but XLA's own operations."""
@@ -85,7 +86,7 @@ FACTORS = {
 }
 
 
-@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("factor", ["linear", pytest.param("any", marks=pytest.mark.slow)])
 def test_own_products_keep_all_bits(factor):
     """The network here has no product, so that each in the program is the package's own."""
     process = _process(Damped(jnp.ones(IMAGE)))
