@@ -201,8 +201,8 @@ def split_context(
         return context, check_context("validation_context", validation_context, process, held_out)
     if context is None:
         return None, None
-    train, held = split_rows(key, len(context), validation)
-    return context[train], context[held]
+    order = _order(key, len(context))
+    return context[order[held_out:]], context[order[:held_out]]
 
 
 def split(key: Array, data: Array, validation: float | ArrayLike, process: ReverseProcess) -> tuple[Array, Array]:
@@ -218,5 +218,9 @@ def split_rows(key: Array, count: int, share: Any) -> tuple[np.ndarray, np.ndarr
     expected = "a share in [0, 1) that leaves data to train on, or held-out data"
     check_number("validation", share, expected, lambda share: 0 <= share < 1 and round(share * count) < count)
     held_out = round(float(np.asarray(share)) * count)
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, SPLIT), count))
+    order = _order(key, count)
     return order[held_out:], order[:held_out]
+
+
+def _order(key: Array, count: int) -> np.ndarray:
+    return np.asarray(jax.random.permutation(jax.random.fold_in(key, SPLIT), count))
