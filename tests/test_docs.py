@@ -13,12 +13,15 @@ import numpyro_diffusion as nd
 ROOT = Path(__file__).parent.parent
 
 
+PAGES_WITH_CODE = ["README.md", *(f"docs/{page}.md" for page in ("guide", "own_data", "conditional", "several_priors"))]
+
+
 def blocks(page):
     return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/own_data.md", "docs/conditional.md"])
+@pytest.mark.parametrize("page", PAGES_WITH_CODE)
 def test_code_runs(page, tmp_path, monkeypatch):
     """All of it, but that what is learned is learned briefly: how good a prior gets is for other tests."""
     whole = nd.fit_prior
