@@ -13,7 +13,10 @@ import numpyro_diffusion as nd
 ROOT = Path(__file__).parent.parent
 
 
-PAGES_WITH_CODE = ["README.md", *(f"docs/{page}.md" for page in ("guide", "own_data", "conditional", "several_priors"))]
+PAGES_WITH_CODE = [
+    "README.md",
+    *(f"docs/{page}.md" for page in ("guide", "own_data", "conditional", "several_priors", "extending")),
+]
 
 
 def blocks(page):
