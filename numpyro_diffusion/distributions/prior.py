@@ -116,7 +116,10 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
     @property
     def noise_shape(self) -> tuple[int, ...]:
         """Shape of the standard-normal noise that makes one draw: (n, *event_shape), steps + 1 for `Ancestral`."""
-        return self.sampler.noise_shape(self.process)
+        batch = self.batch_shape
+        # Asked of one element of the batch, as a schedule of many has its steps on another axis.
+        noise = lambda module, _: jnp.zeros(module.sampler.noise_shape(module.process))
+        return jax.eval_shape(lambda: self.map_batch(noise, jnp.zeros(batch))).shape[len(batch) :]
 
     def from_noise(self, noise: ArrayLike) -> Array:
         """The draw of x_0 that standard-normal noise makes: smooth, and *exact* in law for the sampler's chain.
