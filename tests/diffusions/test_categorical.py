@@ -26,7 +26,7 @@ FACTORS = {
     "known": Delta([2, 0], [True, False]) * Categorical(WEIGHTS),
     "coupled": Factor(lambda x: jnp.where(x[0] == x[1], 1.5, -0.5) + 0.4 * x[0]),
 }
-EACH_NOISE = pytest.mark.parametrize("noise", NOISES)
+UNIFORM = pytest.param("uniform", marks=pytest.mark.slow)
 
 
 def diffusion_of(noise: str) -> CategoricalDiffusion:
@@ -84,7 +84,7 @@ def prior_law(noise: str) -> np.ndarray:
     return p[inside]
 
 
-@EACH_NOISE
+@pytest.mark.parametrize("noise", [UNIFORM, "absorbing", "frequencies"])
 def test_process_is_that_of_the_chain(noise: str, x64: None) -> None:
     """Steps, marginals, bridges, their averages and entropies are those of multiplied transition matrices."""
     diffusion, law = diffusion_of(noise), noise_law(noise)
@@ -165,7 +165,8 @@ def test_two_classes_have_the_particles_of_bits() -> None:
     np.testing.assert_array_equal(draw(AS_BITS), draw(AS_CLASSES))
 
 
-@pytest.mark.parametrize("noise", [pytest.param("uniform", marks=pytest.mark.slow), "absorbing"])
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", ["uniform", "absorbing"])
 def test_bound_by_enumeration(noise: str) -> None:
     """Every part of K is the sum over all states that it estimates, and K is below log p(x_0)."""
     process, states, x_0 = process_of(noise), states_of(noise), np.array([2, 1])
