@@ -17,7 +17,7 @@ MAX_LINES = 320
 LAYERS = [
     {"_checks", "_files", "_functions"},
     {"_batching", "_devices", "_numbers", "_packing", "_products", "_structure"},
-    {"networks", "checkpoints", "laws", "moments", "schedules"},
+    {"_frames", "networks", "checkpoints", "laws", "moments", "schedules"},
     {"diffusions"},
     {"denoisers"},
     {"last_steps"},

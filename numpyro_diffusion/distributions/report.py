@@ -76,6 +76,7 @@ class PriorReport(NamedTuple):
             by lap, the start first, ``{"score": […], "error": […]}``; `prior` and `baselines` are then log evidences
             too. Empty otherwise.
         columns: names of the elements, of data that came as a frame.
+        levels: of each column of classes, what the codes 0, 1, … stand for.
     """
 
     prior: Score | None
@@ -88,6 +89,7 @@ class PriorReport(NamedTuple):
     checks: PriorChecks | None = None
     laps: dict[str, list[float]] = {}
     columns: tuple[str, ...] = ()
+    levels: tuple[tuple[Any, ...], ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -132,6 +134,7 @@ class PriorReport(NamedTuple):
             "reasons": list(self.reasons),
             "checks": checks,
             "columns": list(self.columns),
+            "levels": [list(levels) for levels in self.levels],
         }
 
 
@@ -148,7 +151,8 @@ def report_from_json(stored: Any) -> PriorReport | None:
     if checks is not None:
         checks = PriorChecks(**(checks | {"jacobian": tuple((level, ratio) for level, ratio in checks["jacobian"])}))
     read = {"prior": own, "baselines": scores, "reasons": tuple(stored["reasons"]), "checks": checks,
-            "columns": tuple(stored.get("columns", ()))}  # fmt: skip
+            "columns": tuple(stored.get("columns", ())),
+            "levels": tuple(tuple(levels) for levels in stored.get("levels", ()))}  # fmt: skip
     return PriorReport(**(stored | read))
 
 

@@ -10,13 +10,13 @@ from jax import Array
 from tqdm.auto import tqdm
 
 from .._checks import check_count, check_key
+from .._frames import AbstractTable, Levels, read_table
 from ..distributions import DiffusionPrior
 from ..moments import LARGEST_WHOLE
 from ..samplers.reliability import LARGEST_GAP, LARGEST_KHAT, LEAST_SIZE, pareto_khat
 from ..training import fit_prior
 from ..training.posterior_draws import Current, Draws, Effort, draw, read_cells
 from ..twists import Laplace
-from .frames import AbstractTable, read_table
 
 ISLANDS = 2
 CALLS = 5_000_000  # of the denoiser, for all rows
@@ -126,10 +126,10 @@ def impute(
 
     Args:
         key: JAX random key.
-        table: array of shape (n, *event), or a frame of pandas or polars with columns of numbers; NaN (or null) where
-            missing. A row may be missing altogether: it is then a draw of the prior.
+        table: array of shape (n, *event), or a frame of pandas or polars with columns of numbers, or of classes with a
+            prior of them; NaN (or null) where missing. A row may be missing altogether: it is then a draw of the prior.
         prior: of rows; learned from the table itself by `fit_prior` unless given. One that was learned from a frame
-            knows its columns' names, and takes frames with these in any order.
+            knows its columns' names, and takes frames with these in any order; one of classes knows their levels.
         num_imputations: how many.
         num_particles: of each of two independent runs of each row; unless given from 32 to 256, as the number of rows
             allows.
@@ -142,8 +142,9 @@ def impute(
         as they were; cells of columns of whole numbers are rounded.
 
     Raises:
-        ValueError: a table of another shape than the prior's, with other columns, or with columns that are no numbers;
-            options beside a prior; known cells off the prior's support; see `fit_prior`.
+        ValueError: a table of another shape than the prior's, with other columns, with columns that are no numbers, or
+            levels that the prior has not seen; options beside a prior; known cells off the prior's support; see
+            `fit_prior`.
         TypeError: a masked array, or a prior that is none.
 
     Warns:
@@ -151,7 +152,6 @@ def impute(
     """
     key = check_key("key", key)
     count = check_count("num_imputations", num_imputations)
-    given = read_table(table)
     if num_particles is not None:
         check_count("num_particles", num_particles, 2)
     if num_steps is not None:
@@ -160,6 +160,11 @@ def impute(
         raise TypeError(f"prior: expected a DiffusionPrior, got {type(prior).__name__}")
     if prior is not None and options:
         raise ValueError(f"options: expected none of fit_prior beside a prior, got {sorted(options)}")
+    levels = {} if prior is None else _levels_of(prior)
+    given = read_table(table, levels)
+    if given.has_classes and prior is not None and not levels:
+        classes = [name for name, found in zip(given.names, given.levels, strict=True) if found]
+        raise ValueError(f"table: expected columns of numbers, as the prior's are, got classes in {classes!s:.80}")
     if given.known.all():
         return Imputations([given.completed(given.values) for _ in range(count)], prior, _NOTHING)
     first, second = jax.random.split(key)
@@ -192,6 +197,12 @@ def impute(
             stacklevel=2,
         )
     return Imputations(tables, prior, diagnostics)
+
+
+def _levels_of(prior: DiffusionPrior) -> dict[str, Levels]:
+    """Levels of the columns of a prior that was learned from a frame of classes, by name."""
+    report = prior._report
+    return {} if report is None or not report.levels else dict(zip(report.columns, report.levels, strict=True))
 
 
 def _order(table: AbstractTable, prior: DiffusionPrior) -> np.ndarray:

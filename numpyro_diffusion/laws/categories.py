@@ -13,8 +13,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.kl import kl_divergence
 from numpyro.util import is_prng_key
 
-from .normal import FARTHEST
-from .operations import between, certain, chosen, elements, from_noise, mirrored, tilt, weighted
+from .operations import between, certain, chosen, elements, from_noise, mirrored, weighted
 
 # The log probability of a class that cannot be: finite, so that sums, products and gradients of it are numbers, and so
 # small that its exponential is 0 however many are added.
@@ -126,13 +125,6 @@ def _certain(law: dist.Distribution, values: Array, mask: Array) -> dist.Distrib
 @chosen.register(Categories)
 def _chosen(law: dist.Distribution, other: dist.Distribution, where_other: Array) -> dist.Distribution:
     return categories(jnp.where(where_other[..., None], class_logits(other), class_logits(law)))
-
-
-@tilt.register(Categories)
-def _tilt(law: dist.Distribution, gradient: Array) -> dist.Distribution:
-    logits = class_logits(law)
-    from_mean = jnp.arange(logits.shape[-1]) - law.mean[..., None]
-    return categories(logits + jnp.clip(gradient[..., None] * from_mean, -FARTHEST, FARTHEST))
 
 
 @between.register(Categories)

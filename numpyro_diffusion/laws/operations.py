@@ -113,7 +113,8 @@ def tilt(law: dist.Distribution, gradient: Array) -> dist.Distribution:
     """law(x) · exp(gradient · x), normalised: a normal's mean moves by Σ·gradient, bits' logits by the gradient.
 
     By at most five standard deviations, or five in logits (`FARTHEST`), since a gradient is true near where it was
-    taken only. The x of a class is its number. A rounded normal law is tilted before it is rounded: *approximate*.
+    taken only. A rounded normal law is tilted before it is rounded: *approximate*. Nothing lies between classes, so
+    that they have no rule.
     """
     raise tilt.refuse(law)
 

@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._checks import check_key
+from .._frames import read_classes
 from ..distributions import DiffusionPrior
 from ..distributions.report import PriorReport
 from ..schedules import AbstractSchedule
@@ -70,7 +71,8 @@ def fit_prior(
     Args:
         key: JAX random key.
         data: shape (n, *event); see `plan_prior`, also for the arguments up to `num_steps`. Real values may be NaN, in
-            examples of up to 256 of them. Of a frame the report keeps the columns' names.
+            examples of up to 256 of them. Of a frame the report keeps the columns' names; one with columns of
+            categories or strings, and of booleans beside them, is of classes, and the report keeps their levels.
         family: see `plan_prior`.
         loc: see `plan_prior`.
         scale: see `plan_prior`.
@@ -102,7 +104,12 @@ def fit_prior(
     """
     first, second = jax.random.split(check_key("key", key))
     columns = tuple(map(str, getattr(data, "columns", ())))
+    classes = read_classes(data)
+    if classes is not None:
+        family, data = "categorical" if family is None else family, classes.values
     data = check_numbers("data", data)
+    if family == "categorical" and np.isnan(data).any():
+        raise ValueError("data: expected no missing cells of classes, got NaN; leave such rows out")
     settings = _Settings(first, second, batch_size, learning_rate, checkpoint, progress_bar)
     # A network that takes a context too is put in its place once the plan for p(x) is there.
     own = network if context is None or network is None else without_context
@@ -123,7 +130,8 @@ def fit_prior(
     else:
         plan = choose(data, dequantize=dequantize)
         prior, said = _complete(settings, plan, np.asarray(data)), plan.reasons
-    prior = prior.with_report(prior.report()._replace(columns=columns))
+    levels = () if classes is None else classes.levels
+    prior = prior.with_report(prior.report()._replace(columns=columns, levels=levels))
     if progress_bar:
         print(f"{prior.report()}".removeprefix("\n".join(said)).strip())
     if prior.report().is_worse:

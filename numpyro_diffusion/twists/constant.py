@@ -25,7 +25,8 @@ class Constant(AbstractTwist):
         """ψ_t(x_t), and the kernel to x_s times r(x_s)."""
         del shared
         kernel = process.inner_kernel(x_t, t, s)
-        return TwistedStep(factor.log_r(jnp.asarray(x_t, dtype=float)), kernel, multiplied(factor, kernel))
+        log_psi = factor.log_r(jnp.asarray(x_t, dtype=process.diffusion.value_type))
+        return TwistedStep(log_psi, kernel, multiplied(factor, kernel))
 
 
 class Annealed(AbstractTwist):
@@ -38,7 +39,7 @@ class Annealed(AbstractTwist):
         del shared
         power = lambda t: 1 - jnp.asarray(t, dtype=float) / process.num_steps
         kernel = process.inner_kernel(x_t, t, s)
-        log_psi = power(t) * factor.log_r(jnp.asarray(x_t, dtype=float))
+        log_psi = power(t) * factor.log_r(jnp.asarray(x_t, dtype=process.diffusion.value_type))
         return TwistedStep(log_psi, kernel, multiplied(factor, kernel, power(s)))
 
 
@@ -46,9 +47,15 @@ def multiplied(factor: AbstractFactor, kernel: dist.Distribution, power: Array |
     """The kernel times r^power ([2015] Table App. 1): in closed form for r itself where there is one.
 
     Otherwise it is perturbed by ∇ log r at its mean, which needs r to be smooth on the scale of the kernel.
+
+    Raises:
+        ValueError: a law of classes without a closed form.
     """
     product = factor.multiply(kernel) if power is None else None
     if product is not None:
         return product[1]
+    if not tilt.knows(kernel):
+        got = f"{'' if power is None else 'a power of '}{type(factor).__name__}"
+        raise ValueError(f"factor: expected r of single elements, which has no slope between classes, got {got}")
     gradient = jax.grad(factor.log_r)(kernel.mean)
     return tilt(kernel, gradient if power is None else power * gradient)

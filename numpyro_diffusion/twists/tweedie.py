@@ -19,12 +19,15 @@ class Tweedie(AbstractTwist):
     A baseline. It ignores the spread of x_0 given x_t, so it is too sure at high noise: one gradient through the
     denoiser a step. E[x_0] moves by at most the standard deviation that data of the noise law would have, element by
     element.
-    For bits the factor is evaluated at the bits' probabilities. Not for `Delta`, which is 0 almost everywhere.
+    For bits the factor is evaluated at the bits' probabilities. Not for `Delta`, which is 0 almost everywhere,
+    nor for classes.
     """
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
-        """Not for known coordinates."""
-        del process
+        """Not for known coordinates, nor for classes, between which r has no slope."""
+        if not tilt.knows(process.terminal()):
+            kind = type(process.diffusion).__name__
+            raise ValueError(f"twist: Tweedie needs a slope of r, got {kind}; take MomentMatched or Averaged")
         if any(isinstance(part, Delta) for part in factors_of(factor)):
             raise ValueError("twist: Tweedie has no gradient for a Delta factor; take PseudoInverse or MomentMatched")
 

@@ -26,7 +26,7 @@ FACTORS = {
     "known": Delta([2, 0], [True, False]) * Categorical(WEIGHTS),
     "coupled": Factor(lambda x: jnp.where(x[0] == x[1], 1.5, -0.5) + 0.4 * x[0]),
 }
-EACH_NOISE = pytest.mark.parametrize("noise", NOISES)
+UNIFORM = pytest.param("uniform", marks=pytest.mark.slow)
 
 
 def diffusion_of(noise: str) -> CategoricalDiffusion:
@@ -84,7 +84,7 @@ def prior_law(noise: str) -> np.ndarray:
     return p[inside]
 
 
-@EACH_NOISE
+@pytest.mark.parametrize("noise", [UNIFORM, "absorbing", "frequencies"])
 def test_process_is_that_of_the_chain(noise: str, x64: None) -> None:
     """Steps, marginals, bridges, their averages and entropies are those of multiplied transition matrices."""
     diffusion, law = diffusion_of(noise), noise_law(noise)
@@ -165,7 +165,8 @@ def test_two_classes_have_the_particles_of_bits() -> None:
     np.testing.assert_array_equal(draw(AS_BITS), draw(AS_CLASSES))
 
 
-@pytest.mark.parametrize("noise", [pytest.param("uniform", marks=pytest.mark.slow), "absorbing"])
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", ["uniform", "absorbing"])
 def test_bound_by_enumeration(noise: str) -> None:
     """Every part of K is the sum over all states that it estimates, and K is below log p(x_0)."""
     process, states, x_0 = process_of(noise), states_of(noise), np.array([2, 1])
@@ -222,3 +223,28 @@ def test_posteriors_of_the_chain(noise: str, name: str) -> None:
     seen = np.stack([np.bincount(row, minlength=K * K) for row in drawn]) / drawn.shape[1]
     common = truth > 2e-3  # rarer states are seen too seldom for a normal law of their frequencies
     assert (abs(seen.mean(0) - truth) < 4.5 * error(seen) + 2e-4)[common].all() and (seen[:, truth == 0] == 0).all()
+
+
+@pytest.mark.slow
+def test_trajectories_of_masked_elements() -> None:
+    """Joint densities of both directions make an unbiased estimate of p(x_0), as importance weights do."""
+    process, x_0 = process_of("absorbing"), jnp.array([2, 1])
+    exact = prior_law("absorbing")[(DATA == np.asarray(x_0)).all(-1)][0]
+    forward, reverse = nd.ForwardTrajectory(process.diffusion, x_0), nd.ReverseTrajectory(process)
+
+    @jax.jit
+    def ratios(key: Any) -> Any:
+        rest = forward.sample(key, (4_000,))
+        whole = jnp.concatenate([jnp.broadcast_to(x_0, (4_000, 1, 2)), rest], 1)
+        weights = nd.ImportanceWeighted(64).estimate(key, process, x_0)
+        return jnp.exp(nd.joint_log_ratio(process, whole)), rest, reverse.sample(key, (500,)), weights.value
+
+    ratio, rest, drawn, value = ratios(jax.random.key(6))
+    ratio = np.asarray(ratio, np.float64)
+    assert abs(ratio.mean() - exact) < 4 * ratio.std(ddof=1) / np.sqrt(len(ratio))
+    assert abs(float(value) - np.log(exact)) < 0.3
+    assert (rest[:, -1] == K).all() and forward.support(rest).all() and reverse.support(drawn).all()
+    assert (drawn[:, 0] < K).all() and not reverse.support(drawn.at[0, 0, 0].set(K))[0]
+    seen = np.asarray(drawn)
+    kept = seen[:, 1:] != K  # what is not masked stays what it becomes
+    assert (seen[:, :-1][kept] == seen[:, 1:][kept]).all()

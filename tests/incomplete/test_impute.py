@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.incomplete.frames import read_table
+from numpyro_diffusion._frames import read_table
 from numpyro_diffusion.training.assemble import chain_of
 from numpyro_diffusion.training.baselines import Mixture
 from numpyro_diffusion.training.gaps import Rows, given

@@ -15,7 +15,7 @@ from numpyro_diffusion.infer import extract_factor
 
 TABLE = np.log(np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]))
 LISTED, SHARES = np.array([[0, 0], [1, 0], [2, 1], [2, 2]]), np.array([0.1, 0.3, 0.4, 0.2])
-SEEN = np.array([2, 0])
+SEEN, KEY = np.array([2, 0]), jax.random.key(0)
 
 
 def prior(noise="uniform", num_classes=3):
@@ -69,8 +69,9 @@ def test_what_single_classes_say_is_seen(name):
     assert isinstance(factor, Categorical) and factor.log_values.shape == (2, 3)
     model = lambda x: SINGLE[name](x, SEEN)
     own = lambda x: numpyro.infer.util.log_density(model, (x,), {}, {})[0]
-    for x in ([0, 1], [2, 2], [1, 0]):
-        np.testing.assert_allclose(factor.log_r(jnp.array(x)), own(jnp.array(x)), rtol=1e-5)
+    x = jnp.array([[0, 1], [2, 2], [1, 0]])
+    both = jax.jit(jax.vmap(lambda x: (factor.log_r(x), own(x))))(x)
+    np.testing.assert_allclose(*both, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", JOINT)
@@ -135,6 +136,16 @@ BAD = {
         lambda: nd.ReverseProcess(prior().process.diffusion, nd.denoisers.Network(lambda z, t: z[..., 0], "logits"), 2),
         r"fn: expected an output of the shape of its input, \(2, 3\), got \(2,\)",
     ),
+    "Tweedie": (
+        lambda: nd.twists.Tweedie().check(prior().process, Categorical(TABLE[:2])),
+        "twist: Tweedie needs a slope of r, got CategoricalDiffusion",
+    ),
+    "annealed": (
+        lambda: jax.eval_shape(
+            lambda key: nd.samplers.Perturbed("annealed").sample(key, prior().process, Categorical(TABLE[:2])), KEY
+        ),
+        "factor: expected r of single elements, which has no slope between classes, got a power of Cat",
+    ),
     "codes": (
         lambda: nd.plan_prior(jax.random.key(0), np.array([[0.0, 1.5], [1.0, 0.0]]), family="categorical"),
         "data: expected whole numbers from 0 for the categorical family, got 1.5",
@@ -172,24 +183,3 @@ def test_models_of_classes():
     mcmc.run(jax.random.key(3), seen)
     x = np.asarray(mcmc.get_samples()["x"])
     np.testing.assert_allclose([[(x[:, i, 0] == c).mean() for c in range(3)] for i in range(2)], expected, atol=0.06)
-
-
-@pytest.mark.slow
-def test_learned_from_codes():
-    """`fit_prior` of codes: K near the entropy of the law, better than independent elements, classes as in the data."""
-    rng, schedule = np.random.default_rng(0), schedules.erasing(10)
-    first = rng.integers(0, 3, 2_000)
-    data = np.stack([first, (first + rng.choice(3, 2_000, p=[0.8, 0.15, 0.05])) % 3, rng.integers(0, 5, 2_000)], 1)
-    network = nd.networks.MLP(jax.random.key(2), (3, 6), num_steps=10, width=32, depth=1)
-    learned = nd.fit_prior(
-        jax.random.key(0), data, family="categorical", schedule=schedule, network=network, num_steps=600,
-        learning_rate=5e-3, progress_bar=False,
-    )  # fmt: skip
-    report = learned.report()
-    entropy = np.log(3) + np.log(5) - np.sum([p * np.log(p) for p in (0.8, 0.15, 0.05)])
-    assert -entropy - 0.3 < report.prior.value < -entropy + 0.15
-    assert report.baselines[0].name == "independent elements" and report.baselines[0].gain > 0.2
-    assert learned.process.diffusion.num_classes == (3, 3, 5)
-    draws = np.asarray(jax.jit(lambda key: learned.sample(key, (2_000,)))(jax.random.key(1)))
-    assert abs(np.mean((draws[:, 1] - draws[:, 0]) % 3 == 0) - 0.8) < 0.1
-    assert abs(np.bincount(draws[:, 2], minlength=5) / 2_000 - 0.2).max() < 0.08

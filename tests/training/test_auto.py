@@ -266,7 +266,7 @@ def test_a_plan_is_made_of_complete_data():
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"family": "poisson"}, "family: expected one of 'gaussian', 'binomial', got 'poisson'"),
+        ({"family": "poisson"}, "family: expected one of 'gaussian', 'binomial', 'categorical', got 'poisson'"),
         ({"loc": np.nan}, "loc: expected finite numbers"),
         ({"loc": [1.0, 2.0, 3.0]}, r"loc: expected a shape that broadcasts to \(2,\), got \(3,\)"),
         ({"scale": 0.0}, "scale: expected positive numbers, got a minimum of 0.0"),
@@ -274,7 +274,7 @@ def test_a_plan_is_made_of_complete_data():
         ({"schedule": "cosine"}, "schedule: expected a schedule from numpyro_diffusion.schedules, got 'cosine'"),
         ({"network": 3}, r"network: expected a callable fn\(x_t, t\), got 3"),
         ({"network": lambda x, t: x[:1]}, r"fn: expected an output of the shape of its input, \(2,\), got \(1,\)"),
-        ({"dequantize": -1.0}, r"dequantize: expected a width of at least 0 \(0 for bits\), got -1.0"),
+        ({"dequantize": -1.0}, r"dequantize: expected a width of at least 0 \(0 for bits and classes\), got -1.0"),
         ({"num_steps": 0}, "num_steps: expected a whole number of at least 1, got 0"),
         ({"num_steps": 1.5}, "num_steps: expected a whole number of at least 1, got 1.5"),
     ],
