@@ -24,7 +24,8 @@ def check_devices(devices: Devices | None, size: int, name: str = "batch_size") 
     """Return how arrays of `size` examples, the argument `name`, lie on the devices; None for wherever JAX puts them.
 
     Raises:
-        ValueError: no devices, more than there are, other things, or a size that does not divide among them.
+        ValueError: no devices, more than there are, other things, those of some processes and not of others, or a size
+            that does not divide among them.
     """
     if devices is None:
         return None
@@ -37,6 +38,10 @@ def check_devices(devices: Devices | None, size: int, name: str = "batch_size") 
         if count > len(found):
             raise ValueError(f"devices: expected at most the {len(found)} of jax.devices(), got {devices}")
         chosen = found[:count]
+    owners = {device.process_index for device in chosen}
+    if owners != {jax.process_index()} and len(owners) < jax.process_count():
+        expected = f"devices of this process, or some of each of {jax.process_count()} processes"
+        raise ValueError(f"devices: expected {expected}, got those of {sorted(owners)}")
     if size % len(chosen):
         raise ValueError(f"{name}: expected a multiple of the {len(chosen)} devices, got {size}")
     return NamedSharding(Mesh(np.array(chosen), ("device",)), PartitionSpec("device"))

@@ -138,14 +138,14 @@ class Compiled(NamedTuple):
     memory: float
 
 
-def compiled(process: nd.ReverseProcess, work: Work) -> Compiled:
+def compiled(process: nd.ReverseProcess, work: Work, clock: Callable[[], float] = time.perf_counter) -> Compiled:
     """The program, whose weights are an argument and no constant of it."""
     arrays, rest = eqx.partition(process, eqx.is_array)
     fn = jax.jit(lambda arrays, *given: work.fn(eqx.combine(arrays, rest), *given))
     given = jax.device_put((arrays, *work.given))
-    start = time.perf_counter()
+    start = clock()
     program = fn.lower(*given).compile()
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     return Compiled(lambda: program(*given), seconds, program.memory_analysis().temp_size_in_bytes / 1e6)
 
 
@@ -153,7 +153,7 @@ def table(process: nd.ReverseProcess, batch: int, rounds: int, clock: Callable[[
     """A row for each piece of work."""
     calls = {name: compiled(process, work) for name, work in bare(process, batch).items()}
     for work in works(process, batch):
-        program, alone = compiled(process, work), calls[work.bare]
+        program, alone = compiled(process, work, clock), calls[work.bare]
         jax.block_until_ready((program.call(), alone.call()))
         with jax.transfer_guard("disallow"):
             seconds, one = medians(clock, rounds, program.call, alone.call)
@@ -239,6 +239,7 @@ def main() -> None:
     parser.add_argument("--largest", action="store_true", help="the largest batch that fits, too (not on a CPU)")
     parser.add_argument("--steps", type=int, default=20, help="T")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=["times", "precision"], help="one of the two")
     parser.add_argument("--cpu", action="store_true", help="CPU seconds in place of the wall's, where others share it")
     parser.add_argument("--cache", help="folder in which compiled programs are kept between runs")
     parser.add_argument("--short", action="store_true", help="an MLP in place of the U-Nets, and three steps, once")
@@ -246,11 +247,19 @@ def main() -> None:
     if options.cache:
         jax.config.update("jax_compilation_cache_dir", options.cache)
     sizes, dtypes, batches, side = options.sizes, options.dtypes, options.batch, 32
-    steps, rounds = options.steps, options.rounds
     if options.short:
-        sizes, dtypes, batches, side, steps, rounds = ["short"], ["float32"], [2], 4, 3, 1
+        sizes, dtypes, batches, side = ["short"], ["float32"], [2], 4
     clock = time.process_time if options.cpu else time.perf_counter
     header("CPU" if options.cpu else "wall")
+    if options.only != "precision":
+        times(options, sizes, dtypes, batches, side, clock)
+    if options.only != "times":
+        precisions(options.short, options.steps)
+
+
+def times(options: Any, sizes: list[str], dtypes: list[str], batches: list[int], side: int, clock: Any) -> None:
+    """The table of times, and diffusers' where it is installed."""
+    steps, rounds = (3, 1) if options.short else (options.steps, options.rounds)
     print("| what | batch | seconds | beside bare | ratio | compiled in, s | planned memory, MB |\n" + "|---" * 7 + "|")
     for size in sizes:
         for dtype in dtypes:
@@ -262,20 +271,28 @@ def main() -> None:
                 table(process, batch, rounds, clock)
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     print("\nhost transfers while they ran: none" + (f"; peak memory {peak / 1e9:.2f} GB" if peak else ""))
+    if options.short:
+        return
+    if not (find_spec("diffusers") and find_spec("torch")):
+        print("diffusers or torch is not installed: no comparison")
+        return
+    for batch in batches:
+        library(nd.DiffusionPrior(make(sizes[0], 32, steps, None)), batch, partial(medians, clock, rounds), None)
+
+
+def precisions(short: bool, num_steps: int) -> None:
+    """The table of K with fewer bits in products."""
     print("\n| network | products | K, nats | beside float32 | largest difference |\n" + "|---" * 5 + "|")
     digits = nd.load("digits")
-    if options.short:
+    if short:
+        network, x = digits.process.denoiser.fn, jnp.full((8, 8), 0.5)
+        np.testing.assert_allclose(rounded(network, 23)(x, jnp.asarray(2.0)), network(x, 2.0), atol=1e-6)
         precision(digits, jnp.full((2, 8, 8), 0.5), "digits, 8×8", ("float32", "tensorfloat32"))
         return
     precision(digits, digits.sample(jax.random.key(5), (64,)), "digits, 8×8")
-    images = jax.random.uniform(jax.random.key(6), (4, 32, 32, 3), minval=-1.0)
-    precision(nd.DiffusionPrior(make("tiny", 32, steps, None)), images, "U-Net, untrained, 32×32×3")
-    if find_spec("diffusers") and find_spec("torch"):
-        measure = partial(medians, clock, rounds)
-        for batch in batches:
-            library(nd.DiffusionPrior(make(sizes[0], 32, steps, None)), batch, measure, None)
-    else:
-        print("\ndiffusers or torch is not installed: no comparison")
+    process = make("tiny", 32, num_steps, None)
+    images = jax.random.uniform(jax.random.key(6), (4, *process.event_shape), minval=-1.0)
+    precision(nd.DiffusionPrior(process), images, "U-Net tiny, random weights, 32×32×3")
 
 
 if __name__ == "__main__":
