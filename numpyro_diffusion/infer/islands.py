@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding
 
+from .._devices import agree, check_devices, check_hashing, collect, is_shared, share
 from ..samplers import Particles, Reliability, TwistedSMC, reliability
 from ..samplers.resampling import systematic
 from .extract import extract, over_batch
@@ -27,11 +29,36 @@ class IslandsRun(NamedTuple):
         return reliability(self.particles)
 
 
-@eqx.filter_jit
 def run_islands(
     model: Any, site: str, sampler: TwistedSMC, keys: Array, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Particles, Array]:
-    """The particles of every island, one for each key, and the log density of sites without the diffusion site."""
+    """The particles of every island, one for each key, and the log density of sites without the diffusion site.
+
+    Devices share the islands where their number divides among them, which then never wait for one another, and the
+    particles of each island where it does not.
+    """
+    spread = check_devices(sampler.devices, 0)
+    check_hashing(spread)
+    apart = None
+    if spread is not None and len(keys) % spread.mesh.size == 0:
+        sampler, apart = sampler.on_one_device(), spread
+    if not is_shared(spread):
+        return _run_islands(model, site, sampler, keys, args, kwargs, apart, None)
+    return collect(_run_islands(model, site, sampler, keys, args, kwargs, apart, spread), spread)
+
+
+@eqx.filter_jit
+def _run_islands(
+    model: Any,
+    site: str,
+    sampler: TwistedSMC,
+    keys: Array,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    apart: NamedSharding | None,
+    everywhere: NamedSharding | None,
+) -> tuple[Particles, Array]:
+    """`apart`: how islands lie on devices; `everywhere`: where all of the answer is wanted."""
     found = extract(model, site, args, kwargs).in_latent()
     run = lambda sampler, key, module, factor: sampler.run(key, module.process, factor)
 
@@ -39,7 +66,8 @@ def run_islands(
         particles = over_batch(run, sampler, key, found)
         return particles._replace(x=found.to_data(particles.x))
 
-    return jax.vmap(island)(keys), found.log_constant
+    particles = share(jax.vmap(island)(share(keys, apart)), apart)
+    return agree((particles, found.log_constant), everywhere)
 
 
 def check_evidence(log_evidences: Array, num_particles: int) -> None:

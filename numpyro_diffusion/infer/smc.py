@@ -55,7 +55,8 @@ class SMC:
         threshold: see `twist`.
         chunk: see `twist`.
         antithetic: see `twist`.
-        devices: see `twist`.
+        devices: see `twist`; they share the islands where their number divides among them, and the particles of each
+            island where it does not. Also those of several processes, which then all return the whole answer.
         target_log_evidence_sd: double the particles until the standard deviation of the islands' log evidences is at
             most this, in nats, or `max_particles` is reached, which gives a warning.
         max_particles: the budget of `target_log_evidence_sd`, particles of one island.

@@ -14,7 +14,16 @@ from numpyro.distributions.transforms import Transform
 from tqdm.auto import tqdm
 
 from .._checks import check_count, check_key
-from .._devices import Devices, collect, distribute, replicate
+from .._devices import (
+    Devices,
+    check_agreement,
+    check_devices,
+    check_hashing,
+    collect,
+    distribute,
+    is_writer,
+    replicate,
+)
 from ..distributions.parts import check_transform
 from ..likelihoods import AbstractLikelihood
 from ..process import ReverseProcess
@@ -108,7 +117,8 @@ def fit(
             100, and no more than `validate_every`, unless given.
         devices: devices that share each batch, or how many of `jax.devices()`; they must divide `batch_size`. Weights
             and optimiser live on all of them. The run is the same but for the order of sums, and may be resumed on
-            others. One, where JAX puts it, unless given.
+            others. One, where JAX puts it, unless given. They may be those of several processes (`jax.distributed`),
+            which all give the same data and get the same result; the first writes the checkpoint, all read it.
         accumulate: compute the gradient of each batch in so many equal parts, one after the other, which takes less
             memory; the same but for the order of sums. For a schedule learned for the least variance, whose pull
             compares the terms of a batch, those of each part.
@@ -152,17 +162,20 @@ def fit(
     made = lambda batch_size, spread: TrainingRun(
         process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, spread, transform, dropout, accumulate
     )
-    run = made(batch_size, None)
-    now = resume(checkpoint, run.start(), settings)
+    run, where = made(batch_size, None), check_devices(devices, 0)
+    writer = is_writer(where)
+    now = resume(checkpoint, run.start(), settings, writer)
     begun = int(now.state.step)
+    check_hashing(where)
+    check_agreement("checkpoint (the step in its file)", begun, where)
     bar = tqdm(total=num_steps, initial=begun, disable=not progress_bar, desc="training", unit="step")
     with bar, contextlib.closing(source):
         batch_size = source.open(run, key, now) if begun < num_steps else batch_size
         spread = check_batch(devices, batch_size, accumulate)
         run, now, key = replicate((made(batch_size, spread), now, key), spread)
         source.spread(spread)
-        unseen = distribute(held_out, spread), held_out_context
-        keep = lambda now: _keep(checkpoint, now, settings, lambda: _result(run, now, "unsaved", patience))
+        unseen = distribute(held_out, spread), distribute(held_out_context, spread)
+        keep = lambda now: _keep(checkpoint, now, settings, writer, lambda: _result(run, now, "unsaved", patience))
         try:
             while True:
                 if len(held_out) and is_due(now, num_steps, validate_every, log_every):
@@ -197,10 +210,12 @@ def _tell(failed: Exception | None, step: int) -> None:
         raise failed
 
 
-def _keep(checkpoint: Any, now: Progress, settings: dict[str, Any], result: Callable[[], FitResult]) -> None:
+def _keep(
+    checkpoint: Any, now: Progress, settings: dict[str, Any], writer: bool, result: Callable[[], FitResult]
+) -> None:
     """Save the progress; what cannot be written goes with the error."""
     try:
-        save(checkpoint, now, settings)
+        save(checkpoint, now, settings, writer)
     except OSError as error:
         raise CheckpointNotWritten(checkpoint, result(), error) from error
 

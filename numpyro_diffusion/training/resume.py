@@ -30,21 +30,22 @@ def extended(history: History, entry: dict[str, float]) -> History:
     return {name: values + [entry[name]] if name in entry else values for name, values in history.items()}
 
 
-def save(path: Any, now: Progress, settings: dict[str, Any]) -> None:
-    """Write the progress to the file at `path`, if one is wanted."""
-    if path is not None:
+def save(path: Any, now: Progress, settings: dict[str, Any], writer: bool = True) -> None:
+    """Write the progress to the file at `path`, if one is wanted, and by this process."""
+    if path is not None and writer:
         metadata: Any = {"history": now.history, "settings": settings}
         metadata |= {} if now.place is None else {"place": now.place}
         write_training_state(path, now.state, metadata=metadata)
 
 
-def resume(path: Any, state: State, settings: dict[str, Any]) -> Progress:
+def resume(path: Any, state: State, settings: dict[str, Any], writer: bool = True) -> Progress:
     """The progress in the file at `path`, or the start if there is none yet."""
     names = ("step", "loss", "validation_step", "validation", "validation_error")
     if path is None:
         return Progress(state, {name: [] for name in names})
     path = Path(path)
-    check_writable("checkpoint", path)
+    if writer:
+        check_writable("checkpoint", path)
     if not path.exists():
         return Progress(state, {name: [] for name in names})
     description: Any = describe(path)
