@@ -11,7 +11,9 @@ from jax import Array
 from ..samplers import Particles, Reliability, TwistedSMC, reliability
 from ..samplers.resampling import systematic
 from .extract import extract, over_batch
+from .mixtures import Labelled, together
 from .plan import Plan
+from .sites import mixture_at
 
 
 class IslandsRun(NamedTuple):
@@ -31,7 +33,33 @@ class IslandsRun(NamedTuple):
 def run_islands(
     model: Any, site: str, sampler: TwistedSMC, keys: Array, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Particles, Array]:
-    """The particles of every island, one for each key, and the log density of sites without the diffusion site."""
+    """The particles of every island, one for each key, and the log density of sites without the diffusion site.
+
+    A site that has a mixture of laws is run with each of them, and their particles are put together.
+    """
+    mixture = mixture_at(model, site, args, kwargs)
+    if mixture is None:
+        return _islands(model, site, sampler, keys, args, kwargs)
+    run = lambda law, key: _islands(
+        Labelled(model, site, law), site, sampler, jax.vmap(jax.random.fold_in, (0, None))(keys, key), args, kwargs
+    )
+    labels = jnp.arange(len(mixture.laws))
+    if len({(jax.tree.structure(law), *map(_kind, jax.tree.leaves(law))) for law in mixture.laws}) == 1:
+        # Laws of one layout, such as the classes of one network, share their program.
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *mixture.laws)
+        one = jax.tree.structure(mixture.laws[0])
+        leaves = jax.tree.leaves(stacked)
+        each, constants = jax.lax.map(lambda pair: run(jax.tree.unflatten(one, pair[0]), pair[1]), (leaves, labels))
+        runs = [jax.tree.map(lambda leaf, k=k: leaf[k], each) for k in range(len(labels))]
+        return together(runs, mixture), constants[0]
+    pairs = [run(law, label) for law, label in zip(mixture.laws, labels, strict=True)]
+    return together([particles for particles, _ in pairs], mixture), pairs[0][1]
+
+
+def _islands(
+    model: Any, site: str, sampler: TwistedSMC, keys: Array, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Particles, Array]:
+    """See `run_islands`, for one law."""
     found = extract(model, site, args, kwargs).in_latent()
     run = lambda sampler, key, module, factor: sampler.run(key, module.process, factor)
 
@@ -40,6 +68,10 @@ def run_islands(
         return particles._replace(x=found.to_data(particles.x))
 
     return jax.vmap(island)(keys), found.log_constant
+
+
+def _kind(leaf: Array) -> tuple[Any, ...]:
+    return jnp.shape(leaf), jnp.result_type(leaf)
 
 
 def check_evidence(log_evidences: Array, num_particles: int) -> None:

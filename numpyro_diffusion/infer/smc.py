@@ -23,10 +23,11 @@ from .cross_check import CrossCheck, cross_check
 from .evidence import evidence_error
 from .extract import Latent, extract
 from .islands import IslandsRun, check_evidence, equally_weighted, run_islands
+from .mixtures import Labelled, Labels, Mixture, labels_of
 from .plan import Plan, alternatives, badness, first_plan, is_good, with_more
 from .resume import read_run, save_run, saved_particles
 from .shorthand import sampler_of
-from .sites import only_site
+from .sites import mixture_at, only_site
 from .summary import table
 
 
@@ -41,6 +42,9 @@ class SMC:
     few effective particles on the way, or islands apart, other twists are tried, the best of them is kept, and if need
     be run again with four times as many particles. What then still speaks against the answer is a warning with its
     numbers (`reliability`). `cross_check` compares with what needs no twist.
+
+    The site's law may be a mixture of priors, ``dist.MixtureGeneral(dist.Categorical(probs), [prior_a, prior_b])``:
+    each is run with as many particles, and counts by its evidence; `labels` has the labels' probabilities.
 
     Args:
         model: the NumPyro model.
@@ -109,6 +113,7 @@ class SMC:
         self._result: tuple[Particles, Array] | None = None
         self._plan: Plan | None = None
         self._key: Array | None = None
+        self._mixture: Mixture | None = None
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
 
@@ -118,7 +123,9 @@ class SMC:
         self.args, self.kwargs = args, kwargs
         self.site = only_site(self.model, args, kwargs) if self._asked is None else self._asked
         # Outside of compiled code, where values can be checked.
-        found = extract(self.model, self.site, args, kwargs).in_latent()
+        self._mixture = mixture_at(self.model, self.site, args, kwargs)
+        model = self.model if self._mixture is None else Labelled(self.model, self.site, self._mixture.laws[0])
+        found = extract(model, self.site, args, kwargs).in_latent()
         self._plan = first_plan(found, self._sampler, self.num_islands)
         if self.target_log_evidence_sd is None:
             self._adapt(key, found)
@@ -227,6 +234,14 @@ class SMC:
     def log_evidence_error(self) -> float:
         """Standard error of `log_evidence` in nats, from the spread of the islands (`evidence_error`); NaN from one."""
         return evidence_error(self.log_evidences)
+
+    @property
+    def labels(self) -> Labels:
+        """Posterior probabilities of the labels of a site with a mixture of priors: *consistent as particles grow*."""
+        particles, _ = self._done()
+        if self._mixture is None:
+            raise ValueError("site: expected one with a mixture of priors (MixtureGeneral), got one of one prior")
+        return labels_of(particles, len(self._mixture.laws))
 
     def cross_check(self, key: Array, num_draws: int = 2**15) -> CrossCheck:
         """Compare the log evidence with an estimate that shares nothing with twists, and warn where they disagree.
