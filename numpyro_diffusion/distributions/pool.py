@@ -12,7 +12,6 @@ tighter the bounds K of the priors are. Skreta et al. 2025 weigh the same produc
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -20,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .. import laws
-from .._checks import is_concrete
+from .._checks import alike, is_concrete
 from ..denoisers import AbstractDenoiser
 from ..diffusions import AbstractDiffusion
 from ..factors import AbstractFactor, Product
@@ -187,23 +186,13 @@ def _check_together(first: PriorParts, other: PriorParts) -> None:
         raise ValueError(
             f"prior: expected priors of one event shape to multiply, got {ours.event_shape} and {theirs.event_shape}"
         )
-    if not _same(ours.diffusion, theirs.diffusion):
+    if not alike(ours.diffusion, theirs.diffusion):
         raise ValueError(
             "prior: expected priors of one diffusion to multiply, with the same schedule, steps, loc and scale, got "
             "two; nd.fit learns several priors with one GaussianDiffusion"
         )
-    if not _same(first.transform, other.transform):
+    if not alike(first.transform, other.transform):
         raise ValueError(f"prior: expected one transform, got {first.transform!r} and {other.transform!r}")
     steps = [part.sampler.chain_steps(part.process) for part in (first, other)]
     if steps[0] != steps[1]:
         raise ValueError(f"prior: expected samplers of as many steps to multiply, got {steps[0]} and {steps[1]}")
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two trees are alike, and all of their arrays whose values are known are equal."""
-    leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
-    structures: Any = (jax.tree.structure(one), jax.tree.structure(other))
-    if structures[0] != structures[1]:
-        return False
-    pairs = zip(leaves, others, strict=True)
-    return all(not (is_concrete(a) and is_concrete(b)) or np.array_equal(a, b) for a, b in pairs)

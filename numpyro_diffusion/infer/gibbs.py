@@ -270,7 +270,11 @@ def _of_site(kernel: Any, names: tuple[str, ...]) -> Any:
     if not _is_ours(kernel):
         return kernel
     if len(names) != 1 or kernel.site not in (None, *names):
-        raise ValueError(f"blocks: expected ParticleGibbs with its own site {kernel.site!r} alone, got {list(names)}")
+        own = "one site" if kernel.site is None else f"its own site {kernel.site!r}"
+        raise ValueError(
+            f"blocks: expected ParticleGibbs with {own} alone, got {list(names)}; numpyro.infer.Gibbs takes several "
+            "sites as one state"
+        )
     new = copy.copy(kernel)
     new.site = names[0]
     return new
