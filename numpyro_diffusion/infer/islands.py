@@ -71,7 +71,7 @@ def _run_islands(
 def _of_mixture(
     model: Any, site: str, mixture: Any, keys: Array, run_one: Callable[[Any, Array], tuple[Particles, Array]]
 ) -> tuple[Particles, Array]:
-    """The particles of all laws together; laws of one layout, such as the classes of one network, share their program."""
+    """The particles of all laws together. Laws of one layout, as of one network for every class, share a program."""
     run = lambda law, label: run_one(Labelled(model, site, law), jax.vmap(jax.random.fold_in, (0, None))(keys, label))
     labels = jnp.arange(len(mixture.laws))
     if len({(jax.tree.structure(law), *map(_kind, jax.tree.leaves(law))) for law in mixture.laws}) == 1:
