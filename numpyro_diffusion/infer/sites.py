@@ -118,10 +118,12 @@ class _Zeros(Messenger):
         law = msg["fn"]
         while isinstance(law, dist.Independent | dist.MaskedDistribution):
             law = law.base_dist
-        if isinstance(law, DiffusionPrior | DiffusionPosterior) or mixture_in(law) is not None:
+        mixture = mixture_in(law)
+        one: Any = law if mixture is None else mixture.laws[0]
+        if isinstance(one, DiffusionPrior | DiffusionPosterior):
             self.names.append(msg["name"])
             shape = msg["fn"].batch_shape + msg["fn"].event_shape
-            msg["value"] = jnp.zeros(shape, law.process.diffusion.value_type)
+            msg["value"] = jnp.zeros(shape, one.process.diffusion.value_type)
 
 
 class _Found(Exception):
