@@ -205,11 +205,7 @@ def test_training_refuses_data_that_are_no_levels():
         (data + 0.5, {}, "data: expected whole numbers from 0 to 7, got 3.5 among others"),
         (data + 7, {}, r"data: expected whole numbers from 0 to 7, got \d+ among others"),
         (data, {"validation": data[:5] - 9}, "validation: expected whole numbers from 0 to 7, got"),
-        (
-            data,
-            {"dequantize": 1.0},
-            r"dequantize: expected a width of at least 0 \(0 for bits, classes and grey levels\), got",
-        ),
+        (data, {"dequantize": 1.0}, r"dequantize: expected a width of at least 0 \(0 for .* and grey levels\), got"),
     ]
     for values, more, message in cases:
         with pytest.raises(ValueError, match=message):
