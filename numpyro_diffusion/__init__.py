@@ -12,6 +12,7 @@ from . import samplers as samplers
 from . import schedules as schedules
 from . import twists as twists
 from .checkpoints import CheckpointError as CheckpointError
+from .diffusions import AbstractDiffusion as AbstractDiffusion
 from .diffusions import BinomialDiffusion as BinomialDiffusion
 from .diffusions import CategoricalDiffusion as CategoricalDiffusion
 from .diffusions import GaussianDiffusion as GaussianDiffusion

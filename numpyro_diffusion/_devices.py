@@ -1,4 +1,8 @@
-"""Batches and particles spread over devices: each takes its share of them, and all hold the same weights."""
+"""Batches and particles spread over devices: each takes its share of them, and all hold the same weights.
+
+The devices may be those of several processes (`jax.distributed`), which then run the same program: each brings all
+that goes in, computes the shares of its own devices, and has all that comes out.
+"""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -7,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ._checks import check_count
@@ -19,7 +24,8 @@ def check_devices(devices: Devices | None, size: int, name: str = "batch_size") 
     """Return how arrays of `size` examples, the argument `name`, lie on the devices; None for wherever JAX puts them.
 
     Raises:
-        ValueError: no devices, more than there are, other things, or a size that does not divide among them.
+        ValueError: no devices, more than there are, other things, those of some processes and not of others, or a size
+            that does not divide among them.
     """
     if devices is None:
         return None
@@ -32,9 +38,37 @@ def check_devices(devices: Devices | None, size: int, name: str = "batch_size") 
         if count > len(found):
             raise ValueError(f"devices: expected at most the {len(found)} of jax.devices(), got {devices}")
         chosen = found[:count]
+    owners = {device.process_index for device in chosen}
+    if owners != {jax.process_index()} and len(owners) < jax.process_count():
+        expected = f"devices of this process, or some of each of {jax.process_count()} processes"
+        raise ValueError(f"devices: expected {expected}, got those of {sorted(owners)}")
     if size % len(chosen):
         raise ValueError(f"{name}: expected a multiple of the {len(chosen)} devices, got {size}")
     return NamedSharding(Mesh(np.array(chosen), ("device",)), PartitionSpec("device"))
+
+
+def is_shared(spread: NamedSharding | None) -> bool:
+    """Whether some of the devices are another process's."""
+    return spread is not None and not spread.is_fully_addressable
+
+
+def is_writer(spread: NamedSharding | None) -> bool:
+    """Whether this process writes what is computed on the devices: of several, the first does."""
+    return spread is None or jax.process_index() == min(device.process_index for device in spread.mesh.devices.flat)
+
+
+def check_agreement(name: str, value: int, spread: NamedSharding | None) -> None:
+    """Raise ``ValueError`` unless all processes that share the devices have the same `value`, below 2³¹."""
+    if not is_shared(spread):
+        return
+    found = np.asarray(multihost_utils.process_allgather(np.asarray(value, np.int32))).reshape(-1)
+    if (found != value).any():
+        raise ValueError(f"{name}: expected the same on all processes that share devices, got {found.tolist()}")
+
+
+def check_hashing(spread: NamedSharding | None) -> None:
+    """Raise ``ValueError`` unless these processes order their sets alike, and with them their programs."""
+    check_agreement("PYTHONHASHSEED in the environment (hash values)", hash("devices") & (2**31 - 1), spread)
 
 
 def replicate(tree: Tree, spread: NamedSharding | None) -> Tree:
@@ -42,11 +76,13 @@ def replicate(tree: Tree, spread: NamedSharding | None) -> Tree:
     return tree if spread is None else _put(tree, NamedSharding(spread.mesh, PartitionSpec()))
 
 
-def distribute(examples: jax.Array, spread: NamedSharding | None) -> jax.Array:
-    """The examples, each on one device where they divide among them, else on all."""
-    if spread is None or len(examples) % spread.mesh.size or not len(examples):
+def distribute(examples: Any, spread: NamedSharding | None) -> Any:
+    """The examples, each on one device where they divide among them, else on all; None where there are none."""
+    if spread is None or examples is None:
+        return examples
+    if len(examples) % spread.mesh.size or not len(examples):
         return replicate(examples, spread)
-    return jax.device_put(examples, spread)
+    return _place(examples, spread)
 
 
 def share(tree: Tree, spread: NamedSharding | None) -> Tree:
@@ -62,13 +98,28 @@ def agree(tree: Tree, spread: NamedSharding | None) -> Tree:
 
 
 def collect(tree: Tree, spread: NamedSharding | None) -> Tree:
-    """The tree with its arrays where JAX puts new ones, free to meet others."""
+    """The tree, whose arrays are on all devices, with them where JAX puts new ones, free to meet others."""
     if spread is None:
         return tree
-    arrays, rest = eqx.partition(tree, eqx.is_inexact_array)
+    arrays, rest = eqx.partition(tree, _is_of_numbers)
     return eqx.combine(jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), arrays), rest)
+
+
+def _is_of_numbers(leaf: Any) -> bool:
+    return eqx.is_array(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _put(tree: Tree, sharding: NamedSharding) -> Tree:
     arrays, rest = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.device_put(arrays, sharding), rest)
+    return eqx.combine(jax.tree.map(lambda leaf: _place(leaf, sharding), arrays), rest)
+
+
+def _place(array: Any, sharding: NamedSharding) -> jax.Array:
+    """The array on the devices, of which other processes may have some; each process brings all of it."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        data = _place(jax.random.key_data(array), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])

@@ -10,6 +10,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
 
+from ._products import dot
+
 LARGEST_WHOLE = 256  # elements of x up to which its covariance is kept as a matrix
 # Eigenvalues below this, relative to the noise law's variance, are those of rounding.
 _LEAST = 1e-8
@@ -41,7 +43,7 @@ def moments_of_draws(z: Array) -> Moments:
     """From draws in units of the noise law, shape (n, d), correlations shrunk by d/(n + d)."""
     count, size = z.shape
     centred = z - jnp.mean(z, 0)
-    covariance = centred.T @ centred / (count - 1)
+    covariance = dot(centred.T, centred) / (count - 1)
     own = jnp.diag(jnp.diagonal(covariance))
     return moments_of_covariance(covariance + size / (count + size) * (own - covariance))
 

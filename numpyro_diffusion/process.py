@@ -88,9 +88,14 @@ class ReverseProcess(eqx.Module):
         return self.last_step.element_support(self.diffusion).is_discrete
 
     @property
+    def is_normalised(self) -> bool:
+        """Whether the chain as it runs has the process's law; that of a product of priors needs weights."""
+        return self.denoiser.is_normalised
+
+    @property
     def is_smooth(self) -> bool:
         """Whether the chain is one of normal steps, the last one too, so that its draws are smooth in their noise."""
-        return self.diffusion.is_gaussian and not self.is_discrete
+        return self.diffusion.is_gaussian and not self.is_discrete and self.is_normalised
 
     def check_values(self, name: str, x_0: ArrayLike) -> None:
         """Raise ``ValueError`` where a known `x_0` is off the support of its elements; `name` is the argument's."""
@@ -112,8 +117,8 @@ class ReverseProcess(eqx.Module):
         return eqx.tree_at(lambda process: process.denoiser, self, self.denoiser.given(context))
 
     def terminal(self) -> dist.Distribution:
-        """p(x_T) = π."""
-        return self.diffusion.terminal(self.event_shape)
+        """p(x_T) = π; for a product of priors a power of it."""
+        return self.denoiser.terminal(self.diffusion, self.event_shape)
 
     def kernel(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """p(x_s | x_t), `s` = t − 1 unless given; `s` = 0 is the last step and belongs to t = 1.

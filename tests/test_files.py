@@ -56,7 +56,7 @@ def test_leftovers_of_killed_runs_are_removed_and_no_others(use, left, tmp_path)
 def test_nothing_is_trained_for_a_checkpoint_that_cannot_be_written(tmp_path, monkeypatch):
     """Whether the folder is closed or the disk is full; nothing is left there."""
     steps = []
-    monkeypatch.setattr("numpyro_diffusion.training.run.TrainingRun.steps", lambda *_: steps.append(1))
+    monkeypatch.setattr("numpyro_diffusion.training.sources.advance", lambda *_: steps.append(1))
     monkeypatch.setattr("os.fsync", full_disk)
     said = r"checkpoint: expected a file that can be written, got '.*run' \(No space left on device\)"
     with pytest.raises(OSError, match=said):

@@ -175,7 +175,7 @@ def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="one of the rows, few draws")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 16, 64], help="dimensions of the Gaussian")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1, 4, 16, 64], help="dimensions of the Gaussian")
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--islands", type=int, default=4, help="of TemperedSMC")
     options = parser.parse_args()
@@ -189,7 +189,7 @@ def main():
     for size in options.sizes:
         every_way(size, options.draws, options.islands)
     for name, model, truth in series():
-        for interweave in ("none", "joint"):
+        for interweave in ("none", "auto"):
             draws, seconds = run_mcmc(gibbs(model, interweave), "a", options.draws)
             report(name, f"`Gibbs`, {interweave}", draws, truth, seconds)
 

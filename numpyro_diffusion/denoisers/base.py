@@ -39,6 +39,15 @@ class AbstractDenoiser(eqx.Module):
         posterior = self.posterior(diffusion, x_t, t)
         return posterior, diffusion.average_bridge(x_t, posterior, t, s)
 
+    def terminal(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> dist.Distribution:
+        """The law of x_T from which chains start: π."""
+        return diffusion.terminal(event_shape)
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether its kernels are laws that integrate to one, so that a chain of them needs no weights."""
+        return True
+
     def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
         """Covariance of x_0, flat, in units in which the noise law has variance 1, if it is known; shape (d, d)."""
         del diffusion, event_shape

@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._checks import check_count, check_real, check_sizes, is_concrete
+from .._products import dot
 from ..diffusions import AbstractDiffusion
 from ..networks import ContextFeatures
 from .base import AbstractDenoiser
@@ -201,5 +202,5 @@ class Regression(eqx.Module):
 
     def __call__(self, context: Array) -> FullGaussianMixture:
         """The Gaussian given one context."""
-        moved = self.gaussian.locs + self.weight @ self.features(context)
+        moved = self.gaussian.locs + dot(self.weight, self.features(context))
         return eqx.tree_at(lambda gaussian: gaussian.locs, self.gaussian, moved)

@@ -9,6 +9,7 @@ from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
 from .._checks import check_real, checked_location, checked_scale, is_concrete
+from .._products import dot, tensordot
 from ..diffusions import AbstractDiffusion, require_gaussian
 from ..laws import normal
 from .base import AbstractDenoiser
@@ -94,17 +95,17 @@ class GaussianMixture(AbstractDenoiser):
             self.locs, self.scales
         )
         share = jax.nn.softmax(jnp.log(self.weights) + log_evidence.reshape(log_evidence.shape[0], -1).sum(-1))
-        mean = jnp.tensordot(share, means, 1)
-        return normal(mean, jnp.tensordot(share, variances + jnp.square(means - mean), 1))
+        mean = tensordot(share, means, 1)
+        return normal(mean, tensordot(share, variances + jnp.square(means - mean), 1))
 
     def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
         """That of the data: within components and between them."""
         gaussian = require_gaussian(diffusion)
         scale = jnp.broadcast_to(gaussian.scale, event_shape)
         locs, variances = (self.locs / scale).reshape(len(self.locs), -1), jnp.square(self.scales / scale)
-        apart = locs - self.weights @ locs
-        within = self.weights @ variances.reshape(len(locs), -1)
-        return jnp.diag(within) + (apart * self.weights[:, None]).T @ apart
+        apart = locs - dot(self.weights, locs)
+        within = dot(self.weights, variances.reshape(len(locs), -1))
+        return jnp.diag(within) + dot((apart * self.weights[:, None]).T, apart)
 
     @property
     def is_exact(self) -> bool:

@@ -8,6 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._checks import check_finite, is_concrete
+from .._products import dot, einsum
 from ..diffusions import AbstractDiffusion, GaussianDiffusion, require_gaussian
 from ..laws import normal
 from .base import AbstractDenoiser
@@ -65,21 +66,21 @@ class FullGaussianMixture(AbstractDenoiser):
         locs = diffusion.standardize(self.locs.reshape(-1, *shape)).reshape(self.locs.shape)
         variances = self.variances / scale**2
         spread = kept * variances + lost
-        turned = jnp.einsum("kij,ki->kj", self.bases, z - jnp.sqrt(kept) * locs)
+        turned = einsum("kij,ki->kj", self.bases, z - jnp.sqrt(kept) * locs)
         log_share = jnp.log(self.weights) - 0.5 * jnp.sum(jnp.square(turned) / spread + jnp.log(spread), 1)
         share = jax.nn.softmax(log_share)
-        means = locs + jnp.einsum("kij,kj->ki", self.bases, jnp.sqrt(kept) * variances / spread * turned)
-        own = jnp.einsum("kij,kj->ki", jnp.square(self.bases), variances * lost / spread)
-        mean = share @ means
-        variance = share @ (own + jnp.square(means - mean)) * scale**2
+        means = locs + einsum("kij,kj->ki", self.bases, jnp.sqrt(kept) * variances / spread * turned)
+        own = einsum("kij,kj->ki", jnp.square(self.bases), variances * lost / spread)
+        mean = dot(share, means)
+        variance = dot(share, own + jnp.square(means - mean)) * scale**2
         return normal(diffusion.unstandardize(mean.reshape(shape)), variance.reshape(shape))
 
     def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
         """That of the data: within components and between them."""
         del event_shape
-        within = jnp.einsum("k,kij,kj,klj->il", self.weights, self.bases, self.variances, self.bases)
-        apart = self.locs - self.weights @ self.locs
-        return (within + (apart * self.weights[:, None]).T @ apart) / _of_one_scale(diffusion).scale ** 2
+        within = einsum("k,kij,kj,klj->il", self.weights, self.bases, self.variances, self.bases)
+        apart = self.locs - dot(self.weights, self.locs)
+        return (within + dot((apart * self.weights[:, None]).T, apart)) / _of_one_scale(diffusion).scale ** 2
 
     @property
     def is_exact(self) -> bool:
@@ -90,7 +91,7 @@ class FullGaussianMixture(AbstractDenoiser):
         """The law of the data that this denoiser is exact for, flattened, with its exact `log_prob`."""
         del event_shape
         roots = self.bases * jnp.sqrt(self.variances)[:, None, :]
-        covariances = roots @ jnp.swapaxes(roots, 1, 2)
+        covariances = dot(roots, jnp.swapaxes(roots, 1, 2))
         components = dist.MultivariateNormal(self.locs, covariances)
         return dist.MixtureSameFamily(dist.Categorical(probs=self.weights), components)
 

@@ -16,11 +16,12 @@ from ..samplers import AbstractPosteriorSampler, Particles, TwistedSMC, reliabil
 from ..samplers.base import following
 from .base import ModuleDistribution, check_kind
 from .parts import PosteriorParts, PriorParts, run_islands
+from .pool import check_power, pool_parts
 from .prior import DiffusionPrior
 
 
 class DiffusionPosterior(ModuleDistribution):
-    """p(x) r(x), a prior times a factor: what ``prior * factor`` makes.
+    """p(x) r(x), a prior times a factor: what ``prior * factor`` makes, and ``prior * prior`` and ``prior ** beta``.
 
     `sample` runs the posterior sampler once for each draw, so that draws are independent; with the default `TwistedSMC`
     it is *consistent as particles grow*. `log_prob` is the prior's (K bound, frozen key) plus log r: *unnormalised*,
@@ -29,6 +30,11 @@ class DiffusionPosterior(ModuleDistribution):
     factor's own scale, the model's density is prior times factor, as if r were one more statement. With known
     coordinates (`Delta`) `log_prob` is −inf off them, and HMC has nowhere to go: `nd.infer.SMC` and
     `nd.infer.ParticleGibbs` take such a site.
+
+    Priors of real numbers with one diffusion multiply too, and have powers: Π p_i(x)^{β_i} r(x). `sample` and `smc` are
+    then *consistent as particles grow* for the product of the chains' densities of whole paths, whose x_0 has the law
+    of the product where the chains invert the diffusion exactly (as for Gaussian data), and else as nearly as the
+    bounds K are tight (`numpyro_diffusion.distributions.pool`). `smc` estimates the log normalising constant.
 
     Args:
         prior: a prior of batch shape ().
@@ -141,16 +147,49 @@ class DiffusionPosterior(ModuleDistribution):
             )
         return particles
 
-    def __mul__(self, factor: AbstractFactor) -> "DiffusionPosterior":
-        if not isinstance(factor, AbstractFactor):
+    def as_posterior(self) -> "DiffusionPosterior":
+        """Itself."""
+        return self
+
+    def __mul__(self, other: "AbstractFactor | DiffusionPrior | DiffusionPosterior") -> "DiffusionPosterior":
+        if isinstance(other, AbstractFactor):
+            return self._like(lambda parts: self._made(parts.prior, parts.factor * other, parts.sampler))
+        if not isinstance(other, DiffusionPrior | DiffusionPosterior):
             return NotImplemented
-        return self._like(
-            lambda parts: DiffusionPosterior(
-                _prior(parts.prior, self._validate_args), parts.factor * factor, parts.sampler
-            )
-        )
+        theirs = other.as_posterior()
+        if self.batch_shape or theirs.batch_shape:
+            shapes = f"{self.batch_shape} and {theirs.batch_shape}"
+            raise ValueError(f"prior: expected batch shape () to multiply, got {shapes}; expand the product instead")
+        ours, others = self.module, theirs.module
+        parts, volume = pool_parts((ours.prior, others.prior), jnp.ones(2))
+        return self._made(parts, ours.factor * others.factor * volume, ours.sampler)
 
     __rmul__ = __mul__
+
+    def __pow__(self, beta: ArrayLike) -> "DiffusionPosterior":
+        return self.tempered(beta)
+
+    def tempered(self, beta: ArrayLike) -> "DiffusionPosterior":
+        """p(x)^β, unnormalised, of priors and products of priors without a factor; see `DiffusionPrior.tempered`.
+
+        Raises:
+            TypeError: no number.
+            ValueError: not positive; a factor, which may be multiplied by afterwards.
+        """
+        if self.factor.parts:
+            raise ValueError("tempered: expected a product of priors without a factor, which comes after, got one with")
+        power = check_power(beta)
+
+        def made(parts: PosteriorParts) -> DiffusionPosterior:
+            return self._made(*pool_parts((parts.prior,), power[None]), parts.sampler)
+
+        return self._like(made)
+
+    def _made(
+        self, parts: PriorParts, factor: AbstractFactor, sampler: AbstractPosteriorSampler
+    ) -> "DiffusionPosterior":
+        validate = self._validate_args
+        return DiffusionPosterior(_prior(parts, validate), factor, sampler, validate_args=validate)
 
     def _sample_one(self, module: Any, key: Array) -> Array:
         prior = module.prior

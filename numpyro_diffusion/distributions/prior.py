@@ -15,7 +15,7 @@ from numpyro.distributions.transforms import Transform
 from .._checks import check_event, check_real, is_concrete
 from ..checkpoints import write_module
 from ..diffusers import write_process
-from ..factors import AbstractFactor
+from ..factors import AbstractFactor, Product
 from ..likelihoods import AbstractLikelihood, Estimate, KBound
 from ..process import ReverseProcess
 from ..samplers import AbstractSampler, Ancestral
@@ -116,7 +116,10 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
     @property
     def noise_shape(self) -> tuple[int, ...]:
         """Shape of the standard-normal noise that makes one draw: (n, *event_shape), steps + 1 for `Ancestral`."""
-        return self.sampler.noise_shape(self.process)
+        batch = self.batch_shape
+        # Asked of one element of the batch, as a schedule of many has its steps on another axis.
+        noise = lambda module, _: jnp.zeros(module.sampler.noise_shape(module.process))
+        return jax.eval_shape(lambda: self.map_batch(noise, jnp.zeros(batch))).shape[len(batch) :]
 
     def from_noise(self, noise: ArrayLike) -> Array:
         """The draw of x_0 that standard-normal noise makes: smooth, and *exact* in law for the sampler's chain.
@@ -168,16 +171,7 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         key: Array | None = None,
     ) -> "DiffusionPrior":
         """The same prior with another estimator, sampler or frozen key."""
-        return self._like(
-            lambda parts: DiffusionPrior(
-                parts.process,
-                parts.likelihood if likelihood is None else likelihood,
-                parts.sampler if sampler is None else sampler,
-                parts.key if key is None else key,
-                transform=parts.transform,
-                validate_args=self._validate_args,
-            )
-        )
+        return self._like(lambda parts: self._made(parts, likelihood, sampler, key))
 
     def save(
         self,
@@ -221,12 +215,43 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
             raise ValueError("save_diffusers: expected a prior without a transform, which diffusers has no place for")
         write_process(folder, self.process)
 
-    def __mul__(self, factor: AbstractFactor) -> Any:
-        if not isinstance(factor, AbstractFactor):
+    def as_posterior(self) -> Any:
+        """The prior with no factor, as a `DiffusionPosterior`."""
+        validate = self._validate_args
+        nothing = Product(())
+        return self._like(lambda parts: self.posterior_class(self._made(parts), nothing, validate_args=validate))
+
+    def __mul__(self, other: "AbstractFactor | DiffusionPrior") -> Any:
+        if not isinstance(other, AbstractFactor | DiffusionPrior):
             return NotImplemented
-        return self.posterior_class(self, factor)
+        return self.posterior_class(self, other) if isinstance(other, AbstractFactor) else self.as_posterior() * other
 
     __rmul__ = __mul__
+
+    def __pow__(self, beta: ArrayLike) -> Any:
+        return self.tempered(beta)
+
+    def tempered(self, beta: ArrayLike) -> Any:
+        """p(x)^β, unnormalised, as a `DiffusionPosterior`: ``prior ** beta``; β may be another unknown of a model.
+
+        Flatter for β < 1, steeper for β > 1. `DiffusionPosterior` says what is drawn; its `smc` gives log ∫ p(x)^β dx.
+
+        Raises:
+            TypeError: no number.
+            ValueError: not positive; a prior of bits or grey levels.
+        """
+        return self.as_posterior().tempered(beta)
+
+    def _made(self, parts: Any, likelihood: Any = None, sampler: Any = None, key: Array | None = None) -> Any:
+        """The prior of one element's parts, with another estimator, sampler or key."""
+        return DiffusionPrior(
+            parts.process,
+            parts.likelihood if likelihood is None else likelihood,
+            parts.sampler if sampler is None else sampler,
+            parts.key if key is None else key,
+            transform=parts.transform,
+            validate_args=self._validate_args,
+        )
 
     def _sample_one(self, module: Any, key: Array) -> Array:
         return module.to_data(module.sampler.sample(key, module.process))

@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 
 from .._checks import check_event, check_real, is_concrete
 from ..diffusions import AbstractDiffusion
+from ..laws import log_excess
 from ..process import ReverseProcess
 from ..samplers import Ancestral
 from .base import ModuleDistribution, check_kind
@@ -122,7 +123,8 @@ class ReverseTrajectory(ModuleDistribution):
     """p(x_0, …, x_T): the generative chain as a joint distribution; `log_prob` is *exact*, in nats.
 
     `sample` runs the reverse chain in one scan. The event shape is (T + 1, *event), ordered by time: index 0 is the
-    data. Source: [2015] eqs. 4-5.
+    data. Source: [2015] eqs. 4-5. For a product of priors `log_prob` is that of its target on paths,
+    unnormalised, and `sample` runs the chain without its weights, as a start for samplers.
 
     Args:
         process: the reverse process.
@@ -155,14 +157,15 @@ class ReverseTrajectory(ModuleDistribution):
         return _DataThenNoise(data, constraints.independent(noise, len(self.event_shape)))
 
     def _sample_one(self, module: Any, key: Array) -> Array:
-        return Ancestral(module.num_steps).sample_trajectory(key, module.process)
+        return Ancestral(module.num_steps).unweighted(key, module.process)
 
     def _log_prob_one(self, module: Any, value: Array) -> Array:
         process, times = module.process, jnp.asarray(Ancestral(module.num_steps).times(module.process)[::-1])
-        inner = jax.vmap(lambda x_t, x_s, t, s: process.inner_kernel(x_t, t, s).log_prob(x_s))
+        density = lambda law, x: law.log_prob(x) + log_excess(law, x)
+        inner = jax.vmap(lambda x_t, x_s, t, s: density(process.inner_kernel(x_t, t, s), x_s))
         steps = jnp.sum(inner(value[2:], value[1:-1], times[1:], times[:-1]))
-        last = process.last_kernel(value[1]).log_prob(value[0])
-        return process.terminal().log_prob(value[-1]) + steps + last
+        last = density(process.last_kernel(value[1]), value[0])
+        return density(process.terminal(), value[-1]) + steps + last
 
 
 def joint_log_ratio(process: ReverseProcess, trajectory: ArrayLike) -> Array:

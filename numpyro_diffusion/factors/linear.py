@@ -14,6 +14,7 @@ from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_finite, check_positive, is_concrete
+from .._products import dot
 from .._structure import is_affine
 from ..laws import lowered
 from .base import AbstractFactor, as_function
@@ -191,17 +192,17 @@ def condition(
         with Cov[x | y] = Cov[x] − Wᵀ W.
     """
     flat, size = covariances.reshape(len(covariances), -1), len(covariances)
-    signal = flat @ rows.reshape(size, -1).T
+    signal = dot(flat, rows.reshape(size, -1).T)
     signal = (signal + signal.T) / 2
     if project:
         values, vectors = jnp.linalg.eigh(signal)
-        signal = (vectors * jnp.clip(values, 0.0)) @ vectors.T
+        signal = dot(vectors * jnp.clip(values, 0.0), vectors.T)
     lower = jnp.linalg.cholesky(factor.covariance(signal))
     # One solve for both: two at once, over a batch, each wait for threads of one pool, and on few cores for ever.
     white, directions = jnp.split(solve_triangular(lower, jnp.column_stack([residual, flat]), lower=True), [1], 1)
     white = white[:, 0]
-    log_r = factor.log_density(white @ white, 2 * jnp.sum(jnp.log(jnp.diagonal(lower))))
-    return log_r, (white @ directions).reshape(rows.shape[1:]), directions.reshape(rows.shape)
+    log_r = factor.log_density(dot(white, white), 2 * jnp.sum(jnp.log(jnp.diagonal(lower))))
+    return log_r, dot(white, directions).reshape(rows.shape[1:]), directions.reshape(rows.shape)
 
 
 class Stack(eqx.Module):

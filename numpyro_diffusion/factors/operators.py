@@ -15,6 +15,7 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from .._checks import is_concrete
+from .._products import dot
 from .._structure import is_affine
 
 Operator = Callable[[Array], Array]
@@ -48,7 +49,7 @@ class Dense(AbstractMap):
 
     def apply(self, x: Array) -> Array:
         """A x, shape (m,)."""
-        return self.matrix @ x.reshape(-1)
+        return dot(self.matrix, x.reshape(-1))
 
     def rows(self, event_shape: tuple[int, ...]) -> Array:
         """The matrix, shape (m, *event)."""
@@ -168,7 +169,7 @@ class Correlated(AbstractNoise):
         """By a Cholesky factor."""
         lower = jnp.linalg.cholesky(self.matrix)
         white = solve_triangular(lower, residual, lower=True)
-        return white @ white, 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
+        return dot(white, white), 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
 
 
 def check_linear(operator: Operator, seen: tuple[int, ...], event_shape: tuple[int, ...]) -> None:

@@ -5,6 +5,7 @@ from .compare import compare_priors as compare_priors
 from .extract import extract_factor as extract_factor
 from .gibbs import Gibbs as Gibbs
 from .gibbs import GibbsState as GibbsState
+from .mixtures import Labels as Labels
 from .particle_gibbs import ParticleGibbs as ParticleGibbs
 from .particle_gibbs import ParticleGibbsState as ParticleGibbsState
 from .reparam import DiffusionReparam as DiffusionReparam

@@ -1,7 +1,7 @@
 """Gibbs sampling of a model with diffusion sites: other blocks condition on whole chains, and may move them."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from numpyro.infer.mcmc import MCMCKernel
 
 from .._checks import check_choice
 from ..samplers import chain_of_noise, noise_of_chain
-from .handed import Handed, Handing, has_noise, prior_parents
+from .handed import Handed, Handing, has_noise, prior_parents, tied_by_data
 from .particle_gibbs import ParticleGibbs
 
 Interweave = Literal["auto", "noise", "joint", "none"]
@@ -62,7 +62,9 @@ class Gibbs(numpyro.infer.Gibbs):
             all others.
         interweave: ``"noise"`` for the second move where a prior depends on the block's sites; ``"joint"`` for one of
             the block's sites and all noise together, by HMC or NUTS as in `DiffusionReparam`, also where priors depend
-            on nothing: for sites that the data tie to x, such as an amplitude; ``"none"``. ``"auto"`` is ``"noise"``.
+            on nothing: for sites that the data tie to x; ``"none"``. ``"auto"`` is ``"joint"`` for blocks with a site
+            that shares the location of some data with x, such as an amplitude, an offset or a shift, as the traced
+            model shows, and ``"noise"`` for the others.
 
     Raises:
         ValueError: what `numpyro.infer.Gibbs` raises; ``"joint"`` without a block of HMC or NUTS, or without a chain
@@ -138,16 +140,17 @@ class Gibbs(numpyro.infer.Gibbs):
         blocks = {names[0]: i for i, names in enumerate(owned) if _is_ours(kernels[i])}
         self._particle_blocks = {name: blocks[name] for name in shown if name in blocks}
         values = {name: shown[name]["value"] for names in owned for name in names}
-        chains, smooth, parents = {}, set(), {}
+        chains, smooth, parents, tied = {}, set(), {}, {}
         for name, block in self._particle_blocks.items():
             kernel: Any = kernels[block]
             others = {key: value for key, value in values.items() if key != name}
             site = kernel.found(args, with_conditioning(kwargs, others))
             chains[name], parents[name] = kernel.chain_steps(site), self._parents(name, args, kwargs, others)
             smooth |= {name} if has_noise(site.law) else set()
+            tied[name] = self._tied(name, args, kwargs, values)
         free = frozenset(name for name in chains if not parents[name])
-        joint, moved = self.interweave == "joint", self.interweave != "none"
-        self._noisy = tuple(name for name in chains if moved and name in smooth and (joint or parents[name]))
+        moved = self.interweave != "none"
+        self._noisy = tuple(name for name in chains if moved and name in smooth and (tied[name] or parents[name]))
         handing = Handing(chains, free)
         self._model = Handed(self._plain, handing)
         self._kernels = tuple(
@@ -155,18 +158,33 @@ class Gibbs(numpyro.infer.Gibbs):
             for kernel, names in zip(kernels, owned, strict=True)
         )
         handing = handing._replace(noises=frozenset(self._noisy))
-        ties = {parent for name in self._noisy for parent in parents[name]}
-        moves = lambda kernel, names: isinstance(kernel, HMC) if joint else bool(ties & set(names))
-        self._twins = tuple(
-            _Twin(i, _wrapped(kernel, handing), self._noisy if joint else ())
-            for i, (kernel, names) in enumerate(zip(kernels, owned, strict=True))
-            if self._noisy and names and not _is_ours(kernel) and moves(kernel, names)
-        )
-        if joint and not self._twins:
+        self._twins = tuple(self._twins_of(owned, kernels, handing, parents, tied))
+        if self.interweave == "joint" and not self._twins:
             raise ValueError(
                 "interweave: expected a block of HMC or NUTS, and a prior of real numbers whose chain noise makes, for "
                 "'joint', got none"
             )
+
+    def _twins_of(
+        self, owned: Any, kernels: Any, handing: Handing, parents: dict[str, Any], tied: dict[str, Any]
+    ) -> Iterator[_Twin]:
+        """A kernel for each block that noise moves with, or follows."""
+        for i, (kernel, names) in enumerate(zip(kernels, owned, strict=True)):
+            if _is_ours(kernel) or not names:
+                continue
+            together = tuple(name for name in self._noisy if isinstance(kernel, HMC) and tied[name] & set(names))
+            follows = self.interweave != "joint" and any(parents[name] & set(names) for name in self._noisy)
+            if together or follows:
+                yield _Twin(i, _wrapped(kernel, handing), together)
+
+    def _tied(self, name: str, args: Any, kwargs: dict[str, Any], values: dict[str, Any]) -> frozenset[str]:
+        """The sites that are moved together with a chain's noise."""
+        if self.interweave == "joint":
+            return frozenset(values) - set(self._particle_blocks)
+        if self.interweave != "auto":
+            return frozenset()
+        outer = kwargs.get(GIBBS_SITES_KWARG, {})
+        return tied_by_data(conditioned(self._plain), name, args, kwargs, values | outer) - set(self._particle_blocks)
 
     def _parents(self, name: str, args: Any, kwargs: dict[str, Any], values: dict[str, Any]) -> frozenset[str]:
         """The sites on which a prior depends, once none of them is an outer Gibbs sampler's."""
@@ -252,7 +270,11 @@ def _of_site(kernel: Any, names: tuple[str, ...]) -> Any:
     if not _is_ours(kernel):
         return kernel
     if len(names) != 1 or kernel.site not in (None, *names):
-        raise ValueError(f"blocks: expected ParticleGibbs with its own site {kernel.site!r} alone, got {list(names)}")
+        own = "one site" if kernel.site is None else f"its own site {kernel.site!r}"
+        raise ValueError(
+            f"blocks: expected ParticleGibbs with {own} alone, got {list(names)}; numpyro.infer.Gibbs takes several "
+            "sites as one state"
+        )
     new = copy.copy(kernel)
     new.site = names[0]
     return new

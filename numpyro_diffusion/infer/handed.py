@@ -11,7 +11,7 @@ import jax
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.handlers import substitute
+from numpyro.handlers import seed, substitute, trace
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
@@ -134,17 +134,54 @@ def prior_parents(
         kwargs: its keyword arguments.
         values: of the other latent sites.
     """
-    names = [name for name in values if name != site]
+    others = {name: value for name, value in values.items() if name != site}
+    law = lambda given: find_site(substitute(model, data=given), site, args, kwargs).prior
+    return frozenset().union(*jax.tree.leaves(_sources(law, others)))
 
-    def law(**given: Any) -> list[Array]:
-        data = {name: given[f"site_{i}"] for i, name in enumerate(names)}
-        return jax.tree.leaves(find_site(substitute(model, data=data), site, args, kwargs).prior)
 
-    if not names:
-        return frozenset()
-    found = eval_provenance(law, **{f"site_{i}": values[name] for i, name in enumerate(names)})
-    used = frozenset().union(*found)
-    return frozenset(name for i, name in enumerate(names) if f"site_{i}" in used)
+def tied_by_data(
+    model: Callable[..., Any], site: str, args: tuple[Any, ...], kwargs: dict[str, Any], values: Mapping[str, Any]
+) -> frozenset[str]:
+    """The latent sites that share the location of some data with a diffusion site, as the traced program has it.
+
+    An amplitude of x is one, or an offset; the scale of the noise is not. Where a law of data has no mean, and for
+    `numpyro.factor`, all that the law is made of counts.
+
+    Args:
+        model: the NumPyro model.
+        site: the diffusion site.
+        args: the model's arguments.
+        kwargs: its keyword arguments.
+        values: of all latent sites.
+    """
+
+    def laws(given: dict[str, Any]) -> list[tuple[Any, Any]]:
+        shown = trace(substitute(seed(model, 0), data=given)).get_trace(*args, **kwargs)
+        seen = [each["fn"] for each in shown.values() if each["type"] == "sample" and each["is_observed"]]
+        return [(_mean(law), law) for law in seen]
+
+    tied: frozenset[str] = frozenset()
+    for of_mean, of_law in _sources(laws, values):
+        # The mean of classes, or of a Cauchy law, is NaN, which depends on nothing.
+        met = frozenset().union(*jax.tree.leaves(of_mean)) or frozenset().union(*jax.tree.leaves(of_law))
+        tied |= met if site in met else frozenset()
+    return tied - {site}
+
+
+def _mean(law: dist.Distribution) -> Any:
+    try:
+        return law.mean
+    except NotImplementedError:
+        return None
+
+
+def _sources(function: Callable[[dict[str, Any]], Any], values: Mapping[str, Any]) -> Any:
+    """The names of the values on which each leaf of the answer depends, in the answer's tree."""
+    names = list(values)
+    # By number, as a site may have any name, and an argument only some.
+    numbered = lambda **given: function({name: given[f"site_{i}"] for i, name in enumerate(names)})
+    found = eval_provenance(numbered, **{f"site_{i}": values[name] for i, name in enumerate(names)})
+    return jax.tree.map(lambda leaf: frozenset(name for i, name in enumerate(names) if f"site_{i}" in leaf), found)
 
 
 def _unwrapped(fn: dist.Distribution) -> tuple[Any, int]:

@@ -1,5 +1,6 @@
 """Independent runs of a particle sampler for one site of a model, and equally weighted draws from their particles."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -7,11 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding
 
+from .._devices import agree, check_devices, check_hashing, collect, is_shared, share
 from ..samplers import Particles, Reliability, TwistedSMC, reliability
 from ..samplers.resampling import systematic
 from .extract import extract, over_batch
+from .mixtures import Labelled, together
 from .plan import Plan
+from .sites import mixture_at
 
 
 class IslandsRun(NamedTuple):
@@ -27,11 +32,68 @@ class IslandsRun(NamedTuple):
         return reliability(self.particles)
 
 
-@eqx.filter_jit
 def run_islands(
     model: Any, site: str, sampler: TwistedSMC, keys: Array, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Particles, Array]:
-    """The particles of every island, one for each key, and the log density of sites without the diffusion site."""
+    """The particles of every island, one for each key, and the log density of sites without the diffusion site.
+
+    A site that has a mixture of laws is run with each of them, and their particles are put together. Devices share the
+    islands where their number divides among them, which then never wait for one another, and the particles of each
+    island where it does not.
+    """
+    spread = check_devices(sampler.devices, 0)
+    check_hashing(spread)
+    apart = None
+    if spread is not None and len(keys) % spread.mesh.size == 0:
+        sampler, apart = sampler.on_one_device(), spread
+    if not is_shared(spread):
+        return _run_islands(model, site, sampler, keys, args, kwargs, apart, None)
+    return collect(_run_islands(model, site, sampler, keys, args, kwargs, apart, spread), spread)
+
+
+@eqx.filter_jit
+def _run_islands(
+    model: Any,
+    site: str,
+    sampler: TwistedSMC,
+    keys: Array,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    apart: NamedSharding | None,
+    everywhere: NamedSharding | None,
+) -> tuple[Particles, Array]:
+    """`apart`: how islands lie on devices; `everywhere`: where all of the answer is wanted."""
+    mixture = mixture_at(model, site, args, kwargs)
+    one = lambda model, keys: _of_one_law(model, site, sampler, keys, args, kwargs, apart)
+    return agree(one(model, keys) if mixture is None else _of_mixture(model, site, mixture, keys, one), everywhere)
+
+
+def _of_mixture(
+    model: Any, site: str, mixture: Any, keys: Array, run_one: Callable[[Any, Array], tuple[Particles, Array]]
+) -> tuple[Particles, Array]:
+    """The particles of all laws together. Laws of one layout, as of one network for every class, share a program."""
+    run = lambda law, label: run_one(Labelled(model, site, law), jax.vmap(jax.random.fold_in, (0, None))(keys, label))
+    labels = jnp.arange(len(mixture.laws))
+    if len({(jax.tree.structure(law), *map(_kind, jax.tree.leaves(law))) for law in mixture.laws}) == 1:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *mixture.laws)
+        layout = jax.tree.structure(mixture.laws[0])
+        leaves = jax.tree.leaves(stacked)
+        each, constants = jax.lax.map(lambda pair: run(jax.tree.unflatten(layout, pair[0]), pair[1]), (leaves, labels))
+        runs = [jax.tree.map(lambda leaf, k=k: leaf[k], each) for k in range(len(labels))]
+        return together(runs, mixture), constants[0]
+    pairs = [run(law, label) for law, label in zip(mixture.laws, labels, strict=True)]
+    return together([particles for particles, _ in pairs], mixture), pairs[0][1]
+
+
+def _of_one_law(
+    model: Any,
+    site: str,
+    sampler: TwistedSMC,
+    keys: Array,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    apart: NamedSharding | None,
+) -> tuple[Particles, Array]:
     found = extract(model, site, args, kwargs).in_latent()
     run = lambda sampler, key, module, factor: sampler.run(key, module.process, factor)
 
@@ -39,7 +101,12 @@ def run_islands(
         particles = over_batch(run, sampler, key, found)
         return particles._replace(x=found.to_data(particles.x))
 
-    return jax.vmap(island)(keys), found.log_constant
+    particles = share(jax.vmap(island)(share(keys, apart)), apart)
+    return particles, found.log_constant
+
+
+def _kind(leaf: Array) -> tuple[Any, ...]:
+    return jnp.shape(leaf), jnp.result_type(leaf)
 
 
 def check_evidence(log_evidences: Array, num_particles: int) -> None:

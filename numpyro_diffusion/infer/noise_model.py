@@ -16,6 +16,7 @@ from numpyro.primitives import Messenger
 from .._checks import is_concrete
 from .._structure import depends
 from ..distributions import DiffusionPosterior, DiffusionPrior
+from .mixtures import mixture_in
 from .reparam import DiffusionReparam
 
 Values = dict[str, Array]
@@ -164,9 +165,12 @@ def _reason(msg: dict[str, Any]) -> str | None:
     if prior is not None:
         prior = prior.prior if isinstance(prior, DiffusionPosterior) else prior
         got = "grey levels" if prior.process.diffusion.is_gaussian else "bits or classes"
+        got = got if prior.process.is_normalised else "a product or power of priors"
         return (
             None if prior.process.is_smooth else f"a DiffusionPrior of real numbers for TemperedSMC, got {got}; {smc}"
         )
+    if mixture_in(msg["fn"]) is not None:
+        return f"one DiffusionPrior for TemperedSMC, got a mixture of several; {smc}"
     if isinstance(msg["fn"], dist.MaskedDistribution):
         return "a latent site without a mask for TemperedSMC"
     if msg["fn"].support.is_discrete:

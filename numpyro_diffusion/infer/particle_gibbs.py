@@ -18,9 +18,10 @@ from .._checks import check_callable, check_site
 from ..samplers.base import following
 from ..twists import AbstractTwist
 from .extract import Latent, extract, over_batch
-from .handed import data_of, prior_parents
+from .handed import data_of
+from .several import one_site, parents_by_site, values_by_site
 from .shorthand import sampler_of
-from .sites import Site, find_site, only_site
+from .sites import Site, find_site
 
 
 class ParticleGibbsState(NamedTuple):
@@ -56,7 +57,8 @@ class ParticleGibbs(MCMCKernel):
 
     Args:
         model: the NumPyro model.
-        site: name of the diffusion site; None for the only one, which is found when a run begins.
+        site: name of the diffusion site; None for the only one, which is found when a run begins, or for several, of
+            different priors with one schedule, which are then one state (in a block of ``numpyro.infer.Gibbs`` too).
         num_particles: at least 2; more mix faster at proportional cost; 16 unless given.
         twist: like `num_particles`, `num_steps`, `threshold` and `chunk` an argument of `nd.samplers.ParticleGibbs`,
             which says what they are: shorthand for a `sampler`, and not to be given along with one.
@@ -188,9 +190,9 @@ class ParticleGibbs(MCMCKernel):
             process = samplers.with_moments(module.process)
             return sampler.init(key, process, factor), process.moments
 
-        return self._handed(
-            self._state(key, found, *over_batch(start, self.sampler, first, found)), model_args, model_kwargs
-        )
+        path, moments = over_batch(start, self.sampler, first, found)
+        state = self._state(key, found, path, moments, model_args, model_kwargs)
+        return self._handed(state, model_args, model_kwargs)
 
     def _sample(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
         found = self._extract(model_args, model_kwargs)
@@ -200,12 +202,19 @@ class ParticleGibbs(MCMCKernel):
             return sampler.step(key, samplers.having_moments(module.process, moments), factor, path)
 
         path = over_batch(step, self.sampler, move, found, state.path, state.moments)
-        return self._handed(self._state(key, found, path, state.moments), model_args, model_kwargs)
+        state = self._state(key, found, path, state.moments, model_args, model_kwargs)
+        return self._handed(state, model_args, model_kwargs)
 
     def _extract(self, model_args: Any, model_kwargs: Any) -> Latent:
-        if self.site is None:  # also in a kernel that goes on from a state that was read from a file
-            self.site = only_site(self._model, model_args, model_kwargs or {})
-        return extract(self._model, self.site, model_args, model_kwargs or {}).in_latent()
+        model, site = self._target(model_args, model_kwargs)
+        return extract(model, site, model_args, model_kwargs or {}).in_latent()
+
+    def _target(self, model_args: Any, model_kwargs: Any) -> tuple[Callable[..., Any], str]:
+        """The model with one diffusion site, of which several are parts if so, and its name."""
+        model, site = one_site(self._model, self.site, model_args, model_kwargs or {})
+        if model is self._model:  # also in a kernel that goes on from a state that was read from a file
+            self.site = site
+        return model, site
 
     def _handed(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
         """With the chain in `z`, the plates' and other batch dimensions first, if other blocks are to see it."""
@@ -216,17 +225,22 @@ class ParticleGibbs(MCMCKernel):
 
     def _check_parents(self, model_args: Any, model_kwargs: Any) -> None:
         values = model_kwargs.get(GIBBS_SITES_KWARG, {})
-        parents = sorted(prior_parents(self._model, self.site, model_args, model_kwargs, values))
-        if parents:
-            raise ValueError(
-                f"model: expected a prior of {self.site!r} that depends on no other latent site, got one of {parents}, "
-                "which must be drawn given the whole chain: use nd.infer.Gibbs in place of numpyro.infer.Gibbs"
-            )
+        for name, parents in parents_by_site(self._model, self.site, model_args, model_kwargs, values).items():
+            if parents:
+                raise ValueError(
+                    f"model: expected a prior of {name!r} that depends on no other latent site, got one of "
+                    f"{sorted(parents)}, which must be drawn given the whole chain: use nd.infer.Gibbs in place of "
+                    "numpyro.infer.Gibbs"
+                )
 
-    def _state(self, key: Array, found: Latent, path: samplers.Path, moments: Any) -> ParticleGibbsState:
+    def _state(
+        self, key: Array, found: Latent, path: samplers.Path, moments: Any, model_args: Any, model_kwargs: Any
+    ) -> ParticleGibbsState:
         batch = path.changed.ndim
         x_0 = found.to_data(path.x[(slice(None),) * batch + (0,)])
-        return ParticleGibbsState({self.site: x_0}, path.x, path.effective_size, path.changed, key, moments)
+        model, site = self._target(model_args, model_kwargs)
+        z = values_by_site(model, site, x_0, model_args, model_kwargs or {})
+        return ParticleGibbsState(z, path.x, path.effective_size, path.changed, key, moments)
 
 
 @eqx.filter_jit

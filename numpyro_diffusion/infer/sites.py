@@ -11,6 +11,7 @@ from numpyro.handlers import seed, trace
 from numpyro.primitives import Messenger
 
 from ..distributions import DiffusionPosterior, DiffusionPrior
+from .mixtures import Mixture, mixture_in
 
 
 class Site(NamedTuple):
@@ -84,6 +85,12 @@ def only_site(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     return names[0]
 
 
+def mixture_at(model: Callable[..., Any], site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mixture | None:
+    """The mixture of diffusion laws that a latent site has, if it has one."""
+    names, sites = glance(model, args, kwargs)
+    return mixture_in(sites[site]["fn"]) if site in names else None
+
+
 class Given(Messenger):
     """Gives the site a value, and lets no other latent site go without."""
 
@@ -111,10 +118,12 @@ class _Zeros(Messenger):
         law = msg["fn"]
         while isinstance(law, dist.Independent | dist.MaskedDistribution):
             law = law.base_dist
-        if isinstance(law, DiffusionPrior | DiffusionPosterior):
+        mixture = mixture_in(law)
+        one: Any = law if mixture is None else mixture.laws[0]
+        if isinstance(one, DiffusionPrior | DiffusionPosterior):
             self.names.append(msg["name"])
             shape = msg["fn"].batch_shape + msg["fn"].event_shape
-            msg["value"] = jnp.zeros(shape, law.process.diffusion.value_type)
+            msg["value"] = jnp.zeros(shape, one.process.diffusion.value_type)
 
 
 class _Found(Exception):

@@ -23,10 +23,12 @@ from .cross_check import CrossCheck, cross_check
 from .evidence import evidence_error
 from .extract import Latent, extract
 from .islands import IslandsRun, check_evidence, equally_weighted, run_islands
+from .mixtures import Labelled, Labels, Mixture, labels_of
 from .plan import Plan, alternatives, badness, first_plan, is_good, with_more
 from .resume import read_run, save_run, saved_particles
+from .several import one_site, values_by_site
 from .shorthand import sampler_of
-from .sites import only_site
+from .sites import mixture_at
 from .summary import table
 
 
@@ -42,9 +44,13 @@ class SMC:
     be run again with four times as many particles. What then still speaks against the answer is a warning with its
     numbers (`reliability`). `cross_check` compares with what needs no twist.
 
+    The site's law may be a mixture of priors, ``dist.MixtureGeneral(dist.Categorical(probs), [prior_a, prior_b])``:
+    each is run with as many particles, and counts by its evidence; `labels` has the labels' probabilities.
+
     Args:
         model: the NumPyro model.
-        site: name of the diffusion site; None for the only one, which is found when run.
+        site: name of the diffusion site; None for the only one, which is found when run, or for several, of different
+            priors with one schedule, which are then one state.
         num_particles: in each island, at least 2; 512 unless given, or 2,048 where these are too few.
         num_islands: independent runs; a standard error needs 2.
         sampler: of every island, ``nd.samplers.TwistedSMC(512)`` unless given; where it names no twist, twists are
@@ -55,7 +61,8 @@ class SMC:
         threshold: see `twist`.
         chunk: see `twist`.
         antithetic: see `twist`.
-        devices: see `twist`.
+        devices: see `twist`; they share the islands where their number divides among them, and the particles of each
+            island where it does not. Also those of several processes, which then all return the whole answer.
         target_log_evidence_sd: double the particles until the standard deviation of the islands' log evidences is at
             most this, in nats, or `max_particles` is reached, which gives a warning.
         max_particles: the budget of `target_log_evidence_sd`, particles of one island.
@@ -89,6 +96,7 @@ class SMC:
         progress_bar: bool = True,
     ) -> None:
         self.model, self._asked = check_callable("model", model), check_site(site)
+        self._model: Any = model
         self.site: Any = site
         self.num_islands = check_count("num_islands", num_islands)
         shorthand = {
@@ -109,6 +117,7 @@ class SMC:
         self._result: tuple[Particles, Array] | None = None
         self._plan: Plan | None = None
         self._key: Array | None = None
+        self._mixture: Mixture | None = None
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
 
@@ -116,9 +125,11 @@ class SMC:
         """Run, with the model's arguments; returns itself."""
         key, self._key = jax.random.split(check_key("key", key))
         self.args, self.kwargs = args, kwargs
-        self.site = only_site(self.model, args, kwargs) if self._asked is None else self._asked
         # Outside of compiled code, where values can be checked.
-        found = extract(self.model, self.site, args, kwargs).in_latent()
+        self._model, self.site = one_site(self.model, self._asked, args, kwargs)
+        self._mixture = mixture_at(self._model, self.site, args, kwargs)
+        model = self._model if self._mixture is None else Labelled(self._model, self.site, self._mixture.laws[0])
+        found = extract(model, self.site, args, kwargs).in_latent()
         self._plan = first_plan(found, self._sampler, self.num_islands)
         if self.target_log_evidence_sd is None:
             self._adapt(key, found)
@@ -186,7 +197,7 @@ class SMC:
         sampler = dataclasses.replace(self.plan.sampler, num_particles=count)
         self._plan = self.plan._replace(sampler=sampler)
         keys = jax.random.split(key, self.num_islands)
-        like = eqx.filter_eval_shape(run_islands, self.model, self.site, sampler, keys, self.args, self.kwargs)
+        like = eqx.filter_eval_shape(run_islands, self._model, self.site, sampler, keys, self.args, self.kwargs)
         return IslandsRun(self.plan, *read_run(self.checkpoint, like))
 
     @property
@@ -228,6 +239,14 @@ class SMC:
         """Standard error of `log_evidence` in nats, from the spread of the islands (`evidence_error`); NaN from one."""
         return evidence_error(self.log_evidences)
 
+    @property
+    def labels(self) -> Labels:
+        """Posterior probabilities of the labels of a site with a mixture of priors: *consistent as particles grow*."""
+        particles, _ = self._done()
+        if self._mixture is None:
+            raise ValueError("site: expected one with a mixture of priors (MixtureGeneral), got one of one prior")
+        return labels_of(particles, len(self._mixture.laws))
+
     def cross_check(self, key: Array, num_draws: int = 2**15) -> CrossCheck:
         """Compare the log evidence with an estimate that shares nothing with twists, and warn where they disagree.
 
@@ -246,7 +265,7 @@ class SMC:
             ValueError: no finished run; what `TemperedSMC` raises.
         """
         first, steps = (self.log_evidence, self.log_evidence_error), self.plan.sampler.num_steps
-        found = cross_check(key, self.model, self.site, steps, first, num_draws, self.args, self.kwargs)
+        found = cross_check(key, self._model, self.site, steps, first, num_draws, self.args, self.kwargs)
         if not found.agrees:
             warnings.warn(f"this evidence may be wrong: {found}", ReliabilityWarning, stacklevel=2)
         return found
@@ -259,10 +278,12 @@ class SMC:
                 resampled together, islands weighted by their evidence, for every element of the site's batch.
 
         Returns:
-            The site's draws, shape (num_islands, num_particles, *batch, *event) or with the first two as one.
+            The site's draws, shape (num_islands, num_particles, *batch, *event) or with the first two as one; of all
+            sites that were one state, by name.
         """
         particles, _ = self._done()
-        return {self.site: equally_weighted(self._key, particles, group_by_chain)}
+        draws = equally_weighted(self._key, particles, group_by_chain)
+        return values_by_site(self._model, self.site, draws, self.args, self.kwargs)
 
     def print_summary(self, prob: float = 0.9) -> None:
         """Print the posterior's summary, the log evidence, what speaks for and against both, and the plan.
@@ -291,7 +312,7 @@ class SMC:
 
     def _once(self, key: Array, plan: Plan) -> IslandsRun:
         keys = jax.random.split(key, self.num_islands)
-        particles, constant = run_islands(self.model, self.site, plan.sampler, keys, self.args, self.kwargs)
+        particles, constant = run_islands(self._model, self.site, plan.sampler, keys, self.args, self.kwargs)
         return IslandsRun(plan, particles, constant)
 
     def _keep(self, run: IslandsRun) -> None:

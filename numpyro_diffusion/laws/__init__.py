@@ -14,6 +14,10 @@ from .categories import one_hot as one_hot
 from .levels import DiscretisedNormal as DiscretisedNormal
 from .levels import levels as levels
 from .lowered import LoweredNormal as LoweredNormal
+from .mass import Backward as Backward
+from .mass import UnnormalisedNormal as UnnormalisedNormal
+from .mass import drawn_as as drawn_as
+from .mass import pooled as pooled
 from .normal import FARTHEST as FARTHEST
 from .normal import normal as normal
 from .operations import Operation as Operation
@@ -24,6 +28,8 @@ from .operations import elements as elements
 from .operations import event_kl as event_kl
 from .operations import from_noise as from_noise
 from .operations import is_factorised as is_factorised
+from .operations import log_ahead as log_ahead
+from .operations import log_excess as log_excess
 from .operations import lowered as lowered
 from .operations import mirrored as mirrored
 from .operations import observed as observed

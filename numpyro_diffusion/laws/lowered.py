@@ -8,6 +8,8 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import constraints
 
+from .._products import dot, tensordot
+
 # The largest part of a direction's variance that a correction may take away: keeps densities finite where an
 # approximate covariance would take more than there is.
 LARGEST_SHARE = 1 - 1e-6
@@ -27,9 +29,9 @@ class LoweredNormal(dist.Distribution):
 
     def __init__(self, loc: Array, scale: Array, directions: Array) -> None:
         rows = directions.reshape(directions.shape[0], -1)
-        share, rotation = jnp.linalg.eigh(rows @ rows.T)
+        share, rotation = jnp.linalg.eigh(dot(rows, rows.T))
         share = jnp.clip(share, 0.0)
-        unit = (rotation.T @ rows) / jnp.sqrt(jnp.where(share > 1e-12, share, 1.0))[:, None]
+        unit = dot(rotation.T, rows) / jnp.sqrt(jnp.where(share > 1e-12, share, 1.0))[:, None]
         self.loc, self.scale = loc, scale
         self.kept = 1 - jnp.minimum(jnp.where(share > 1e-12, share, 0.0), LARGEST_SHARE)
         self.basis = unit.reshape(directions.shape)
@@ -48,20 +50,20 @@ class LoweredNormal(dist.Distribution):
     @property
     def variance(self) -> Array:
         """Variance of each element, shape `event`."""
-        taken = jnp.tensordot(1 - self.kept, self.basis**2, 1)
+        taken = tensordot(1 - self.kept, self.basis**2, 1)
         return self.scale**2 * (1 - taken)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of shape (*sample_shape, *event)."""
         noise = jax.random.normal(key, (*sample_shape, *self.event_shape), dtype=jnp.result_type(self.loc))
-        along = jnp.tensordot(noise, self.basis, (self._axes(noise), self._axes(self.basis)))
-        return self.loc + self.scale * (noise + jnp.tensordot(along * (jnp.sqrt(self.kept) - 1), self.basis, 1))
+        along = tensordot(noise, self.basis, (self._axes(noise), self._axes(self.basis)))
+        return self.loc + self.scale * (noise + tensordot(along * (jnp.sqrt(self.kept) - 1), self.basis, 1))
 
     def log_prob(self, value: Array, intermediates: Any = None) -> Array:
         """Log density in nats, exact."""
         del intermediates
         noise = (value - self.loc) / self.scale
-        along = jnp.tensordot(noise, self.basis, (self._axes(noise), self._axes(self.basis)))
+        along = tensordot(noise, self.basis, (self._axes(noise), self._axes(self.basis)))
         square = jnp.sum(noise**2, self._axes(noise)) + jnp.sum(along**2 * (1 / self.kept - 1), -1)
         log_det = 2 * jnp.sum(jnp.log(self.scale)) + jnp.sum(jnp.log(self.kept))
         return -0.5 * (square + log_det + self.loc.size * jnp.log(2 * jnp.pi))

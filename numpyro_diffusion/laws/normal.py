@@ -5,6 +5,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
 
+from .._products import tensordot
 from .lowered import LoweredNormal
 from .operations import between, elements, from_noise, lowered, mirrored, observed, tilt, variance
 
@@ -53,9 +54,9 @@ def _between(proposal: dist.Distribution, kernel: dist.Distribution, share: Arra
 def _between_lowered(proposal: LoweredNormal, kernel: dist.Distribution, share: Array) -> dist.Distribution:
     # In the kernel's own coordinates: precision 1 across, 1/kept along the rows of the basis.
     shift, axes = (proposal.loc - kernel.mean) / proposal.scale, jnp.ndim(kernel.mean)
-    along = jnp.tensordot(proposal.basis, shift, axes)
+    along = tensordot(proposal.basis, shift, axes)
     mixed = share + (1 - share) * proposal.kept
-    moved = share * (shift + jnp.tensordot(along * (1 / mixed - 1), proposal.basis, 1))
+    moved = share * (shift + tensordot(along * (1 / mixed - 1), proposal.basis, 1))
     rows = jnp.sqrt(jnp.maximum(share * (1 - proposal.kept) / mixed, 0.0))
     directions = rows.reshape((-1,) + (1,) * axes) * proposal.basis
     return LoweredNormal(kernel.mean + proposal.scale * moved, proposal.scale, directions)

@@ -79,6 +79,20 @@ def variance(law: dist.Distribution) -> Array:
 
 
 @Operation
+def log_excess(law: dist.Distribution, x: Array) -> Array:
+    """What the law's density counts at `x` beside `log_prob`, in nats, shape (): 0 but for an `UnnormalisedNormal`."""
+    del law, x
+    return jnp.zeros(())
+
+
+@Operation
+def log_ahead(law: dist.Distribution) -> Array:
+    """Log of what is about to be gained by this law and those after it, in nats, shape (); 0 likewise."""
+    del law
+    return jnp.zeros(())
+
+
+@Operation
 def from_noise(law: dist.Distribution, noise: Array) -> Array:
     """The draw that the standard noise of the law's family makes: normal for real numbers, else uniform."""
     raise from_noise.refuse(law)

@@ -3,13 +3,15 @@
 In a loop, XLA for CPUs has fast code only for convolutions in one layout: images (batch, height, width, channels) and
 weights (height, width, inputs, outputs), neither mirrored nor spread out. Its own gradients are in other layouts. It
 mends that only outside loops, while training is a loop. So the convolution is a primitive here, with gradients written
-in that layout. Elsewhere than on a CPU, it and its gradients are XLA's.
+in that layout. Elsewhere than on a CPU, it and its gradients are XLA's; on a CPU too, with
+``NUMPYRO_DIFFUSION_CONVOLUTIONS=xla`` in the environment.
 
 An image x, a weight w and an answer y meet in the number Σ y · (x ∗ w), linear in each. Its derivative by y is the
 convolution; those by x and by w are the gradients. Differentiated again, each of the three gives the other two, so that
 the set is complete. All are *exact*.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -26,6 +28,10 @@ Sides = tuple[int, int]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # The gradient of the weight is summed over images in the inner loop of its fast code, which fewer do not fill.
 _FEWEST_IMAGES = 8
+# Read once: a program that is compiled stays as it is.
+_CHOICE = os.environ.get("NUMPYRO_DIFFUSION_CONVOLUTIONS", "fast")
+if _CHOICE not in ("fast", "xla"):
+    raise ValueError(f"NUMPYRO_DIFFUSION_CONVOLUTIONS: expected 'fast' or 'xla', got {_CHOICE!r}")
 
 
 def convolve(
@@ -97,7 +103,8 @@ def _has_fast_code(x: Array) -> bool:
 
 
 def _primitive(name: str, everywhere: Callable[..., Array], cpu: Callable[..., Array]) -> Primitive:
-    """A function of two arrays that is compiled as `cpu` on a CPU and as `everywhere` elsewhere."""
+    """A function of two arrays that is compiled as `cpu` on a CPU, unless switched off, elsewhere as `everywhere`."""
+    cpu = cpu if _CHOICE == "fast" else everywhere
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("stride", "padding", "sides")))
     primitive.def_abstract_eval(lambda *args, **how: jax.make_jaxpr(partial(everywhere, **how))(*args).out_avals[0])
@@ -134,6 +141,7 @@ def _batch(primitive: Primitive, args: Sequence[Array], axes: Sequence[Any], **h
         out = primitive.bind(first.reshape(-1, *first.shape[2:]), args[1], **how)
         return out.reshape(*first.shape[:2], *out.shape[1:]), 0
     everywhere, product = _APART[primitive]
+    product = product if _CHOICE == "fast" else everywhere
     apart = partial(jax.lax.platform_dependent, cpu=partial(product, **how), default=partial(everywhere, **how))
     return jax.vmap(apart, tuple(axes))(*args), 0
 

@@ -33,18 +33,33 @@ class Ancestral(AbstractSampler):
         self.num_steps = None if num_steps is None else check_count("num_steps", num_steps, 2)
 
     def sample(self, key: Array, process: ReverseProcess) -> Array:
-        """One draw of x_0, shape `event`; the chain is not kept."""
+        """One draw of x_0, shape `event`; the chain is not kept.
+
+        Raises:
+            ValueError: a process whose chain needs weights.
+        """
+        check_normalised(process)
         x_1, _, key = self._run(key, process, keep=False)
         return process.last_kernel(x_1).sample(key)
 
     def sample_from(self, key: Array, process: ReverseProcess, x_t: Array, t: float) -> Array:
         """One draw of x_0 from the state `x_t` at time `t`, by those of the sampler's steps that lie below `t`."""
+        check_normalised(process)
         inner, last = jax.random.split(key)
         x_1, _ = self._steps(inner, process, x_t, self.times(process, check_start(t, process)), keep=False)
         return process.last_kernel(x_1).sample(last)
 
     def sample_trajectory(self, key: Array, process: ReverseProcess) -> Array:
-        """One draw of the chain, x_0 first; shape (num_steps + 1, *event)."""
+        """One draw of the chain, x_0 first; shape (num_steps + 1, *event).
+
+        Raises:
+            ValueError: a process whose chain needs weights.
+        """
+        check_normalised(process)
+        return self.unweighted(key, process)
+
+    def unweighted(self, key: Array, process: ReverseProcess) -> Array:
+        """The chain as it runs, x_0 first: for a product of priors, whose weights are left out, no draw of it."""
         x_1, chain, key = self._run(key, process, keep=True)
         x_0 = process.last_kernel(x_1).sample(key)
         return jnp.concatenate([x_0[None], x_1[None], chain[::-1]])
@@ -68,6 +83,7 @@ class Ancestral(AbstractSampler):
             ValueError: the chain's steps are not Gaussian, or the last one rounds to whole numbers.
         """
         require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
+        check_normalised(process)
         if not process.is_smooth:
             raise ValueError("process: expected a last step that is smooth, got one that rounds to whole numbers")
         times = jnp.asarray(self.times(process))
@@ -102,6 +118,15 @@ class Ancestral(AbstractSampler):
 
         steps = (jax.random.split(key, len(times) - 1), jnp.asarray(times[:-1]), jnp.asarray(times[1:]))
         return jax.lax.scan(step, x, steps)
+
+
+def check_normalised(process: ReverseProcess) -> None:
+    """Raise ``ValueError`` for a process whose chain needs weights, which a sampler of single chains does not have."""
+    if not process.is_normalised:
+        raise ValueError(
+            "process: expected the chain of one prior, got that of a product or power of priors, whose draws need "
+            "weights: sample the product itself (TwistedSMC), or use nd.infer.SMC or nd.infer.ParticleGibbs"
+        )
 
 
 def check_start(t: Any, process: ReverseProcess) -> Any:

@@ -12,7 +12,7 @@ from jax import Array
 from .._batching import batched_map
 from .._checks import check_count
 from ..factors import AbstractFactor, simplify
-from ..laws import mirrored
+from ..laws import log_ahead, log_excess, mirrored
 from ..process import ReverseProcess
 from ..twists import AbstractTwist, TwistedStep, default_twist, last_step
 from .ancestral import Ancestral
@@ -37,7 +37,8 @@ class TwistedChain(eqx.Module):
     """A process, a factor and a twist made ready: how particles start, step and are weighted.
 
     The targets are p(x_T … x_t) ψ_t(x_t) for t ≥ 1, and p(x_T … x_0) r(x_0) in the end: every positive twist is right,
-    and a good one has weights that vary little. The denoiser is evaluated once for each particle and step.
+    and a good one has weights that vary little. The denoiser is evaluated once for each particle and step. Kernels may
+    not integrate to one, as those of a product of priors: `laws.log_excess` counts in p, `laws.log_ahead` in ψ_t.
 
     With `antithetic` particles 0 and 1, 2 and 3, … draw with opposite noise at every step but the one to the data,
     after which nothing is decided any more. The law of each, given the particles before, is the same.
@@ -84,10 +85,11 @@ class TwistedChain(eqx.Module):
 
     def first(self, key: Array, count: int, known: Array | None = None) -> Cloud:
         """`count` particles at T; the first of them is `known`, if given."""
-        x = jax.vmap(lambda noise: self._draw(self.process.terminal(), noise))(self._noise(key, count))
+        start = self.process.terminal()
+        x = jax.vmap(lambda noise: self._draw(start, noise))(self._noise(key, count))
         x = x if known is None else x.at[0].set(known.astype(x.dtype))
         step = batched_map(lambda x: self._look(x, self.times[0], self.times[1]), x, self.chunk)
-        return Cloud(x, _finite(step.log_psi), step)
+        return Cloud(x, _finite(step.log_psi + jax.vmap(lambda x: log_excess(start, x))(x)), step)
 
     def advance(self, key: Array, cloud: Cloud, s: Array, after: Array, known: Array | None = None) -> Cloud:
         """One step to s ≥ 2, from where `after` is next."""
@@ -95,7 +97,7 @@ class TwistedChain(eqx.Module):
 
     def reach_one(self, key: Array, cloud: Cloud, known: Array | None = None) -> Cloud:
         """The step to t = 1."""
-        return self._move(key, cloud, lambda x: last_step(self.process, self.factor, x), known)
+        return self._move(key, cloud, lambda x: _led(last_step(self.process, self.factor, x)), known)
 
     def finish(self, key: Array, cloud: Cloud, known: Array | None = None) -> tuple[Array, Array]:
         """The step to the data: x_0 and the final log weights."""
@@ -119,10 +121,10 @@ class TwistedChain(eqx.Module):
 
     def log_kernel(self, cloud: Cloud, x_s: Array) -> Array:
         """log p(x_s | x_t) − log ψ_t(x_t) from every particle to one state, shape (N,)."""
-        return jax.vmap(lambda step: step.kernel.log_prob(x_s) - step.log_psi)(cloud.step)
+        return jax.vmap(lambda step: _log_kernel(step, x_s) - step.log_psi)(cloud.step)
 
     def _look(self, x: Array, t: Any, s: Any) -> TwistedStep:
-        return self.twist.step(self.process, self.factor, self.shared, x, t, s)
+        return _led(self.twist.step(self.process, self.factor, self.shared, x, t, s))
 
     def _move(self, key: Array, cloud: Cloud, look: Any, known: Array | None) -> Cloud:
         def one(args: tuple[Any, TwistedStep, Array | None]) -> tuple[Array, Array, TwistedStep]:
@@ -191,7 +193,17 @@ class ParticleSampler(eqx.Module):
 
 def _ratio(step: TwistedStep, x: Array) -> Array:
     """log p(x | x_t) − log proposal(x | x_t) − log ψ_t(x_t)."""
-    return step.kernel.log_prob(x) - step.proposal.log_prob(x) - step.log_psi
+    return _log_kernel(step, x) - step.proposal.log_prob(x) - step.log_psi
+
+
+def _log_kernel(step: TwistedStep, x: Array) -> Array:
+    """log p(x | x_t)."""
+    return step.kernel.log_prob(x) + log_excess(step.kernel, x)
+
+
+def _led(step: TwistedStep) -> TwistedStep:
+    """The step whose ψ_t knows what kernels that do not integrate to one are about to add."""
+    return step._replace(log_psi=step.log_psi + log_ahead(step.kernel))
 
 
 def _finite(log_weight: Array) -> Array:

@@ -38,5 +38,5 @@ def _moments(process: ReverseProcess) -> Moments:
     if covariance is not None:
         return moments_of_covariance(covariance)
     sampler = Ancestral(min(_STEPS, process.num_steps))
-    x = jax.vmap(lambda key: sampler.sample(key, process))(jax.random.split(jax.random.key(0), _DRAWS))
+    x = jax.vmap(lambda key: sampler.unweighted(key, process)[0])(jax.random.split(jax.random.key(0), _DRAWS))
     return moments_of_draws(diffusion.standardize(x).reshape(_DRAWS, -1))

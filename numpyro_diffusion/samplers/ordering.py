@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .._products import dot
+
 _BITS = 10  # of each of the curve's two coordinates
 _ITERATIONS = 4
 
@@ -23,12 +25,12 @@ def curve_order(points: Array) -> Array:
     flat = points.reshape(points.shape[0], -1)
     flat = flat - jnp.mean(flat, 0)
     basis = jax.random.normal(jax.random.key(0), (flat.shape[1], min(2, flat.shape[1])), dtype=flat.dtype)
-    turn = lambda _, basis: jnp.linalg.qr(flat.T @ (flat @ basis))[0]
+    turn = lambda _, basis: jnp.linalg.qr(dot(flat.T, dot(flat, basis)))[0]
     basis = jax.lax.fori_loop(0, _ITERATIONS, turn, basis)
-    plane = flat @ basis
+    plane = dot(flat, basis)
     if plane.shape[1] == 1:
         return jnp.argsort(plane[:, 0])
-    plane = plane @ jnp.linalg.eigh(plane.T @ plane)[1][:, ::-1]  # the larger first
+    plane = dot(plane, jnp.linalg.eigh(dot(plane.T, plane))[1][:, ::-1])  # the larger first
     corner = jnp.min(plane, 0)
     width = jnp.maximum(jnp.max(plane - corner), jnp.finfo(plane.dtype).tiny)
     return jnp.argsort(hilbert_index((plane - corner) / width))

@@ -82,6 +82,13 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
         check_devices(devices, self.num_particles, "num_particles")
         self.devices = devices if devices is None or isinstance(devices, int) else tuple(devices)
 
+    def on_one_device(self) -> "TwistedSMC":
+        """The same, whose particles are not shared."""
+        return TwistedSMC(
+            self.num_particles, self.twist, num_steps=self.num_steps, threshold=self.threshold, chunk=self.chunk,
+            antithetic=self.antithetic,
+        )  # fmt: skip
+
     def run(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Particles:
         """One run.
 

@@ -12,7 +12,7 @@ from .._batching import checkpointed_scan
 from ..diffusions import GaussianDiffusion, require_gaussian
 from ..laws import from_noise
 from ..process import ReverseProcess
-from .ancestral import check_start
+from .ancestral import check_normalised, check_start
 from .base import AbstractSampler
 
 
@@ -166,6 +166,7 @@ class AbstractSmoothSampler(AbstractSampler):
         """The Gaussian diffusion, or an error that names the samplers that serve others."""
         expected = f"process: expected a GaussianDiffusion for {type(self).__name__}"
         hint = ", which Ancestral, and for posteriors TwistedSMC, serve"
+        check_normalised(process)
         return require_gaussian(process.diffusion, expected, hint)
 
 

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
 from .._checks import check_choice, check_count, check_finite
+from .._devices import Devices, check_devices
 from .._numbers import as_numbers, check_resolution
 from ..likelihoods import AbstractLikelihood, KBound
 from ..moments import LARGEST_WHOLE
@@ -29,16 +31,22 @@ def check_numbers(name: str, data: ArrayLike) -> np.ndarray:
 
 def check_data(name: str, data: ArrayLike, process: ReverseProcess) -> Array:
     """Return `data` as an array once it suits the process: not empty, of the event shape, finite, of its values."""
+    return jnp.asarray(check_examples(name, data, process, apart=True))
+
+
+def check_examples(name: str, data: ArrayLike, process: ReverseProcess, *, apart: bool = False) -> np.ndarray:
+    """The same on the host, of a batch, unless `apart` without asking whether their type tells the examples apart."""
     array = check_numbers(name, data)
     if array.shape[1:] != process.event_shape or array.ndim == 0 or len(array) == 0:
         sizes = ", ".join(["n", *map(str, process.event_shape)])
         raise ValueError(f"{name}: expected shape ({sizes}) with n >= 1, got {array.shape}")
     check_finite(name, array)
     dtype = process.diffusion.schedule.times.dtype
-    check_resolution(name, array, dtype)
+    if apart:
+        check_resolution(name, array, dtype)
     array = array.astype(dtype)
     process.check_values(name, array)
-    return jnp.asarray(array)
+    return array
 
 
 def check_number(name: str, value: Any, expected: str, fits: Callable[[Any], Any]) -> None:
@@ -134,8 +142,20 @@ def default_validation(process: ReverseProcess, count: int) -> KBound:
     return KBound(draws, terms, low_discrepancy=math.prod(process.event_shape) <= LARGEST_WHOLE, chunk=2048)
 
 
-def cadence(count: int) -> int:
+def check_batch(devices: Devices | None, size: int, parts: int) -> NamedSharding | None:
+    """Return how batches of `size` examples lie on the devices, once each of their parts divides among them."""
+    spread = check_devices(devices, size)
+    count = 1 if spread is None else spread.mesh.size
+    if size % (parts * count):
+        among = f" times the {count} devices" if count > 1 else ""
+        raise ValueError(f"batch_size: expected a multiple of accumulate = {parts}{among}, got {size}")
+    return spread
+
+
+def cadence(count: int | None) -> int:
     """Steps between validations for `count` examples: a small table is learned by heart in some hundred steps."""
+    if count is None:
+        return 1_000
     return 50 if count <= 1_000 else 100 if count <= 4_000 else 250 if count <= 16_000 else 1_000
 
 
@@ -181,7 +201,7 @@ def split_context(
         return context, check_context("validation_context", validation_context, process, held_out)
     if context is None:
         return None, None
-    order = jax.random.permutation(jax.random.fold_in(key, SPLIT), len(context))
+    order = _order(key, len(context))
     return context[order[held_out:]], context[order[:held_out]]
 
 
@@ -189,10 +209,18 @@ def split(key: Array, data: Array, validation: float | ArrayLike, process: Rever
     """The data to train on and those that are held out, which may be none."""
     if isinstance(validation, (list, tuple)) or np.ndim(validation) > 0:
         return data, check_data("validation", validation, process)
+    train, held_out = split_rows(key, len(data), validation)
+    return data[train], data[held_out]
+
+
+def split_rows(key: Array, count: int, share: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `count` examples are trained on, and which are held out, which may be none."""
     expected = "a share in [0, 1) that leaves data to train on, or held-out data"
-    check_number(
-        "validation", validation, expected, lambda share: 0 <= share < 1 and round(share * len(data)) < len(data)
-    )
-    count = round(float(np.asarray(validation)) * len(data))
-    order = jax.random.permutation(jax.random.fold_in(key, SPLIT), len(data))
-    return data[order[count:]], data[order[:count]]
+    check_number("validation", share, expected, lambda share: 0 <= share < 1 and round(share * count) < count)
+    held_out = round(float(np.asarray(share)) * count)
+    order = _order(key, count)
+    return order[held_out:], order[:held_out]
+
+
+def _order(key: Array, count: int) -> np.ndarray:
+    return np.asarray(jax.random.permutation(jax.random.fold_in(key, SPLIT), count))

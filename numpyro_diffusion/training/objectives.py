@@ -1,7 +1,7 @@
 """What training maximises: one random time per example, the times of a batch stratified."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,11 +15,41 @@ from ..process import ReverseProcess
 
 Objective = Literal["bound", "simple", "hybrid"]
 
+
+class Part(NamedTuple):
+    """One of some equal parts of a batch, with every `parts`-th example; the whole unless said otherwise.
+
+    Attributes:
+        place: from 0.
+        parts: how many. The mean of their losses is the whole batch's loss, with the same noise.
+    """
+
+    place: Array | int = 0
+    parts: int = 1
+
+    def of(self, *arrays: Any) -> tuple[Any, Callable[[Array], Array]]:
+        """The part's examples, and what takes the mean of a number for each; averaged over parts, the batch's mean.
+
+        A part with one example less than others has one of no weight.
+        """
+        if self.parts == 1:
+            return arrays, jnp.mean
+        size = len(jax.tree.leaves(arrays)[0])
+        places = self.place + self.parts * jnp.arange(-(-size // self.parts))
+        chosen, weight = jnp.minimum(places, size - 1), jnp.where(places < size, self.parts / size, 0.0)
+        mean = lambda values: jnp.sum(weight.astype(values.dtype) * values)
+        return jax.tree.map(lambda leaf: jnp.take(leaf, chosen, axis=0), arrays), mean
+
+
+WHOLE = Part()
+
 # λ of Nichol & Dhariwal 2021, eq. 16.
 BOUND_WEIGHT = 0.001
 
 
-def bound_loss(key: Array, process: ReverseProcess, batch: Array, context: Array | None = None) -> Array:
+def bound_loss(
+    key: Array, process: ReverseProcess, batch: Array, context: Array | None = None, part: Part = WHOLE
+) -> Array:
     """−K averaged over a batch, estimated without bias from one KL term per example ([2015] eq. 14).
 
     The examples' times are a stratified sample of 2 … T. The last step, unless it is the fixed forward kernel, is
@@ -30,6 +60,7 @@ def bound_loss(key: Array, process: ReverseProcess, batch: Array, context: Array
         process: the process that is trained.
         batch: shape (n, *event).
         context: of each example, for p(x | c).
+        part: of the batch, for its share of the loss; the whole of it unless given.
 
     Returns:
         −K in nats, shape ().
@@ -37,15 +68,19 @@ def bound_loss(key: Array, process: ReverseProcess, batch: Array, context: Array
     keys = jax.random.split(key, 4)
     terms = process.num_steps - 1
     t = 2 + _stratified_times(keys[0], len(batch), terms)
-    kl = _each(process, step_kl, context)(batch, t, _noise(keys[1], process, batch))
     whole = process.last_step.has_expectation
-    few, told = (batch, context) if whole else _eighth(keys[3], (batch, context))
-    last = _each(process, reconstruction, told)(few, _noise(keys[2], process, few))
-    end = jax.vmap(lambda x_0: terminal_kl(process, x_0))(batch)
-    return terms * jnp.mean(kl) - jnp.mean(last) + jnp.mean(end) + process.diffusion.schedule.balance(t, kl)
+    few, few_told = (batch, context) if whole else _eighth(keys[3], (batch, context))
+    (told, x_0, t, noise), mean = part.of(context, batch, t, _noise(keys[1], process, batch))
+    kl = _each(process, step_kl, told)(x_0, t, noise)
+    (few_told, few, noise), few_mean = part.of(few_told, few, _noise(keys[2], process, few))
+    last = _each(process, reconstruction, few_told)(few, noise)
+    end = jax.vmap(lambda x_0: terminal_kl(process, x_0))(x_0)
+    return terms * mean(kl) - few_mean(last) + mean(end) + process.diffusion.schedule.balance(t, kl)
 
 
-def simple_loss(key: Array, process: ReverseProcess, batch: Array, context: Array | None = None) -> Array:
+def simple_loss(
+    key: Array, process: ReverseProcess, batch: Array, context: Array | None = None, part: Part = WHOLE
+) -> Array:
     """The unweighted loss: squared error of the noise, or cross-entropy of the bits of x_0.
 
     Gaussian: E‖ε − ε̂‖², t uniform on 1 … T ([DDPM 2020] eq. 14). Bits: −E log p(x_0 | x_t), all bits given the
@@ -56,21 +91,24 @@ def simple_loss(key: Array, process: ReverseProcess, batch: Array, context: Arra
         process: the process that is trained.
         batch: shape (n, *event).
         context: of each example, for p(x | c).
+        part: of the batch, for its share of the loss; the whole of it unless given.
 
     Returns:
         The loss, shape (): summed over the elements of an example, averaged over the batch.
     """
     keys = jax.random.split(key, 4)
     t = 1 + _stratified_times(keys[0], len(batch), process.num_steps)
-    noise = _noise(keys[1], process, batch)
-    loss = jnp.mean(_each(process, _denoising_loss, context)(batch, t, noise))
+    (told, x_0, t, noise), mean = part.of(context, batch, t, _noise(keys[1], process, batch))
+    loss = mean(_each(process, _denoising_loss, told)(x_0, t, noise))
     if not jax.tree.leaves(eqx.filter(process.last_step, eqx.is_inexact_array)):
         return loss
     frozen = eqx.tree_at(lambda p: p.denoiser, process, _stop_gradient(process.denoiser))
-    return loss - _mean_last(keys[2:], frozen, batch, context, reconstruction)
+    return loss - _mean_last(keys[2:], frozen, batch, context, part, reconstruction)
 
 
-def hybrid_loss(key: Array, process: ReverseProcess, batch: Array, context: Array | None = None) -> Array:
+def hybrid_loss(
+    key: Array, process: ReverseProcess, batch: Array, context: Array | None = None, part: Part = WHOLE
+) -> Array:
     """The unweighted loss for the mean, and a thousandth of −K for a learned variance (Nichol & Dhariwal 2021, eq. 16).
 
     L_simple + 0.001 L_vlb, where L_vlb is −K in nats, estimated as by `bound_loss`, and sees the kernels' variances
@@ -82,18 +120,19 @@ def hybrid_loss(key: Array, process: ReverseProcess, batch: Array, context: Arra
         process: the process that is trained.
         batch: shape (n, *event).
         context: of each example, for p(x | c).
+        part: of the batch, for its share of the loss; the whole of it unless given.
 
     Returns:
         The loss, shape (): summed over the elements of an example, averaged over the batch.
     """
     keys = jax.random.split(key, 4)
     t = 1 + _stratified_times(keys[0], len(batch), process.num_steps)
-    noise = _noise(keys[1], process, batch)
-    simple, kl = _each(process, _hybrid_terms, context)(batch, t, noise)
-    bound = process.num_steps * jnp.mean(kl)
-    bound -= _mean_last(keys[2:], process, batch, context, _last_of_fixed_mean)
-    bound += jnp.mean(jax.vmap(lambda x_0: terminal_kl(process, x_0))(batch))
-    return jnp.mean(simple) + BOUND_WEIGHT * bound
+    (told, x_0, t, noise), mean = part.of(context, batch, t, _noise(keys[1], process, batch))
+    simple, kl = _each(process, _hybrid_terms, told)(x_0, t, noise)
+    bound = process.num_steps * mean(kl)
+    bound -= _mean_last(keys[2:], process, batch, context, part, _last_of_fixed_mean)
+    bound += mean(jax.vmap(lambda x_0: terminal_kl(process, x_0))(x_0))
+    return mean(simple) + BOUND_WEIGHT * bound
 
 
 OBJECTIVES = {"bound": bound_loss, "simple": simple_loss, "hybrid": hybrid_loss}
@@ -125,11 +164,17 @@ def _each(process: ReverseProcess, function: Callable[..., Any], context: Array 
 
 
 def _mean_last(
-    keys: Array, process: ReverseProcess, batch: Array, context: Array | None, log_prob: Callable[..., Array]
+    keys: Array,
+    process: ReverseProcess,
+    batch: Array,
+    context: Array | None,
+    part: Part,
+    log_prob: Callable[..., Array],
 ) -> Array:
     """The mean of log p(x_0 | x_1) over an eighth of the batch, of `log_prob` of x_0 and the noise that makes x_1."""
     few, told = _eighth(keys[1], (batch, context))
-    return jnp.mean(_each(process, log_prob, told)(few, _noise(keys[0], process, few)))
+    (told, few, noise), mean = part.of(told, few, _noise(keys[0], process, few))
+    return mean(_each(process, log_prob, told)(few, noise))
 
 
 def _last_of_fixed_mean(process: ReverseProcess, x_0: Array, noise: Array) -> Array:

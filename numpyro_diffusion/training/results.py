@@ -16,8 +16,8 @@ class FitResult(NamedTuple):
             first), ``validation`` (the K bound in nats) and ``validation_error`` (its standard error over the
             examples).
         steps: optimiser steps taken.
-        stopped: ``"finished"``, ``"early"``, ``"diverged"`` in a `TrainingDiverged`, or ``"unsaved"`` in a
-            `CheckpointNotWritten`.
+        stopped: ``"finished"``, ``"early"``, ``"ended"`` where a stream of batches did, ``"diverged"`` in a
+            `TrainingDiverged`, or ``"unsaved"`` in a `CheckpointNotWritten`.
     """
 
     process: ReverseProcess

@@ -12,26 +12,40 @@ History = dict[str, list[float]]
 
 
 class Progress(NamedTuple):
-    """What a checkpoint holds; never changed in place."""
+    """What a checkpoint holds; never changed in place.
+
+    Attributes:
+        state: of the weights and the optimiser.
+        history: see `FitResult`.
+        place: where a stream of batches says it is; None for others.
+    """
 
     state: State
     history: History
+    place: Any = None
 
 
-def save(path: Any, now: Progress, settings: dict[str, Any]) -> None:
-    """Write the progress to the file at `path`, if one is wanted."""
-    if path is not None:
+def extended(history: History, entry: dict[str, float]) -> History:
+    """With one more entry."""
+    return {name: values + [entry[name]] if name in entry else values for name, values in history.items()}
+
+
+def save(path: Any, now: Progress, settings: dict[str, Any], writer: bool = True) -> None:
+    """Write the progress to the file at `path`, if one is wanted, and by this process."""
+    if path is not None and writer:
         metadata: Any = {"history": now.history, "settings": settings}
+        metadata |= {} if now.place is None else {"place": now.place}
         write_training_state(path, now.state, metadata=metadata)
 
 
-def resume(path: Any, state: State, settings: dict[str, Any]) -> Progress:
+def resume(path: Any, state: State, settings: dict[str, Any], writer: bool = True) -> Progress:
     """The progress in the file at `path`, or the start if there is none yet."""
     names = ("step", "loss", "validation_step", "validation", "validation_error")
     if path is None:
         return Progress(state, {name: [] for name in names})
     path = Path(path)
-    check_writable("checkpoint", path)
+    if writer:
+        check_writable("checkpoint", path)
     if not path.exists():
         return Progress(state, {name: [] for name in names})
     description: Any = describe(path)
@@ -43,4 +57,4 @@ def resume(path: Any, state: State, settings: dict[str, Any]) -> Progress:
                 f"got one of another, with {stored.get(name)!r}"
             )
     state, _ = read_training_state(path, state)
-    return Progress(state, description["metadata"]["history"])
+    return Progress(state, description["metadata"]["history"], description["metadata"].get("place"))

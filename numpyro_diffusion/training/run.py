@@ -13,6 +13,9 @@ from numpyro.distributions.transforms import Transform
 
 from .._devices import agree, share
 from ..process import ReverseProcess, trainable
+from .objectives import Part
+
+Examples = tuple[Any, Array | None]  # with their contexts
 
 
 class State(NamedTuple):
@@ -40,6 +43,7 @@ class TrainingRun(eqx.Module):
     spread: NamedSharding | None
     transform: Transform | None
     dropout: float
+    accumulate: int
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class TrainingRun(eqx.Module):
         spread: NamedSharding | None = None,
         transform: Transform | None = None,
         dropout: float = 0.0,
+        accumulate: int = 1,
     ) -> None:
         params, self.rest = eqx.partition(process, trainable(process))
         if not jax.tree.leaves(params):
@@ -61,11 +66,12 @@ class TrainingRun(eqx.Module):
         self.optimizer, self.loss = optimizer, loss
         self.ema, self.dequantize, self.batch_size = float(ema), float(dequantize), batch_size
         self.spread, self.transform, self.dropout = spread, transform, float(dropout)
+        self.accumulate = accumulate
 
     def start(self) -> State:
-        """The state before the first step."""
+        """The state before the first step; every array in it has a place of its own, which `advance` may take."""
         params, worst, zero = self.params, jnp.full((), -jnp.inf, float), jnp.zeros((), int)
-        return State(params, params, params, self.optimizer.init(params), worst, zero, zero)
+        return copied(State(params, params, params, self.optimizer.init(params), worst, zero, zero))
 
     def process(self, params: Any) -> ReverseProcess:
         """The process with these weights."""
@@ -76,15 +82,24 @@ class TrainingRun(eqx.Module):
         self, key: Array, state: State, data: Array, count: int, context: Array | None = None
     ) -> tuple[State, Array]:
         """The state `count` steps on, and their losses, shape (count,); a step that is not finite stops the state."""
-        return jax.lax.scan(lambda state, _: self._step(key, state, data, context), state, None, length=count)
+        return self.scan(key, state, data, context, count)
 
-    def _step(self, key: Array, state: State, data: Array, context: Array | None) -> tuple[State, Array]:
-        keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        chosen = jax.random.randint(keys[0], (self.batch_size,), 0, len(data))
-        batch = share(data[chosen], self.spread)
-        told = () if context is None else (share(self._told(keys[0], context[chosen]), self.spread),)
+    def scan(self, key: Array, state: State, data: Array, context: Array | None, count: int) -> tuple[State, Array]:
+        """`steps`, inside of compiled code."""
+
+        def step(state: State, _: None) -> tuple[State, Array]:
+            index = chosen(key, state.step, self.batch_size, len(data))
+            return self.step(key, state, data[index], None if context is None else context[index])
+
+        return jax.lax.scan(step, state, None, length=count)
+
+    def step(self, key: Array, state: State, batch: Array, context: Array | None) -> tuple[State, Array]:
+        """One step, and its loss."""
+        keys = _keys(key, state.step)
+        batch = share(batch, self.spread)
+        told = () if context is None else (share(self._told(keys[0], context), self.spread),)
         z, log_volume = to_latent(self.transform, dequantized(keys[1], batch, self.dequantize))
-        loss, grad = jax.value_and_grad(lambda p: self.loss(keys[2], self.process(p), z, *told))(state.params)
+        loss, grad = self._gradient(keys[2], state.params, z, *told)
         loss = loss + jnp.mean(log_volume)
         updates, optimizer = self.optimizer.update(grad, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -95,6 +110,22 @@ class TrainingRun(eqx.Module):
         finite = jnp.isfinite(loss) & jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]))
         return agree(jax.lax.cond(finite, lambda: new, lambda: state), self.spread), loss
 
+    def _gradient(self, key: Array, params: Any, *batch: Array) -> tuple[Array, Any]:
+        """The loss and its gradient; the mean of those of the batch's parts, one after the other, if there are some."""
+        count = self.accumulate
+        if count == 1:
+            return jax.value_and_grad(lambda p: self.loss(key, self.process(p), *batch))(params)
+        context = None if len(batch) == 1 else batch[1]
+
+        def add(total: Any, index: Array) -> tuple[Any, None]:
+            loss = lambda p: self.loss(key, self.process(p), batch[0], context, Part(index, count))
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(params)), None
+
+        like = jax.eval_shape(lambda: add((jnp.zeros(()), params), jnp.zeros((), int))[0])
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        total, _ = jax.lax.scan(add, zero, jnp.arange(count))
+        return jax.tree.map(lambda leaf: leaf / count, total)
+
     def _told(self, key: Array, context: Array) -> Array:
         """The contexts of a batch, some left out."""
         if not self.dropout:
@@ -102,6 +133,50 @@ class TrainingRun(eqx.Module):
         left_out = jax.random.bernoulli(jax.random.fold_in(key, 0), self.dropout, (len(context),))
         left_out = left_out.reshape((-1,) + (1,) * (context.ndim - 1))
         return jnp.where(left_out, self.rest.denoiser.wanted.unknown, context)
+
+
+def _advance(given: tuple[TrainingRun, Array, Array, Array | None, int], state: State) -> tuple[State, Array]:
+    """`TrainingRun.steps`, whose new state is written where the old one was.
+
+    Args:
+        given: the run, its key, examples and their contexts, and how many steps.
+        state: gone afterwards, on whatever platform.
+    """
+    run, key, data, context, count = given
+    return run.scan(key, state, data, context, count)
+
+
+def _advance_once(given: tuple[TrainingRun, Array, Array, Array | None, Array], state: State) -> tuple[State, Array]:
+    """One step with the batch that it is given.
+
+    Args:
+        given: the run, its key, the batch and its contexts, and the step that they are for: where an earlier one was
+            not finite the state is at another, and stays as it is.
+        state: gone afterwards.
+    """
+    run, key, batch, context, place = given
+    step = lambda state: run.step(key, state, batch, context)
+    return jax.lax.cond(state.step == place, step, lambda state: (state, jnp.full((), jnp.nan)), state)
+
+
+Advance = Callable[[tuple[Any, ...], State], tuple[State, Array]]
+advance: Advance = eqx.filter_jit(_advance, donate="all-except-first")
+advance_once: Advance = eqx.filter_jit(_advance_once, donate="all-except-first")
+
+
+def chosen(key: Array, step: Array, batch_size: int, count: int) -> Array:
+    """Which of `count` examples a step learns from, shape (batch_size,)."""
+    return jax.random.randint(_keys(key, step)[0], (batch_size,), 0, count)
+
+
+def _keys(key: Array, step: Array) -> Array:
+    return jax.random.split(jax.random.fold_in(key, step), 3)
+
+
+def copied(tree: Any) -> Any:
+    """The same with every array in a place of its own."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.tree.map(jnp.copy, arrays), rest)
 
 
 def dequantized(key: Array, batch: Array, width: float) -> Array:

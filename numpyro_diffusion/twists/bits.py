@@ -16,6 +16,7 @@ from jax import Array
 from jax.nn import log_sigmoid, sigmoid
 from jax.scipy.special import logsumexp
 
+from .._products import dot
 from ..laws import FARTHEST
 
 LARGEST_LISTED = 10  # bits up to which all states are visited
@@ -118,7 +119,7 @@ def _adapted(laws: list[Array], draws: Array, value: Array, enough: bool) -> Arr
     best = jnp.argmax(sizes >= _ENOUGH) if enough else 0
     weight, count = weights[best], sizes[best]
     chance = sigmoid(logits)
-    shift = weight @ draws - chance
+    shift = dot(weight, draws) - chance
     variance = jnp.maximum(chance * (1 - chance), 1e-4)
     square = count * shift**2 / variance
     known = ~jnp.isfinite(logits)

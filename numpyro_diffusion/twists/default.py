@@ -4,6 +4,7 @@ from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, factors_o
 from ..process import ReverseProcess
 from .averaged import Averaged
 from .base import AbstractTwist
+from .flat import Flat
 from .laplace import Laplace
 from .linear import MomentMatched, PseudoInverse, observation_size
 
@@ -17,9 +18,11 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTw
     for an exact denoiser and Gaussian observations, known elements among them, of up to 16 elements, where its Jacobian
     is the covariance that it is taken for; `PseudoInverse` for Gaussian observations of more than 16 elements with
     nothing beside them, which it takes at a fraction of the cost, and of priors whose covariance is not known in full;
-    `Laplace` for everything else.
+    `Laplace` for everything else. `Flat` where there is no factor.
     """
     parts = factors_of(factor)
+    if not parts:
+        return Flat()
     if not process.diffusion.is_gaussian:
         return MomentMatched() if all(part.is_elementwise for part in parts) else Averaged()
     size = observation_size(process, factor)

@@ -17,6 +17,7 @@ from jax import Array
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.scipy.special import logsumexp
 
+from .._products import dot, vdot
 from .spread import Spread
 
 LARGEST_DENSE = 32  # elements of x up to which curvature is a matrix
@@ -93,7 +94,7 @@ def laplace(
     near = mode + solve_triangular(lower, noise.T, lower=True, trans=1).T
     draws = jnp.concatenate([noise, near])
     log_normal = -0.5 * jnp.sum(draws**2, 1)
-    log_near = jnp.sum(jnp.log(jnp.diagonal(lower))) - 0.5 * jnp.sum(((draws - mode) @ lower) ** 2, 1)
+    log_near = jnp.sum(jnp.log(jnp.diagonal(lower))) - 0.5 * jnp.sum(dot(draws - mode, lower) ** 2, 1)
     log_weight = jax.vmap(value)(draws) + log_normal - jnp.logaddexp(log_normal, log_near) + math.log(2.0)
     log_weight = _number(log_weight)
     log_psi = logsumexp(log_weight) - math.log(len(draws))
@@ -101,7 +102,7 @@ def laplace(
     weight = jnp.where(found, jax.nn.softmax(jnp.where(found, log_weight, 0.0)), 1 / len(draws))
     # Also an order: a decomposition of it beside the solve above could wait for the same threads for ever.
     precision = jnp.where(found, precision, jnp.eye(size))
-    return Approximation(jnp.maximum(log_psi, _LEAST), centre + spread.lift(weight @ draws), precision)
+    return Approximation(jnp.maximum(log_psi, _LEAST), centre + spread.lift(dot(weight, draws)), precision)
 
 
 def safe_cholesky(precision: Array) -> tuple[Array, Array]:
@@ -128,13 +129,13 @@ def largest_term(log_r: Callable[[Array], Array], centre: Array, spread: Spread,
         slope = gradient(x) - pull
         curve = lambda p, q: q - jax.jvp(gradient, (x,), (p,))[1]
         p, q = _solve(curve, jnp.where(jnp.isfinite(slope), slope, 0.0), spread)
-        goal = lambda size: log_r(x + size * p) - 0.5 * jnp.vdot(x + size * p - centre, pull + size * q)
+        goal = lambda size: log_r(x + size * p) - 0.5 * vdot(x + size * p - centre, pull + size * q)
         sizes = jnp.asarray(_SIZES)
         size = sizes[jnp.argmax(_number(jax.vmap(goal)(sizes)))]
         return (x + size * p, pull + size * q), None
 
     (x, pull), _ = jax.lax.scan(newton, (centre, jnp.zeros_like(centre)), None, length=num_newton)
-    log_psi = _number(log_r(x) - 0.5 * jnp.vdot(x - centre, pull))
+    log_psi = _number(log_r(x) - 0.5 * vdot(x - centre, pull))
     return Approximation(jnp.maximum(log_psi, _LEAST), x, None)
 
 
@@ -149,17 +150,17 @@ def _solve(curve: Callable[[Array, Array], Array], target: Array, spread: Spread
     def step(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
         d, e, residual, p, q, size, going = state
         image = curve(p, q)
-        curvature = jnp.vdot(p, image)
+        curvature = vdot(p, image)
         going = going & (curvature > 0) & (size > 0)
         length = jnp.where(going, size / jnp.where(going, curvature, 1.0), 0.0)
         d, e, residual = d + length * p, e + length * q, residual - length * image
         lifted = spread.apply(residual)
-        new = jnp.vdot(residual, lifted)
+        new = vdot(residual, lifted)
         ratio = jnp.where(going, new / jnp.where(size > 0, size, 1.0), 0.0)
         return d, e, residual, lifted + ratio * p, residual + ratio * q, new, going
 
     zero = jnp.zeros_like(target)
-    start = (zero, zero, target, first, target, jnp.vdot(target, first), jnp.asarray(True))
+    start = (zero, zero, target, first, target, vdot(target, first), jnp.asarray(True))
     d, e, *_ = jax.lax.fori_loop(0, _SOLVES, step, start)
     none = ~jnp.any(d != 0)
     return jnp.where(none, first, d), jnp.where(none, target, e)

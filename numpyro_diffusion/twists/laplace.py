@@ -12,6 +12,7 @@ from jax.scipy.linalg import solve_triangular
 
 from .. import laws
 from .._checks import check_count
+from .._products import dot, tensordot
 from ..diffusions import require_gaussian
 from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, Product, factors_of
 from ..factors.linear import stack
@@ -109,7 +110,7 @@ def _conditioned(linear: LinearGaussian, observed: Observed, mean: Array) -> tup
     """log ∫ of the observation in nats, and E[x_0 | x_t, y]."""
     residual = linear.residual(mean)
     white = solve_triangular(observed.lower, residual, lower=True)
-    return linear.log_density(white @ white, observed.log_det), mean + jnp.tensordot(residual, observed.gain, 1)
+    return linear.log_density(dot(white, white), observed.log_det), mean + tensordot(residual, observed.gain, 1)
 
 
 def _proposal(

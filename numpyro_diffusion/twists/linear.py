@@ -14,6 +14,7 @@ from numpyro.distributions import Distribution
 
 from .. import laws
 from .._checks import check_choice, check_count
+from .._products import dot
 from ..diffusions import GaussianDiffusion, require_gaussian
 from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, Product, factors_of
 from ..factors.linear import condition, stack
@@ -44,7 +45,7 @@ def spectrum(factor: LinearGaussian, event_shape: tuple[int, ...]) -> Spectrum:
     rows = factor.rows(event_shape).reshape(factor.num_observed, -1)
     lower = jnp.linalg.cholesky(factor.covariance())
     white = solve_triangular(lower, rows, lower=True)
-    squares, basis = jnp.linalg.eigh(white @ white.T)
+    squares, basis = jnp.linalg.eigh(dot(white, white.T))
     whiten = solve_triangular(lower, basis, lower=True, trans=1).T
     return Spectrum(whiten, jnp.clip(squares, 0.0), 2 * jnp.sum(jnp.log(jnp.diagonal(lower))))
 
@@ -114,7 +115,7 @@ class PseudoInverse(AbstractTwist):
 def _inflated(factor: AbstractFactor, known: Any, mean: Array, variance: Array) -> Array:
     """log ∫ r(x) N(x; mean, variance) dx where r is a Gaussian observation, log r(mean) where it is another factor."""
     if isinstance(factor, LinearGaussian):
-        white = known.whiten @ factor.residual(mean)
+        white = dot(known.whiten, factor.residual(mean))
         spread = 1 + jnp.max(variance) * known.squares
         return factor.log_density(jnp.sum(white**2 / spread), known.log_det + jnp.sum(jnp.log(spread)))
     if isinstance(factor, Gaussian | Delta):
@@ -236,13 +237,13 @@ class _View(NamedTuple):
 def _iterative(view: _View, iterations: int) -> TwistedStep:
     """A conjugate-gradient solve with Σ_y + A V Aᵀ in the spectrum's white basis."""
     factor, shared, kernel = view.factor, view.shared, view.kernel
-    lift = lambda u: factor.transpose(shared.whiten.T @ u, view.x_t.shape)
-    matvec = lambda u: u + shared.whiten @ factor.apply(view.spread(lift(u)))
-    white = shared.whiten @ factor.residual(view.mean)
+    lift = lambda u: factor.transpose(dot(shared.whiten.T, u), view.x_t.shape)
+    matvec = lambda u: u + dot(shared.whiten, factor.apply(view.spread(lift(u))))
+    white = dot(shared.whiten, factor.residual(view.mean))
     variance = jnp.max(view.noise_like)
     solved = conjugate_gradients(matvec, white, 1 + variance * shared.squares, iterations)
     # The solve is no exact quadratic form when cut short; below 0 it would make ψ grow with the misfit.
-    square = jnp.maximum(white @ solved, 0.0)
+    square = jnp.maximum(dot(white, solved), 0.0)
     log_det = shared.log_det + jnp.sum(jnp.log1p(variance * shared.squares))
     shift = view.from_data * view.spread(lift(solved))
     return TwistedStep(factor.log_density(square, log_det), kernel, normal(kernel.mean + shift, laws.variance(kernel)))
@@ -254,15 +255,15 @@ def conjugate_gradients(matvec: Any, target: Array, preconditioner: Array, itera
     def step(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
         solved, residual, direction, size = state
         image = matvec(direction)
-        curvature = direction @ image
+        curvature = dot(direction, image)
         length = jnp.where(curvature > 0, size / jnp.where(curvature > 0, curvature, 1.0), 0.0)
         solved, residual = solved + length * direction, residual - length * image
-        new = residual @ (residual / preconditioner)
+        new = dot(residual, residual / preconditioner)
         ratio = jnp.where(size > 0, new / jnp.where(size > 0, size, 1.0), 0.0)
         return solved, residual, residual / preconditioner + ratio * direction, new
 
     start = target / preconditioner
-    state = (jnp.zeros_like(target), target, start, target @ start)
+    state = (jnp.zeros_like(target), target, start, dot(target, start))
     return jax.lax.fori_loop(0, iterations, step, state)[0]
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
+from .._products import dot
 from ..factors import LinearGaussian
 from ..process import ReverseProcess
 
@@ -23,7 +24,7 @@ class Spread(NamedTuple):
 
     def lift(self, z: Array) -> Array:
         """L z as an example, from white noise of shape (d,)."""
-        flat = self.root * z if self.root.ndim == 1 else self.root @ z
+        flat = self.root * z if self.root.ndim == 1 else dot(self.root, z)
         return flat.reshape(self.shape)
 
     def apply(self, x: Array) -> Array:
@@ -31,7 +32,7 @@ class Spread(NamedTuple):
         flat = x.reshape(-1)
         if self.root.ndim == 1:
             return (self.root**2 * flat).reshape(self.shape)
-        return (self.root @ (self.root.T @ flat)).reshape(self.shape)
+        return dot(self.root, dot(self.root.T, flat)).reshape(self.shape)
 
     @property
     def variance(self) -> Array:
@@ -72,10 +73,10 @@ class Observed(NamedTuple):
 def observe(spread: Spread, factor: LinearGaussian, rows: Array, *, root: bool) -> Observed:
     """Condition on a linear observation; the root of what is left is computed only if asked for."""
     flat = rows.reshape(len(rows), -1)
-    white = flat * spread.root if spread.root.ndim == 1 else flat @ spread.root  # A L
-    total = factor.covariance(white @ white.T)
+    white = flat * spread.root if spread.root.ndim == 1 else dot(flat, spread.root)  # A L
+    total = factor.covariance(dot(white, white.T))
     lower = jnp.linalg.cholesky(total)
-    covariances = (white * spread.root if spread.root.ndim == 1 else white @ spread.root.T).reshape(rows.shape)
+    covariances = (white * spread.root if spread.root.ndim == 1 else dot(white, spread.root.T)).reshape(rows.shape)
     log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
     both = jnp.concatenate([white, covariances.reshape(len(rows), -1)], 1)
     half, directions = jnp.split(solve_triangular(lower, both, lower=True), 2, 1)
@@ -86,6 +87,6 @@ def observe(spread: Spread, factor: LinearGaussian, rows: Array, *, root: bool) 
 
 def _left(spread: Spread, half: Array) -> Spread:
     """L (I − Hᵀ H)^{1/2}, for H of singular values below 1."""
-    values, vectors = jnp.linalg.eigh(jnp.eye(half.shape[1]) - half.T @ half)
+    values, vectors = jnp.linalg.eigh(jnp.eye(half.shape[1]) - dot(half.T, half))
     root = jnp.diag(spread.root) if spread.root.ndim == 1 else spread.root
-    return Spread((root @ vectors) * jnp.sqrt(jnp.clip(values, 0.0)), spread.shape)
+    return Spread(dot(root, vectors) * jnp.sqrt(jnp.clip(values, 0.0)), spread.shape)

@@ -14,7 +14,7 @@ from numpyro.infer.util import log_density
 from scipy.stats import norm
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.infer.handed import Handed, Handing, prior_parents
+from numpyro_diffusion.infer.handed import Handed, Handing, prior_parents, tied_by_data
 from numpyro_diffusion.samplers import chain_of_noise, noise_of_chain
 
 Y, NOISE = 3.0, 0.5
@@ -174,6 +174,42 @@ def test_parents_are_read_off_the_program():
     assert prior_parents(several, "x", (), {}, values) == {"a", "b", "c"}  # what the program uses, if only times 0
     fixed = lambda: numpyro.sample("x", prior(0.0)) + numpyro.sample("a", dist.Normal(0.0, 1.0))
     assert prior_parents(fixed, "x", (), {}, {"a": jnp.zeros(())}) == frozenset()
+
+
+def test_what_shares_the_location_of_data_with_x_is_read_off_the_program():
+    def several(outcome):
+        gain, shift = numpyro.sample("gain", dist.Normal(0.0, 1.0)), numpyro.sample("shift", dist.Normal(0.0, 1.0))
+        scale, apart = numpyro.sample("scale", dist.HalfNormal(1.0)), numpyro.sample("apart", dist.Normal(0.0, 1.0))
+        x = numpyro.sample("x", prior(0.0))
+        numpyro.sample("y", outcome(gain * x[0] + shift, scale), obs=1)
+        numpyro.sample("z", dist.Normal(apart, 1.0), obs=0.0)
+
+    values = {name: jnp.asarray(0.5) for name in ("gain", "shift", "scale", "apart")} | {"x": jnp.ones(1)}
+    tied = lambda outcome: tied_by_data(several, "x", (outcome,), {}, values)
+    assert tied(dist.Normal) == {"gain", "shift"}
+    assert tied(lambda loc, scale: dist.Poisson(jnp.exp(loc))) == {"gain", "shift"}
+    # Neither has a mean: all that the law is made of counts.
+    assert tied(dist.Cauchy) == {"gain", "shift", "scale"}
+    assert tied(lambda loc, scale: dist.OrderedLogistic(loc, jnp.array([0.0, 1.0]))) == {"gain", "shift"}
+
+
+@pytest.mark.slow
+def test_an_amplitude_mixes():
+    """y = a x + noise of 20 values with one unknown a, by quadrature: without joint moves a hundredth is effective."""
+    y, points = 1.5 * np.random.default_rng(0).normal(size=20), np.linspace(0.01, 8, 4000)
+
+    def amplified():
+        a = numpyro.sample("a", dist.LogNormal(0.0, 0.5))
+        x = numpyro.sample("x", prior(0.0, shape=20))
+        numpyro.sample("y", dist.Normal(a * x, 0.1).to_event(1), obs=y)
+
+    kernel = nd.infer.ParticleGibbs(amplified, num_particles=8)
+    draws = run(nd.infer.Gibbs([(kernel, ["x"]), (NUTS(amplified), None)]), 1000)
+    log_p = norm.logpdf(np.log(points), 0, 0.5) - np.log(points)
+    log_p += norm.logpdf(y, 0, np.hypot(points, 0.1)[:, None]).sum(1)
+    share = np.exp(log_p - log_p.max()) / np.exp(log_p - log_p.max()).sum()
+    mean = (share * points).sum()
+    assert_moments(draws["a"], mean, np.sqrt((share * (points - mean) ** 2).sum()), 1e-2)
 
 
 @pytest.mark.parametrize("num_steps", [None, 3])

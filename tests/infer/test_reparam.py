@@ -168,3 +168,15 @@ def test_what_cannot_be_reparameterised_is_said():
             reparameterised(model)()
     with pytest.raises(ValueError, match=r"noise: expected a shape that ends in .* \(13, 2\), got \(3, 2\)"):
         gaussian_prior().from_noise(jnp.zeros((3, 2)))
+
+
+def test_noise_of_priors_that_were_made_by_vmap():
+    """Every array has the batch's axis then, the schedule's too; noise makes the draw that each makes by itself."""
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(4, -9.0, 6.0))
+    one = lambda loc: nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(loc, 1.0), 2))
+    locs = jnp.arange(3.0)
+    many = jax.vmap(one)(locs)
+    assert many.batch_shape == (3,) and many.noise_shape == (5, 2)
+    noise = jax.random.normal(jax.random.key(0), (3, 5, 2))
+    each = [one(loc).from_noise(z) for loc, z in zip(locs, noise, strict=True)]
+    np.testing.assert_allclose(many.from_noise(noise), each, rtol=1e-5)

@@ -15,15 +15,15 @@ import numpyro_diffusion as nd
 from numpyro_diffusion.networks import ContextFeatures
 from numpyro_diffusion.training import _arguments, conditional
 
-RNG = np.random.default_rng(0)
 WEIGHT, OFFSET = np.array([[1.5, 0.0], [-0.5, 1.0], [0.3, 0.3]]), np.array([1.0, 0.0, -2.0])
 ROOT = np.array([[0.8, 0.0, 0.0], [0.4, 0.5, 0.0], [-0.3, 0.2, 0.6]])
 COVARIANCE = ROOT @ ROOT.T
 NOISE = 0.5
 
 
-def pairs(count, rng=RNG):
+def pairs(count, seed=0):
     """c ~ N(0, 1), x ~ N(WEIGHT c + OFFSET, COVARIANCE)."""
+    rng = np.random.default_rng(seed)
     c = rng.normal(size=(count, 2))
     return c @ WEIGHT.T + OFFSET + rng.normal(size=(count, 3)) @ ROOT.T, c
 
@@ -45,14 +45,17 @@ def test_the_regression_is_that_of_least_squares_where_there_is_enough_to_learn_
     np.testing.assert_allclose(model.weight[:, :2] / c.std(0), WEIGHT, atol=0.06)
     np.testing.assert_allclose(model.residual.covariances[0], COVARIANCE, atol=0.06)
     few, told = pairs(12)
-    noise = RNG.normal(size=(12, 40))  # more features than examples: the ridge keeps it from learning by heart
+    noise = np.random.default_rng(3).normal(
+        size=(12, 40)
+    )  # more features than examples: the ridge keeps it from learning by heart
     model = conditional.regressed(conditional.Pairs(few, noise), ContextFeatures((40,)), 0.0)
     assert np.trace(model.residual.covariances[0]) > 0.3 * np.trace(np.cov(few.T))
 
 
 def test_labels_of_a_regression_add_nothing_on_average():
-    labels = RNG.integers(0, 3, 600)
-    x = np.array([[0.0], [1.0], [5.0]])[labels] + 0.1 * RNG.normal(size=(600, 1))
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 3, 600)
+    x = np.array([[0.0], [1.0], [5.0]])[labels] + 0.1 * rng.normal(size=(600, 1))
     model = conditional.regressed(conditional.Pairs(x, labels), ContextFeatures((), 3), 0.0)
     means = model.residual.means[0] + model.weight[:, :].T[:, 0]
     np.testing.assert_allclose(means, [0.0, 1.0, 5.0], atol=0.03)
@@ -64,7 +67,7 @@ def test_linear_gaussian_pairs_and_an_unknown_context():
     """K of unseen pairs within 0.1 nats of the truth; c given y by the learned prior, against conjugacy."""
     x, c = pairs(3000)
     prior = nd.fit_prior(jax.random.key(0), x, context=c, num_steps=100, progress_bar=False)
-    unseen, told = pairs(400, np.random.default_rng(1))
+    unseen, told = pairs(400, 1)
     truth = multivariate_normal.logpdf(unseen - told @ WEIGHT.T - OFFSET, np.zeros(3), COVARIANCE)
     difference = np.asarray(prior.given(told).log_prob(unseen), np.float64) - truth
     assert abs(difference.mean()) < 0.1
@@ -93,8 +96,9 @@ def test_linear_gaussian_pairs_and_an_unknown_context():
 @pytest.mark.slow
 def test_labels_left_out_now_and_then():
     """One network for p(x | label), whose spread differs, and for p(x); a file keeps it."""
-    labels = RNG.integers(0, 2, 2000)
-    x = np.where(labels == 0, -1.0, 1.5)[:, None] + np.where(labels == 0, 0.3, 0.6)[:, None] * RNG.normal(
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 2, 2000)
+    x = np.where(labels == 0, -1.0, 1.5)[:, None] + np.where(labels == 0, 0.3, 0.6)[:, None] * rng.normal(
         size=(2000, 1)
     )
     prior = nd.fit_prior(jax.random.key(0), x, context=labels, context_dropout=0.3, num_steps=3000, progress_bar=False)

@@ -7,7 +7,6 @@ from scipy.stats import multivariate_normal
 from numpyro_diffusion.training.baselines import Mixture
 from numpyro_diffusion.training.gaps import Rows, completed, fit_gaussian, fit_mixture_of_rows, known_log_prob
 
-RNG = np.random.default_rng(0)
 ROOT = np.array([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [-0.5, 0.3, 0.9]])
 MEAN = np.array([1.0, -2.0, 30.0])
 LAW = Mixture(
@@ -16,10 +15,11 @@ LAW = Mixture(
 
 
 def rows(count, law, missing=0.3):
-    part = RNG.choice(len(law.weights), count, p=law.weights)
+    rng = np.random.default_rng(0)
+    part = rng.choice(len(law.weights), count, p=law.weights)
     roots = np.linalg.cholesky(law.covariances)[part]
-    x = law.means[part] + np.einsum("nij,nj->ni", roots, RNG.standard_normal((count, 3)))
-    known = RNG.random(x.shape) > missing
+    x = law.means[part] + np.einsum("nij,nj->ni", roots, rng.standard_normal((count, 3)))
+    known = rng.random(x.shape) > missing
     known[~known.any(1), 0] = True
     return Rows(np.where(known, x, 0.0), known)
 

@@ -492,7 +492,7 @@ def test_an_interrupt_loses_nothing(cheap, tmp_path, monkeypatch, during):
         patch.setattr(module, during, interrupted)
         with pytest.raises(KeyboardInterrupt):
             _run(path, optimizer=DRIFT)
-    done = {"_advance": 20, "_validate": 50, "save": 120, "write_training_state": 120}[during]
+    done = {"_advance": 20, "_validate": 60, "save": 120, "write_training_state": 120}[during]
     assert describe(path)["metadata"]["history"]["step"][-1] == done
     resumed, whole = _run(path, optimizer=DRIFT), _run(None, optimizer=DRIFT)
     assert resumed.history == whole.history and _same(resumed.process, whole.process)

@@ -8,7 +8,6 @@ import numpyro_diffusion as nd
 from numpyro_diffusion.training import DroppedRowsWarning
 
 KEY = jax.random.key(0)
-RNG = np.random.default_rng(0)
 
 
 def curve(count, seed):
@@ -24,7 +23,7 @@ def curve(count, seed):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (np.where(np.eye(4, dtype=bool), np.nan, RNG.random((4, 4)))[:, :0], r"data: expected shape \(n, \*event\)"),
+        (np.where(np.eye(4, dtype=bool), np.nan, 1.0)[:, :0], r"data: expected shape \(n, \*event\)"),
         (np.array([[1.0, np.nan], [2.0, np.nan], [3.0, np.nan]]), r"data: .* columns all missing at \[1\]"),
         (np.array([[1.0, 2.0], [1.0, np.nan], [1.0, 3.0]]), r"data: expected every element to vary, .* at \[0\]"),
         (np.array([[1.0, 0.0], [0.0, np.nan], [1.0, 1.0]]), r"data: expected real values where cells are missing"),
@@ -44,7 +43,7 @@ def test_masked_arrays_are_refused():
 
 
 def test_few_rows_make_a_gaussian_and_empty_ones_are_dropped():
-    data = RNG.standard_normal((15, 2))
+    data = np.random.default_rng(0).standard_normal((15, 2))
     data[2, 0] = np.nan
     data[7] = np.nan
     with pytest.warns(DroppedRowsWarning, match="1 of 15 rows"):

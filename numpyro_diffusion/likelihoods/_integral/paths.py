@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..._batching import batched_map
+from ..._products import dot
 from ...process import ReverseProcess
 from ..k_bound import reconstruction
 from .reference import Gaussian, last_control
@@ -126,7 +127,7 @@ def trace(key: Array, push: Any, start: Array, num_products: int) -> Array:
         last = index == num_products - 1
         wanted = jnp.where(last, 0.0, wanted) + jnp.where(last, 1.0, _STIR / size**0.5) * random[index]
         for _ in range(2):  # once leaves rounding errors of a vector that is nearly among them
-            wanted = wanted - basis.T @ (basis @ wanted)
+            wanted = wanted - dot(basis.T, dot(basis, wanted))
         direction = wanted / jnp.linalg.norm(wanted)
         answer = push(direction.reshape(start.shape)).reshape(-1)
         share = jnp.sum(direction * answer) * jnp.where(last, others, 1)

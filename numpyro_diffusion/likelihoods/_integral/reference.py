@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..._products import dot
 from ...moments import LARGEST_WHOLE, Moments
 from ...process import ReverseProcess
 
@@ -121,7 +122,7 @@ def _turned(process: ReverseProcess, x_0: Array, noise: Array) -> _Turned:
     z_0, noise = diffusion.standardize(x_0).reshape(-1), noise.reshape(-1)
     moments = known_moments(process, noise.dtype)
     if moments.basis is not None:
-        z_0, noise = z_0 @ moments.basis, noise @ moments.basis
+        z_0, noise = dot(z_0, moments.basis), dot(noise, moments.basis)
     return _Turned(Gaussian(0.0, moments.variances), z_0, noise)
 
 

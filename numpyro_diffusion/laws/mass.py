@@ -1,0 +1,128 @@
+"""Normal laws that do not integrate to one: what powers of normal laws, multiplied together, are."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+
+from .operations import elements, log_ahead, log_excess
+
+_LOG_2PI = 1.8378770664093453
+
+
+class UnnormalisedNormal(dist.Normal):
+    """A normal law times a constant, which is drawn, moved and multiplied as another normal law if that is known.
+
+    As a NumPyro distribution it is the law that is drawn. `laws.log_excess` is what the density that counts has more.
+
+    Args:
+        loc: mean of each element under the density that counts.
+        scale: its standard deviation.
+        log_mass: log of what it integrates to over the whole event, in nats, shape ().
+        drawn: mean and standard deviation of the law that is drawn; `loc` and `scale` unless given.
+        log_ahead: log of about what is still to be gained from here on, in nats, shape (); `log_mass` unless given.
+    """
+
+    pytree_data_fields = ("counted_loc", "counted_scale", "mass", "ahead")
+
+    def __init__(
+        self,
+        loc: Array,
+        scale: Array,
+        log_mass: Array,
+        drawn: tuple[Array, Array] | None = None,
+        log_ahead: Array | None = None,
+    ) -> None:
+        self.counted_loc, self.counted_scale, self.mass = loc, scale, log_mass
+        self.ahead = log_mass if log_ahead is None else log_ahead
+        super().__init__(*((loc, scale) if drawn is None else drawn), validate_args=False)
+
+
+@log_excess.register(UnnormalisedNormal)
+def _log_excess(law: dist.Distribution, x: Array) -> Array:
+    each = elements(law)
+    counted = -0.5 * ((x - each.counted_loc) / each.counted_scale) ** 2 - jnp.log(each.counted_scale)
+    drawn = -0.5 * ((x - each.loc) / each.scale) ** 2 - jnp.log(each.scale)
+    return each.mass + jnp.sum(counted - drawn)
+
+
+@log_ahead.register(UnnormalisedNormal)
+def _log_ahead(law: dist.Distribution) -> Array:
+    return elements(law).ahead
+
+
+def drawn_as(law: dist.Distribution, drawn: dist.Distribution, ahead: Array) -> dist.Distribution:
+    """The same density, drawn as another normal law; `ahead` as in `UnnormalisedNormal`."""
+    counted, other = elements(law), elements(drawn)
+    drawn = (other.loc, other.scale)
+    new = UnnormalisedNormal(counted.counted_loc, counted.counted_scale, counted.mass, drawn, ahead)
+    return new.to_event(jnp.ndim(other.loc))
+
+
+class Backward(NamedTuple):
+    """A step of noise x_t ~ N(slope · x_s + …, variance) at a known x_t, as a function of x_s.
+
+    Attributes:
+        slope: how much of x_s is left in x_t.
+        variance: of the noise.
+        residual: from a point to x_t less the mean of x_t there; shape `event` to shape `event`.
+    """
+
+    slope: ArrayLike
+    variance: ArrayLike
+    residual: Any
+
+
+def pooled(
+    laws: Sequence[dist.Distribution], powers: Array, backward: Backward | None = None, least: float = 0.5
+) -> dist.Distribution:
+    """Π law_i^power_i times `backward` to the power 1 − Σ power_i, as an `UnnormalisedNormal`; *exact*.
+
+    Where powers add up to more than one, noise that is narrower than the laws could leave nothing to integrate. Its
+    variance is then taken to be so much larger that the product has the share `least` of the widest law's precision.
+
+    Args:
+        laws: factorised normal laws of one event, normalised or not.
+        powers: positive, shape (len(laws),).
+        backward: none counts unless given.
+        least: in (0, 1].
+
+    Raises:
+        TypeError: laws that are not normal.
+    """
+    locs, scales, masses = zip(*[_counted(law) for law in laws], strict=True)
+    # Everything is about the mean of the first law, near which all others are: their constants are then small.
+    centre = locs[0]
+    shape = jnp.shape(centre)
+    precisions = jnp.stack([jnp.broadcast_to(scale**-2, shape) for scale in scales])
+    shifts = jnp.stack([loc - centre for loc in locs])
+    each = powers.reshape((-1,) + (1,) * len(shape))
+    total = jnp.sum(each * precisions, 0)
+    linear = jnp.sum(each * precisions * shifts, 0)
+    constant = jnp.sum(each * 0.5 * (jnp.log(precisions) - _LOG_2PI - precisions * shifts**2), 0)
+    if backward is not None:
+        left = 1 - jnp.sum(powers)
+        noise = jnp.broadcast_to(backward.variance, shape)
+        largest = jnp.where(left < 0, (left - 1 + least) / jnp.where(left < 0, left, 1.0), jnp.inf)
+        own = backward.slope**2 / noise
+        noise = noise * jnp.maximum(own / (largest * jnp.min(precisions, 0)), 1.0)
+        residual = backward.residual(centre)
+        total = total + left * backward.slope**2 / noise
+        linear = linear + left * backward.slope * residual / noise
+        constant = constant - left * 0.5 * (jnp.log(noise) + _LOG_2PI + residual**2 / noise)
+    mass = jnp.sum(constant + 0.5 * (linear**2 / total + _LOG_2PI - jnp.log(total)))
+    mass = mass + powers @ jnp.stack(masses)
+    return UnnormalisedNormal(centre + linear / total, 1 / jnp.sqrt(total), mass).to_event(len(shape))
+
+
+def _counted(law: dist.Distribution) -> tuple[Array, Array, Array]:
+    """Mean, standard deviation and log mass of the density that counts."""
+    each = elements(law)
+    if isinstance(each, UnnormalisedNormal):
+        return each.counted_loc, each.counted_scale, each.mass
+    if isinstance(each, dist.Normal):
+        return jnp.asarray(each.loc), jnp.asarray(each.scale), jnp.zeros(())
+    raise TypeError(f"pooled: expected a law of Normal, got one of {type(each).__name__}")
