@@ -164,7 +164,7 @@ def _reason(msg: dict[str, Any]) -> str | None:
     prior = _law(msg["fn"])
     if prior is not None:
         prior = prior.prior if isinstance(prior, DiffusionPosterior) else prior
-        got = "grey levels" if prior.process.diffusion.is_gaussian else "bits"
+        got = "grey levels" if prior.process.diffusion.is_gaussian else "bits or classes"
         got = got if prior.process.is_normalised else "a product or power of priors"
         return (
             None if prior.process.is_smooth else f"a DiffusionPrior of real numbers for TemperedSMC, got {got}; {smc}"

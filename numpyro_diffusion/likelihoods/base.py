@@ -186,5 +186,5 @@ def standard_error(parts: Array) -> StandardError:
 
 def require_gaussian(name: str, process: ReverseProcess) -> None:
     """Raise ``ValueError``, naming what works, unless the process is a Gaussian diffusion."""
-    hint = "; for bits use KBound or ImportanceWeighted"
+    hint = "; for bits and classes use KBound or ImportanceWeighted"
     diffusions.require_gaussian(process.diffusion, f"process: {name} is for GaussianDiffusion", hint)

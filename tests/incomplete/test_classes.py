@@ -12,7 +12,9 @@ from numpyro_diffusion.distributions.report import PriorReport, report_from_json
 KEY = jax.random.key(0)
 LISTED, SHARES = np.array([[0, 0, 1], [1, 0, 0], [2, 1, 1], [2, 1, 0]]), np.array([0.2, 0.3, 0.4, 0.1])
 LEVELS = (("red", "green", "blue"), ("no", "yes"), (False, True))
-OPTIONS = {"num_particles": 64, "progress_bar": False}
+# Pareto k̂ of some rows may be large by chance; what they are is checked against the law.
+NOISY = pytest.mark.filterwarnings("ignore:these imputations may be wrong")
+OPTIONS = {"num_particles": 32, "progress_bar": False}
 
 
 def frame_of(codes):
@@ -24,7 +26,7 @@ def frame_of(codes):
 
 def prior():
     """Of exactly the listed rows, with the record that `fit_prior` keeps."""
-    diffusion = nd.CategoricalDiffusion(nd.schedules.erasing(80), [3, 2, 2], "absorbing")
+    diffusion = nd.CategoricalDiffusion(nd.schedules.erasing(40), [3, 2, 2], "absorbing")
     exact = nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Enumerated(LISTED, SHARES), 3))
     return exact.with_report(PriorReport(None, (), 4, 0, 0, (), {}, columns=("colour", "answer", "old"), levels=LEVELS))
 
@@ -71,13 +73,14 @@ def test_what_does_not_fit_is_refused_by_name(name):
         build()
 
 
+@NOISY
 @pytest.mark.slow
 def test_imputed_classes_have_their_law_and_their_levels():
     """Given the known cells, in any order of the columns; types, index and known cells as they were."""
     codes = np.array([[np.nan, 1, 1], [2, np.nan, 1], [np.nan, 0, np.nan], [0, 0, 1], [np.nan] * 3])
     frame = frame_of(codes).set_axis(list("vwxyz"))
-    found = nd.impute(KEY, frame[["old", "colour", "answer"]], prior(), 400, **OPTIONS)
-    assert len(found) == 400
+    found = nd.impute(KEY, frame[["old", "colour", "answer"]], prior(), 200, **OPTIONS)
+    assert len(found) == 200
     for done in found[:3]:
         assert (done.dtypes == frame.dtypes[done.columns]).all() and (done.index == frame.index).all()
         assert not done.isna().any().any() and done.loc["y"].tolist() == [True, "red", "no"]
@@ -86,10 +89,11 @@ def test_imputed_classes_have_their_law_and_their_levels():
     joint = {("red", True): 0.4, ("green", False): 0.6}
     for (colour, old), expected in joint.items():
         seen = np.mean([done.loc["x", "colour"] == colour and done.loc["x", "old"] == old for done in found])
-        assert abs(seen - expected) < 5 * np.sqrt(0.24 / 128)
-    assert abs(share("z", "answer", "yes") - 0.5) < 5 * np.sqrt(0.25 / 128)
+        assert abs(seen - expected) < 5 * np.sqrt(0.24 / 64)
+    assert abs(share("z", "answer", "yes") - 0.5) < 5 * np.sqrt(0.25 / 64)
 
 
+@NOISY
 @pytest.mark.slow
 def test_a_prior_of_a_frame_of_classes(tmp_path):
     """K near the entropy, better than independent columns, levels kept in files, and rows completed."""

@@ -391,7 +391,7 @@ def known():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (bits, "x: expected a DiffusionPrior of real numbers for TemperedSMC, got bits; nd.infer.SMC takes it"),
+        (bits, "x: expected a DiffusionPrior of real numbers for TemperedSMC, got bits or classes; nd.infer.SMC"),
         (discrete, "k: expected a continuous latent site for TemperedSMC, got Bernoulli"),
         (subsampled, "model: plate 'n' subsamples"),
         (scaled, "x: expected a latent site without a scale"),

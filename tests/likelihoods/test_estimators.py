@@ -156,7 +156,7 @@ def test_bits_are_told_what_works() -> None:
             lambda e: e(jax.random.key(0), bits, np.zeros(3)),
         ):
             with pytest.raises(
-                ValueError, match="GaussianDiffusion, got BinomialDiffusion; for bits use KBound or Imp"
+                ValueError, match="GaussianDiffusion, got BinomialDiffusion; for bits and classes use KBound or Imp"
             ):
                 use(ESTIMATORS[name])
 
