@@ -102,9 +102,10 @@ def pooled(
     each = powers.reshape((-1,) + (1,) * len(shape))
     total = jnp.sum(each * precisions, 0)
     linear = jnp.sum(each * precisions * shifts, 0)
-    constant = jnp.sum(each * 0.5 * (jnp.log(precisions) - _LOG_2PI - precisions * shifts**2), 0)
+    constant = jnp.sum(each * 0.5 * (jnp.log(precisions) - precisions * shifts**2), 0)
+    unlike = 1 - jnp.sum(powers)  # factors of √2π that are left over
     if backward is not None:
-        left = 1 - jnp.sum(powers)
+        left, unlike = unlike, jnp.zeros(())
         noise = jnp.broadcast_to(backward.variance, shape)
         largest = jnp.where(left < 0, (left - 1 + least) / jnp.where(left < 0, left, 1.0), jnp.inf)
         own = backward.slope**2 / noise
@@ -112,9 +113,9 @@ def pooled(
         residual = backward.residual(centre)
         total = total + left * backward.slope**2 / noise
         linear = linear + left * backward.slope * residual / noise
-        constant = constant - left * 0.5 * (jnp.log(noise) + _LOG_2PI + residual**2 / noise)
-    mass = jnp.sum(constant + 0.5 * (linear**2 / total + _LOG_2PI - jnp.log(total)))
-    mass = mass + powers @ jnp.stack(masses)
+        constant = constant - left * 0.5 * (jnp.log(noise) + residual**2 / noise)
+    mass = jnp.sum(constant + 0.5 * (linear**2 / total - jnp.log(total))) + 0.5 * centre.size * unlike * _LOG_2PI
+    mass = mass + jnp.sum(powers * jnp.stack(masses))
     return UnnormalisedNormal(centre + linear / total, 1 / jnp.sqrt(total), mass).to_event(len(shape))
 
 

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 import numpyro_diffusion as nd
 
-ISLANDS = 8
+ISLANDS = 16  # their standard errors make Student's t with 15 degrees of freedom
 
 
 def prior(denoiser, num_steps=6, size=1, **kwargs):
@@ -31,8 +31,8 @@ def density(law):
     return np.asarray(law.log_prob(jnp.asarray(GRID)[:, None]))
 
 
-def check(posterior, log_density, num_particles=1024):
-    """Log normalising constant, mean, square and share above 0, within 3 standard errors of quadrature."""
+def check(posterior, log_density, num_particles=128):
+    """Log normalising constant, mean, square and share above 0, within 4 standard errors of quadrature."""
     particles = posterior.with_(sampler=nd.samplers.TwistedSMC(num_particles)).smc(jax.random.key(0), ISLANDS)
     x, weight = np.asarray(particles.x)[..., 0], np.exp(np.asarray(particles.log_weight))
     log_z = logsumexp(log_density) + np.log(GRID[1] - GRID[0])
@@ -43,7 +43,7 @@ def check(posterior, log_density, num_particles=1024):
     for found, wanted in pairs:
         error = found.std(ddof=1) / np.sqrt(ISLANDS)
         assert error < 0.05
-        assert abs(found.mean() - wanted) < 3 * error + 1e-4, (found.mean(), error, wanted)
+        assert abs(found.mean() - wanted) < 4 * error + 1e-4, (found.mean(), error, wanted)
     return particles
 
 
@@ -106,10 +106,10 @@ def test_products_of_gaussians_have_no_noise_in_their_weights():
 
 @pytest.mark.slow
 def test_products_and_powers_of_mixtures_against_quadrature():
-    """In chains of 100 steps, of which the gap to the exact product is below the noise."""
+    """In chains of 150 steps, of which the gap to the exact product is below the noise."""
     one, other, y = density(ONE.data()), density(OTHER.data()), np.asarray(dist.Normal(0.5, 1.0).log_prob(GRID))
-    check(prior(ONE, 100) ** 1.5, 1.5 * one)
-    check(prior(ONE, 100) ** 0.5 * prior(OTHER, 100) * nd.factors.Gaussian(0.5, 1.0), 0.5 * one + other + y)
+    check(prior(ONE, 150) ** 1.5, 1.5 * one)
+    check(prior(ONE, 150) ** 0.5 * prior(OTHER, 150) * nd.factors.Gaussian(0.5, 1.0), 0.5 * one + other + y)
 
 
 @pytest.mark.slow
