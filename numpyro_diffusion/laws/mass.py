@@ -93,30 +93,32 @@ def pooled(
     Raises:
         TypeError: laws that are not normal.
     """
-    locs, scales, masses = zip(*[_counted(law) for law in laws], strict=True)
+    counted = [_counted(law) for law in laws]
     # Everything is about the mean of the first law, near which all others are: their constants are then small.
-    centre = locs[0]
+    centre = counted[0][0]
     shape = jnp.shape(centre)
-    precisions = jnp.stack([jnp.broadcast_to(scale**-2, shape) for scale in scales])
-    shifts = jnp.stack([loc - centre for loc in locs])
-    each = powers.reshape((-1,) + (1,) * len(shape))
-    total = jnp.sum(each * precisions, 0)
-    linear = jnp.sum(each * precisions * shifts, 0)
-    constant = jnp.sum(each * 0.5 * (jnp.log(precisions) - precisions * shifts**2), 0)
-    unlike = 1 - jnp.sum(powers)  # factors of √2π that are left over
+    total, linear, constant = jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(shape)
+    log_mass, unlike = jnp.zeros(()), jnp.ones(())  # the latter: factors of √2π that are left over
+    widest = jnp.full(shape, jnp.inf)
+    # Law by law, and not stacked: XLA of JAX 0.12 has been seen to lose one of two stacked laws' terms on a CPU.
+    for power, (loc, scale, mass) in zip(powers, counted, strict=True):
+        precision, shift = scale**-2, loc - centre
+        total, linear = total + power * precision, linear + power * precision * shift
+        constant = constant + power * 0.5 * (jnp.log(precision) - precision * shift**2)
+        log_mass, unlike = log_mass + power * mass, unlike - power
+        widest = jnp.minimum(widest, precision)
     if backward is not None:
         left, unlike = unlike, jnp.zeros(())
         noise = jnp.broadcast_to(backward.variance, shape)
         largest = jnp.where(left < 0, (left - 1 + least) / jnp.where(left < 0, left, 1.0), jnp.inf)
         own = backward.slope**2 / noise
-        noise = noise * jnp.maximum(own / (largest * jnp.min(precisions, 0)), 1.0)
+        noise = noise * jnp.maximum(own / (largest * widest), 1.0)
         residual = backward.residual(centre)
         total = total + left * backward.slope**2 / noise
         linear = linear + left * backward.slope * residual / noise
         constant = constant - left * 0.5 * (jnp.log(noise) + residual**2 / noise)
-    mass = jnp.sum(constant + 0.5 * (linear**2 / total - jnp.log(total))) + 0.5 * centre.size * unlike * _LOG_2PI
-    mass = mass + jnp.sum(powers * jnp.stack(masses))
-    return UnnormalisedNormal(centre + linear / total, 1 / jnp.sqrt(total), mass).to_event(len(shape))
+    log_mass = log_mass + jnp.sum(constant + 0.5 * (linear**2 / total - jnp.log(total) + unlike * _LOG_2PI))
+    return UnnormalisedNormal(centre + linear / total, 1 / jnp.sqrt(total), log_mass).to_event(len(shape))
 
 
 def _counted(law: dist.Distribution) -> tuple[Array, Array, Array]:
