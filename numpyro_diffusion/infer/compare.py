@@ -121,12 +121,13 @@ def compare_priors(
 
     Args:
         key: JAX random key.
-        model: a NumPyro model ``model(prior, *args, **kwargs)`` of one latent diffusion site, whose law is `prior`.
+        model: a NumPyro model ``model(prior, *args, **kwargs)`` whose latent diffusion site has the law `prior`; or
+            several sites, which are one state of `nd.infer.SMC`.
         priors: two or more, by name.
         *args: further arguments of the model, the data among them.
         prior_probabilities: of the priors, before the data, by name; equal unless given.
         smc: options of every `nd.infer.SMC` run, such as ``{"num_particles": 1024, "num_islands": 8}``.
-        site: name of the diffusion site; found unless given.
+        site: name of the diffusion site, where the others are to have values; found unless given.
         **kwargs: keyword arguments of the model.
 
     Returns:
@@ -138,7 +139,7 @@ def compare_priors(
 
     Raises:
         ValueError: fewer than two priors, or one that is none; probabilities for other names, that are negative or do
-            not add up to 1; unknown options of SMC; no diffusion site, or several; what `nd.infer.SMC` raises, with
+            not add up to 1; unknown options of SMC; no diffusion site; what `nd.infer.SMC` raises, with
             the prior's name as a note.
 
     Source: Kass and Raftery 1995.

@@ -293,6 +293,7 @@ def test_a_learned_prior_under_counts_with_an_unknown_context():
     assert abs(draws.std() / sd - 1) < 4 / np.sqrt(2 * size)
 
 
+@pytest.mark.slow
 def test_known_cells_keep_their_values_under_a_transform_that_mixes_them():
     """As of a prior by `fit_prior`, beside an unknown slope: both blocks see the cells that are known."""
     root = jnp.array([[1.0, 0.0], [0.6, 0.8]])
