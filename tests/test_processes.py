@@ -104,7 +104,7 @@ def _said(folder, rank, word):
 def _compare_hashes(rank, port, folder):
     """Processes whose sets are in another order make other programs, and would wait for one another's for ever."""
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", 2, rank)
+    jax.distributed.initialize(f"localhost:{port}", 2, rank, heartbeat_timeout_seconds=10)
     for devices in (8, 4):  # all, and those of the first process
         try:
             check_hashing(check_devices(devices, 8))

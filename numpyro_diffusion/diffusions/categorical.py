@@ -72,7 +72,7 @@ class CategoricalDiffusion(AbstractDiffusion):
 
     @property
     def noise(self) -> Array:
-        """π, the probability of each value under the noise law, shape (*event or broadcastable, num_states); constant.
+        """π, constant: each value's probability under the noise law, shape ``(*event, num_states)`` or broadcastable.
 
         `num_states` is k, and one more with absorbing noise, for masked elements.
         """
@@ -277,6 +277,7 @@ def _log(probability: Array) -> Array:
 def _checked_counts(num_classes: Any) -> Counts:
     if isinstance(num_classes, int | np.integer):
         return check_count("num_classes", num_classes)
+    check_real("num_classes", num_classes)
     array = np.asarray(num_classes)
     if array.size == 0 or not np.issubdtype(array.dtype, np.integer) or array.min() < 1:
         raise ValueError(f"num_classes: expected whole numbers of at least 1, got {num_classes!r:.80}")
