@@ -8,7 +8,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
-from .._checks import check_real, checked_location, checked_scale, is_concrete
+from .._checks import check_finite, check_real, checked_location, checked_scale, is_concrete
 from .._products import dot, tensordot
 from ..diffusions import AbstractDiffusion, require_gaussian
 from ..laws import normal
@@ -138,7 +138,7 @@ class Enumerated(AbstractDenoiser):
     probabilities: Array
 
     def __init__(self, states: ArrayLike, probabilities: ArrayLike | None = None) -> None:
-        check_real("states", states)
+        check_finite("states", states)
         if is_concrete(states) and ((found := np.asarray(states)) != np.maximum(np.round(found), 0)).any():
             raise ValueError(f"states: expected whole numbers of at least 0, got {found!s:.80}")
         self.states = jnp.asarray(states, dtype=int)
