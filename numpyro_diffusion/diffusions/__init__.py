@@ -1,6 +1,7 @@
 """Forward processes q: how data become noise."""
 
 from .base import AbstractDiffusion as AbstractDiffusion
+from .base import AbstractDiscreteDiffusion as AbstractDiscreteDiffusion
 from .binomial import BinomialDiffusion as BinomialDiffusion
 from .categorical import CategoricalDiffusion as CategoricalDiffusion
 from .gaussian import GaussianDiffusion as GaussianDiffusion

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import final
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
@@ -184,3 +185,19 @@ class AbstractDiffusion(eqx.Module):
         upper = self.step_entropy(x_0, t, s)
         lower = upper + self.marginal_entropy(x_0, s) - self.marginal_entropy(x_0, t)
         return lower, upper
+
+
+class AbstractDiscreteDiffusion(AbstractDiffusion):
+    """What families whose elements have a few values share: x_t is a function of uniform noise."""
+
+    def marginal_noise(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Uniform noise on [0, 1)."""
+        return jax.random.uniform(key, shape, dtype=self.schedule.times.dtype)
+
+    def noise_from_uniform(self, uniform: Array) -> Array:
+        """The numbers themselves."""
+        return uniform.astype(self.schedule.times.dtype)
+
+    def mirror_noise(self, noise: Array) -> Array:
+        """One minus the noise."""
+        return 1 - noise

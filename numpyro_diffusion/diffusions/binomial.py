@@ -15,10 +15,10 @@ from numpyro.distributions import constraints
 from .._checks import check_binary, check_real, is_concrete
 from ..laws import bit_logits, bits
 from ..schedules import AbstractSchedule
-from .base import AbstractDiffusion
+from .base import AbstractDiscreteDiffusion
 
 
-class BinomialDiffusion(AbstractDiffusion):
+class BinomialDiffusion(AbstractDiscreteDiffusion):
     r"""Each bit is kept with probability :math:`1-\beta_t`, and otherwise tossed anew with P(1) = `rate`.
 
     Source: [2015] Table App. 1, which prints rate ½; the paper's heartbeat run used the data's own rate, 0.2.
@@ -136,18 +136,6 @@ class BinomialDiffusion(AbstractDiffusion):
     def reverse_prior_step(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """The chain is reversible under π, so this is `step` with its ends exchanged."""
         return self.step(x_t, t, s)
-
-    def marginal_noise(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Uniform noise on [0, 1)."""
-        return jax.random.uniform(key, shape, dtype=self.schedule.times.dtype)
-
-    def noise_from_uniform(self, uniform: Array) -> Array:
-        """The numbers themselves."""
-        return uniform.astype(self.schedule.times.dtype)
-
-    def mirror_noise(self, noise: Array) -> Array:
-        """One minus the noise."""
-        return 1 - noise
 
     def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
         """Draw from q(x_t | x_0): ones where the noise is below their probability."""

@@ -16,13 +16,13 @@ from numpyro.distributions import constraints
 from .._checks import check_count, check_levels, check_real, is_concrete
 from ..laws import IMPOSSIBLE, categories, class_logits, from_noise, one_hot
 from ..schedules import AbstractSchedule
-from .base import AbstractDiffusion
+from .base import AbstractDiscreteDiffusion
 
 # Whole numbers nested as an array is, so that they are static.
 Counts: TypeAlias = "int | tuple[Any, ...]"
 
 
-class CategoricalDiffusion(AbstractDiffusion):
+class CategoricalDiffusion(AbstractDiscreteDiffusion):
     r"""Each element keeps its class with probability :math:`1-\beta_t`, and else is drawn anew from a noise law π.
 
     Elements are whole numbers 0 … k − 1. Sources: uniform and absorbing noise are those of D3PM (Austin et al. 2021,
@@ -188,18 +188,6 @@ class CategoricalDiffusion(AbstractDiffusion):
         if self.is_absorbing:
             raise ValueError("last_step: expected another than ForwardStep for absorbing noise, which is no data")
         return self.step(x_t, t, s)
-
-    def marginal_noise(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Uniform noise on [0, 1)."""
-        return jax.random.uniform(key, shape, dtype=self.schedule.times.dtype)
-
-    def noise_from_uniform(self, uniform: Array) -> Array:
-        """The numbers themselves."""
-        return uniform.astype(self.schedule.times.dtype)
-
-    def mirror_noise(self, noise: Array) -> Array:
-        """One minus the noise."""
-        return 1 - noise
 
     def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
         """Draw from q(x_t | x_0): the class at which 1 − F passes the noise, as a floating number."""

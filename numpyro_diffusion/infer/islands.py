@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from .._devices import agree, check_devices, check_hashing, collect, is_shared, share
 from ..samplers import Particles, Reliability, TwistedSMC, reliability
 from ..samplers.resampling import systematic
-from .extract import extract, over_batch
+from .extract import Latent, extract, over_batch
 from .mixtures import Labelled, together
 from .plan import Plan
 from .sites import mixture_at
@@ -64,7 +64,7 @@ def _run_islands(
 ) -> tuple[Particles, Array]:
     """`apart`: how islands lie on devices; `everywhere`: where all of the answer is wanted."""
     mixture = mixture_at(model, site, args, kwargs)
-    one = lambda model, keys: _of_one_law(model, site, sampler, keys, args, kwargs, apart)
+    one = lambda model, keys: _of_one_law(extract(model, site, args, kwargs).in_latent(), sampler, keys, apart)
     return agree(one(model, keys) if mixture is None else _of_mixture(model, site, mixture, keys, one), everywhere)
 
 
@@ -86,15 +86,9 @@ def _of_mixture(
 
 
 def _of_one_law(
-    model: Any,
-    site: str,
-    sampler: TwistedSMC,
-    keys: Array,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    apart: NamedSharding | None,
+    found: Latent, sampler: TwistedSMC, keys: Array, apart: NamedSharding | None
 ) -> tuple[Particles, Array]:
-    found = extract(model, site, args, kwargs).in_latent()
+    """The particles of all islands for a site with one law, in data coordinates."""
     run = lambda sampler, key, module, factor: sampler.run(key, module.process, factor)
 
     def island(key: Array) -> Particles:

@@ -236,7 +236,11 @@ def joint_prior(priors: list[DiffusionPrior]) -> DiffusionPrior:
         if prior.has_own_parameters:
             raise ValueError("site: expected priors without a batch of parameters for sites that are used together")
         if not alike(process.diffusion.schedule, first.diffusion.schedule):
-            raise ValueError("site: expected priors of one schedule for sites that are used together, got two")
+            counts = [each.process.num_steps for each in (priors[0], prior)]
+            raise ValueError(
+                "site: expected priors of one schedule for sites that are used together, as fit_prior(…, schedule=…) "
+                f"learns them, got two, of {counts[0]} and {counts[1]} steps"
+            )
         steps = [each.sampler.chain_steps(each.process) for each in (priors[0], prior)]
         if steps[0] != steps[1]:
             raise ValueError(f"site: expected samplers of as many steps for sites that are used together, got {steps}")

@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
 
-from .operations import elements, log_ahead, log_excess
+from .operations import Operation, elements, log_ahead, log_excess
 
 _LOG_2PI = 1.8378770664093453
 
@@ -56,9 +56,8 @@ def _log_ahead(law: dist.Distribution) -> Array:
 
 def drawn_as(law: dist.Distribution, drawn: dist.Distribution, ahead: Array) -> dist.Distribution:
     """The same density, drawn as another normal law; `ahead` as in `UnnormalisedNormal`."""
-    counted, other = elements(law), elements(drawn)
-    drawn = (other.loc, other.scale)
-    new = UnnormalisedNormal(counted.counted_loc, counted.counted_scale, counted.mass, drawn, ahead)
+    other = elements(drawn)
+    new = UnnormalisedNormal(*counted(law), (other.loc, other.scale), ahead)
     return new.to_event(jnp.ndim(other.loc))
 
 
@@ -93,15 +92,15 @@ def pooled(
     Raises:
         TypeError: laws that are not normal.
     """
-    counted = [_counted(law) for law in laws]
+    normals = [counted(law) for law in laws]
     # Everything is about the mean of the first law, near which all others are: their constants are then small.
-    centre = counted[0][0]
+    centre = normals[0][0]
     shape = jnp.shape(centre)
     total, linear, constant = jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(shape)
     log_mass, unlike = jnp.zeros(()), jnp.ones(())  # the latter: factors of √2π that are left over
     widest = jnp.full(shape, jnp.inf)
     # Law by law, and not stacked: XLA of JAX 0.12 has been seen to lose one of two stacked laws' terms on a CPU.
-    for power, (loc, scale, mass) in zip(powers, counted, strict=True):
+    for power, (loc, scale, mass) in zip(powers, normals, strict=True):
         precision, shift = scale**-2, loc - centre
         total, linear = total + power * precision, linear + power * precision * shift
         constant = constant + power * 0.5 * (jnp.log(precision) - precision * shift**2)
@@ -121,11 +120,19 @@ def pooled(
     return UnnormalisedNormal(centre + linear / total, 1 / jnp.sqrt(total), log_mass).to_event(len(shape))
 
 
-def _counted(law: dist.Distribution) -> tuple[Array, Array, Array]:
-    """Mean, standard deviation and log mass of the density that counts."""
+@Operation
+def counted(law: dist.Distribution) -> tuple[Array, Array, Array]:
+    """Mean and standard deviation of each element of a normal law's density, and the log of what it integrates to."""
+    raise counted.refuse(law)
+
+
+@counted.register(dist.Normal)
+def _of_normal(law: dist.Distribution) -> tuple[Array, Array, Array]:
     each = elements(law)
-    if isinstance(each, UnnormalisedNormal):
-        return each.counted_loc, each.counted_scale, each.mass
-    if isinstance(each, dist.Normal):
-        return jnp.asarray(each.loc), jnp.asarray(each.scale), jnp.zeros(())
-    raise TypeError(f"pooled: expected a law of Normal, got one of {type(each).__name__}")
+    return jnp.asarray(each.loc), jnp.asarray(each.scale), jnp.zeros(())
+
+
+@counted.register(UnnormalisedNormal)
+def _of_unnormalised(law: dist.Distribution) -> tuple[Array, Array, Array]:
+    each = elements(law)
+    return each.counted_loc, each.counted_scale, each.mass
