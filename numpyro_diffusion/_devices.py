@@ -47,59 +47,59 @@ def check_devices(devices: Devices | None, size: int, name: str = "batch_size") 
     return NamedSharding(Mesh(np.array(chosen), ("device",)), PartitionSpec("device"))
 
 
-def is_shared(spread: NamedSharding | None) -> bool:
+def is_shared(sharding: NamedSharding | None) -> bool:
     """Whether some of the devices are another process's."""
-    return spread is not None and not spread.is_fully_addressable
+    return sharding is not None and not sharding.is_fully_addressable
 
 
-def is_writer(spread: NamedSharding | None) -> bool:
+def is_writer(sharding: NamedSharding | None) -> bool:
     """Whether this process writes what is computed on the devices: of several, the first does."""
-    return spread is None or jax.process_index() == min(device.process_index for device in spread.mesh.devices.flat)
+    return sharding is None or jax.process_index() == min(device.process_index for device in sharding.mesh.devices.flat)
 
 
-def check_agreement(name: str, value: int, spread: NamedSharding | None) -> None:
+def check_agreement(name: str, value: int, sharding: NamedSharding | None) -> None:
     """Raise ``ValueError`` unless all processes that share the devices have the same `value`, below 2³¹."""
-    if not is_shared(spread):
+    if not is_shared(sharding):
         return
     found = np.asarray(multihost_utils.process_allgather(np.asarray(value, np.int32))).reshape(-1)
     if (found != value).any():
         raise ValueError(f"{name}: expected the same on all processes that share devices, got {found.tolist()}")
 
 
-def check_hashing(spread: NamedSharding | None) -> None:
+def check_hashing(sharding: NamedSharding | None) -> None:
     """Raise ``ValueError`` unless these processes order their sets alike, and with them their programs."""
-    check_agreement("PYTHONHASHSEED in the environment (hash values)", hash("devices") & (2**31 - 1), spread)
+    check_agreement("PYTHONHASHSEED in the environment (hash values)", hash("devices") & (2**31 - 1), sharding)
 
 
-def replicate(tree: Tree, spread: NamedSharding | None) -> Tree:
+def replicate(tree: Tree, sharding: NamedSharding | None) -> Tree:
     """The tree with its arrays on all devices."""
-    return tree if spread is None else _put(tree, NamedSharding(spread.mesh, PartitionSpec()))
+    return tree if sharding is None else _put(tree, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
-def distribute(examples: Any, spread: NamedSharding | None) -> Any:
+def distribute(examples: Any, sharding: NamedSharding | None) -> Any:
     """The examples, each on one device where they divide among them, else on all; None where there are none."""
-    if spread is None or examples is None:
+    if sharding is None or examples is None:
         return examples
-    if len(examples) % spread.mesh.size or not len(examples):
-        return replicate(examples, spread)
-    return _place(examples, spread)
+    if len(examples) % sharding.mesh.size or not len(examples):
+        return replicate(examples, sharding)
+    return _place(examples, sharding)
 
 
-def share(tree: Tree, spread: NamedSharding | None) -> Tree:
+def share(tree: Tree, sharding: NamedSharding | None) -> Tree:
     """Inside a compiled function: compute with arrays of examples where these lie."""
-    return tree if spread is None else jax.lax.with_sharding_constraint(tree, spread)
+    return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
 
-def agree(tree: Tree, spread: NamedSharding | None) -> Tree:
+def agree(tree: Tree, sharding: NamedSharding | None) -> Tree:
     """Inside a compiled function: the same arrays on all devices."""
-    if spread is None:
+    if sharding is None:
         return tree
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(spread.mesh, PartitionSpec()))
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
-def collect(tree: Tree, spread: NamedSharding | None) -> Tree:
+def collect(tree: Tree, sharding: NamedSharding | None) -> Tree:
     """The tree, whose arrays are on all devices, with them where JAX puts new ones, free to meet others."""
-    if spread is None:
+    if sharding is None:
         return tree
     arrays, rest = eqx.partition(tree, _is_of_numbers)
     return eqx.combine(jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), arrays), rest)

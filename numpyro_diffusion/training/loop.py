@@ -159,8 +159,8 @@ def fit(
     if optimizer is None:
         rate = learning_rate if callable(learning_rate) else float(learning_rate)
         optimizer = default_optimizer(rate, 0 if callable(rate) else num_steps, float(weight_decay))
-    made = lambda batch_size, spread: TrainingRun(
-        process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, spread, transform, dropout, accumulate
+    made = lambda batch_size, sharding: TrainingRun(
+        process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, sharding, transform, dropout, accumulate
     )
     run, where = made(batch_size, None), check_devices(devices, 0)
     writer = is_writer(where)
@@ -171,10 +171,10 @@ def fit(
     bar = tqdm(total=num_steps, initial=begun, disable=not progress_bar, desc="training", unit="step")
     with bar, contextlib.closing(source):
         batch_size = source.open(run, key, now) if begun < num_steps else batch_size
-        spread = check_batch(devices, batch_size, accumulate)
-        run, now, key = replicate((made(batch_size, spread), now, key), spread)
-        source.spread(spread)
-        unseen = distribute(held_out, spread), distribute(held_out_context, spread)
+        sharding = check_batch(devices, batch_size, accumulate)
+        run, now, key = replicate((made(batch_size, sharding), now, key), sharding)
+        source.shard(sharding)
+        unseen = distribute(held_out, sharding), distribute(held_out_context, sharding)
         keep = lambda now: _keep(checkpoint, now, settings, writer, lambda: _result(run, now, "unsaved", patience))
         try:
             while True:
@@ -258,4 +258,4 @@ def _status(history: History) -> str:
 def _result(run: TrainingRun, now: Progress, stopped: str, patience: int | None) -> FitResult:
     state, history, _ = now
     params = state.best if patience is not None and history["validation"] else state.average
-    return FitResult(collect(run.process(params), run.spread), history, int(state.step), stopped)
+    return FitResult(collect(run.process(params), run.sharding), history, int(state.step), stopped)

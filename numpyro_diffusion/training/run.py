@@ -40,7 +40,7 @@ class TrainingRun(eqx.Module):
     ema: float
     dequantize: float
     batch_size: int
-    spread: NamedSharding | None
+    sharding: NamedSharding | None
     transform: Transform | None
     dropout: float
     accumulate: int
@@ -53,7 +53,7 @@ class TrainingRun(eqx.Module):
         ema: float,
         dequantize: float,
         batch_size: int,
-        spread: NamedSharding | None = None,
+        sharding: NamedSharding | None = None,
         transform: Transform | None = None,
         dropout: float = 0.0,
         accumulate: int = 1,
@@ -65,7 +65,7 @@ class TrainingRun(eqx.Module):
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), params)
         self.optimizer, self.loss = optimizer, loss
         self.ema, self.dequantize, self.batch_size = float(ema), float(dequantize), batch_size
-        self.spread, self.transform, self.dropout = spread, transform, float(dropout)
+        self.sharding, self.transform, self.dropout = sharding, transform, float(dropout)
         self.accumulate = accumulate
 
     def start(self) -> State:
@@ -96,8 +96,8 @@ class TrainingRun(eqx.Module):
     def step(self, key: Array, state: State, batch: Array, context: Array | None) -> tuple[State, Array]:
         """One step, and its loss."""
         keys = _keys(key, state.step)
-        batch = share(batch, self.spread)
-        told = () if context is None else (share(self._told(keys[0], context), self.spread),)
+        batch = share(batch, self.sharding)
+        told = () if context is None else (share(self._told(keys[0], context), self.sharding),)
         z, log_volume = to_latent(self.transform, dequantized(keys[1], batch, self.dequantize))
         loss, grad = self._gradient(keys[2], state.params, z, *told)
         loss = loss + jnp.mean(log_volume)
@@ -108,7 +108,7 @@ class TrainingRun(eqx.Module):
         new = state._replace(params=params, average=average, optimizer=optimizer, step=state.step + 1)
         # A bad step changes nothing, nor do those after it: the same step, with the same noise, is bad again.
         finite = jnp.isfinite(loss) & jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]))
-        return agree(jax.lax.cond(finite, lambda: new, lambda: state), self.spread), loss
+        return agree(jax.lax.cond(finite, lambda: new, lambda: state), self.sharding), loss
 
     def _gradient(self, key: Array, params: Any, *batch: Array) -> tuple[Array, Any]:
         """The loss and its gradient; the mean of those of the batch's parts, one after the other, if there are some."""

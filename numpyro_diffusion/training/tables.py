@@ -63,7 +63,7 @@ def table(train: np.ndarray, held_out: np.ndarray, dequantize: float) -> Table:
     own = Mixture(np.ones(1), np.zeros((1, len(loc))), np.eye(len(loc))[None])
     found = [own] + [fit_mixture(z, count) for count in counts]
     best = max(found, key=lambda mixture: mixture.log_prob(z_out).mean())
-    return Table(noisy, noisy_out, gaussian, best.moved(root, loc))
+    return Table(noisy, noisy_out, gaussian, best.affine(root, loc))
 
 
 def candidates(key: Array, data: Table, width: int, event_shape: tuple[int, ...]) -> list[Candidate]:
@@ -122,7 +122,7 @@ def _candidate(fn: MLP, data: Table, name: str, root: np.ndarray, mixture: Mixtu
     loc = data.gaussian.means[0]
     z = np.linalg.solve(root, (data.train - loc).T).T
     inverse = np.linalg.inv(root)
-    own = mixture.moved(inverse, -inverse @ loc)
+    own = mixture.affine(inverse, -inverse @ loc)
     baseline = FullGaussianMixture(own.means, own.covariances, own.weights)
     size = float(np.sqrt(np.mean(np.square(z))))
     schedule = schedules.log_snr(NUM_TIMES, scale=size, detail=finest_detail(z))
