@@ -1,10 +1,10 @@
-"""Batches and particles spread over devices: each takes its share of them, and all hold the same weights.
+"""Batches and particles spread over devices: each takes its share of them, and all hold the same weights, or a part.
 
 The devices may be those of several processes (`jax.distributed`), which then run the same program: each brings all
 that goes in, computes the shares of its own devices, and has all that comes out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -17,6 +17,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ._checks import check_count
 
 Devices = int | Sequence[Any]
+SMALLEST_DIVIDED = (
+    2**12
+)  # elements of an array from which on it is divided; smaller ones cost more to send than to hold
 Tree = TypeVar("Tree")
 
 
@@ -73,7 +76,12 @@ def check_hashing(sharding: NamedSharding | None) -> None:
 
 def replicate(tree: Tree, sharding: NamedSharding | None) -> Tree:
     """The tree with its arrays on all devices."""
-    return tree if sharding is None else _put(tree, NamedSharding(sharding.mesh, PartitionSpec()))
+    return tree if sharding is None else _put(tree, lambda _: _whole(sharding))
+
+
+def divide(tree: Tree, sharding: NamedSharding | None) -> Tree:
+    """The tree with its large arrays divided among the devices, and the others on all of them."""
+    return tree if sharding is None else _put(tree, lambda leaf: _divided(leaf, sharding))
 
 
 def distribute(examples: Any, sharding: NamedSharding | None) -> Any:
@@ -92,26 +100,60 @@ def share(tree: Tree, sharding: NamedSharding | None) -> Tree:
 
 def agree(tree: Tree, sharding: NamedSharding | None) -> Tree:
     """Inside a compiled function: the same arrays on all devices."""
+    return tree if sharding is None else jax.lax.with_sharding_constraint(tree, _whole(sharding))
+
+
+def hold_parts(tree: Tree, sharding: NamedSharding | None) -> Tree:
+    """Inside a compiled function: large arrays divided among the devices, as `divide` has them, the others on all."""
     if sharding is None:
         return tree
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(sharding.mesh, PartitionSpec()))
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, _divided(leaf, sharding)), tree)
 
 
 def collect(tree: Tree, sharding: NamedSharding | None) -> Tree:
-    """The tree, whose arrays are on all devices, with them where JAX puts new ones, free to meet others."""
-    if sharding is None:
-        return tree
+    """The tree with its arrays where JAX puts new ones, free to meet others."""
+    return tree if sharding is None else jax.tree.map(lambda x: jnp.asarray(x) if _is_numpy(x) else x, on_host(tree))
+
+
+def on_host(tree: Tree) -> Tree:
+    """The tree with copies of its arrays (but keys) in the memory of this process.
+
+    Of arrays that other processes have parts of, all must ask at once.
+    """
     arrays, rest = eqx.partition(tree, _is_of_numbers)
-    return eqx.combine(jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), arrays), rest)
+    return eqx.combine(jax.tree.map(_copied, arrays), rest)
+
+
+def _copied(leaf: jax.Array) -> np.ndarray:
+    if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.array(leaf)  # NumPy may be shown the very memory that the next steps of training take
+
+
+def _is_numpy(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray)
 
 
 def _is_of_numbers(leaf: Any) -> bool:
     return eqx.is_array(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _put(tree: Tree, sharding: NamedSharding) -> Tree:
+def _whole(sharding: NamedSharding) -> NamedSharding:
+    return NamedSharding(sharding.mesh, PartitionSpec())
+
+
+def _divided(leaf: Any, sharding: NamedSharding) -> NamedSharding:
+    """How an array is divided: along the longest of its axes that can be, if it is large."""
+    fitting = [axis for axis, size in enumerate(leaf.shape) if size % sharding.mesh.size == 0]
+    if leaf.size < SMALLEST_DIVIDED or not fitting:
+        return _whole(sharding)
+    axis = max(fitting, key=lambda axis: leaf.shape[axis])
+    return NamedSharding(sharding.mesh, PartitionSpec(*[None] * axis, *sharding.mesh.axis_names))
+
+
+def _put(tree: Tree, where: Callable[[Any], NamedSharding]) -> Tree:
     arrays, rest = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.tree.map(lambda leaf: _place(leaf, sharding), arrays), rest)
+    return eqx.combine(jax.tree.map(lambda leaf: _place(leaf, where(leaf)), arrays), rest)
 
 
 def _place(array: Any, sharding: NamedSharding) -> jax.Array:
