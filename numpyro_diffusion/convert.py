@@ -34,9 +34,9 @@ def to_arviz(
     For an SMC run the islands are the chains: `posterior` holds equally weighted draws of each, `sample_stats` the
     particles' normalised log weights (``log_weight``, chain × particle), the effective number of particles
     (``effective_size``, chain × step, from T down to the data) and the log evidence of each island
-    (``log_evidence``, chain). Likewise for a TemperedSMC run, where `sample_stats` holds each island's temperatures and
-    the moves' acceptance there, NaN after the last (``temperature`` and ``acceptance_rate``, chain × stage), and
-    ``log_evidence``.
+    (``log_evidence``, chain). Likewise for a TemperedSMC run, and an SMC run with other unknowns, where `sample_stats`
+    holds each island's temperatures and the moves' acceptance there, NaN after the last (``temperature`` and
+    ``acceptance_rate``, chain × stage), and ``log_evidence``.
 
     Args:
         result: an `MCMC`, `SMC` or `TemperedSMC` that has run.
@@ -108,6 +108,8 @@ def to_arviz(
 
 
 def _smc(result: SMC) -> tuple[Draws, xr.Dataset]:
+    if result.plan.num_draws is not None:
+        return _tempered(result)
     particles = result.particles
     batch = tuple(f"batch_{i}" for i in range(particles.log_evidence.ndim - 1))
     last = lambda array: np.moveaxis(np.asarray(array), -1, 1)
@@ -119,7 +121,7 @@ def _smc(result: SMC) -> tuple[Draws, xr.Dataset]:
     return result.get_samples(group_by_chain=True), xr.Dataset(stats, {"chain": np.arange(result.num_islands)})
 
 
-def _tempered(result: TemperedSMC) -> tuple[Draws, xr.Dataset]:
+def _tempered(result: SMC | TemperedSMC) -> tuple[Draws, xr.Dataset]:
     stages = max(len(each) for each in result.temperatures)
     table = lambda rows: np.stack([np.pad(row, (0, stages - len(row)), constant_values=np.nan) for row in rows])
     stats = {

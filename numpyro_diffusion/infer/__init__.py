@@ -13,3 +13,4 @@ from .resume import load_state as load_state
 from .resume import save_state as save_state
 from .smc import SMC as SMC
 from .tempered import TemperedSMC as TemperedSMC
+from .whole_run import WholeReliability as WholeReliability

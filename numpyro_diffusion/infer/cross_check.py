@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from .._batching import batched_map
 from ..samplers import Ancestral
@@ -67,10 +68,14 @@ def cross_check(
     found = extract(model, site, args, kwargs).in_latent()
     draw, temper = jax.random.split(key)
     value, error, enough = reweighted(draw, found, num_steps, num_draws)
-    method = "prior draws"
-    if not enough and not found.prior.is_discrete:
-        run = TemperedSMC(model).run(temper, *args, **kwargs)
-        value, error, method = run.log_evidence, run.log_evidence_error, "tempering"
+    if enough or found.prior.is_discrete:
+        return compared("prior draws", first, value, error)
+    run = TemperedSMC(model).run(temper, *args, **kwargs)
+    return compared("tempering", first, run.log_evidence, run.log_evidence_error)
+
+
+def compared(method: str, first: tuple[float, float], value: float, error: float) -> CrossCheck:
+    """A log evidence with its error, `first`, and another one by some method."""
     return CrossCheck(method, value, error, first[0] - value, math.hypot(first[1], error))
 
 
@@ -80,13 +85,24 @@ def reweighted(key: Array, found: Latent, num_steps: int | None, num_draws: int)
     *Unbiased* in the evidence. Enough is a Pareto k̂ of at most 0.7, and 100 effective draws, for every element of the
     site's batch.
     """
-    log_r = np.asarray(_log_r(key, found, Ancestral(num_steps), num_draws), dtype=np.float64).reshape(-1, num_draws)
+    log_r = np.asarray(_log_r(key, found, Ancestral(num_steps), num_draws)).reshape(-1, num_draws)
+    value, error, enough = mean_weight(log_r)
+    return value + float(found.log_constant), error, enough
+
+
+def mean_weight(log_weight: ArrayLike) -> tuple[float, float, bool]:
+    """Log of the product of the rows' mean weights, its standard error in nats, and whether draws were enough for it.
+
+    Args:
+        log_weight: in nats, shape (rows, draws).
+    """
+    log_r = np.asarray(log_weight, dtype=np.float64)
     largest = log_r.max(1, keepdims=True)
     weight = np.exp(log_r - np.where(np.isfinite(largest), largest, 0.0))
     total = weight.mean(1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(np.sum(np.log(total) + largest[:, 0]) + float(found.log_constant))
-        relative = weight.std(1, ddof=1) / total / math.sqrt(num_draws)
+        value = float(np.sum(np.log(total) + largest[:, 0]))
+        relative = weight.std(1, ddof=1) / total / math.sqrt(log_r.shape[1])
         size = weight.sum(1) ** 2 / np.sum(weight**2, axis=1)
     enough = all(pareto_khat(row) <= LARGEST_KHAT for row in log_r) and bool((size >= LEAST_DRAWS).all())
     return value, float(np.sqrt(np.sum(relative**2))), enough

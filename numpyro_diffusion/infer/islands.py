@@ -13,9 +13,11 @@ from jax.sharding import NamedSharding
 from .._devices import agree, check_devices, check_hashing, collect, is_shared, share
 from ..samplers import Particles, Reliability, TwistedSMC, reliability
 from ..samplers.resampling import systematic
+from .cross_check import CrossCheck, cross_check
 from .extract import Latent, extract, over_batch
-from .mixtures import Labelled, together
-from .plan import Plan
+from .mixtures import Labelled, Labels, labels_of, together
+from .plan import Plan, alternatives, badness, is_good
+from .several import values_by_site
 from .sites import mixture_at
 
 
@@ -30,6 +32,71 @@ class IslandsRun(NamedTuple):
     def reliability(self) -> Reliability:
         """What speaks against it."""
         return reliability(self.particles)
+
+    @property
+    def log_evidences(self) -> Array:
+        """Of every island, in nats, shape (num_islands,)."""
+        return self.particles.log_evidence.reshape(self.plan.num_islands, -1).sum(-1) + self.constant
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it needs no other try."""
+        return is_good(self.reliability)
+
+    @property
+    def badness(self) -> float:
+        """To compare poor runs by."""
+        return badness(self.reliability)
+
+    @property
+    def more(self) -> Plan | None:
+        """What to run where no other twist was enough; None after that."""
+        return self.plan.larger(of_draws=False)
+
+    @property
+    def said(self) -> str:
+        """The diagnostics in words."""
+        found, count = self.reliability, self.plan.sampler.num_particles
+        return (
+            f"effective particles of {count} an island: at least {found.least_size:.0f} on the way, "
+            f"{found.final_size:.0f} at the end; Pareto k̂ {found.khat:.2f}"
+        )
+
+    def alternatives(self, found: Latent) -> list[Plan]:
+        """Other twists to try."""
+        return alternatives(found, self.plan)
+
+    def labels(self, count: int) -> Labels:
+        """Of so many labels."""
+        return labels_of(self.particles, count)
+
+
+class Alone(NamedTuple):
+    """A model of which x alone is unknown."""
+
+    model: Any
+    site: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self, key: Array, plan: Plan) -> IslandsRun:
+        """Run a plan."""
+        keys = jax.random.split(key, plan.num_islands)
+        return IslandsRun(plan, *run_islands(self.model, self.site, plan.sampler, keys, self.args, self.kwargs))
+
+    def restored(self, plan: Plan, arrays: Any) -> IslandsRun:
+        """A run from a checkpoint, all but its plan."""
+        return IslandsRun(plan, *arrays)
+
+    def draws(self, run: IslandsRun, key: Any, group_by_chain: bool) -> dict[str, Array]:
+        """Equally weighted draws by site, see `SMC.get_samples`."""
+        draws = equally_weighted(key, run.particles, group_by_chain)
+        return values_by_site(self.model, self.site, draws, self.args, self.kwargs)
+
+    def second_opinion(self, key: Array, plan: Plan, first: tuple[float, float], num_draws: int) -> CrossCheck:
+        """See `SMC.cross_check`."""
+        steps = plan.sampler.num_steps
+        return cross_check(key, self.model, self.site, steps, first, num_draws, self.args, self.kwargs)
 
 
 def run_islands(
@@ -63,9 +130,22 @@ def _run_islands(
     everywhere: NamedSharding | None,
 ) -> tuple[Particles, Array]:
     """`apart`: how islands lie on devices; `everywhere`: where all of the answer is wanted."""
+    return agree(traced_islands(model, site, sampler, keys, args, kwargs, apart), everywhere)
+
+
+def traced_islands(
+    model: Any,
+    site: str,
+    sampler: TwistedSMC,
+    keys: Array,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    apart: NamedSharding | None = None,
+) -> tuple[Particles, Array]:
+    """`run_islands` inside a compiled program; `apart`: how islands lie on devices."""
     mixture = mixture_at(model, site, args, kwargs)
     one = lambda model, keys: _of_one_law(extract(model, site, args, kwargs).in_latent(), sampler, keys, apart)
-    return agree(one(model, keys) if mixture is None else _of_mixture(model, site, mixture, keys, one), everywhere)
+    return one(model, keys) if mixture is None else _of_mixture(model, site, mixture, keys, one)
 
 
 def _of_mixture(

@@ -72,8 +72,8 @@ class NoiseModel:
         zero = jnp.zeros(())
         noise = sum((-0.5 * jnp.sum(jnp.square(position[name])) for name in sorted(self.noises)), zero)
         others = [name for name in self.latent if name not in self.noises]
-        base = sum((_log_prior(shown[name], position[name]) for name in others), noise)
-        likelihood = sum((_log_density(shown[name]) for name in self._counted), zero)
+        base = sum((log_prior(shown[name], position[name]) for name in others), noise)
+        likelihood = sum((log_density(shown[name]) for name in self._counted), zero)
         seen = [shown[name]["value"] for name in self.diffusion] + [position[name] for name in others]
         return Evaluation(base, likelihood, jnp.concatenate([jnp.ravel(value) for value in seen]))
 
@@ -103,7 +103,7 @@ class NoiseModel:
 
         def densities(flat: Array) -> Values:
             at = self._at(unravel(flat))
-            return {name: _log_density(at[name]) for name in samples}
+            return {name: log_density(at[name]) for name in samples}
 
         using = depends(densities, flat)
         return [name for name in samples if shown[name]["is_observed"] or using[name]]
@@ -158,7 +158,7 @@ def check_model(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
 
 def _reason(msg: dict[str, Any]) -> str | None:
     """What would have been expected instead of this latent site, if it does not fit."""
-    smc = "nd.infer.SMC takes it where it is the only unknown"
+    smc = "nd.infer.SMC takes it"
     if msg["scale"] is not None:
         return "a latent site without a scale, which is no law to draw from, for TemperedSMC"
     prior = _law(msg["fn"])
@@ -194,13 +194,13 @@ def _position(msg: dict[str, Any]) -> Array:
     return biject_to(msg["fn"].support).inv(msg["value"])
 
 
-def _log_density(msg: dict[str, Any]) -> Array:
+def log_density(msg: dict[str, Any]) -> Array:
     """Log density of a site as the model counts it, summed."""
     log_prob = msg["fn"].log_prob(msg["value"])
     return jnp.sum(log_prob if msg["scale"] is None else msg["scale"] * log_prob)
 
 
-def _log_prior(msg: dict[str, Any], position: Array) -> Array:
+def log_prior(msg: dict[str, Any], position: Array) -> Array:
     """Log density of a latent site as a law of its position."""
     transform = biject_to(msg["fn"].support)
     volume = transform.log_abs_det_jacobian(position, msg["value"])

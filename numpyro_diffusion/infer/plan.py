@@ -15,7 +15,12 @@ from .extract import Latent
 # A run is taken as it is from this many effective particles on, and up to this standard deviation of islands, in nats.
 GOOD_SIZE = 16.0
 GOOD_DEVIATION = 0.25
-MORE_PARTICLES = 4
+MORE = 4
+# Particles where x alone is unknown, and the most that are taken; then those of each run for x, and draws of the other
+# unknowns, where there are some.
+NUM_PARTICLES, MOST_PARTICLES = 512, 2048
+NUM_INNER, MOST_INNER = 8, 128
+NUM_DRAWS, MOST_DRAWS = 256, 1024
 
 
 class Plan(NamedTuple):
@@ -25,11 +30,13 @@ class Plan(NamedTuple):
         sampler: with its twist, particles and steps.
         num_islands: independent runs.
         reason: why this twist.
+        num_draws: of the other unknowns in each island, each with a run of `sampler`; None where x alone is unknown.
     """
 
     sampler: TwistedSMC
     num_islands: int
     reason: str
+    num_draws: int | None = None
 
     def __str__(self) -> str:
         sampler = self.sampler
@@ -38,7 +45,29 @@ class Plan(NamedTuple):
         twist = type(sampler.twist).__name__
         if isinstance(sampler.twist, Tempered):
             twist = f"Tempered({type(sampler.twist.twist).__name__}, power={sampler.twist.power:g})"
-        return f"{self.num_islands} × {sampler.num_particles} particles{steps}{opposite}; twist {twist}, {self.reason}"
+        draws = "" if self.num_draws is None else f"{self.num_draws} draws of the other unknowns × "
+        count = f"{self.num_islands} × {draws}{sampler.num_particles} particles"
+        return f"{count}{steps}{opposite}; twist {twist}, {self.reason}"
+
+    @property
+    def size(self) -> int:
+        """What grows where more is asked for: draws of the other unknowns, particles where there are none."""
+        return self.sampler.num_particles if self.num_draws is None else self.num_draws
+
+    def with_size(self, size: int) -> "Plan":
+        """The same of another size."""
+        return self.with_particles(size) if self.num_draws is None else self._replace(num_draws=size)
+
+    def larger(self, of_draws: bool) -> "Plan | None":
+        """With four times the draws, or particles; None for one that has as many as are taken at most."""
+        if of_draws:
+            return None if self.size >= MOST_DRAWS else self.with_size(MORE * self.size)
+        count, most = self.sampler.num_particles, MOST_PARTICLES if self.num_draws is None else MOST_INNER
+        return None if count >= most else self.with_particles(MORE * count)
+
+    def with_particles(self, count: int) -> "Plan":
+        """The same with so many particles."""
+        return self._replace(sampler=dataclasses.replace(self.sampler, num_particles=count))
 
 
 def first_plan(found: Latent, sampler: TwistedSMC, num_islands: int) -> Plan:
@@ -56,12 +85,6 @@ def alternatives(found: Latent, plan: Plan) -> list[Plan]:
         others.insert(1, Laplace())
     sampler = lambda twist: dataclasses.replace(plan.sampler, twist=twist)
     return [plan._replace(sampler=sampler(twist), reason="chosen by trial") for twist in others]
-
-
-def with_more(plan: Plan, times: int = MORE_PARTICLES) -> Plan:
-    """The same with more particles."""
-    more = dataclasses.replace(plan.sampler, num_particles=times * plan.sampler.num_particles)
-    return plan._replace(sampler=more)
 
 
 def is_good(found: Reliability) -> bool:

@@ -5,16 +5,19 @@ follows from the first one and the number of particles. So what is resumed ends,
 run does.
 """
 
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+from jax import Array
 
 from .._files import check_writable
 from ..checkpoints import (
     CheckpointError,
     describe,
+    digest,
     read_module,
     read_training_state,
     write_module,
@@ -97,6 +100,14 @@ def saved_particles(path: Any, settings: dict[str, Any]) -> int | None:
     return count
 
 
-def read_run(path: Any, like: Any) -> Any:
-    """The run in the file, in the structure of `like`."""
-    return read_training_state(path, like)[0]
+def read_run(path: Any, run: Callable[[], Any]) -> Any:
+    """The run in the file, in the structure of ``run()``."""
+    return read_training_state(path, eqx.filter_eval_shape(run))[0]
+
+
+def settings_of(path: Any, key: Array, inputs: Any, plan: Any, sampler: Any) -> dict[str, Any]:
+    """What a checkpoint must agree with, in JSON: arguments and model, the plan, what else the sampler was given."""
+    if path is None:
+        return {}
+    said = {"threshold": sampler.threshold, "chunk": sampler.chunk}
+    return {"key": digest(key), "arguments": digest(inputs), "plan": str(plan)} | said

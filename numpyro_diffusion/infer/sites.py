@@ -63,7 +63,7 @@ def glance(
     """
     if not callable(model):
         raise ValueError(f"model: expected a NumPyro model, which comes after the key, got {model!r}")
-    zeros = _Zeros(model)
+    zeros = Zeros(model)
     sites = trace(seed(zeros, rng_seed=0)).get_trace(*args, **kwargs)
     return zeros.names, sites
 
@@ -105,14 +105,16 @@ class Given(Messenger):
             msg["value"] = self.value
 
 
-class _Zeros(Messenger):
-    """Gives latent diffusion sites zeros, and notes their names."""
+class Zeros(Messenger):
+    """Gives latent diffusion sites zeros, and notes their names, and those of the other latent sites."""
 
     def __init__(self, model: Callable[..., Any]) -> None:
         self.names: list[str] = []
+        self.others: list[str] = []
         super().__init__(model)
 
     def process_message(self, msg: dict[str, Any]) -> None:
+        """Sets the values, before the sites are sampled."""
         if msg["type"] != "sample" or msg["is_observed"] or msg["value"] is not None:
             return
         law = msg["fn"]
@@ -124,6 +126,8 @@ class _Zeros(Messenger):
             self.names.append(msg["name"])
             shape = msg["fn"].batch_shape + msg["fn"].event_shape
             msg["value"] = jnp.zeros(shape, one.process.diffusion.value_type)
+        else:
+            self.others.append(msg["name"])
 
 
 class _Found(Exception):

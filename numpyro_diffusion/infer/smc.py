@@ -1,43 +1,49 @@
-"""SMC for a NumPyro model with one latent diffusion site."""
+"""SMC for a NumPyro model with a latent diffusion site, and perhaps other unknowns."""
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from os import PathLike
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
-from tqdm.auto import tqdm
 
 from .._checks import check_callable, check_count, check_key, check_site
 from .._devices import Devices
-from ..checkpoints import digest
-from ..samplers import Particles, Reliability, ReliabilityWarning, TwistedSMC, reliability
+from ..samplers import Particles, Reliability, ReliabilityWarning, TwistedSMC
 from ..twists import AbstractTwist
-from .cross_check import CrossCheck, cross_check
+from .cross_check import CrossCheck
+from .doubling import doublings
 from .evidence import evidence_error
 from .extract import Latent, extract
-from .islands import IslandsRun, check_evidence, equally_weighted, run_islands
-from .mixtures import Labelled, Labels, Mixture, labels_of
-from .plan import Plan, alternatives, badness, first_plan, is_good, with_more
-from .resume import read_run, save_run, saved_particles
-from .several import one_site, values_by_site
+from .islands import Alone, IslandsRun, check_evidence
+from .mixtures import Labelled, Labels, Mixture
+from .others import others_of
+from .plan import NUM_DRAWS, NUM_INNER, NUM_PARTICLES, Plan, first_plan
+from .resume import settings_of
+from .several import one_site
 from .shorthand import sampler_of
 from .sites import mixture_at
 from .summary import table
+from .tempering import by_island
+from .whole_run import Whole, WholeReliability, WholeRun
 
 
 class SMC:
-    """Samples one diffusion site and estimates the model's log evidence, by independent runs of `TwistedSMC`.
+    """Samples all unknowns of a model with a diffusion site and estimates its log evidence, by runs of `TwistedSMC`.
 
-    *Consistent as particles grow*; the evidence estimate is unbiased at any number. The site must be the model's only
-    latent one, or the others must have values (`numpyro.handlers.substitute`). The independent runs, called islands,
-    give the standard error and are the chains in ArviZ.
+    *Consistent as particles grow*; where x alone is unknown the evidence estimate is unbiased at any number. The
+    independent runs, called islands, give the standard error and are the chains in ArviZ.
+
+    Other latent sites, on which the prior of x may depend, are drawn along: each island has `num_draws` draws of them,
+    each with a run of its own for x, which estimates the likelihood without x, and never a bound. From draws of their
+    prior these go to the posterior by powers of that estimate, with resampling and pseudo-marginal Metropolis moves
+    (Duan and Fulop 2015, "Density-tempered marginalized sequential Monte Carlo samplers"): *consistent as draws grow*,
+    for any number of particles. Sites may be continuous, or have single elements of a few values; moves are made for up
+    to some ten numbers. `reliability` is then that of the moves and of the estimates.
 
     What is not given is chosen, and said by `plan`: the twist by rule (`nd.twists.default_twist`); where that run has
     few effective particles on the way, or islands apart, other twists are tried, the best of them is kept, and if need
@@ -51,7 +57,8 @@ class SMC:
         model: the NumPyro model.
         site: name of the diffusion site; None for the only one, which is found when run, or for several, of different
             priors with one schedule, which are then one state.
-        num_particles: in each island, at least 2; 512 unless given, or 2,048 where these are too few.
+        num_particles: in each island, at least 2; 512 unless given, or 2,048 where these are too few. With other
+            unknowns in each run for x; 8 unless given, or 32 or 128 where these are too few.
         num_islands: independent runs; a standard error needs 2.
         sampler: of every island, ``nd.samplers.TwistedSMC(512)`` unless given; where it names no twist, twists are
             tried in turn, see above, and where it names no steps, the prior's own sampler does.
@@ -63,9 +70,10 @@ class SMC:
         antithetic: see `twist`.
         devices: see `twist`; they share the islands where their number divides among them, and the particles of each
             island where it does not. Also those of several processes, which then all return the whole answer.
-        target_log_evidence_sd: double the particles until the standard deviation of the islands' log evidences is at
-            most this, in nats, or `max_particles` is reached, which gives a warning.
-        max_particles: the budget of `target_log_evidence_sd`, particles of one island.
+        num_draws: with other unknowns, draws of them in each island; 256 unless given, 1,024 where these are few.
+        target_log_evidence_sd: double the particles, or the draws of other unknowns, until the standard deviation of
+            the islands' log evidences is at most this, in nats, or `max_particles` is reached, which gives a warning.
+        max_particles: the budget of `target_log_evidence_sd`, particles, or draws, of one island.
         checkpoint: file of the last finished run of `target_log_evidence_sd`. With the same key, arguments and settings
             a run goes on from there, also with a greater `max_particles` or another target, to the same numbers.
         progress_bar: whether `target_log_evidence_sd` shows one.
@@ -90,6 +98,7 @@ class SMC:
         chunk: int | None = None,
         antithetic: bool | None = None,
         devices: Devices | None = None,
+        num_draws: int | None = None,
         target_log_evidence_sd: float | None = None,
         max_particles: int = 2**14,
         checkpoint: str | PathLike[str] | None = None,
@@ -103,8 +112,10 @@ class SMC:
             "num_particles": num_particles, "twist": twist, "num_steps": num_steps, "threshold": threshold,
             "chunk": chunk, "antithetic": antithetic, "devices": devices,
         }  # fmt: skip
-        self._sampler = sampler_of(TwistedSMC, sampler, shorthand, 512)
-        self._may_grow = num_particles is None and sampler is None
+        self._sampler = sampler_of(TwistedSMC, sampler, shorthand, NUM_PARTICLES)
+        self._may_grow = num_particles is None and sampler is None and num_draws is None
+        self._says_particles = num_particles is not None or sampler is not None
+        self.num_draws = None if num_draws is None else check_count("num_draws", num_draws, 2)
         if target_log_evidence_sd is not None and not target_log_evidence_sd > 0:
             raise ValueError(f"target_log_evidence_sd: expected a positive number, got {target_log_evidence_sd}")
         if target_log_evidence_sd is not None and self.num_islands < 2:
@@ -114,7 +125,8 @@ class SMC:
         self.checkpoint = checkpoint
         self.target_log_evidence_sd, self.progress_bar = target_log_evidence_sd, progress_bar
         self.max_particles = check_count("max_particles", max_particles, 2)
-        self._result: tuple[Particles, Array] | None = None
+        self._result: IslandsRun | WholeRun | None = None
+        self._target: Any = None  # `Alone` or `Whole`
         self._plan: Plan | None = None
         self._key: Array | None = None
         self._mixture: Mixture | None = None
@@ -126,79 +138,53 @@ class SMC:
         key, self._key = jax.random.split(check_key("key", key))
         self.args, self.kwargs = args, kwargs
         # Outside of compiled code, where values can be checked.
-        self._model, self.site = one_site(self.model, self._asked, args, kwargs)
+        whole = others_of(self.model, args, kwargs)
+        given = self.model if whole is None else whole.given
+        self._model, self.site = one_site(given, self._asked, args, kwargs)
         self._mixture = mixture_at(self._model, self.site, args, kwargs)
         model = self._model if self._mixture is None else Labelled(self._model, self.site, self._mixture.laws[0])
         found = extract(model, self.site, args, kwargs).in_latent()
         self._plan = first_plan(found, self._sampler, self.num_islands)
+        if whole is None and self.num_draws is not None:
+            raise ValueError(f"num_draws: expected None for a model in which x alone is unknown, got {self.num_draws}")
+        if whole is None:
+            self._target = Alone(self._model, self.site, args, kwargs)
+        else:
+            smooth = not found.prior.is_discrete and not whole.is_discrete
+            self._target = Whole(self.model, self._asked, args, kwargs, smooth)
+            self._plan = self._of_whole(self._plan)
         if self.target_log_evidence_sd is None:
             self._adapt(key, found)
         else:
-            self._double(key, found, self.target_log_evidence_sd)
+            settings = settings_of(self.checkpoint, key, (args, kwargs, found), self.plan, self._sampler)
+            wanted, limit, bar = self.target_log_evidence_sd, self.max_particles, self.progress_bar
+            for run in doublings(key, self._target, self.plan, wanted, limit, self.checkpoint, settings, bar):
+                self._keep(run)
         check_evidence(self.log_evidences, self.num_particles)
+        more = "particles" if self.plan.num_draws is None else "draws (num_draws), more particles for each"
         self.reliability.warn(
-            "More particles or another twist may help; cross_check() and nd.infer.TemperedSMC give a second opinion."
+            f"More {more} or another twist may help; cross_check() and nd.infer.TemperedSMC give a second opinion."
         )
         return self
 
     def _adapt(self, key: Array, found: Latent) -> None:
         """Run by rule; where that is poor and nothing else was asked for, try other twists, then more particles."""
         tried = [self._once(key, self.plan)]
-        if self._sampler.twist is None and not is_good(tried[0].reliability):
-            for plan in alternatives(found, self.plan):
+        if self._sampler.twist is None and not tried[0].is_good:
+            for plan in tried[0].alternatives(found):
                 tried.append(self._once(jax.random.fold_in(key, len(tried)), plan))
-                if is_good(tried[-1].reliability):
+                if tried[-1].is_good:
                     break
-        best = min(tried, key=lambda run: badness(run.reliability))
-        if self._may_grow and not is_good(best.reliability):
-            best = self._once(jax.random.fold_in(key, len(tried)), with_more(best.plan))
+        best = min(tried, key=lambda run: run.badness)
+        while self._may_grow and not best.is_good and (more := best.more) is not None:
+            best = self._once(jax.random.fold_in(key, len(tried)), more)
+            tried.append(best)
         self._keep(best)
 
-    def _double(self, key: Array, found: Latent, wanted: float) -> None:
-        """Double the particles until the islands agree as asked for, from the run in the checkpoint if there is one."""
-        settings = self._settings(key, found)
-        run = self._resumed(key, settings)
-        bar = tqdm(disable=not self.progress_bar, desc="SMC", unit="run")
-        while True:
-            if run is None:
-                run = self._once(jax.random.fold_in(key, self.num_particles), self.plan)
-                save_run(self.checkpoint, self.num_particles, run[1:], settings)
-            self._keep(run)
-            run = None
-            bar.update()
-            bar.set_postfix(particles=self.num_particles, sd=f"{self._spread:.3f}")
-            if self._spread <= wanted:
-                break
-            if 2 * self.num_particles > self.max_particles:
-                warnings.warn(
-                    f"the islands' log evidences differ by a standard deviation of {self._spread:.3g} nats at "
-                    f"{self.num_particles} particles, more than target_log_evidence_sd = {wanted}; max_particles = "
-                    f"{self.max_particles} allows no more",
-                    ReliabilityWarning,
-                    stacklevel=3,
-                )
-                break
-            self._plan = with_more(self.plan, 2)
-        bar.close()
-
-    def _settings(self, key: Array, found: Latent) -> dict[str, Any]:
-        """What a checkpoint must agree with, in JSON."""
-        if self.checkpoint is None:
-            return {}
-        arguments = digest((self.args, self.kwargs, found))
-        sampler = {"threshold": self._sampler.threshold, "chunk": self._sampler.chunk}
-        return {"key": digest(key), "arguments": arguments, "plan": str(self.plan)} | sampler
-
-    def _resumed(self, key: Array, settings: dict[str, Any]) -> IslandsRun | None:
-        """The run in the checkpoint, if there is one."""
-        count = saved_particles(self.checkpoint, settings)
-        if count is None:
-            return None
-        sampler = dataclasses.replace(self.plan.sampler, num_particles=count)
-        self._plan = self.plan._replace(sampler=sampler)
-        keys = jax.random.split(key, self.num_islands)
-        like = eqx.filter_eval_shape(run_islands, self._model, self.site, sampler, keys, self.args, self.kwargs)
-        return IslandsRun(self.plan, *read_run(self.checkpoint, like))
+    def _of_whole(self, plan: Plan) -> Plan:
+        """With draws of the other unknowns, and as many particles as a run for each needs."""
+        plan = plan if self._says_particles else plan.with_particles(NUM_INNER)
+        return plan._replace(num_draws=NUM_DRAWS if self.num_draws is None else self.num_draws)
 
     @property
     def plan(self) -> Plan:
@@ -213,21 +199,33 @@ class SMC:
         return (self._sampler if self._plan is None else self._plan.sampler).num_particles
 
     @property
-    def reliability(self) -> Reliability:
-        """Least and final effective size, Pareto k̂ and how far apart the islands are."""
-        return reliability(self.particles)
+    def reliability(self) -> Reliability | WholeReliability:
+        """What speaks against the answer: effective sizes and gaps; with other unknowns of the moves and estimates."""
+        return self._done().reliability
 
     @property
     def particles(self) -> Particles:
-        """The particles of every island, leading shape (num_islands, *batch) of every array."""
-        return self._done()[0]
+        """The particles of every island, leading shape (num_islands, *batch) of every array, where x alone is unknown.
+
+        Raises:
+            ValueError: other unknowns, whose draws have particles each.
+        """
+        return self._of("particles", Alone, "in which x alone is unknown; get_samples() has the draws").particles
+
+    @property
+    def temperatures(self) -> list[np.ndarray]:
+        """With other unknowns: the powers of the estimated likelihood in every island, growing to 1."""
+        return by_island(self._of("temperatures", Whole, "with other unknowns than x").island.records, "temperatures")
+
+    @property
+    def acceptance_rates(self) -> list[np.ndarray]:
+        """With other unknowns: mean acceptance probability of the moves at each of the temperatures, by island."""
+        return by_island(self._of("acceptance_rates", Whole, "with other unknowns than x").island.records, "acceptance")
 
     @property
     def log_evidences(self) -> Array:
         """Log evidence of every island, all observed sites counted, in nats, shape (num_islands,)."""
-        particles, constant = self._done()
-        each = particles.log_evidence
-        return each.reshape(self.num_islands, -1).sum(-1) + constant
+        return self._done().log_evidences
 
     @property
     def log_evidence(self) -> float:
@@ -242,10 +240,10 @@ class SMC:
     @property
     def labels(self) -> Labels:
         """Posterior probabilities of the labels of a site with a mixture of priors: *consistent as particles grow*."""
-        particles, _ = self._done()
+        run = self._done()
         if self._mixture is None:
             raise ValueError("site: expected one with a mixture of priors (MixtureGeneral), got one of one prior")
-        return labels_of(particles, len(self._mixture.laws))
+        return run.labels(len(self._mixture.laws))
 
     def cross_check(self, key: Array, num_draws: int = 2**15) -> CrossCheck:
         """Compare the log evidence with an estimate that shares nothing with twists, and warn where they disagree.
@@ -264,14 +262,14 @@ class SMC:
         Raises:
             ValueError: no finished run; what `TemperedSMC` raises.
         """
-        first, steps = (self.log_evidence, self.log_evidence_error), self.plan.sampler.num_steps
-        found = cross_check(key, self._model, self.site, steps, first, num_draws, self.args, self.kwargs)
+        first = (self.log_evidence, self.log_evidence_error)
+        found = self._target.second_opinion(key, self.plan, first, num_draws)
         if not found.agrees:
             warnings.warn(f"this evidence may be wrong: {found}", ReliabilityWarning, stacklevel=2)
         return found
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
-        """Equally weighted draws, as many as particles, by systematic resampling.
+        """Equally weighted draws, as many as particles, or as `num_draws` of other unknowns, by systematic resampling.
 
         Args:
             group_by_chain: keep the islands apart, each resampled by its own weights. Otherwise all particles are
@@ -279,11 +277,10 @@ class SMC:
 
         Returns:
             The site's draws, shape (num_islands, num_particles, *batch, *event) or with the first two as one; of all
-            sites that were one state, by name.
+            sites that were one state, by name. With other unknowns also theirs, and the deterministic sites.
         """
-        particles, _ = self._done()
-        draws = equally_weighted(self._key, particles, group_by_chain)
-        return values_by_site(self._model, self.site, draws, self.args, self.kwargs)
+        run = self._done()
+        return self._target.draws(run, self._key, group_by_chain)
 
     def print_summary(self, prob: float = 0.9) -> None:
         """Print the posterior's summary, the log evidence, what speaks for and against both, and the plan.
@@ -292,28 +289,25 @@ class SMC:
             prob: of the intervals, from quantile to quantile.
         """
         print(table(self.get_samples(), prob))
-        found = self.reliability
         print(f"log evidence {self.log_evidence:.3f} ± {self.log_evidence_error:.3f} nats")
         print("islands: " + ", ".join(f"{each:.3f}" for each in np.asarray(self.log_evidences)))
-        print(
-            f"effective particles of {self.num_particles} an island: at least {found.least_size:.0f} on the way, "
-            f"{found.final_size:.0f} at the end; Pareto k̂ {found.khat:.2f}"
-        )
+        print(self._done().said)
         print(f"plan: {self.plan}")
 
-    @property
-    def _spread(self) -> float:
-        return float(np.std(np.asarray(self.log_evidences), ddof=1)) if self.num_islands > 1 else float("nan")
-
-    def _done(self) -> tuple[Particles, Array]:
+    def _done(self) -> Any:
         if self._result is None:
             raise ValueError("SMC: expected a finished run; call run(key, …) first")
         return self._result
 
-    def _once(self, key: Array, plan: Plan) -> IslandsRun:
-        keys = jax.random.split(key, self.num_islands)
-        particles, constant = run_islands(self._model, self.site, plan.sampler, keys, self.args, self.kwargs)
-        return IslandsRun(plan, particles, constant)
+    def _of(self, name: str, kind: type, expected: str) -> Any:
+        """The run, if it is of this kind."""
+        run = self._done()
+        if not isinstance(self._target, kind):
+            raise ValueError(f"{name}: expected a run {expected}")
+        return run
 
-    def _keep(self, run: IslandsRun) -> None:
-        self._plan, self._result = run.plan, (run.particles, run.constant)
+    def _once(self, key: Array, plan: Plan) -> Any:
+        return self._target.run(key, plan)
+
+    def _keep(self, run: IslandsRun | WholeRun) -> None:
+        self._plan, self._result = run.plan, run

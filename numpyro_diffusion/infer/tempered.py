@@ -17,7 +17,8 @@ from ..samplers import ReliabilityWarning
 from ..samplers.resampling import systematic
 from .evidence import evidence_error
 from .noise_model import check_model
-from .tempering import Island, Move, Options, run_island
+from .noise_moves import Island, Move, Options, run_island
+from .tempering import Settings, by_island
 
 LOW_ACCEPTANCE = 0.05
 APART = 1.0
@@ -88,11 +89,9 @@ class TemperedSMC:
         self._options = Options(
             self.num_particles,
             move,
-            float(ess),
-            check_count("num_moves", moves),
             check_count("max_leapfrogs", max_leapfrogs),
-            check_count("max_temperatures", max_temperatures),
             None if chunk is None else check_count("chunk", chunk),
+            Settings(float(ess), check_count("num_moves", moves), check_count("max_temperatures", max_temperatures)),
         )
         self._result: Island | None = None
         self._key: Array | None = None
@@ -138,17 +137,17 @@ class TemperedSMC:
     @property
     def temperatures(self) -> list[np.ndarray]:
         """The likelihood's powers in every island, growing to 1."""
-        return self._records(self._done().temperatures)
+        return self._records("temperatures")
 
     @property
     def acceptance_rates(self) -> list[np.ndarray]:
         """Mean acceptance probability of the moves at each of the temperatures, for every island."""
-        return self._records(self._done().acceptance)
+        return self._records("acceptance")
 
     @property
     def moves(self) -> list[np.ndarray]:
         """How many moves were made at each of the temperatures, for every island."""
-        return self._records(self._done().moves)
+        return self._records("moves")
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
         """Equally weighted draws, as many as particles.
@@ -182,9 +181,8 @@ class TemperedSMC:
             raise ValueError("TemperedSMC: expected a finished run; call run(key, …) first")
         return self._result
 
-    def _records(self, padded: Array) -> list[np.ndarray]:
-        counts = np.asarray(self._done().stages)
-        return [np.asarray(row)[:count] for row, count in zip(padded, counts, strict=True)]
+    def _records(self, name: str) -> list[np.ndarray]:
+        return by_island(self._done().records, name)
 
     def _least_acceptance(self) -> float:
         return min(float(each.min()) for each in self.acceptance_rates if len(each))
@@ -193,7 +191,7 @@ class TemperedSMC:
         """Say, with numbers, what makes the result doubtful."""
         evidences = np.asarray(result.log_evidence, dtype=np.float64)
         found = []
-        if (bad := int(result.undefined.sum())) > 0:
+        if (bad := int(result.records.undefined.sum())) > 0:
             total = self.num_islands * self.num_particles
             found.append(
                 f"the model's density is no number at {bad} of {total} draws of the prior; it counts as 0 there"
@@ -204,8 +202,10 @@ class TemperedSMC:
             found.append(f"the islands' log evidences are {apart:.3g} nats apart, more than {APART:g}")
         if (least := self._least_acceptance()) < LOW_ACCEPTANCE:
             found.append(f"moves were accepted with a mean probability of {least:.3g} at one temperature")
-        if short := int(np.sum(~np.asarray(result.finished))):
-            found.append(f"max_temperatures = {self._options.max_temperatures} was too few for {short} islands")
+        if short := int(np.sum(~np.asarray(result.records.finished))):
+            found.append(
+                f"max_temperatures = {self._options.settings.max_temperatures} was too few for {short} islands"
+            )
         if found:
             message = f"TemperedSMC: {'; '.join(found)}. More particles or moves may help"
             warnings.warn(message, ReliabilityWarning, stacklevel=3)

@@ -1,147 +1,147 @@
-"""Tempered SMC of one island: from draws of the prior to draws of the posterior, by powers of the likelihood."""
+"""Tempered SMC: from draws of the prior to draws of the posterior, by powers of the likelihood."""
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logsumexp
 
-from .._batching import batched_map
 from ..samplers.resampling import effective_size, systematic
-from .noise_model import NoiseModel
-from .rotation import Evaluate, Point, move, reference
 
-Move = Literal["hmc", "pcn"]
-# Acceptance rates that the angle aims at.
-WANTED = {"hmc": 0.8, "pcn": 0.3}
 # Moves go on until particles' correlation with where they were, when the temperature changed, is at most this.
 CORRELATION = 0.1
 HALVINGS = 60
 
 
-class Options(NamedTuple):
-    """Settings of a run, all static; see `TemperedSMC`."""
+class AbstractMoves(ABC):
+    """What is tempered: Markov moves of particles, which leave prior × likelihood^temperature invariant.
 
-    num_particles: int
-    move: Move
-    ess: float
-    num_moves: int
-    max_leapfrogs: int
-    max_temperatures: int
-    chunk: int | None
+    Particles are a pytree with their number in front, of which the fields `log_likelihood` and `undefined`, shape (n,),
+    and `features`, shape (n, k), whose mixing counts, are looked at here.
+    """
+
+    wanted: float  # acceptance rate that the angle aims at
+
+    @abstractmethod
+    def at(self, points: Any, temperature: Array) -> Any:
+        """The same particles at another temperature."""
+
+    @abstractmethod
+    def law(self, points: Any) -> Any:
+        """A law near the target, from equally weighted particles, for the moves at one temperature."""
+
+    @abstractmethod
+    def move(self, key: Array, points: Any, temperature: Array, angle: Array, law: Any) -> tuple[Any, Array]:
+        """One move of each particle, and the probabilities with which the proposals were accepted, shape (n,)."""
 
 
-class Island(NamedTuple):
-    """One island's result.
+class Settings(NamedTuple):
+    """Settings of `anneal`, all static.
 
     Attributes:
-        values: draws of latent and deterministic sites, each with the particles in front.
-        log_evidence: in nats, shape (); −inf where no particle had a likelihood.
+        ess: the effective share of particles that each temperature keeps.
+        num_moves: at most so many moves at each temperature.
+        max_temperatures: after as many, the last step goes to 1 at once.
+    """
+
+    ess: float
+    num_moves: int
+    max_temperatures: int
+
+
+class Records(NamedTuple):
+    """How it went.
+
+    Attributes:
         stages: how many temperatures, shape ().
         finished: whether the step to temperature 1 kept the effective size, shape ().
         temperatures: shape (max_temperatures,), NaN from `stages` on.
         acceptance: mean acceptance probability at each of them, likewise.
         moves: how many moves there, 0 from `stages` on.
-        undefined: at how many of the prior's draws the densities were no number, shape ().
+        correlation: that of particles with where they were, after the moves; NaN from `stages` on.
+        undefined: at how many draws of the prior the densities were no number, shape ().
     """
 
-    values: dict[str, Array]
-    log_evidence: Array
     stages: Array
     finished: Array
     temperatures: Array
     acceptance: Array
     moves: Array
+    correlation: Array
     undefined: Array
+
+
+def by_island(records: Records, name: str) -> list[np.ndarray]:
+    """One of the records of each island, of which there are several in front, as long as there were temperatures."""
+    counts = np.asarray(records.stages)
+    return [np.asarray(row)[:count] for row, count in zip(getattr(records, name), counts, strict=True)]
 
 
 class _State(NamedTuple):
     key: Array
-    points: Point
+    points: Any
+    blank: Array
     temperature: Array
     log_evidence: Array
     angle: Array
-    stage: Array
-    finished: Array
-    temperatures: Array
-    acceptance: Array
-    moves: Array
+    records: Records
 
 
-@eqx.filter_jit
-def run_island(
-    model: Callable[..., Any], options: Options, key: Array, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Island:
-    """Run one island, compiled; see `TemperedSMC`."""
-    noise_model = NoiseModel(model, args, kwargs)
-    _, unravel = ravel_pytree(noise_model.example)
-    is_noise, _ = ravel_pytree(noise_model.is_noise)
-    evaluate = _evaluator(noise_model, unravel, options.move)
-    first, key = jax.random.split(key)
-    keys = jax.random.split(first, options.num_particles)
-    z = batched_map(lambda key: ravel_pytree(noise_model.start(key))[0], keys, options.chunk)
-    every = lambda z, temperature: batched_map(lambda z: evaluate(z, temperature), z, options.chunk)
-    points = every(z, jnp.zeros(()))
-    undefined = jnp.sum(points.undefined)
+def anneal(
+    key: Array, moves: AbstractMoves, points: Any, settings: Settings, blank: bool = False
+) -> tuple[Any, Array, Records]:
+    """From draws of the prior to equally weighted draws of the posterior, inside a compiled program.
+
+    Each step of the temperature is as long as the effective size allows (Jasra et al. 2011; Zhou, Johansen and Aston
+    2016), particles are resampled, and moves draw them apart (Del Moral, Doucet and Jasra 2006).
+
+    Args:
+        key: JAX random key.
+        moves: of the particles.
+        points: draws of the prior, with the likelihood at each.
+        settings: see `Settings`.
+        blank: whether the points are mere zeros instead, which one move at temperature 0 makes draws of the prior; so
+            a program has the likelihood once.
+
+    Returns:
+        The particles at temperature 1, the log evidence in nats, shape (), −inf where no particle had a likelihood, and
+        the records.
+    """
 
     def stage(state: _State) -> _State:
         key, pick, again = jax.random.split(state.key, 3)
-        state, log_weight = _heat(state, options)
-        z = state.points.z[systematic(pick, log_weight)]
-        points = every(z, state.temperature)
-        return _mix(again, state._replace(key=key, points=points), evaluate, options, is_noise)
+        state, log_weight = _heat(state, settings)
+        ancestors = systematic(pick, log_weight)
+        points = jax.tree.map(lambda leaf: leaf[ancestors], state.points)
+        return _mix(again, state._replace(key=key, points=moves.at(points, state.temperature)), moves, settings)
 
     going = lambda state: (state.temperature < 1) & jnp.isfinite(state.log_evidence)
-    last = jax.lax.while_loop(going, stage, _first(key, points, options.max_temperatures))
-    values = batched_map(lambda z: noise_model.values(unravel(z)), last.points.z, options.chunk)
-    records = (last.stage, last.finished, last.temperatures, last.acceptance, last.moves)
-    return Island(values, last.log_evidence, *records, undefined)
+    last = jax.lax.while_loop(going, stage, _first(key, points, blank, settings.max_temperatures))
+    return last.points, last.log_evidence, last.records
 
 
-def _evaluator(model: NoiseModel, unravel: Callable[[Array], Any], kind: Move) -> Evaluate:
-    """(z, temperature) → `Point`: a density that is no number counts as 0, and such a slope too."""
-
-    def target(z: Array, temperature: Array) -> tuple[Array, Any]:
-        found = model.evaluate(unravel(z))
-        return found.log_base + temperature * found.log_likelihood, found
-
-    def evaluate(z: Array, temperature: Array) -> Point:
-        slope = jnp.zeros(())
-        if kind == "hmc":
-            (_, found), slope = jax.value_and_grad(target, has_aux=True)(z, temperature)
-            slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-        else:
-            _, found = target(z, temperature)
-        both = (found.log_base, found.log_likelihood)
-        bad = [jnp.isnan(value) | jnp.isposinf(value) for value in both]
-        base, likelihood = (jnp.where(bad[0] | bad[1], -jnp.inf, value) for value in both)
-        return Point(z, base, likelihood, bad[0] | bad[1], found.features, slope)
-
-    return evaluate
+def _first(key: Array, points: Any, blank: bool, size: int) -> _State:
+    none, zero, undefined = jnp.full(size, jnp.nan), jnp.zeros(()), jnp.sum(points.undefined)
+    records = Records(jnp.asarray(0), jnp.asarray(True), none, none, jnp.zeros(size, dtype=int), none, undefined)
+    return _State(key, points, jnp.asarray(blank), zero, zero, jnp.ones(()), records)
 
 
-def _first(key: Array, points: Point, size: int) -> _State:
-    none = jnp.full(size, jnp.nan)
-    zero, true = jnp.zeros(()), jnp.asarray(True)
-    return _State(key, points, zero, zero, jnp.ones(()), jnp.asarray(0), true, none, none, jnp.zeros(size, dtype=int))
-
-
-def _heat(state: _State, options: Options) -> tuple[_State, Array]:
+def _heat(state: _State, settings: Settings) -> tuple[_State, Array]:
     """The next temperature, and the log weights that lead to it."""
     log_likelihood = state.points.log_likelihood
     rest = 1 - state.temperature
-    step = _increment(log_likelihood, rest, options.ess)
-    forced = (state.stage == options.max_temperatures - 1) & (step < rest)
-    step = jnp.where(forced, rest, step)
+    step = _increment(log_likelihood, rest, settings.ess)
+    forced = (state.records.stages == settings.max_temperatures - 1) & (step < rest)
+    step = jnp.where(state.blank, 0.0, jnp.where(forced, rest, step))
     log_weight = step * log_likelihood
     temperature = jnp.where(step >= rest, 1.0, state.temperature + step)
-    log_evidence = state.log_evidence + logsumexp(log_weight) - math.log(options.num_particles)
-    return state._replace(temperature=temperature, log_evidence=log_evidence, finished=~forced), log_weight
+    log_evidence = state.log_evidence + logsumexp(log_weight) - math.log(len(log_weight))
+    records = state.records._replace(finished=~forced)
+    return state._replace(temperature=temperature, log_evidence=log_evidence, records=records), log_weight
 
 
 def _increment(log_likelihood: Array, rest: Array, ess: float) -> Array:
@@ -162,51 +162,44 @@ def _increment(log_likelihood: Array, rest: Array, ess: float) -> Array:
     return jnp.where(enough(rest), rest, jnp.where(low > 0, low, high))
 
 
-def _mix(key: Array, state: _State, evaluate: Evaluate, options: Options, is_noise: Array) -> _State:
+def _mix(key: Array, state: _State, moves: AbstractMoves, settings: Settings) -> _State:
     """Move the particles at one temperature until they have forgotten where they were, or for `num_moves` moves."""
-    law, begin = reference(state.points.z, is_noise), state.points
+    begin = state.points
+    law = moves.law(begin)
 
     def moving(carry: Any) -> Array:
         done, _, _, _, correlation, _ = carry
-        return (done < options.num_moves) & ~(correlation <= CORRELATION)
+        return (done < jnp.where(state.blank, 1, settings.num_moves)) & ~(correlation <= CORRELATION)
 
     def once(carry: Any) -> Any:
         done, key, points, angle, _, total = carry
         key, own = jax.random.split(key)
-        count = _leapfrogs(angle, options)
-        one = lambda pair: move(pair[0], evaluate, pair[1], state.temperature, angle, count, law)
-        keys = jax.random.split(own, options.num_particles)
-        points, accepted = batched_map(one, (keys, points), options.chunk)
+        points, accepted = moves.move(own, points, state.temperature, angle, law)
         rate = accepted.mean()
-        return done + 1, key, points, _adapt(angle, rate, options.move), _correlation(begin, points), total + rate
+        return done + 1, key, points, _adapt(angle, rate, moves.wanted), _correlation(begin, points), total + rate
 
     start = (jnp.asarray(0), key, begin, state.angle, jnp.ones(()), jnp.zeros(()))
-    done, _, points, angle, _, total = jax.lax.while_loop(moving, once, start)
-    at = state.stage
-    return state._replace(
-        points=points,
-        angle=angle,
-        stage=at + 1,
-        temperatures=state.temperatures.at[at].set(state.temperature),
-        acceptance=state.acceptance.at[at].set(total / done),
-        moves=state.moves.at[at].set(done),
+    done, _, points, angle, correlation, total = jax.lax.while_loop(moving, once, start)
+    records, at = state.records, state.records.stages
+    records = records._replace(
+        stages=jnp.where(state.blank, at, at + 1),
+        temperatures=records.temperatures.at[at].set(state.temperature),
+        acceptance=records.acceptance.at[at].set(total / done),
+        moves=records.moves.at[at].set(done),
+        correlation=records.correlation.at[at].set(correlation),
+        undefined=jnp.where(state.blank, jnp.sum(points.undefined), records.undefined),
     )
+    angle = jnp.where(state.blank, state.angle, angle)
+    return state._replace(points=points, blank=jnp.asarray(False), angle=angle, records=records)
 
 
-def _leapfrogs(angle: Array, options: Options) -> Array:
-    """As many rotations as make a quarter turn, after which a draw of the reference is a new one."""
-    if options.move == "pcn":
-        return jnp.asarray(1)
-    return jnp.clip(jnp.ceil(math.pi / 2 / angle), 1, options.max_leapfrogs).astype(int)
-
-
-def _adapt(angle: Array, rate: Array, kind: Move) -> Array:
+def _adapt(angle: Array, rate: Array, wanted: float) -> Array:
     """The angle of the next move, from the share of this one's proposals that were accepted."""
-    change = jnp.clip((rate - WANTED[kind]) / (1 - WANTED[kind]), -1.0, 1.0)
+    change = jnp.clip((rate - wanted) / (1 - wanted), -1.0, 1.0)
     return jnp.clip(angle * jnp.exp(change), 1e-4, math.pi / 2)
 
 
-def _correlation(begin: Point, now: Point) -> Array:
+def _correlation(begin: Any, now: Any) -> Array:
     """How much particles still depend on where they were: of the features, and of the log likelihood, the larger.
 
     Correlations come from the sum of squared jumps, as in Kantas, Beskos and Jasra 2014, and the features' root mean

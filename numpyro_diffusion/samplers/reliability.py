@@ -53,9 +53,14 @@ class Reliability(NamedTuple):
 
     def warn(self, remedy: str, stacklevel: int = 3) -> None:
         """A `ReliabilityWarning` that names every complaint, if there is one."""
-        if said := self.complaints:
-            message = f"this posterior may be wrong: {'; '.join(said)}. {remedy}"
-            warnings.warn(message, ReliabilityWarning, stacklevel=stacklevel)
+        warn_of(self.complaints, remedy, stacklevel + 1)
+
+
+def warn_of(complaints: list[str], remedy: str, stacklevel: int = 2) -> None:
+    """A `ReliabilityWarning` that names every complaint, if there is one."""
+    if complaints:
+        message = f"this posterior may be wrong: {'; '.join(complaints)}. {remedy}"
+        warnings.warn(message, ReliabilityWarning, stacklevel=stacklevel)
 
 
 def reliability(particles: Particles) -> Reliability:
