@@ -75,7 +75,7 @@ def by_gaussian(train: np.ndarray, truth: np.ndarray, known: np.ndarray, rng: np
 
 def run(name: str, count: int, short: bool) -> str:
     """One line of the table."""
-    train, held_out = split(load(name, None), 0)
+    train, held_out = split(load(name), 0)
     truth, rng = held_out[:count].astype(np.float32), np.random.default_rng(1)
     known = rng.random(truth.shape) > HIDDEN
     few: dict[str, Any] = {}

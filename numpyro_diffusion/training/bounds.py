@@ -130,11 +130,12 @@ def proposed_bounds(array: np.ndarray, width: float) -> tuple[Bounds | None, tup
         pairs = [(0.0 - width, np.inf), *((0.0 - width, top + width) for top in tops)]
         (gain, error), pair = max((_gain(noisy[:, i], *pair), pair) for pair in pairs)
         if gain > LEAST_GAIN and gain > ERRORS * error:
-            (low[i], high[i]), _ = pair, gains.append(gain)
+            low[i], high[i] = pair
+            gains.append(gain)
     if not gains:
         return None, ()
-    found, gain = Bounds(low, high), f"nearer to a normal law by {np.mean(gains):.2f} nats a value"
-    return found, (f"bounds: {found.said} ({gain}), if held-out examples agree",)
+    found, nearer = Bounds(low, high), f"nearer to a normal law by {np.mean(gains):.2f} nats a value"
+    return found, (f"bounds: {found.said} ({nearer}), if held-out examples agree",)
 
 
 def _gain(x: np.ndarray, low: float, high: float) -> tuple[float, float]:

@@ -45,6 +45,12 @@ def held_out_rows(key: Array, examples: np.ndarray, share: float) -> tuple[np.nd
     return train, out, (f"windows: each row is the one before, moved by {shift}; {said}",)
 
 
+def independent_rows(examples: np.ndarray) -> int:
+    """How many rows share nothing: all, but of windows that overlap their neighbours only every so many."""
+    shift = window_shift(examples)
+    return -(-len(examples) * shift // examples.shape[1]) if shift else len(examples)
+
+
 def window_shift(examples: np.ndarray) -> int:
     """By how much rows that are windows of one series move from one to the next, at most half of one; 0 for others."""
     if examples.ndim < 2 or len(examples) < 3:

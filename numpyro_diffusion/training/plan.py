@@ -19,6 +19,7 @@ from ..process import ReverseProcess
 from ..schedules import AbstractSchedule
 from ._arguments import check_number, check_numbers
 from .bounds import Bounds, checked_bounds, proposed_bounds
+from .holding_out import independent_rows
 from .scaling import detail_of, location_and_scale, spacing
 from .tables import FEWEST, MOST_COMPONENTS, candidates, same_elements, table, table_width, whitened_gaussian
 
@@ -158,6 +159,7 @@ def _for_table(
     event_shape = array.shape[1:]
     width = spacing(array) if dequantize is None else float(dequantize)
     own = None if bounds is None else checked_bounds(bounds, array, width).or_none
+    apart = independent_rows(array)
     array = array.reshape(len(array), -1)
     constant = np.flatnonzero(np.ptp(array, axis=0) == 0)
     if constant.size and len(event_shape) == 1:
@@ -172,9 +174,10 @@ def _for_table(
         reasons.append(
             f"data: elements {same[0]} and {same[1]} are the same but for their units; the density is that of the model"
         )
-    if count < FEWEST:
+    if apart < FEWEST:
+        few = f"{count} examples" if apart == count else f"windows of which only {apart} share nothing"
         reasons.append("coordinates: whitened, covariance shrunk as Ledoit and Wolf have it")
-        reasons.append(f"training: none, a Gaussian is all that is fitted to {count} examples (fewer than {FEWEST})")
+        reasons.append(f"training: none, a Gaussian is all that is fitted to {few} (fewer than {FEWEST})")
         process, transform = whitened_gaussian(simple)
         return PriorPlan(process, 0, width, tuple(reasons), transform, own, bounds is not None)
     steps = int(np.clip(5 * count, 1_000, 20_000)) if num_steps is None else num_steps
