@@ -23,7 +23,7 @@ LAYERS = [
     {"denoisers"},
     {"last_steps"},
     {"process"},
-    {"diffusers", "factors", "likelihoods"},
+    {"diffusers", "factors", "likelihoods", "placement"},
     {"twists"},
     {"samplers"},
     {"distributions"},

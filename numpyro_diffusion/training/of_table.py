@@ -17,7 +17,7 @@ from .loop import fit, held_out_values
 from .plan import PriorPlan
 from .reporting import report_of
 from .results import FitResult
-from .tables import Candidate, Table, candidates, simplified, table, table_width
+from .tables import Candidate, Table, candidates, simplified, table, table_width, with_placed_steps
 
 REFITTED = 2_000  # examples up to which the chosen prior is fitted again to all of them
 
@@ -61,7 +61,7 @@ def learn_table(
     """
     data = _best_bounds(plan, train, held_out)
     width = table_width(len(train) + len(held_out), data.train.shape[1])
-    tried = candidates(keys[0], data, width, train.shape[1:])
+    tried, placed = with_placed_steps(keys[0], candidates(keys[0], data, width, train.shape[1:]), data)
     short = min(plan.num_steps, pilot)
 
     def run(candidate: Candidate, x: np.ndarray, steps: int, place: Path, **more: Any) -> FitResult:
@@ -77,7 +77,7 @@ def learn_table(
         if short < plan.num_steps:
             results[best] = run(tried[best], train, plan.num_steps, places[best], **known)
         chosen, result = tried[best], results[best]
-        reasons = (*plan.reasons, *_said(plan, data), _compared(tried, results, best))
+        reasons = (*plan.reasons, *_said(plan, data), placed, _compared(tried, results, best))
         curves = {candidate.name: found for candidate, found in zip(tried, results, strict=True)}
         models = _models(plan, data, train, held_out)
         report = report_of(plan, result, chosen.transform, curves, reasons, models, train, held_out)
@@ -86,7 +86,9 @@ def learn_table(
         if whole is None or len(whole) > REFITTED:
             return prior
         all_of_it = table(_flat(whole), _flat(whole)[:0], plan.dequantize, data.bounds, whole.shape[1:], data.recipe)
-        again = candidates(keys[0], all_of_it, width, whole.shape[1:])[best]
+        again = candidates(keys[0], all_of_it, width, whole.shape[1:])[best].of_schedule(
+            chosen.process.diffusion.schedule
+        )
         kept = report.steps
         place = start.with_name(f"{start.name}.all")
         process = again.process if not kept else run(again, whole, kept, place, validation=0.0, patience=None).process

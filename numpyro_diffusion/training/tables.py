@@ -12,13 +12,18 @@ from .. import schedules
 from ..denoisers import FullGaussianMixture, Residual
 from ..diffusions import GaussianDiffusion
 from ..networks import MLP
+from ..placement import Placement, placement
 from ..process import ReverseProcess
+from ..schedules import AbstractSchedule
 from ..transforms import Bounded
 from .baselines import Mixture, fit_mixture
 from .bounds import Bounds, Pushed
 from .covariances import chosen_structure, structures
 
 NUM_TIMES = 64  # T
+MORE_TIMES = (64, 128, 256)  # and more, where so few steps lose more than LEAST_LOSS nats
+LEAST_LOSS = 0.03
+LOOKED_AT = 100  # examples, to place steps by
 MOST_COMPONENTS = 5
 FEWEST = 20  # examples below which a Gaussian is all that is fitted
 
@@ -42,6 +47,17 @@ class Candidate(NamedTuple):
     def transform(self) -> Transform | None:
         """To the data; None for the same coordinates."""
         return _after(self.root, self.bounded)
+
+    def of_schedule(self, schedule: AbstractSchedule) -> "Candidate":
+        """The same with another schedule."""
+        diffusion: Any = self.process.diffusion
+        diffusion = GaussianDiffusion(schedule, diffusion.loc, diffusion.scale)
+        return self._replace(process=ReverseProcess(diffusion, self.process.denoiser, self.process.event_shape))
+
+    def latent(self, free: np.ndarray) -> Array:
+        """Examples of the process, of flat ones in free coordinates."""
+        x = jnp.asarray(free, float).reshape(len(free), *self.process.event_shape)
+        return x if self.root is None else self.root.inv(x)
 
 
 class Recipe(NamedTuple):
@@ -225,6 +241,30 @@ def _after(first: Transform | None, second: Transform | None) -> Transform | Non
 
 def _bounded(data: Table, event_shape: tuple[int, ...]) -> Bounded | None:
     return None if data.bounds is None else data.bounds.transform(event_shape)
+
+
+def with_placed_steps(key: Array, tried: list[Candidate], data: Table) -> tuple[list[Candidate], str]:
+    """The candidates with their steps where kernels lose most, as many as the one that needs fewest; and the reason.
+
+    A kernel has no correlations, so that steps lose where x_0 given x_t has some: see `place_steps`. The loss, which K
+    has too, is inversely proportional to their number.
+    """
+    x = data.train[:LOOKED_AT]
+    found = [placement(key, candidate.process, candidate.latent(x)) for candidate in tried]
+    lost = np.array([_lost(each) for each in found])
+    # A Gaussian in whitened coordinates loses nothing; what it leaves is for the network, and not known yet.
+    needing = lost[lost[:, 0] > LEAST_LOSS] if (lost[:, 0] > LEAST_LOSS).any() else lost
+    fewest = needing.min(0)
+    chosen = int(np.argmax(np.append(fewest[:-1] < LEAST_LOSS, True)))
+    count = MORE_TIMES[chosen]
+    placed = [c.of_schedule(each.schedule(count)) for c, each in zip(tried, found, strict=True)]
+    return placed, f"steps: {count}, placed where the baseline's kernels lose most, {fewest[chosen]:.2g} nats or more"
+
+
+@jax.jit
+def _lost(each: Placement) -> list[Array]:
+    """What steps lose together, for each number of them."""
+    return [each.loss(count) for count in MORE_TIMES]
 
 
 def _candidate(fn: MLP, data: Table, name: str, root: np.ndarray, mixture: Mixture) -> Candidate:
