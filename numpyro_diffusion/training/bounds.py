@@ -11,7 +11,7 @@ from ._arguments import check_numbers
 
 LEAST_GAIN, ERRORS = 0.05, 3.0  # nats a value, and standard errors, by which a log or logit has to be nearer to normal
 FEWEST_VALUES = 12  # different ones; of fewer no law is seen
-HIGHEST = (1.0, 100.0)  # shares and percentages
+HIGHEST, NEAR = (1.0, 100.0), 0.9  # shares and percentages, of which some come near the bound; others may have none
 
 
 class Bounds(NamedTuple):
@@ -111,9 +111,9 @@ def checked_bounds(given: Any, array: np.ndarray, width: float) -> Bounds:
 def proposed_bounds(array: np.ndarray, width: float) -> tuple[Bounds | None, tuple[str, ...]]:
     """Bounds of those elements of vectors, shape (n, d), whose logs or logits are nearer to a normal law.
 
-    Asked are elements above 0, and of these the ones below 1 or 100 too; 0 and these may themselves occur in data that
-    come in steps, whose bounds are a step beyond. Compared are the log densities of normal laws of the values and of
-    their log or logit, ``log |dx/dz|`` counted.
+    Asked are elements above 0, and of these the ones that come near 1 or 100, and stay below, about their logit too.
+    0, 1 and 100 may themselves occur in data that come in steps, whose bounds are a step beyond. Compared are the log
+    densities of normal laws of the values and of their log or logit, ``log |dx/dz|`` counted.
 
     Returns:
         The bounds, None where no element gains, and the reasons, a line or none.
@@ -126,8 +126,8 @@ def proposed_bounds(array: np.ndarray, width: float) -> tuple[Bounds | None, tup
     for i, values in enumerate(array.T):
         if (values.min() < 0 if width else values.min() <= 0) or len(np.unique(values)) < FEWEST_VALUES:
             continue
-        tops = [top for top in HIGHEST if (values.max() <= top if width else values.max() < top)]
-        pairs = [(0.0 - width, np.inf), *((0.0 - width, top + width) for top in tops)]
+        tops = [top for top in HIGHEST if NEAR * top < values.max() and (values.max() < top or width)]
+        pairs = [(0.0 - width, np.inf), *((0.0 - width, top + width) for top in tops if values.max() <= top)]
         (gain, error), pair = max((_gain(noisy[:, i], *pair), pair) for pair in pairs)
         if gain > LEAST_GAIN and gain > ERRORS * error:
             low[i], high[i] = pair

@@ -95,7 +95,7 @@ def plan_prior(
         bounds: where the elements of tables lie, (low, high), each of a shape that broadcasts to the event's, −inf and
             inf for none: the prior has this support, and models the log of elements with one bound, the logit of those
             with two. Unless given, vectors' elements whose log or logit is much nearer to a normal law are proposed,
-            positive ones and those below 1 or 100 too, and held-out examples decide; (−inf, inf) for none.
+            positive ones and those up to 1 or 100, and held-out examples decide; (−inf, inf) for none.
 
     Returns:
         A `PriorPlan`.
