@@ -11,7 +11,7 @@ from numpyro.distributions import biject_to
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
-from ._checks import check_real, is_concrete
+from .._checks import check_real, is_concrete
 
 LARGEST = 80.0  # exponents beyond which float32 has no number
 
