@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array
 
 from ..distributions import DiffusionPrior
-from ._arguments import default_validation
+from ..distributions.report import LEAST
+from ._arguments import cadence, default_validation
 from .assemble import assembled
 from .loop import fit, held_out_values
 from .plan import PriorPlan
@@ -91,7 +92,9 @@ def learn_table(
         )
         kept = report.steps
         place = start.with_name(f"{start.name}.all")
-        process = again.process if not kept else run(again, whole, kept, place, validation=0.0, patience=None).process
+        # In laps of as many steps as lay between validations, so that one program is compiled.
+        alone = {"validation": 0.0, "patience": None, "log_every": min(kept, cadence(len(whole)), 100)}
+        process = run(again, whole, kept, place, **alone).process if kept else again.process
     return _better(plan, prior, chosen, result, again, process, whole, held_out)
 
 
@@ -138,12 +141,12 @@ def _better(
     x, key = jnp.asarray(held_out, float), jax.random.key(0)
     likelihood = default_validation(process, len(held_out))
     pairs = ((result.process, chosen.transform), (process, again.transform))
-    before, after = (
-        float(np.mean(held_out_values(likelihood, key, own, x, plan.dequantize, transform))) for own, transform in pairs
-    )
-    report = prior.report()
-    if not after >= before:
-        said = "all examples: no better than the prior of those trained on, which is kept"
+    before, after = (held_out_values(likelihood, key, own, x, plan.dequantize, transform) for own, transform in pairs)
+    gain, report = np.asarray(after - before, np.float64), prior.report()
+    if not gain.mean() > -LEAST - 2 * gain.std() / np.sqrt(len(gain)):
+        said = (
+            f"all examples: worse on those held out before, by {-gain.mean():.2f} nats, so that the first fit is kept"
+        )
         return prior.with_report(report._replace(reasons=(*report.reasons, said)))
     said = f"all examples: fitted again to {len(whole)}, in {report.steps} steps; the scores are of the fit before"
     own, transform = simplified(again, process)

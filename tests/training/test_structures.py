@@ -113,7 +113,7 @@ def test_steps_are_placed_and_as_many_as_the_baseline_needs():
 def test_a_skewed_tables_prior_is_near_the_truth():
     """K within a few tenths of a nat of the exact density on fresh examples, and far above the Gaussian's."""
     (train, _), (fresh, exact) = _skewed(300, 0), _skewed(1000, 1)
-    prior = fit_prior(KEY, train, num_steps=300, progress_bar=False)
+    prior = fit_prior(KEY, train, num_steps=200, progress_bar=False)
     own = np.asarray(prior.estimate(jnp.asarray(fresh, jnp.float32), key=jax.random.key(1)).value, np.float64)
     gaussian = baselines.shrunk_gaussian(train).log_prob(fresh)
     assert -0.3 < (own - exact).mean() < 0.02
