@@ -10,6 +10,7 @@ from . import infer as infer
 from . import networks as networks
 from . import samplers as samplers
 from . import schedules as schedules
+from . import transforms as transforms
 from . import twists as twists
 from .checkpoints import CheckpointError as CheckpointError
 from .diffusions import AbstractDiffusion as AbstractDiffusion

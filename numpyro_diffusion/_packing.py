@@ -14,6 +14,7 @@ import numpy as np
 from numpyro.distributions import constraints, transforms
 
 from ._functions import FUNCTIONS, name_of
+from .transforms import Bounded
 
 FORMAT_NAME = "numpyro_diffusion"
 
@@ -37,16 +38,18 @@ _MOVED = {
     for name in names.split()
 }
 
-# NumPyro's transforms that a file may name, with the arguments that make them; domains by NumPyro's names.
-_TRANSFORMS: dict[str, tuple[str, ...]] = {
-    "AffineTransform": ("loc", "scale", "domain"),
-    "ComposeTransform": ("parts",),
-    "ExpTransform": ("domain",),
-    "IdentityTransform": (),
-    "LowerCholeskyAffine": ("loc", "scale_tril"),
-    "SigmoidTransform": (),
-    "SoftplusTransform": (),
+# Transforms that a file may name, with the arguments that make them; domains by NumPyro's names.
+_TRANSFORMS: dict[type[transforms.Transform], tuple[str, ...]] = {
+    transforms.AffineTransform: ("loc", "scale", "domain"),
+    transforms.ComposeTransform: ("parts",),
+    transforms.ExpTransform: ("domain",),
+    transforms.IdentityTransform: (),
+    transforms.LowerCholeskyAffine: ("loc", "scale_tril"),
+    transforms.SigmoidTransform: (),
+    transforms.SoftplusTransform: (),
+    Bounded: ("low", "high"),
 }
+_BY_NAME = {kind.__name__: kind for kind in _TRANSFORMS}
 _DOMAINS = {name: getattr(constraints, name) for name in ("real", "positive", "unit_interval")}
 
 _DTYPES = ["bool", "bfloat16", "complex64", *(f"float{bits}" for bits in (16, 32, 64))]
@@ -70,7 +73,7 @@ def pack(value: object, name: str, tensors: Tensors, dtype: FloatName) -> Json:
     if _is_describable(kind):
         label, names = f"{kind.__module__}:{kind.__qualname__}", [field.name for field in dataclasses.fields(kind)]
         return {"module": label, "fields": {key: inner(getattr(value, key), key) for key in names}}
-    if (names := _TRANSFORMS.get(kind.__name__)) is not None and getattr(transforms, kind.__name__) is kind:
+    if (names := _TRANSFORMS.get(kind)) is not None:
         return {"transform": kind.__name__, "arguments": {key: inner(getattr(value, key), key) for key in names}}
     for domain, known in _DOMAINS.items():
         if kind is type(known) and value == known:
@@ -128,10 +131,10 @@ def unpack(node: Json, name: str, tensors: Tensors, known: Known) -> object:
             for key in names:  # object's own setter, since modules are frozen
                 object.__setattr__(module, key, inner(fields[key], key))
             return module
-        case {"transform": str(kind), "arguments": dict(arguments)} if kind in _TRANSFORMS:
-            check_names(f"{name}: arguments unlike those of {kind}", _TRANSFORMS[kind], arguments)
+        case {"transform": str(kind), "arguments": dict(arguments)} if kind in _BY_NAME:
+            check_names(f"{name}: arguments unlike those of {kind}", _TRANSFORMS[_BY_NAME[kind]], arguments)
             made = {key: inner(item, key) for key, item in arguments.items()}
-            return getattr(transforms, kind)(**made)
+            return _BY_NAME[kind](**made)
         case {"domain": str(domain)} if domain in _DOMAINS:
             return _DOMAINS[domain]
         case {"function": str(function)} if function in FUNCTIONS:

@@ -55,7 +55,7 @@ def test_local_links_lead_somewhere(page):
 
 
 MODULES = """training schedules denoisers networks likelihoods factors twists samplers datasets infer diagnostics
-    plots incomplete"""
+    plots incomplete transforms"""
 
 
 def _public(module):

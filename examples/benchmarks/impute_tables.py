@@ -100,7 +100,7 @@ def scores(draws: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> list[fl
 
 def run(name: str, kind: str, masks: int, short: bool) -> None:
     """The lines of one table and kind of holes."""
-    x = load(name, None).astype(np.float64)
+    x = load(name).astype(np.float64)
     x = (x - x.mean(0)) / x.std(0)
     imputers: dict[str, Imputer] = {
         "mean": by_sklearn(lambda seed: SimpleImputer()),

@@ -55,14 +55,15 @@ class PriorParts(eqx.Module):
     def estimate(self, key: Array, x: Array) -> Estimate:
         """The likelihood's estimate for one example x: of the density of z, less ``log |det dx/dz|``."""
         z = self.to_latent(x)
-        return self.shifted(self.likelihood.estimate(key, self.process, z), z)
+        return self.shifted(self.likelihood.estimate(key, self.process, z), z, x)
 
-    def shifted(self, estimate: Estimate, z: Array) -> Estimate:
-        """An estimate about one z as one about x; its terms stay those of z."""
+    def shifted(self, estimate: Estimate, z: Array, x: Array) -> Estimate:
+        """An estimate about one z as one about x, −inf off the support; its terms stay those of z."""
         if self.transform is None:
             return estimate
         log_det = jnp.sum(self.transform.log_abs_det_jacobian(z, self.transform(z)))
-        return eqx.tree_at(lambda found: found.value, estimate, estimate.value - log_det)
+        value = jnp.where(jnp.all(self.support(x)), estimate.value - log_det, -jnp.inf)
+        return eqx.tree_at(lambda found: found.value, estimate, value)
 
 
 def check_transform(transform: Any, process: ReverseProcess) -> None:

@@ -161,7 +161,7 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         shifted = self.module.shifted
         for _ in lead:
             shifted = jax.vmap(shifted)
-        return shifted(self.likelihood(key, self.process, z), z)
+        return shifted(self.likelihood(key, self.process, z), z, value)
 
     def with_(
         self,

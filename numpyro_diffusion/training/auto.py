@@ -1,11 +1,9 @@
 """A prior from data in one call."""
 
 import functools
-import tempfile
 import warnings
 from collections.abc import Callable
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,12 +21,12 @@ from ._arguments import cadence, check_data, check_numbers, split, split_context
 from .assemble import assembled
 from .checks import check_prior
 from .conditional import Pairs, Regressed, conditional_plan, described, with_residual_moments, without_context
+from .holding_out import held_out_rows
 from .loop import fit
 from .missing import Laps, find_gaps, learn_with_gaps
-from .plan import Family, PriorPlan, plan_prior, table_width
+from .of_table import UNCHECKED, Finish, learn_table
+from .plan import Family, PriorPlan, plan_prior
 from .reporting import report_of, simple_models
-from .results import FitResult
-from .tables import Candidate, candidates, simplified, table
 
 PILOT = 1_000  # steps by which coordinates and baseline are chosen
 FIRST_LAP, FIRST_PILOT = 2_000, 500  # steps in all, and to choose by, before missing cells are drawn again
@@ -50,6 +48,7 @@ def fit_prior(
     network: object = None,
     dequantize: float | None = None,
     num_steps: int | None = None,
+    bounds: tuple[ArrayLike, ArrayLike] | None = None,
     context: ArrayLike | None = None,
     context_dropout: float = 0.0,
     batch_size: int | None = None,
@@ -80,6 +79,7 @@ def fit_prior(
         network: see `plan_prior`.
         dequantize: see `plan_prior`.
         num_steps: see `plan_prior`.
+        bounds: see `plan_prior`; with missing cells or a context none.
         context: c of each example, shape (n, *context_shape), for a prior of p(x | c), ``prior.given(c)``: real
             numbers, or whole numbers from 0, which are labels. A network of one's own is called as ``fn(x_t, t, c)``.
             Real values start as a linear regression on c.
@@ -111,11 +111,14 @@ def fit_prior(
     if family == "categorical" and np.isnan(data).any():
         raise ValueError("data: expected no missing cells of classes, got NaN; leave such rows out")
     settings = _Settings(first, second, batch_size, learning_rate, checkpoint, progress_bar)
+    if context is not None or np.isnan(data).any():
+        bounds = _unbounded(bounds)
     # A network that takes a context too is put in its place once the plan for p(x) is there.
     own = network if context is None or network is None else without_context
     choose = functools.partial(
-        plan_prior, first, family=family, loc=loc, scale=scale, schedule=schedule, network=own, num_steps=num_steps
-    )
+        plan_prior, first, family=family, loc=loc, scale=scale, schedule=schedule, network=own, num_steps=num_steps,
+        bounds=bounds,
+    )  # fmt: skip
     said: tuple[str, ...] = ()  # what of the report has been printed before
     if context is not None:
         plan = choose(data, dequantize=dequantize)
@@ -156,6 +159,13 @@ class _Settings(NamedTuple):
         return {"batch_size": size, "dequantize": plan.dequantize, "progress_bar": self.progress_bar}
 
 
+def _unbounded(bounds: tuple[ArrayLike, ArrayLike] | None) -> tuple[float, float]:
+    """No bounds, for data whose free coordinates no simple model is fitted in."""
+    if bounds is not None:
+        raise ValueError("bounds: expected None with missing cells or a context, got some")
+    return -np.inf, np.inf
+
+
 def _silent(line: str) -> None:
     """Say nothing."""
 
@@ -164,12 +174,16 @@ def _complete(settings: _Settings, plan: PriorPlan, data: np.ndarray) -> Diffusi
     """A prior of complete examples, with the checks of its draws in its report."""
     if settings.progress_bar:
         print(plan)
-    train, held_out = (np.asarray(part, np.float64) for part in _parts(settings.run_key, data, plan))
-    prior = _learned(settings, settings.checkpoint, plan, train, held_out)
-    if len(held_out) < 2:
-        return prior
-    checks = check_prior(jax.random.key(0), prior, train, held_out, plan.dequantize)
-    return prior.with_report(prior.report()._replace(checks=checks))
+    train, held_out, said = _parts(settings.run_key, data, plan)
+    plan = plan._replace(reasons=(*plan.reasons, *said))
+
+    def check(prior: DiffusionPrior) -> DiffusionPrior:
+        if len(held_out) < 2:
+            return prior
+        checks = check_prior(jax.random.key(0), prior, train, held_out, plan.dequantize)
+        return prior.with_report(prior.report()._replace(checks=checks))
+
+    return _learned(settings, settings.checkpoint, plan, train, held_out, finish=Finish(check, data))
 
 
 def _learned(
@@ -179,6 +193,7 @@ def _learned(
     train: np.ndarray,
     held_out: np.ndarray,
     pilot: int = PILOT,
+    finish: Finish = UNCHECKED,
 ) -> DiffusionPrior:
     """A prior, with its report, of examples to train on and others held out."""
     options, rate = settings.options(plan, len(train)), settings.learning_rate
@@ -187,13 +202,15 @@ def _learned(
         return DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
     if plan.is_table:
         options |= {"learning_rate": _warmed_up(float(rate)) if rate > 0 else rate, "weight_decay": WEIGHT_DECAY}
-        return _of_table(settings.plan_key, settings.run_key, plan, train, held_out, options, checkpoint, pilot)
+        options |= {"ema": 0.99 if len(train) <= 4_000 else 0.998, "patience": _patience(len(train), plan.num_steps)}
+        keys = settings.plan_key, settings.run_key
+        return learn_table(keys, plan, train, held_out, finish, options, checkpoint, pilot)
     patience = _patience(len(train), plan.num_steps) if len(held_out) else None
     options |= {"learning_rate": rate, "checkpoint": checkpoint, "patience": patience}
     result = fit(settings.run_key, plan.process, train, num_steps=plan.num_steps, validation=held_out, **options)
     models = simple_models(plan, train, held_out)
     report = report_of(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
-    return assembled(result.process, None, train).with_report(report)
+    return finish.check(assembled(result.process, None, train).with_report(report))
 
 
 def _conditional(
@@ -201,7 +218,10 @@ def _conditional(
 ) -> tuple[DiffusionPrior, tuple[str, ...]]:
     """A prior of p(x | c) from pairs, and what was printed of its plan."""
     key = settings.run_key
-    train, held_out = (np.asarray(part, np.float64) for part in _parts(key, data, plan))
+    array = check_data("data", data, plan.process)
+    train, held_out = (
+        np.asarray(part, np.float64) for part in split(key, array, _share(plan, len(array)), plan.process)
+    )
     values, told, features = described(context, len(data), dropout)
     share = split_context(key, jnp.asarray(values), 0.1, None, plan.process, len(held_out))
     pairs, unseen = (Pairs(x, np.asarray(c)) for x, c in zip((train, held_out), share, strict=True))
@@ -221,52 +241,15 @@ def _in_laps(batch_size: int | None, learning_rate: float, num_steps: int | None
     return Laps(FIRST_LAP if num_steps is None else num_steps, options)
 
 
-def _parts(key: Array, data: np.ndarray, plan: PriorPlan) -> tuple[Array, Array]:
+def _parts(key: Array, data: np.ndarray, plan: PriorPlan) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """To train on and to hold out: a tenth, but 25 examples or a quarter of them where they are few."""
-    array = check_data("data", data, plan.process)
-    share = 0.0 if not plan.num_steps else max(0.1, min(0.25, 25 / len(array)))
-    return split(key, array, share, plan.process)
+    array = np.asarray(check_data("data", data, plan.process), np.float64)
+    train, held_out, said = held_out_rows(key, array, _share(plan, len(array)))
+    return array[train], array[held_out], said
 
 
-def _of_table(
-    key: Array,
-    run_key: Array,
-    plan: PriorPlan,
-    train: np.ndarray,
-    held_out: np.ndarray,
-    options: dict[str, Any],
-    checkpoint: str | PathLike[str] | None,
-    pilot: int,
-) -> DiffusionPrior:
-    """Try all candidates for some steps, and go on with the best."""
-    flat, flat_out = (part.reshape(len(part), -1) for part in (train, held_out))
-    data = table(flat, flat_out, plan.dequantize)
-    tried = candidates(key, data, table_width(len(flat) + len(flat_out), flat.shape[1]), train.shape[1:])
-    short = min(plan.num_steps, pilot)
-    options |= {"ema": 0.99 if len(train) <= 4_000 else 0.998, "validation": held_out}
-    options |= {"patience": _patience(len(train), plan.num_steps)}
-
-    def run(candidate: Candidate, steps: int, place: Path) -> FitResult:
-        return fit(run_key, candidate.process, train, transform=candidate.transform, num_steps=steps, checkpoint=place,
-                   **options)  # fmt: skip
-
-    with tempfile.TemporaryDirectory() as folder:
-        start = Path(folder) / "run" if checkpoint is None else Path(checkpoint)
-        places = [start, *(start.with_name(f"{start.name}.{i}") for i in range(1, len(tried)))]
-        results = [run(candidate, short, place) for candidate, place in zip(tried, places, strict=True)]
-        best = int(np.argmax([max(result.history["validation"]) for result in results]))
-        if short < plan.num_steps:
-            results[best] = run(tried[best], plan.num_steps, places[best])
-    process, transform = simplified(tried[best], results[best].process)
-    prior = assembled(process, transform, train)
-    curves = {candidate.name: result for candidate, result in zip(tried, results, strict=True)}
-    values = ", ".join(f"{name} {max(result.history['validation']):.2f}" for name, result in curves.items())
-    reasons = (*plan.reasons, f"chosen: {tried[best].name} (validation K, in nats: {values})")
-    models = {"Gaussian": data.gaussian}
-    if len(data.mixture.weights) > 1:
-        models[f"mixture of {len(data.mixture.weights)} Gaussians"] = data.mixture
-    trained, own = results[best], tried[best].transform
-    return prior.with_report(report_of(plan, trained, own, curves, reasons, models, train, held_out))
+def _share(plan: PriorPlan, count: int) -> float:
+    return 0.0 if not plan.num_steps else max(0.1, min(0.25, 25 / count))
 
 
 def _of_pairs(

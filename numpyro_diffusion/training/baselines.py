@@ -83,8 +83,10 @@ def shrunk_gaussian(x: np.ndarray, added: float = 0.0) -> Mixture:
     return Mixture(np.ones(1), mean[None], whole[None])
 
 
-def fit_mixture(x: np.ndarray, count: int, seed: int = 0, num_iterations: int = 100) -> Mixture:
-    """A mixture by EM from centres that are spread over the examples (k-means++), shape of `x` (n, d).
+def fit_mixture(
+    x: np.ndarray, count: int, seed: int = 0, num_iterations: int = 100, start: Mixture | None = None
+) -> Mixture:
+    """A mixture by EM from centres that are spread over the examples (k-means++), or from another; `x` of shape (n, d).
 
     Each covariance is drawn to the one that all components have within them on average, as if by d examples more
     (Friedman 1989), and a hundredth of an example is spread as all the data are.
@@ -93,8 +95,10 @@ def fit_mixture(x: np.ndarray, count: int, seed: int = 0, num_iterations: int = 
     size, whole = x.shape[1], shrunk_gaussian(x)
     if count == 1:
         return whole
-    start = whole.covariances[0] / count ** (2 / size)
-    now = Mixture(np.full(count, 1 / count), _centres(rng, x, count, start), np.stack([start] * count))
+    if start is None:
+        own = whole.covariances[0] / count ** (2 / size)
+        start = Mixture(np.full(count, 1 / count), _centres(rng, x, count, own), np.stack([own] * count))
+    now = start
     last = -np.inf
     for _ in range(num_iterations):
         parts = now.log_parts(x)

@@ -18,8 +18,10 @@ from ..networks import MLP
 from ..process import ReverseProcess
 from ..schedules import AbstractSchedule
 from ._arguments import check_number, check_numbers
+from .bounds import Bounds, checked_bounds, proposed_bounds
+from .holding_out import independent_rows
 from .scaling import detail_of, location_and_scale, spacing
-from .tables import FEWEST, MOST_COMPONENTS, candidates, table, whitened_gaussian
+from .tables import FEWEST, MOST_COMPONENTS, candidates, same_elements, table, table_width, whitened_gaussian
 
 Family = Literal["gaussian", "binomial", "categorical"]
 
@@ -36,6 +38,8 @@ class PriorPlan(NamedTuple):
         dequantize: width of the uniform noise added to data that come in steps; 0 for none.
         reasons: what was chosen, and from what.
         transform: from the process's coordinates to the data's; None where they are the same.
+        bounds: of elements whose log or logit may be modelled; None for none.
+        bounds_given: whether they were, or held-out examples are to decide.
     """
 
     process: ReverseProcess
@@ -43,6 +47,8 @@ class PriorPlan(NamedTuple):
     dequantize: float
     reasons: tuple[str, ...]
     transform: Transform | None = None
+    bounds: Bounds | None = None
+    bounds_given: bool = False
 
     @property
     def is_table(self) -> bool:
@@ -64,6 +70,7 @@ def plan_prior(
     network: object = None,
     dequantize: float | None = None,
     num_steps: int | None = None,
+    bounds: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> PriorPlan:
     """Choose family, scaling, schedule, network and training length for some data; every choice can be overridden.
 
@@ -85,11 +92,16 @@ def plan_prior(
         dequantize: width of the uniform noise added to the data, in their units; their spacing if they come in equal
             steps (whole numbers, k/255), otherwise 0.
         num_steps: optimiser steps.
+        bounds: where the elements of tables lie, (low, high), each of a shape that broadcasts to the event's, −inf and
+            inf for none: the prior has this support, and models the log of elements with one bound, the logit of those
+            with two. Unless given, vectors' elements whose log or logit is much nearer to a normal law are proposed,
+            positive ones and those up to 1 or 100, and held-out examples decide; (−inf, inf) for none.
 
     Returns:
         A `PriorPlan`.
 
     Raises:
+        TypeError: bounds that are no pair.
         ValueError: data that are empty, not finite or constant, or a choice that does not fit them.
     """
     array = _checked(data)
@@ -105,7 +117,10 @@ def plan_prior(
     reasons = [f"family: {family} ({found} in the data)"]
     overridden = any(choice is not None for choice in (loc, scale, schedule, network))
     if family == "gaussian" and size <= LARGEST_WHOLE and not overridden and _suits_a_table(array, dequantize):
-        return _for_table(key, array, dequantize, count, reasons)
+        return _for_table(key, array, dequantize, count, bounds, reasons)
+    if bounds is not None and not checked_bounds(bounds, array, 0.0).is_free.all():
+        said = "gaussian family, up to 256 elements, and no loc, scale, schedule or network of one's own"
+        raise ValueError(f"bounds: expected None but for tables ({said}), got {bounds!r:.80}")
     steps = (10_000 if size <= 32 else 20_000) if count is None else count
     diffusion: AbstractDiffusion
     if family == "gaussian":
@@ -132,34 +147,39 @@ def _suits_a_table(array: np.ndarray, dequantize: float | None) -> bool:
     return len(array) >= FEWEST and bool(width > 0 or (np.ptp(array, axis=0) > 0).all())
 
 
-def table_width(count: int, size: int) -> int:
-    """Hidden units for so many examples of so many elements."""
-    return 64 if count < 1_000 else 128 if count < 5_000 or size <= 8 else 256
-
-
 def _for_table(
-    key: Array, array: np.ndarray, dequantize: float | None, num_steps: int | None, reasons: list[str]
+    key: Array,
+    array: np.ndarray,
+    dequantize: float | None,
+    num_steps: int | None,
+    bounds: tuple[ArrayLike, ArrayLike] | None,
+    reasons: list[str],
 ) -> PriorPlan:
     """The plan for a table: its process is that about the Gaussian of all examples."""
-    event_shape, array = array.shape[1:], array.reshape(len(array), -1)
+    event_shape = array.shape[1:]
+    width = spacing(array) if dequantize is None else float(dequantize)
+    own = None if bounds is None else checked_bounds(bounds, array, width).or_none
+    apart = independent_rows(array)
+    array = array.reshape(len(array), -1)
     constant = np.flatnonzero(np.ptp(array, axis=0) == 0)
     if constant.size and len(event_shape) == 1:
         raise ValueError(f"data: expected every element to vary, got constant ones at {constant[:8].tolist()}; "
                          "leave them out, or give a scale")  # fmt: skip
-    (count, size), width = array.shape, spacing(array) if dequantize is None else float(dequantize)
+    count, size = array.shape
     found = "the data's spacing" if width else "the data do not come in equal steps"
     reasons.append(f"dequantize: {width:.4g}{_given(dequantize) or f', {found}'}")
-    simple = table(array, array[:0], width)
-    same = _same_elements(array) if len(event_shape) == 1 else None
+    simple = table(array, array[:0], width, own, event_shape)
+    same = same_elements(array) if len(event_shape) == 1 else None
     if same:
         reasons.append(
             f"data: elements {same[0]} and {same[1]} are the same but for their units; the density is that of the model"
         )
-    if count < FEWEST:
+    if apart < FEWEST:
+        few = f"{count} examples" if apart == count else f"windows of which only {apart} share nothing"
         reasons.append("coordinates: whitened, covariance shrunk as Ledoit and Wolf have it")
-        reasons.append(f"training: none, a Gaussian is all that is fitted to {count} examples (fewer than {FEWEST})")
+        reasons.append(f"training: none, a Gaussian is all that is fitted to {few} (fewer than {FEWEST})")
         process, transform = whitened_gaussian(simple)
-        return PriorPlan(process, 0, width, tuple(reasons), transform)
+        return PriorPlan(process, 0, width, tuple(reasons), transform, own, bounds is not None)
     steps = int(np.clip(5 * count, 1_000, 20_000)) if num_steps is None else num_steps
     hidden = table_width(count, size)
     first = candidates(key, simple, hidden, event_shape)[0]
@@ -168,20 +188,18 @@ def _for_table(
     whitened = "whitened (covariance shrunk as Ledoit and Wolf have it) or elementwise, as validation decides"
     units = f"those of the data, in units of {array.std():.4g} about {array.mean():.4g}"
     reasons.append(f"coordinates: {whitened if len(event_shape) == 1 else units}")
+    if bounds is None and len(event_shape) == 1:
+        own, why = proposed_bounds(array, width)
+        reasons += why
+    elif own is not None:
+        reasons.append(f"bounds: {own.said} (given)")
     reasons.append(
         f"baseline: one Gaussian or up to {MOST_COMPONENTS}, as validation decides; the network learns the rest"
     )
     reasons.append(f"schedule: {schedule.num_steps} steps, {ends}")
     reasons.append(f"network: MLP of width {hidden}, for {count} examples")
     reasons.append(f"training: at most {steps} steps{_given(num_steps)}, the best on validation are kept")
-    return PriorPlan(first.process, steps, width, tuple(reasons), first.transform)
-
-
-def _same_elements(array: np.ndarray) -> tuple[int, int] | None:
-    """The first two elements that say the same, if there are any."""
-    z = (array - array.mean(0)) / array.std(0)
-    near = np.argwhere(np.triu(np.abs(z.T @ z) / len(z), 1) > 1 - 1e-6)
-    return (int(near[0][0]), int(near[0][1])) if len(near) else None
+    return PriorPlan(first.process, steps, width, tuple(reasons), first.transform, own, bounds is not None)
 
 
 def _checked(data: ArrayLike) -> np.ndarray:

@@ -6,16 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffine, Transform
+from numpyro.distributions.transforms import AffineTransform, ComposeTransform, LowerCholeskyAffine, Transform
 
 from .. import schedules
 from ..denoisers import FullGaussianMixture, Residual
 from ..diffusions import GaussianDiffusion
 from ..networks import MLP
+from ..placement import Placement, placement
 from ..process import ReverseProcess
-from .baselines import Mixture, fit_mixture, shrunk_gaussian
+from ..schedules import AbstractSchedule
+from ..transforms import Bounded
+from .baselines import Mixture, fit_mixture
+from .bounds import Bounds, Pushed
+from .covariances import chosen_structure, structures
 
 NUM_TIMES = 64  # T
+MORE_TIMES = (64, 128, 256)  # and more, where so few steps lose more than LEAST_LOSS nats
+LEAST_LOSS = 0.03
+LOOKED_AT = 100  # examples, to place steps by
 MOST_COMPONENTS = 5
 FEWEST = 20  # examples below which a Gaussian is all that is fitted
 
@@ -26,44 +34,136 @@ class Candidate(NamedTuple):
     Attributes:
         name: of the coordinates and the baseline.
         process: in those coordinates, its denoiser a `Residual`.
-        transform: from there to the data; None for those of the data.
+        root: the affine map from there, None for none.
+        bounded: the map of elements after that, None for none.
     """
 
     name: str
     process: ReverseProcess
-    transform: LowerCholeskyAffine | None
+    root: LowerCholeskyAffine | None
+    bounded: Bounded | None
+
+    @property
+    def transform(self) -> Transform | None:
+        """To the data; None for the same coordinates."""
+        return _after(self.root, self.bounded)
+
+    def of_schedule(self, schedule: AbstractSchedule) -> "Candidate":
+        """The same with another schedule."""
+        diffusion: Any = self.process.diffusion
+        diffusion = GaussianDiffusion(schedule, diffusion.loc, diffusion.scale)
+        return self._replace(process=ReverseProcess(diffusion, self.process.denoiser, self.process.event_shape))
+
+    def latent(self, free: np.ndarray) -> Array:
+        """Examples of the process, of flat ones in free coordinates."""
+        x = jnp.asarray(free, float).reshape(len(free), *self.process.event_shape)
+        return x if self.root is None else self.root.inv(x)
+
+
+class Recipe(NamedTuple):
+    """What held-out examples chose of the simple models, so that it can be fitted again to more examples.
+
+    Attributes:
+        structure: of the Gaussian's covariance, by name.
+        start: the mixture, where expectation maximisation starts again; None for one component.
+    """
+
+    structure: str
+    start: Mixture | None
 
 
 class Table(NamedTuple):
     """Examples to train on and to choose by, with the noise that fills the gaps between steps, and simple models.
 
     Attributes:
-        train: shape (n, d).
+        train: shape (n, d), in the free coordinates of `bounds`, as the rest.
         held_out: shape (m, d).
-        gaussian: of the mean and the shrunk covariance.
+        gaussian: of the mean and a covariance of the structure that is best on the held-out examples.
         mixture: of the number of components that is best on the held-out examples.
+        bounds: of the data; None for none.
+        recipe: how the models were found.
+        value: the mean log density of held-out data under the better model, in nats; 0 without any.
     """
 
     train: np.ndarray
     held_out: np.ndarray
     gaussian: Mixture
     mixture: Mixture
+    bounds: Bounds | None
+    recipe: Recipe
+    value: float
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """The simple models of the data, by name."""
+        found: dict[str, Any] = {"Gaussian": self.gaussian}
+        if len(self.mixture.weights) > 1:
+            found[f"mixture of {len(self.mixture.weights)} Gaussians"] = self.mixture
+        if self.bounds is None:
+            return found
+        return {f"{name}, free": Pushed(law, self.bounds) for name, law in found.items()}
 
 
-def table(train: np.ndarray, held_out: np.ndarray, dequantize: float) -> Table:
-    """The simple models, fitted to the examples with the noise of `dequantize`, in data units."""
+def table(
+    train: np.ndarray,
+    held_out: np.ndarray,
+    dequantize: float,
+    bounds: Bounds | None = None,
+    event_shape: tuple[int, ...] | None = None,
+    recipe: Recipe | None = None,
+) -> Table:
+    """The simple models, fitted to the examples with the noise of `dequantize`, in free coordinates.
+
+    Args:
+        train: flat examples in the data's units, shape (n, d).
+        held_out: others, shape (m, d), which may be none.
+        dequantize: width of the noise.
+        bounds: of the data, if they have any.
+        event_shape: of one example; (d,) unless given.
+        recipe: what to fit; chosen on the held-out examples unless given.
+    """
     rng = np.random.default_rng(0)
     noisy, noisy_out = (x + dequantize * (rng.random(x.shape) - 0.5) for x in (train, held_out))
-    gaussian = shrunk_gaussian(train, dequantize**2 / 12)
+    free, free_out, added = noisy, noisy_out, dequantize**2 / 12
+    if bounds is not None:
+        free, free_out, added = bounds.free(noisy), bounds.free(noisy_out), 0.0
+    given = free if bounds is not None else train
+    shape = train.shape[1:] if event_shape is None else event_shape
+    if recipe is not None:
+        gaussian = structures(len(train), shape)[recipe.structure](given, added)
+        mixture = gaussian if recipe.start is None else _again(free, gaussian, recipe.start)
+        return Table(free, free_out, gaussian, mixture, bounds, recipe, 0.0)
+    structure, gaussian = chosen_structure(given, free_out, added, shape)
+    mixture = _mixture(free, free_out, gaussian)
+    value = 0.0
+    if len(held_out):
+        volume = 0.0 if bounds is None else bounds.log_volume(noisy_out)
+        value = float(max((law.log_prob(free_out) - volume).mean() for law in (gaussian, mixture)))
+    start = mixture if len(mixture.weights) > 1 else None
+    return Table(free, free_out, gaussian, mixture, bounds, Recipe(structure, start), value)
+
+
+def _mixture(x: np.ndarray, held_out: np.ndarray, gaussian: Mixture) -> Mixture:
+    """The Gaussian, or the mixture of more components that is best on the held-out examples."""
     if not len(held_out):
-        return Table(noisy, noisy_out, gaussian, gaussian)
-    root, loc = np.linalg.cholesky(gaussian.covariances[0]), gaussian.means[0]
-    z, z_out = (np.linalg.solve(root, (x - loc).T).T for x in (noisy, noisy_out))
-    counts = range(2, 1 + min(MOST_COMPONENTS, len(train) // FEWEST))
-    own = Mixture(np.ones(1), np.zeros((1, len(loc))), np.eye(len(loc))[None])
-    found = [own] + [fit_mixture(z, count) for count in counts]
+        return gaussian
+    z, z_out = _whitened(x, gaussian), _whitened(held_out, gaussian)
+    own = Mixture(np.ones(1), np.zeros((1, x.shape[1])), np.eye(x.shape[1])[None])
+    found = [own] + [fit_mixture(z, count) for count in range(2, 1 + min(MOST_COMPONENTS, len(x) // FEWEST))]
     best = max(found, key=lambda mixture: mixture.log_prob(z_out).mean())
-    return Table(noisy, noisy_out, gaussian, best.affine(root, loc))
+    return best.affine(np.linalg.cholesky(gaussian.covariances[0]), gaussian.means[0])
+
+
+def _again(x: np.ndarray, gaussian: Mixture, start: Mixture) -> Mixture:
+    """The mixture where expectation maximisation ends from another one's parameters."""
+    root, loc = np.linalg.cholesky(gaussian.covariances[0]), gaussian.means[0]
+    inverse = np.linalg.inv(root)
+    own = start.affine(inverse, -inverse @ loc)
+    return fit_mixture(_whitened(x, gaussian), len(start.weights), start=own).affine(root, loc)
+
+
+def _whitened(x: np.ndarray, gaussian: Mixture) -> np.ndarray:
+    return np.linalg.solve(np.linalg.cholesky(gaussian.covariances[0]), (x - gaussian.means[0]).T).T
 
 
 def candidates(key: Array, data: Table, width: int, event_shape: tuple[int, ...]) -> list[Candidate]:
@@ -89,18 +189,32 @@ def candidates(key: Array, data: Table, width: int, event_shape: tuple[int, ...]
     ]
 
 
+def table_width(count: int, size: int) -> int:
+    """Hidden units for so many examples of so many elements."""
+    return 64 if count < 1_000 else 128 if count < 5_000 or size <= 8 else 256
+
+
+def same_elements(array: np.ndarray) -> tuple[int, int] | None:
+    """The first two elements that say the same, if there are any."""
+    z = (array - array.mean(0)) / array.std(0)
+    near = np.argwhere(np.triu(np.abs(z.T @ z) / len(z), 1) > 1 - 1e-6)
+    return (int(near[0][0]), int(near[0][1])) if len(near) else None
+
+
 def whitened_gaussian(data: Table) -> tuple[ReverseProcess, Transform]:
     """The chain whose law is the Gaussian itself, without a network, and its coordinates."""
     root, loc = np.linalg.cholesky(data.gaussian.covariances[0]), data.gaussian.means[0]
     size = len(loc)
     baseline = FullGaussianMixture(np.zeros((1, size)), np.eye(size)[None])
     process = ReverseProcess(GaussianDiffusion(schedules.log_snr(NUM_TIMES)), baseline, size)
-    return process, to_data_of(loc, root)
+    transform = _after(to_data_of(loc, root), _bounded(data, (size,)))
+    assert transform is not None
+    return process, transform
 
 
 def simplified(candidate: Candidate, process: ReverseProcess) -> tuple[ReverseProcess, Transform | None]:
     """The trained process with no more components than it needs, and the plainest transform that is the same."""
-    denoiser, transform = process.denoiser, candidate.transform
+    denoiser, root = process.denoiser, candidate.root
     assert isinstance(denoiser, Residual)
     if candidate.name.endswith("Gaussian"):
         baseline: Any = denoiser.baseline
@@ -108,14 +222,49 @@ def simplified(candidate: Candidate, process: ReverseProcess) -> tuple[ReversePr
         if not candidate.name.startswith("whitened"):
             one = FullGaussianMixture(*_one_of(baseline))
         process = ReverseProcess(process.diffusion, Residual(denoiser.fn, one), process.event_shape)
-    if candidate.name.startswith("elementwise") and transform is not None:
-        return process, AffineTransform(transform.loc, jnp.diagonal(transform.scale_tril))
-    return process, transform
+    if candidate.name.startswith("elementwise") and root is not None:
+        return process, _after(AffineTransform(root.loc, jnp.diagonal(root.scale_tril)), candidate.bounded)
+    return process, candidate.transform
 
 
 def _one_of(baseline: Any) -> tuple[Array, Array]:
     basis = baseline.bases[0]
     return baseline.locs[:1], ((basis * baseline.variances[0]) @ basis.T)[None]
+
+
+def _after(first: Transform | None, second: Transform | None) -> Transform | None:
+    """One transform after another, of which either may be none."""
+    if first is None or second is None:
+        return second if first is None else first
+    return ComposeTransform([first, second])
+
+
+def _bounded(data: Table, event_shape: tuple[int, ...]) -> Bounded | None:
+    return None if data.bounds is None else data.bounds.transform(event_shape)
+
+
+def with_placed_steps(key: Array, tried: list[Candidate], data: Table) -> tuple[list[Candidate], str]:
+    """The candidates with their steps where kernels lose most, as many as the one that needs fewest; and the reason.
+
+    A kernel has no correlations, so that steps lose where x_0 given x_t has some: see `place_steps`. The loss, which K
+    has too, is inversely proportional to their number.
+    """
+    x = data.train[:LOOKED_AT]
+    found = [placement(key, candidate.process, candidate.latent(x)) for candidate in tried]
+    lost = np.array([_lost(each) for each in found])
+    # A Gaussian in whitened coordinates loses nothing; what it leaves is for the network, and not known yet.
+    needing = lost[lost[:, 0] > LEAST_LOSS] if (lost[:, 0] > LEAST_LOSS).any() else lost
+    fewest = needing.min(0)
+    chosen = int(np.argmax(np.append(fewest[:-1] < LEAST_LOSS, True)))
+    count = MORE_TIMES[chosen]
+    placed = [c.of_schedule(each.schedule(count)) for c, each in zip(tried, found, strict=True)]
+    return placed, f"steps: {count}, placed where the baseline's kernels lose most, {fewest[chosen]:.2g} nats or more"
+
+
+@jax.jit
+def _lost(each: Placement) -> list[Array]:
+    """What steps lose together, for each number of them."""
+    return [each.loss(count) for count in MORE_TIMES]
 
 
 def _candidate(fn: MLP, data: Table, name: str, root: np.ndarray, mixture: Mixture) -> Candidate:
@@ -127,7 +276,7 @@ def _candidate(fn: MLP, data: Table, name: str, root: np.ndarray, mixture: Mixtu
     size = float(np.sqrt(np.mean(np.square(z))))
     schedule = schedules.log_snr(NUM_TIMES, scale=size, detail=finest_detail(z))
     process = ReverseProcess(GaussianDiffusion(schedule), Residual(fn, baseline), len(loc))
-    return Candidate(name, process, to_data_of(loc, root))
+    return Candidate(name, process, to_data_of(loc, root), _bounded(data, (len(loc),)))
 
 
 def _of_one_scale(fn: MLP, data: Table, name: str, mixture: Mixture) -> Candidate:
@@ -136,7 +285,7 @@ def _of_one_scale(fn: MLP, data: Table, name: str, mixture: Mixture) -> Candidat
     schedule = schedules.log_snr(NUM_TIMES, detail=finest_detail((data.train - loc) / scale))
     baseline = FullGaussianMixture(mixture.means, mixture.covariances, mixture.weights)
     process = ReverseProcess(GaussianDiffusion(schedule, loc, scale), Residual(fn, baseline), fn.event_shape)
-    return Candidate(name, process, None)
+    return Candidate(name, process, None, _bounded(data, fn.event_shape))
 
 
 def to_data_of(loc: np.ndarray, root: np.ndarray) -> LowerCholeskyAffine:

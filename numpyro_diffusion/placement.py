@@ -9,17 +9,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from .. import laws
-from .._batching import batched_map
-from .._checks import check_count, check_event, check_finite
-from ..diffusions import GaussianDiffusion, require_gaussian
-from ..process import ReverseProcess
-from ..schedules import LEAST_LOG_SNR, Schedule
+from . import laws
+from ._batching import batched_map
+from ._checks import check_count, check_event, check_finite
+from .diffusions import GaussianDiffusion, require_gaussian
+from .process import ReverseProcess
+from .schedules import LEAST_LOG_SNR, AbstractSchedule, Schedule
 
 # This share of the steps is spread evenly in log-SNR: the estimate holds for small ones, and none may grow without end.
 _EVEN = 0.1
-# Below this root of a loss, for one element, kernels are exact and rounding is what is left.
-_NOTHING = 1e-3
+# Below this root of a loss over δ², for one element, kernels are exact and rounding is what is left.
+_NOTHING = 5e-4
 
 
 def place_steps(
@@ -58,23 +58,69 @@ def place_steps(
     Raises:
         ValueError: a process of bits, fewer than 2 steps or levels, data of another shape or not finite.
     """
-    diffusion = require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
     num_steps = process.num_steps if num_steps is None else check_count("num_steps", num_steps, 2)
+    return placement(key, process, data, num_levels=num_levels, chunk=chunk).schedule(num_steps)
+
+
+class Placement(eqx.Module):
+    """How much steps at each level of noise lose, whatever their number.
+
+    Attributes:
+        old: the schedule that they are between the ends of.
+        levels: of log-SNR, from the lowest, shape (n,).
+        root: of what δ² multiplies in a step's loss of nats, at each level, shape (n,).
+        size: elements of an example.
+    """
+
+    old: AbstractSchedule
+    levels: Array
+    root: Array
+    size: int = eqx.field(static=True)
+
+    def schedule(self, num_steps: int) -> Schedule:
+        """So many steps, as dense as the root, but for a tenth."""
+        table, times = self._placed_together(num_steps)
+        return Schedule(table, self.old.interpolation, times)
+
+    def loss(self, num_steps: int) -> Array:
+        """What so many placed steps lose together, in nats, to the leading order in their length; shape ()."""
+        table, _ = self._placed(num_steps)
+        length, middle = table[1:-1] - table[2:], (table[1:-1] + table[2:]) / 2
+        return jnp.sum(jnp.square(length * jnp.interp(middle, self.levels, self.root)))
+
+    @eqx.filter_jit
+    def _placed_together(self, num_steps: int) -> tuple[Array, Array]:
+        return self._placed(num_steps)
+
+    def _placed(self, num_steps: int) -> tuple[Array, Array]:
+        """The new table, and what networks are told at it."""
+        least = _NOTHING * jnp.sqrt(float(self.size))
+        density = (1 - _EVEN) * self.root / jnp.maximum(jnp.mean(self.root), least) + _EVEN
+        share = jnp.append(0.0, jnp.cumsum((density[1:] + density[:-1]) / 2))
+        low = self.old.log_snr(float(self.old.num_steps))
+        table = jnp.interp(jnp.linspace(1.0, 0.0, num_steps), share / share[-1], self.levels).at[-1].set(low)
+        times = jnp.append(0.0, self.old.time(self.old.time_at(table)))
+        return jnp.append(jnp.inf, table), times
+
+
+def placement(
+    key: Array, process: ReverseProcess, data: ArrayLike, *, num_levels: int = 64, chunk: int | None = 4096
+) -> Placement:
+    """What `place_steps` places steps by; see there."""
+    require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
     check_count("num_levels", num_levels, 2)
     check_finite("data", data)
     x_0 = jnp.asarray(data, dtype=float)
     if len(check_event("data", x_0.shape, process.event_shape)) != 1:
         raise ValueError(f"data: expected shape (n, *{process.event_shape}), got {x_0.shape}")
     together = None if chunk is None else max(1, check_count("chunk", chunk) // len(x_0))
-    table, times = _placed(key, process, x_0, num_steps, num_levels, together)
-    return Schedule(table, diffusion.schedule.interpolation, times)
+    levels, root = _losses(key, process, x_0, num_levels, together)
+    return Placement(process.diffusion.schedule, levels, root, math.prod(process.event_shape))
 
 
 @eqx.filter_jit
-def _placed(
-    key: Array, process: Any, x_0: Array, num_steps: int, num_levels: int, together: int | None
-) -> tuple[Array, Array]:
-    """The new table, and what networks are told at it."""
+def _losses(key: Array, process: Any, x_0: Array, num_levels: int, together: int | None) -> tuple[Array, Array]:
+    """Levels of log-SNR, and the root of what δ² multiplies there."""
     diffusion, old = process.diffusion, process.diffusion.schedule
     low, high = old.log_snr(jnp.asarray([old.num_steps, 1.0]))
     levels = jnp.linspace(jnp.where(jnp.isfinite(low), low, LEAST_LOG_SNR), high, num_levels)
@@ -83,15 +129,9 @@ def _placed(
         key, level = pair
         keys = jax.random.split(key, len(x_0))
         t = old.time_at(level)
-        return jnp.sqrt(jnp.mean(jax.vmap(lambda key, x: _loss(key, process, diffusion, x, t))(keys, x_0)))
+        return jnp.sqrt(jnp.mean(jax.vmap(lambda key, x: _loss(key, process, diffusion, x, t))(keys, x_0))) / 2
 
-    density = batched_map(root, (jax.random.split(key, num_levels), levels), together)
-    least = _NOTHING * jnp.sqrt(float(math.prod(process.event_shape)))
-    density = (1 - _EVEN) * density / jnp.maximum(jnp.mean(density), least) + _EVEN
-    share = jnp.append(0.0, jnp.cumsum((density[1:] + density[:-1]) / 2))
-    table = jnp.interp(jnp.linspace(1.0, 0.0, num_steps), share / share[-1], levels).at[-1].set(low)
-    times = jnp.append(0.0, old.time(old.time_at(table)))
-    return jnp.append(jnp.inf, table), times
+    return levels, batched_map(root, (jax.random.split(key, num_levels), levels), together)
 
 
 def _loss(key: Array, process: ReverseProcess, diffusion: GaussianDiffusion, x_0: Array, t: Array) -> Array:

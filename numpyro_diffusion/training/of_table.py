@@ -1,0 +1,157 @@
+"""Training on a table: several coordinates and baselines for some steps, the best for more, and again on all rows."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..distributions import DiffusionPrior
+from ..distributions.report import LEAST
+from ._arguments import cadence, default_validation
+from .assemble import assembled
+from .loop import fit, held_out_values
+from .plan import PriorPlan
+from .reporting import report_of
+from .results import FitResult
+from .tables import Candidate, Table, candidates, simplified, table, table_width, with_placed_steps
+
+REFITTED = 2_000  # examples up to which the chosen prior is fitted again to all of them
+
+
+class Finish(NamedTuple):
+    """What becomes of a prior once everything about it is chosen.
+
+    Attributes:
+        check: adds checks by held-out examples to its report.
+        whole: all examples, shape (n, *event), to which it is fitted again where they are few; None to leave it.
+    """
+
+    check: Callable[[DiffusionPrior], DiffusionPrior] = lambda prior: prior
+    whole: np.ndarray | None = None
+
+
+UNCHECKED = Finish()
+
+
+def learn_table(
+    keys: tuple[Array, Array],
+    plan: PriorPlan,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    finish: Finish,
+    options: dict[str, Any],
+    checkpoint: Any,
+    pilot: int,
+) -> DiffusionPrior:
+    """Try all candidates for some steps, and go on with the best.
+
+    Args:
+        keys: of the networks' first weights, and of the runs.
+        plan: its `num_steps` is the most that are taken.
+        train: examples, shape (n, *event).
+        held_out: others, shape (m, *event).
+        finish: what becomes of the prior.
+        options: of `fit`.
+        checkpoint: of what is tried first, with others beside it; None for none.
+        pilot: steps by which candidates are chosen.
+    """
+    data = _best_bounds(plan, train, held_out)
+    width = table_width(len(train) + len(held_out), data.train.shape[1])
+    tried, placed = with_placed_steps(keys[0], candidates(keys[0], data, width, train.shape[1:]), data)
+    short = min(plan.num_steps, pilot)
+
+    def run(candidate: Candidate, x: np.ndarray, steps: int, place: Path, **more: Any) -> FitResult:
+        return fit(keys[1], candidate.process, x, transform=candidate.transform, num_steps=steps, checkpoint=place,
+                   **options | more)  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as folder:
+        start = Path(folder) / "run" if checkpoint is None else Path(checkpoint)
+        places = [start, *(start.with_name(f"{start.name}.{i}") for i in range(1, len(tried)))]
+        known = {"validation": held_out}
+        results = [run(c, train, short, place, **known) for c, place in zip(tried, places, strict=True)]
+        best = int(np.argmax([max(result.history["validation"]) for result in results]))
+        if short < plan.num_steps:
+            results[best] = run(tried[best], train, plan.num_steps, places[best], **known)
+        chosen, result = tried[best], results[best]
+        reasons = (*plan.reasons, *_said(plan, data), placed, _compared(tried, results, best))
+        curves = {candidate.name: found for candidate, found in zip(tried, results, strict=True)}
+        models = _models(plan, data, train, held_out)
+        report = report_of(plan, result, chosen.transform, curves, reasons, models, train, held_out)
+        process, transform = simplified(chosen, result.process)
+        prior, whole = finish.check(assembled(process, transform, train).with_report(report)), finish.whole
+        if whole is None or len(whole) > REFITTED:
+            return prior
+        all_of_it = table(_flat(whole), _flat(whole)[:0], plan.dequantize, data.bounds, whole.shape[1:], data.recipe)
+        again = candidates(keys[0], all_of_it, width, whole.shape[1:])[best].of_schedule(
+            chosen.process.diffusion.schedule
+        )
+        kept = report.steps
+        place = start.with_name(f"{start.name}.all")
+        # In laps of as many steps as lay between validations, so that one program is compiled.
+        alone = {"validation": 0.0, "patience": None, "log_every": min(kept, cadence(len(whole)), 100)}
+        process = run(again, whole, kept, place, **alone).process if kept else again.process
+    return _better(plan, prior, chosen, result, again, process, whole, held_out)
+
+
+def _best_bounds(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> Table:
+    """The simple models without bounds, or with those that are proposed, by held-out density; with those given."""
+    options = (plan.bounds,) if plan.bounds is None or plan.bounds_given else (None, plan.bounds)
+    parts = _flat(train), _flat(held_out), plan.dequantize
+    return max((table(*parts, bounds, train.shape[1:]) for bounds in options), key=lambda found: found.value)
+
+
+def _models(plan: PriorPlan, data: Table, train: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
+    """The simple models that the report compares with: the Gaussian of the data's own coordinates is among them."""
+    if data.bounds is None:
+        return data.models
+    free = table(_flat(train), _flat(held_out), plan.dequantize, None, train.shape[1:])
+    return {"Gaussian": free.gaussian} | data.models
+
+
+def _said(plan: PriorPlan, data: Table) -> tuple[str, ...]:
+    structure = f"covariance: {data.recipe.structure}"
+    if plan.bounds is None or plan.bounds_given:
+        return (structure,)
+    verdict = "better" if data.bounds is not None else "no better"
+    return structure, f"bounds: {plan.bounds.said} {verdict} on held-out examples, by simple models"
+
+
+def _compared(tried: list[Candidate], results: list[FitResult], best: int) -> str:
+    pairs = zip(tried, results, strict=True)
+    values = ", ".join(f"{candidate.name} {max(result.history['validation']):.2f}" for candidate, result in pairs)
+    return f"chosen: {tried[best].name} (validation K, in nats: {values})"
+
+
+def _better(
+    plan: PriorPlan,
+    prior: DiffusionPrior,
+    chosen: Candidate,
+    result: FitResult,
+    again: Candidate,
+    process: Any,
+    whole: np.ndarray,
+    held_out: np.ndarray,
+) -> DiffusionPrior:
+    """The prior of all examples, unless it is worse on those that were held out before: something is wrong."""
+    x, key = jnp.asarray(held_out, float), jax.random.key(0)
+    likelihood = default_validation(process, len(held_out))
+    pairs = ((result.process, chosen.transform), (process, again.transform))
+    before, after = (held_out_values(likelihood, key, own, x, plan.dequantize, transform) for own, transform in pairs)
+    gain, report = np.asarray(after - before, np.float64), prior.report()
+    if not gain.mean() > -LEAST - 2 * gain.std() / np.sqrt(len(gain)):
+        said = (
+            f"all examples: worse on those held out before, by {-gain.mean():.2f} nats, so that the first fit is kept"
+        )
+        return prior.with_report(report._replace(reasons=(*report.reasons, said)))
+    said = f"all examples: fitted again to {len(whole)}, in {report.steps} steps; the scores are of the fit before"
+    own, transform = simplified(again, process)
+    return assembled(own, transform, whole).with_report(report._replace(reasons=(*report.reasons, said)))
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), -1)

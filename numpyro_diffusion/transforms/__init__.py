@@ -1,0 +1,4 @@
+"""Coordinates in which data are modelled, beside NumPyro's own transforms."""
+
+from .bounded import Between as Between
+from .bounded import Bounded as Bounded
