@@ -37,7 +37,7 @@ def test_density_of_a_denoiser_without_a_variance():
     square = 0.3**2
 
     def predict(z, time):
-        kept, lost = nd.schedules.log_snr(40, *ENDS).shares(time)
+        kept, lost = nd.schedules.log_snr(40, *ENDS).signal_and_noise(time)
         return jnp.sqrt(kept) * square / (kept * square + lost) * z
 
     process = chain(nd.denoisers.Network(predict, predicts="data", variance="beta_tilde"), 3)
