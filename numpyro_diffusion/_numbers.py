@@ -7,7 +7,7 @@ import numpy as np
 
 from ._checks import check_unmasked
 
-# Of the data's spread: rounding by so much is felt where the chain has little noise left.
+# Of the data's standard deviation: rounding by so much is felt where the chain has little noise left.
 _COARSEST = 0.01
 
 
@@ -53,14 +53,14 @@ def check_resolution(name: str, array: np.ndarray, dtype: Any = None) -> None:
             f"{name}: expected numbers whose squares {dtype} can hold, got {largest:.4g}; change their units"
         )
     axis = 0 if array.ndim == 2 else None  # elements of a vector have scales of their own
-    spread = np.atleast_1d(wide.std(axis=axis))
+    deviation = np.atleast_1d(wide.std(axis=axis))
     rounding = limits.eps * np.atleast_1d(np.abs(wide).max(axis=axis, initial=0.0)) / np.sqrt(12)
-    bad = (spread > 0) & (rounding > _COARSEST * spread)
+    bad = (deviation > 0) & (rounding > _COARSEST * deviation)
     if bad.any():
         first = int(np.argmax(bad))
         where = f" in element {first}" if axis == 0 else ""
         raise ValueError(
-            f"{name}: expected numbers that {dtype} tells apart, got a standard deviation of {spread[first]:.3g} "
+            f"{name}: expected numbers that {dtype} tells apart, got a standard deviation of {deviation[first]:.3g} "
             f"about {wide.mean(axis=axis).ravel()[first]:.6g}{where}; subtract what they have in common (data - "
             "data.mean(0)), or switch jax_enable_x64 on"
         )

@@ -76,13 +76,13 @@ def to_arviz(
     if unknown := sorted(set(exclude) - set(posterior)):
         raise ValueError(f"exclude: expected some of the sites {sorted(posterior)}, got {unknown}")
     lead = ("chain", "draw")
-    kept = lambda values: {name: value for name, value in values.items() if name not in exclude}
+    included = lambda values: {name: value for name, value in values.items() if name not in exclude}
     sites = {} if model is None else _sites(model, args, kwargs, posterior)
     named = {name: _dims(name, site) for name, site in sites.items()} | {
         key: list(each) for key, each in (dims or {}).items()
     }
     build = lambda values, lead, **more: _dataset(values, lead, named, dict(coords or {}), **more)
-    groups: dict[str, Any] = {"posterior": build(kept(posterior), lead), "sample_stats": stats}
+    groups: dict[str, Any] = {"posterior": build(included(posterior), lead), "sample_stats": stats}
     observed = {name: np.asarray(site["value"]) for name, site in sites.items() if _is_data(site)}
     if observed and log_likelihood:
         values = numpyro_log_likelihood(model, dict(posterior), *args, batch_ndims=2, **kwargs)
@@ -94,12 +94,12 @@ def to_arviz(
         for group, wanted in (("prior", True), ("prior_predictive", False)):
             chosen = {name: np.asarray(draws)[None] for name, draws in prior.items() if (name in inner) is wanted}
             if chosen:
-                groups[group] = build(kept(chosen), lead)
+                groups[group] = build(included(chosen), lead)
     if posterior_predictive is not None:
         shape = np.shape(next(iter(posterior.values())))[:2]
         rows = isinstance(result, MCMC)
         predictive = {name: _in_chains(name, draws, shape, rows) for name, draws in posterior_predictive.items()}
-        groups["posterior_predictive"] = build(kept(predictive), lead)
+        groups["posterior_predictive"] = build(included(predictive), lead)
     attributes = _attributes("numpyro" if isinstance(result, MCMC) else "numpyro_diffusion")
     groups = {name: group.assign_attrs(attributes) for name, group in groups.items()}
     if az.__version__.startswith("0."):

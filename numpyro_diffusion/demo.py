@@ -117,8 +117,8 @@ def log_evidence(
     SMC gives log p(y, sigma) at the five points of a Gauss-Hermite rule laid where the draws of log sigma are.
     """
     points, weights = np.polynomial.hermite_e.hermegauss(5)
-    middle, spread = float(jnp.log(sigma).mean()), float(jnp.log(sigma).std())
-    log_places = middle + spread * points
+    middle, deviation = float(jnp.log(sigma).mean()), float(jnp.log(sigma).std())
+    log_places = middle + deviation * points
     smc = SMC(model, num_particles=num_particles, twist=PseudoInverse())  # named, so that nothing else is tried
     values, errors = np.zeros(5), np.zeros(5)
     for i in (0, 1, 3, 4, 2):  # the mean last, for the particles that are kept
@@ -128,7 +128,7 @@ def log_evidence(
                 warnings.filterwarnings("ignore", "this posterior may be wrong", UserWarning)
             smc.run(jax.random.fold_in(key, i), short_chain(prior), observation.mask, observation.y, given)
         values[i], errors[i] = smc.log_evidence, smc.log_evidence_error
-    parts = values + np.log(weights * spread) + points**2 / 2 + log_places
+    parts = values + np.log(weights * deviation) + points**2 / 2 + log_places
     share = np.exp(parts - np.logaddexp.reduce(parts))
     return smc, float(np.logaddexp.reduce(parts)), float(np.sqrt(np.sum((share * errors) ** 2)))
 

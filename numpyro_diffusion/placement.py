@@ -140,12 +140,15 @@ def _loss(key: Array, process: ReverseProcess, diffusion: GaussianDiffusion, x_0
     x_t = diffusion.marginal_from_noise(diffusion.marginal_noise(noise, x_0.shape), x_0, t)
     direction = jax.random.rademacher(probe, x_0.shape, dtype=x_t.dtype)
 
-    def look(x: Array) -> tuple[Array, Array]:
+    def predict(x: Array) -> tuple[Array, Array]:
         law = process.denoiser.posterior(diffusion, x, t)
         return law.mean, laws.variance(law)
 
-    _, push, variance = jax.jvp(look, (x_t,), (diffusion.scale * direction,), has_aux=True)
-    kept, lost = diffusion.schedule.shares(t)
+    _, push, variance = jax.jvp(predict, (x_t,), (diffusion.scale * direction,), has_aux=True)
+    alpha_bar, noise_variance = diffusion.schedule.signal_and_noise(t)
     # SNR · Cov[x_0 | x_t] v is √ᾱ ∂E[x_0 | x_t]/∂x_t v in standardised units.
-    gap = jnp.sqrt(kept) * push / diffusion.scale - kept / lost * variance / diffusion.scale**2 * direction
+    gap = (
+        jnp.sqrt(alpha_bar) * push / diffusion.scale
+        - alpha_bar / noise_variance * variance / diffusion.scale**2 * direction
+    )
     return jnp.sum(jnp.square(gap))

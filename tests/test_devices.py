@@ -31,7 +31,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import numpyro_diffusion as nd
+from numpyro_diffusion import _devices
 from numpyro_diffusion._devices import check_devices
+from numpyro_diffusion.training import loop
 
 event = (16, 16, 1)
 network = nd.networks.UNet(jax.random.key(0), event, channels=(8, 8), depth=1, attention=(), num_groups=4)
@@ -46,17 +48,34 @@ one, two = (
 assert len(two.sharding.device_set) == 2 and two.addressable_shards[0].data.shape == (8, *event)
 np.testing.assert_allclose(two, one, atol=1e-5)
 data = np.random.default_rng(0).normal(size=(64, *event))
-one, two = (
-    nd.fit(jax.random.key(2), process, data, num_steps=6, batch_size=16, log_every=3, validation=0.0, devices=count,
-           objective="simple", progress_bar=False).history["loss"]
-    for count in (1, 2)
-)
+train = lambda count, **options: nd.fit(
+    jax.random.key(2), process, data, num_steps=6, batch_size=16, log_every=3, validation=0.0, devices=count,
+    objective="simple", progress_bar=False, **options)
+one, two = (train(count).history["loss"] for count in (1, 2))
 assert one[-1] != one[0]
 np.testing.assert_allclose(two, one, rtol=1e-5)
+
+# The same with weights, averages and optimiser divided: a device holds little more than half of them.
+held, advance, _devices.SMALLEST_DIVIDED = [], loop._advance, 64
+
+
+def counting(run, key, now, *rest):
+    leaves = [leaf for leaf in jax.tree.leaves(now.state) if leaf.ndim]
+    held.append(sum(leaf.addressable_shards[0].data.size for leaf in leaves) / sum(leaf.size for leaf in leaves))
+    return advance(run, key, now, *rest)
+
+
+loop._advance = counting
+parts = train(2, shard_weights=True, checkpoint=CHECKPOINT)
+np.testing.assert_allclose(parts.history["loss"], one, rtol=1e-5)
+assert len(held) == 2 and max(held) < 0.55, held
+again = train(None, checkpoint=CHECKPOINT)  # what was written is whole, and another layout goes on from it
+assert all(map(np.array_equal, *(jax.tree.leaves(result.process) for result in (parts, again))))
 """
 
 
 @pytest.mark.slow
-def test_a_unet_samples_and_learns_the_same_on_two_devices():
+def test_a_unet_samples_and_learns_the_same_on_two_devices(tmp_path):
     """Its convolutions are primitives with gradients of their own, which must add up over the devices' shares."""
-    subprocess.run([sys.executable, "-c", UNET_ON_TWO], check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    program = f"CHECKPOINT = {str(tmp_path / 'run')!r}\n{UNET_ON_TWO}"
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})

@@ -83,7 +83,7 @@ def test_no_output_that_cannot_be_written_on_the_command_line(tmp_path, monkeypa
 
 
 def test_a_disk_that_fills_up_does_not_lose_the_weights(tmp_path, monkeypatch):
-    """The error has what a run of as many steps returns."""
+    """The error comes when the next checkpoint is due, with what a run of as many steps returns."""
     calls, fsync = [], os.fsync
 
     def filling(file):
@@ -91,7 +91,7 @@ def test_a_disk_that_fills_up_does_not_lose_the_weights(tmp_path, monkeypatch):
         return fsync(file) if len(calls) < 3 else full_disk(file)  # the probe and the first save
 
     options = {"optimizer": optax.sgd(1e-3)}
-    expected = fit(None, num_steps=4, **options).process
+    expected = fit(None, num_steps=6, **options).process
     monkeypatch.setattr("os.fsync", filling)
     path = tmp_path / "run"
     with pytest.raises(
@@ -99,7 +99,7 @@ def test_a_disk_that_fills_up_does_not_lose_the_weights(tmp_path, monkeypatch):
     ) as error:
         fit(path, num_steps=8, **options)
     result = error.value.result
-    assert result.steps == 4 and result.stopped == "unsaved" and error.value.errno == errno.ENOSPC
+    assert result.steps == 6 and result.stopped == "unsaved" and error.value.errno == errno.ENOSPC
     jax.tree.map(np.testing.assert_array_equal, result.process, expected)
     assert [file.name for file in Path(tmp_path).iterdir()] == ["run"]  # that of step 2, from which a run goes on
     monkeypatch.setattr("os.fsync", fsync)

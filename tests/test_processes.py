@@ -15,7 +15,7 @@ import numpyro.distributions as dist
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import checkpoints
+from numpyro_diffusion import _devices, checkpoints
 from numpyro_diffusion._devices import check_devices, check_hashing
 from numpyro_diffusion.training import resume
 
@@ -55,12 +55,15 @@ def _say(folder, rank, *words):
 
 
 def _take_part(rank, port, folder):
-    """What each of the two processes does: SMC twice, and a run in the middle of which the second one is killed."""
+    """What each of the two processes does: SMC twice, training with divided weights, and a run in the middle of
+    which the second one is killed."""
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", 2, rank, heartbeat_timeout_seconds=10)
     assert (jax.device_count(), jax.local_device_count()) == (8, 4)
     _say(folder, rank, "particles", *_smc(2, devices=8))
     _say(folder, rank, "islands", *_smc(8, devices=8))
+    _devices.SMALLEST_DIVIDED = 8
+    _say(folder, rank, "parts", *_fit(_batch(7), devices=8, shard_weights=True).history["loss"])
     write = checkpoints.write_training_state
     resume.write_training_state = lambda *args, **options: (_say(folder, rank, "written"), write(*args, **options))
 
@@ -131,6 +134,9 @@ def test_two_processes_do_what_one_does(tmp_path):
         expected = _smc(count)
         for rank in range(2):
             np.testing.assert_allclose(np.array(_said(tmp_path, rank, name)[0].split(), float), expected, atol=2e-5)
+    losses = _fit(_batch(7)).history["loss"]
+    for rank in range(2):
+        np.testing.assert_allclose(np.array(_said(tmp_path, rank, "parts")[0].split(), float), losses, rtol=1e-5)
     assert _said(tmp_path, 0, "written") and not _said(tmp_path, 1, "written")
     begun = checkpoints.describe(tmp_path / "run")["metadata"]["history"]["step"][-1]
     assert 2 <= begun < STEPS

@@ -93,11 +93,11 @@ def _bound(key: Array, prior: Any, data: np.ndarray, context: Any, progress_bar:
     with tqdm(total=len(data), disable=not progress_bar, desc="evaluating", unit="example") as bar:
         for start in range(0, len(data), batch):
             index = np.minimum(np.arange(start, start + batch), len(data) - 1)
-            kept = min(batch, len(data) - start)
+            count = min(batch, len(data) - start)
             told = None if context is None else context[index]
             found = _estimate(jax.random.fold_in(key, start), prior, data[index], told)
-            parts.append(np.asarray(found)[:, :kept])
-            bar.update(kept)
+            parts.append(np.asarray(found)[:, :count])
+            bar.update(count)
     value, gain = np.concatenate(parts, axis=1).astype(np.float64)
     return value, gain
 

@@ -70,10 +70,10 @@ def _draw(keys: Array, prior: Any, context: Any, batch: int, progress_bar: bool)
     with tqdm(total=len(keys), disable=not progress_bar, desc="sampling", unit="draw") as bar:
         for start in range(0, len(keys), batch):
             index = np.minimum(np.arange(start, start + batch), len(keys) - 1)
-            kept = min(batch, len(keys) - start)
+            count = min(batch, len(keys) - start)
             told = None if context is None else context[index]
-            parts.append(np.asarray(_batch(prior, keys[index], told))[:kept])
-            bar.update(kept)
+            parts.append(np.asarray(_batch(prior, keys[index], told))[:count])
+            bar.update(count)
     return np.concatenate(parts)
 
 

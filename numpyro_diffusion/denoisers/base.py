@@ -90,11 +90,11 @@ class AbstractDenoiser(eqx.Module):
         """A tree of booleans like the denoiser: which arrays training may change; all floating ones unless it says."""
         return jax.tree.map(eqx.is_inexact_array, self)
 
-    def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> Any:
-        """What is costly about an answer at `x_t` and `t`, as arrays; None where there is nothing worth keeping."""
+    def outputs(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> Any:
+        """The network's outputs at `x_t` and `t`, as arrays; None where nothing is costly to compute."""
         del diffusion, x_t, t
 
-    def recall(self, answer: Any) -> "AbstractDenoiser":
-        """A denoiser for the one place where `evaluate` gave `answer`, which evaluates no more."""
-        del answer
+    def with_outputs(self, outputs: Any) -> "AbstractDenoiser":
+        """The denoiser at the one place whose `outputs` these are; its network is not called again."""
+        del outputs
         return self

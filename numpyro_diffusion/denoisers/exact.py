@@ -183,13 +183,17 @@ def _condition(
 ) -> tuple[Array, Array, Array]:
     """Mean and variance of x_0 given x_t for x_0 ~ N(loc, scale²), and log q(x_t), element by element."""
     diffusion = require_gaussian(diffusion, "diffusion: Gaussian oracles are for GaussianDiffusion")
-    kept, lost = diffusion.schedule.shares(t)
+    alpha_bar, noise_variance = diffusion.schedule.signal_and_noise(t)
     mean, scale, z = diffusion.standardize(loc), scale / diffusion.scale, diffusion.standardize(x_t)
-    spread = kept * scale**2 + lost
-    residual = z - jnp.sqrt(kept) * mean
-    posterior_mean = mean + jnp.sqrt(kept) * scale**2 / spread * residual
-    log_evidence = -0.5 * (residual**2 / spread + jnp.log(2 * jnp.pi * spread)) - jnp.log(diffusion.scale)
-    return diffusion.unstandardize(posterior_mean), scale**2 * lost / spread * diffusion.scale**2, log_evidence
+    marginal = alpha_bar * scale**2 + noise_variance
+    residual = z - jnp.sqrt(alpha_bar) * mean
+    posterior_mean = mean + jnp.sqrt(alpha_bar) * scale**2 / marginal * residual
+    log_evidence = -0.5 * (residual**2 / marginal + jnp.log(2 * jnp.pi * marginal)) - jnp.log(diffusion.scale)
+    return (
+        diffusion.unstandardize(posterior_mean),
+        scale**2 * noise_variance / marginal * diffusion.scale**2,
+        log_evidence,
+    )
 
 
 def _location_scale(

@@ -62,15 +62,15 @@ class FullGaussianMixture(AbstractDenoiser):
         """Normal with the exact element-wise mean and variance of x_0 given x_t."""
         diffusion = _of_one_scale(diffusion)
         shape, scale, z = jnp.shape(x_t), diffusion.scale, diffusion.standardize(x_t).reshape(-1)
-        kept, lost = diffusion.schedule.shares(t)
+        alpha_bar, noise_variance = diffusion.schedule.signal_and_noise(t)
         locs = diffusion.standardize(self.locs.reshape(-1, *shape)).reshape(self.locs.shape)
         variances = self.variances / scale**2
-        spread = kept * variances + lost
-        turned = einsum("kij,ki->kj", self.bases, z - jnp.sqrt(kept) * locs)
-        log_share = jnp.log(self.weights) - 0.5 * jnp.sum(jnp.square(turned) / spread + jnp.log(spread), 1)
+        marginal = alpha_bar * variances + noise_variance
+        turned = einsum("kij,ki->kj", self.bases, z - jnp.sqrt(alpha_bar) * locs)
+        log_share = jnp.log(self.weights) - 0.5 * jnp.sum(jnp.square(turned) / marginal + jnp.log(marginal), 1)
         share = jax.nn.softmax(log_share)
-        means = locs + einsum("kij,kj->ki", self.bases, jnp.sqrt(kept) * variances / spread * turned)
-        own = einsum("kij,kj->ki", jnp.square(self.bases), variances * lost / spread)
+        means = locs + einsum("kij,kj->ki", self.bases, jnp.sqrt(alpha_bar) * variances / marginal * turned)
+        own = einsum("kij,kj->ki", jnp.square(self.bases), variances * noise_variance / marginal)
         mean = dot(share, means)
         variance = dot(share, own + jnp.square(means - mean)) * scale**2
         return normal(diffusion.unstandardize(mean.reshape(shape)), variance.reshape(shape))

@@ -108,13 +108,13 @@ class Network(AbstractDenoiser):
         kernel = self._kernel(diffusion, output, x_t, t, s)
         return posterior, diffusion.average_bridge(x_t, posterior, t, s) if kernel is None else kernel
 
-    def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, ...]:
+    def outputs(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, ...]:
         """The network's outputs: one, or two."""
         return self._output(diffusion, x_t, t)[: self._num_outputs(diffusion)]
 
-    def recall(self, answer: tuple[Array, ...]) -> "Network":
-        """The same heads on an answer that was given before."""
-        return Network(Said(answer if len(answer) > 1 else answer[0]), self.predicts, self.variance, self.clip)
+    def with_outputs(self, outputs: tuple[Array, ...]) -> "Network":
+        """The same heads with outputs that were computed before."""
+        return Network(Said(outputs if len(outputs) > 1 else outputs[0]), self.predicts, self.variance, self.clip)
 
     @property
     def has_variance(self) -> bool:
@@ -191,12 +191,12 @@ class Network(AbstractDenoiser):
 
     def _prediction(self, diffusion: GaussianDiffusion, out: Array, x_t: Array, t: ArrayLike) -> Array:
         """The prediction of x_0, in data units."""
-        kept, lost = (jnp.sqrt(share) for share in diffusion.schedule.shares(t))
+        signal, sigma = (jnp.sqrt(part) for part in diffusion.schedule.signal_and_noise(t))
         z = diffusion.standardize(x_t)
         if self.predicts == "noise":
-            out = (z - lost * out) / kept
+            out = (z - sigma * out) / signal
         elif self.predicts == "velocity":
-            out = kept * z - lost * out
+            out = signal * z - sigma * out
         prediction = diffusion.unstandardize(out)
         return prediction if self.clip is None else jnp.clip(prediction, *self.clip)
 

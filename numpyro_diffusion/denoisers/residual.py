@@ -76,9 +76,9 @@ class Residual(AbstractDenoiser):
         """The law of x_0 given x_t: the baseline's, moved."""
         require_gaussian(diffusion, "diffusion: Residual is for GaussianDiffusion")
         law = self.baseline.posterior(diffusion, x_t, t)
-        shift, spread = self.evaluate(diffusion, x_t, t)
+        shift, growth = self.outputs(diffusion, x_t, t)
         variance = laws.variance(law)
-        grown = variance * jnp.exp(LARGEST_CHANGE * jnp.tanh(spread / LARGEST_CHANGE))
+        grown = variance * jnp.exp(LARGEST_CHANGE * jnp.tanh(growth / LARGEST_CHANGE))
         return laws.normal(law.mean - jnp.sqrt(variance) * shift, grown)
 
     def trainable(self) -> "Residual":
@@ -86,7 +86,7 @@ class Residual(AbstractDenoiser):
         fixed = jax.tree.map(lambda _: False, self._baseline)
         return eqx.tree_at(lambda d: d._baseline, super().trainable(), fixed)
 
-    def evaluate(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
+    def outputs(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
         """The network's answer."""
         told = () if self.told is None else (self.told.required(),)
         out = self.fn(diffusion.network_input(x_t), diffusion.schedule.time(t), *told)
@@ -95,6 +95,6 @@ class Residual(AbstractDenoiser):
             raise ValueError(f"fn: expected a pair of outputs, each of shape {jnp.shape(x_t)}, got {shapes}")
         return checked_output(out[0], jnp.shape(x_t)), checked_output(out[1], jnp.shape(x_t))
 
-    def recall(self, answer: tuple[Array, Array]) -> "Residual":
-        """The same on an answer that was given before."""
-        return eqx.tree_at(lambda denoiser: denoiser.fn, self, Said(answer))
+    def with_outputs(self, outputs: tuple[Array, Array]) -> "Residual":
+        """The same denoiser with outputs that were computed before."""
+        return eqx.tree_at(lambda denoiser: denoiser.fn, self, Said(outputs))

@@ -61,9 +61,9 @@ class Calibration(NamedTuple):
 
     def z_scores(self) -> dict[str, np.ndarray]:
         """Mean rank minus its expectation, in standard errors: the sign of a bias, shape of the quantity."""
-        spread = np.sqrt(self.num_draws * (self.num_draws + 2) / 12)
+        deviation = np.sqrt(self.num_draws * (self.num_draws + 2) / 12)
         return {
-            name: (ranks.mean(0) - self.num_draws / 2) / (spread / np.sqrt(len(ranks)))
+            name: (ranks.mean(0) - self.num_draws / 2) / (deviation / np.sqrt(len(ranks)))
             for name, ranks in self.ranks.items()
         }
 

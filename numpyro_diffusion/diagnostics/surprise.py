@@ -29,7 +29,7 @@ class Surprise(NamedTuple):
 
     Attributes:
         log_evidence: of the data, in nats.
-        log_evidence_error: its standard error from the spread of the islands, in nats; NaN from one island.
+        log_evidence_error: its standard error from the variation between the islands, in nats; NaN from one island.
         replicates: log evidences of the data sets that the model drew, in nats, shape (replicates,).
         replicate_errors: their standard errors, in nats, shape (replicates,).
     """
@@ -84,7 +84,7 @@ def surprise(
     The model draws data sets; SMC estimates the log evidence of each, and that of the data, in the same way. Hence the
     rank of the data is uniform if the model is right, *exactly*, at any number of particles and replicates (a Monte
     Carlo test, Barnard 1963); ties, as counts may have, make p-values larger. Noise of the estimates costs
-    power: the test sees little where standard errors are not small beside the spread of the replicates.
+    power: the test sees little where standard errors are not small beside the standard deviation of the replicates.
 
     A small p-value says that the prior, the likelihood or both are wrong for these data. One near 1 says that the data
     are more probable than nearly all that the model draws: no surprise, but no sign of a right model either. The order

@@ -102,19 +102,19 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
     def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """q(x_t | x_s), exact; event shape that of `x_s`."""
         check_binary("x_s", x_s)
-        return bits(self._kept_logits(x_s, self.schedule.beta(t, s)))
+        return bits(self._stay_logits(x_s, self.schedule.beta(t, s)))
 
     def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
         """q(x_t | x_0), exact; event shape that of `x_0`."""
         check_binary("x_0", x_0)
-        return bits(self._kept_logits(x_0, self.schedule.noise_variance(t)))
+        return bits(self._stay_logits(x_0, self.schedule.noise_variance(t)))
 
     def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """q(x_s | x_t, x_0), exact and factorised over bits; event shape that of `x_t`."""
         check_binary("x_t", x_t)
         check_binary("x_0", x_0)
         s = jnp.asarray(t) - 1 if s is None else s
-        log_odds = self._kept_logits(x_0, self.schedule.noise_variance(s))
+        log_odds = self._stay_logits(x_0, self.schedule.noise_variance(s))
         return bits(log_odds + self._step_log_ratio(x_t, t, s))
 
     def average_bridge(
@@ -140,8 +140,8 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
     def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
         """Draw from q(x_t | x_0): ones where the noise is below their probability."""
         one = jnp.where(jnp.asarray(x_0) > 0.5, 1.0, 0.0)
-        lost = self.schedule.noise_variance(t)
-        return (noise < one * (1 - lost) + lost * self.rate).astype(noise.dtype)
+        toss = self.schedule.noise_variance(t)
+        return (noise < one * (1 - toss) + toss * self.rate).astype(noise.dtype)
 
     def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Array:
         """Σ h(ᾱ_t x_0 + (1 − ᾱ_t)ρ) nats; depends on x_0 unless ρ = ½."""
@@ -163,13 +163,13 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
         return jnp.sum(jnp.broadcast_to(_entropy(self.rate), event_shape))
 
     def _activity(self, x_0: ArrayLike, t: ArrayLike) -> Array:
-        lost = self.schedule.noise_variance(t)
-        return jnp.asarray(x_0) * (1 - lost) + lost * self.rate
+        toss = self.schedule.noise_variance(t)
+        return jnp.asarray(x_0) * (1 - toss) + toss * self.rate
 
-    def _kept_logits(self, x: ArrayLike, lost: Array) -> Array:
-        """Logits of a bit that was `x` and has been tossed anew with probability `lost`."""
-        on = jnp.log1p(-lost * (1 - self.rate)) - jnp.log(lost * (1 - self.rate))
-        off = jnp.log(lost * self.rate) - jnp.log1p(-lost * self.rate)
+    def _stay_logits(self, x: ArrayLike, toss: Array) -> Array:
+        """Logits of a bit that was `x` and has been tossed anew with probability `toss`."""
+        on = jnp.log1p(-toss * (1 - self.rate)) - jnp.log(toss * (1 - self.rate))
+        off = jnp.log(toss * self.rate) - jnp.log1p(-toss * self.rate)
         return jnp.where(jnp.asarray(x) > 0.5, on, off)
 
     def _step_log_ratio(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike) -> Array:

@@ -150,14 +150,14 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
     def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
         """q(x_t | x_0), exact; event shape that of `x_0`."""
         self.check_values("x_0", x_0)
-        return categories(self._tossed(x_0, *self.schedule.shares(t)))
+        return categories(self._tossed(x_0, *self.schedule.signal_and_noise(t)))
 
     def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """q(x_s | x_t, x_0), exact; event shape that of `x_t`."""
         self.check_state("x_t", x_t)
         self.check_values("x_0", x_0)
         s = jnp.asarray(t) - 1 if s is None else s
-        return categories(self._into(x_t, t, s) + self._tossed(x_0, *self.schedule.shares(s)))
+        return categories(self._into(x_t, t, s) + self._tossed(x_0, *self.schedule.signal_and_noise(s)))
 
     def average_bridge(
         self, x_t: ArrayLike, posterior: dist.Distribution, t: ArrayLike, s: ArrayLike | None = None
@@ -168,12 +168,12 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         more: no sum over pairs of classes is needed.
         """
         s = jnp.asarray(t) - 1 if s is None else s
-        (kept_t, lost_t), (kept_s, lost_s) = self.schedule.shares(t), self.schedule.shares(s)
-        seen = self._reaching(x_t, kept_t, lost_t)
+        (stay_t, toss_t), (stay_s, toss_s) = self.schedule.signal_and_noise(t), self.schedule.signal_and_noise(s)
+        seen = self._reaching(x_t, stay_t, toss_t)
         share = class_logits(posterior) - seen
         share = jnp.where(seen > IMPOSSIBLE / 2, share, IMPOSSIBLE)
-        fresh = _log(lost_s) + self._log_noise + logsumexp(share, axis=-1, keepdims=True)
-        return categories(self._into(x_t, t, s) + jnp.logaddexp(_log(kept_s) + share, fresh))
+        fresh = _log(toss_s) + self._log_noise + logsumexp(share, axis=-1, keepdims=True)
+        return categories(self._into(x_t, t, s) + jnp.logaddexp(_log(stay_s) + share, fresh))
 
     def terminal(self, event_shape: tuple[int, ...]) -> dist.Distribution:
         """π on every element; event shape `event_shape`."""
@@ -240,15 +240,15 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         """q(x_t | x_0) for each value of x_t."""
         return jnp.exp(class_logits(self.marginal(x_0, t)))
 
-    def _tossed(self, x: ArrayLike, kept: Array, lost: Array) -> Array:
-        """Log probabilities of what `x` becomes if it is kept with probability `kept`."""
-        stays = jnp.where(one_hot(x, self.num_states), _log(kept), IMPOSSIBLE)
-        return jnp.logaddexp(stays, _log(lost) + self._log_noise)
+    def _tossed(self, x: ArrayLike, stay: Array, toss: Array) -> Array:
+        """Log probabilities of what `x` becomes if it stays with probability `stay`."""
+        stays = jnp.where(one_hot(x, self.num_states), _log(stay), IMPOSSIBLE)
+        return jnp.logaddexp(stays, _log(toss) + self._log_noise)
 
-    def _reaching(self, x: ArrayLike, kept: Array, lost: Array) -> Array:
-        """Log probability with which each value becomes `x` if it is kept with probability `kept`."""
-        stays = jnp.where(one_hot(x, self.num_states), _log(kept), IMPOSSIBLE)
-        return jnp.logaddexp(stays, (_log(lost) + self._noise_of(x))[..., None])
+    def _reaching(self, x: ArrayLike, stay: Array, toss: Array) -> Array:
+        """Log probability with which each value becomes `x` if it stays with probability `stay`."""
+        stays = jnp.where(one_hot(x, self.num_states), _log(stay), IMPOSSIBLE)
+        return jnp.logaddexp(stays, (_log(toss) + self._noise_of(x))[..., None])
 
     def _into(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike) -> Array:
         """log q(x_t | x_s) for each value of x_s."""

@@ -128,8 +128,8 @@ class GaussianDiffusion(AbstractDiffusion):
 
     def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
         """q(x_t | x_0), exact; event shape that of `x_0`."""
-        kept, lost = self.schedule.shares(t)
-        return self._normal(jnp.sqrt(kept) * self.standardize(x_0), lost)
+        alpha_bar, noise_variance = self.schedule.signal_and_noise(t)
+        return self._normal(jnp.sqrt(alpha_bar) * self.standardize(x_0), noise_variance)
 
     def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """q(x_s | x_t, x_0), exact ([DDPM 2020] eqs. 6-7); event shape that of `x_t`."""
@@ -178,8 +178,8 @@ class GaussianDiffusion(AbstractDiffusion):
 
     def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
         """Reparameterised draw from q(x_t | x_0): differentiable in x_0 and in a learned schedule."""
-        kept, lost = self.schedule.shares(t)
-        return self.unstandardize(jnp.sqrt(kept) * self.standardize(x_0) + jnp.sqrt(lost) * noise)
+        alpha_bar, noise_variance = self.schedule.signal_and_noise(t)
+        return self.unstandardize(jnp.sqrt(alpha_bar) * self.standardize(x_0) + jnp.sqrt(noise_variance) * noise)
 
     def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Array:
         """½ Σ log 2πe(1 − ᾱ_t)c² nats."""
@@ -191,8 +191,8 @@ class GaussianDiffusion(AbstractDiffusion):
 
     def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Array:
         """E log π(X^t) given x_0: a Gaussian's second moment, in nats."""
-        kept, lost = self.schedule.shares(t)
-        square = kept * self.standardize(x_0) ** 2 + lost
+        alpha_bar, noise_variance = self.schedule.signal_and_noise(t)
+        square = alpha_bar * self.standardize(x_0) ** 2 + noise_variance
         return -0.5 * jnp.sum(square + jnp.log(2 * jnp.pi) + 2 * jnp.log(self.scale))
 
     def terminal_entropy(self, event_shape: tuple[int, ...]) -> Array:

@@ -117,9 +117,9 @@ class ModuleDistribution(dist.Distribution):
         batch_shape = check_sizes("batch_shape", batch_shape)
         if batch_shape == self.batch_shape:
             return self
-        kept = batch_shape[max(len(batch_shape) - len(self.batch_shape), 0) :]
-        pairs = zip(kept, self.batch_shape, strict=False)
-        if len(kept) < len(self.batch_shape) or any(size not in (1, wanted) for wanted, size in pairs):
+        leading = batch_shape[max(len(batch_shape) - len(self.batch_shape), 0) :]
+        pairs = zip(leading, self.batch_shape, strict=False)
+        if len(leading) < len(self.batch_shape) or any(size not in (1, wanted) for wanted, size in pairs):
             shapes = f"{self.batch_shape} to shape {batch_shape}"
             raise ValueError(f"batch_shape: Cannot broadcast distribution of shape {shapes}")
         new = copy.copy(self)

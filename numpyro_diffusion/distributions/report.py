@@ -29,7 +29,7 @@ class PriorChecks(NamedTuple):
     """Whether draws look like held-out data, and whether predictions of x_0 err as much as the denoiser says.
 
     Attributes:
-        energy: energy distance of draws and held-out examples, each element in units of the data's spread.
+        energy: energy distance of draws and held-out examples, each element in units of the data's standard deviation.
         p_value: of the energy test, by permutations; small where draws differ from data.
         nearest_draws: median distance of draws to the nearest training example, in the same units.
         nearest_held_out: that of held-out examples. Draws that lie much nearer were memorised.
@@ -185,5 +185,5 @@ class Reported:
 
     def _metadata(self, card: Mapping[str, Any] | None) -> dict[str, Any]:
         """What a file holds beside the arrays."""
-        kept = {} if self._report is None else {"report": self._report.to_json()}
-        return {"content": "DiffusionPrior", "card": dict(card or {})} | kept
+        extra = {} if self._report is None else {"report": self._report.to_json()}
+        return {"content": "DiffusionPrior", "card": dict(card or {})} | extra

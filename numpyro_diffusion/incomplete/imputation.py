@@ -20,7 +20,7 @@ from ..twists import Laplace
 
 ISLANDS = 2
 CALLS = 5_000_000  # of the denoiser, for all rows
-MORE = 4  # times the particles for rows whose first run is poor
+MORE = 4  # times the particles for rows whose first run is unreliable
 
 
 class ImputationDiagnostics(NamedTuple):
@@ -33,7 +33,7 @@ class ImputationDiagnostics(NamedTuple):
         khat: Pareto k̂ of the islands' weights, shape (r,).
         gap: between the largest and the least of the islands' log evidences, in nats, shape (r,).
         log_evidence: log density of the known cells under the prior, in nats, shape (r,).
-        num_particles: of one island in the first run; poor rows had four times as many in a second one.
+        num_particles: of one island in the first run; unreliable rows had four times as many in a second one.
         num_islands: independent runs for each row.
     """
 
@@ -47,7 +47,7 @@ class ImputationDiagnostics(NamedTuple):
     num_islands: int
 
     @property
-    def poor(self) -> np.ndarray:
+    def unreliable(self) -> np.ndarray:
         """The rows that something speaks against."""
         return self.rows[~((self.least_size >= LEAST_SIZE) & (self.khat <= LARGEST_KHAT) & (self.gap <= LARGEST_GAP))]
 
@@ -122,7 +122,7 @@ def impute(
     """Complete a table several times: every missing cell is drawn given the known cells of its row, by SMC.
 
     *Consistent as particles grow*, under the prior's law, whose parameters count as known. Rows whose first run is
-    poor are run again with four times as many particles. Estimates from the completed tables are pooled by `nd.pool`.
+    unreliable are run again with four times as many particles. `nd.pool` pools estimates from the completed tables.
 
     Args:
         key: JAX random key.
@@ -192,8 +192,8 @@ def impute(
         tables.append(given.completed(whole[:, np.argsort(order)] if given.names else whole))
     if said := diagnostics.complaints:
         warnings.warn(
-            f"these imputations may be wrong: {'; '.join(said)}. `diagnostics.poor` has the rows; more particles may "
-            "help.",
+            f"these imputations may be wrong: {'; '.join(said)}. `diagnostics.unreliable` has the rows; more particles "
+            "may help.",
             stacklevel=2,
         )
     return Imputations(tables, prior, diagnostics)
@@ -253,11 +253,11 @@ class _Found(NamedTuple):
     log_evidence: np.ndarray
 
     @property
-    def is_poor(self) -> np.ndarray:
+    def is_unreliable(self) -> np.ndarray:
         return ~((self.least_size >= LEAST_SIZE) & (self.khat <= LARGEST_KHAT) & (self.gap <= LARGEST_GAP))
 
 
-def _looked_at(draws: Draws) -> _Found:
+def _summarised(draws: Draws) -> _Found:
     khat = np.array([pareto_khat(weights) for weights in draws.log_weight])
     with np.errstate(invalid="ignore"):
         gap = np.asarray(draws.islands.max(1) - draws.islands.min(1))
@@ -267,17 +267,17 @@ def _looked_at(draws: Draws) -> _Found:
 def _drawn(
     key: Array, prior: DiffusionPrior, values: np.ndarray, known: np.ndarray, effort: Effort, count: int, tick: Any
 ) -> _Found:
-    """Draws for every row; those that are poor at first again from more particles, the worst ones if they are many."""
+    """Draws for every row; unreliable ones again from more particles, the worst of them if they are many."""
     now, filled = Current(prior, {}), np.where(known, values, 0.0).astype(np.float32)
-    found = _looked_at(draw(key, now, (filled, known), read_cells, effort, count, tick))
+    found = _summarised(draw(key, now, (filled, known), read_cells, effort, count, tick))
     more = effort._replace(num_particles=MORE * effort.num_particles)
     steps = prior.process.num_steps if effort.num_steps is None else effort.num_steps
     most = max(1, CALLS // (more.num_particles * ISLANDS * steps))
-    poor = np.flatnonzero(found.is_poor)
-    poor = poor[np.argsort(found.least_size[poor])][:most]
-    if not len(poor):
+    unreliable = np.flatnonzero(found.is_unreliable)
+    unreliable = unreliable[np.argsort(found.least_size[unreliable])][:most]
+    if not len(unreliable):
         return found
-    again = draw(jax.random.fold_in(key, 1), now, (filled[poor], known[poor]), read_cells, more, count)
-    for mine, theirs in zip(found, _looked_at(again), strict=True):
-        mine[poor] = theirs
+    again = draw(jax.random.fold_in(key, 1), now, (filled[unreliable], known[unreliable]), read_cells, more, count)
+    for mine, theirs in zip(found, _summarised(again), strict=True):
+        mine[unreliable] = theirs
     return found

@@ -142,8 +142,8 @@ def fit_prior_from_observations(
     each = max(1, min(8, MANY // (total - held)))  # draws
     learn = _Learner(observed, shared, train, total - held, shape, first_steps, lap_steps, options, progress_bar,
                      effort._replace(corrected=corrected), each)  # fmt: skip
-    look = lambda key, now: scored(key, now, out, observed, effort, each, RUNS)
-    opening = look(jax.random.fold_in(key, 2), now)
+    score = lambda key, now: scored(key, now, out, observed, effort, each, RUNS)
+    opening = score(jax.random.fold_in(key, 2), now)
     history = History([], []).then(opening.log_evidence)
     say(f"start: held-out log evidence {history.score[0]:.3f} nats")
     settings = {"key": digest(key), "observations": digest(observations), "corrected": corrected} | counts
@@ -154,7 +154,7 @@ def fit_prior_from_observations(
         if on_lap is not None:
             on_lap(climb.laps, *climb.now)
 
-    found = climb(key, Climb(now, now, opening.log_evidence, history), learn.lap, look, num_laps=num_laps,
+    found = climb(key, Climb(now, now, opening.log_evidence, history), learn.lap, score, num_laps=num_laps,
                   patience=patience, opening=opening, checkpoint=checkpoint, settings=settings, tell=tell)  # fmt: skip
     report = _report(found, opening.log_evidence, total - held)
     if progress_bar:

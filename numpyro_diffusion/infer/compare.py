@@ -52,7 +52,7 @@ class PriorComparison(NamedTuple):
 
     @property
     def log_evidence_errors(self) -> dict[str, float]:
-        """Standard error of the log evidence, from the spread of the run's islands, in nats."""
+        """Standard error of the log evidence, from the variation between the run's islands, in nats."""
         return {name: run.log_evidence_error for name, run in self.runs.items()}
 
     @property
@@ -147,7 +147,7 @@ def compare_priors(
     _check_priors(priors)
     probabilities = _probabilities(prior_probabilities, tuple(priors))
     options = _options(smc)
-    spread, *keys = jax.random.split(key, len(priors) + 1)
+    key_intervals, *keys = jax.random.split(key, len(priors) + 1)
     runs, said = {}, {}
     for own, (name, prior) in zip(keys, priors.items(), strict=True):
         try:
@@ -157,7 +157,7 @@ def compare_priors(
             raise
         for message in said[name]:
             warnings.warn(f"{name}: {message}", ReliabilityWarning, stacklevel=2)
-    return PriorComparison(runs, probabilities, _intervals(spread, runs, probabilities), said)
+    return PriorComparison(runs, probabilities, _intervals(key_intervals, runs, probabilities), said)
 
 
 def _run(key: Array, smc: SMC, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[SMC, tuple[str, ...]]:

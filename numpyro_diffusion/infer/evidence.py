@@ -23,7 +23,7 @@ def evidence_error(log_evidences: ArrayLike) -> float:
     s ≤ 0.5, that is s²/n, the delta method; where they do not, √v goes to s, as the average is then that of one island.
     The delta method alone is at most 1 nat there, whatever s: it takes the largest evidence for the truth.
 
-    w widens the error for a spread that few islands estimate. From 4 islands on w = ν/(ν − 2), the variance of
+    w widens the error for a standard deviation from few islands. From 4 islands on w = ν/(ν − 2), the variance of
     Student's t with ν = n − 1 degrees of freedom: where islands agree, errors in units of this one have unit variance.
     For 2 and 3 islands t has no variance, and √w is the ratio of the 97.5% points of t and of the normal law, 6.5 and
     2.2: twice the standard error covers the truth in 95 of 100 runs. *Approximate*: where islands differ by more than

@@ -128,15 +128,15 @@ def extract(model: Callable[..., Any], site: str, args: tuple[Any, ...], kwargs:
     prototype = {name: msg for name, msg in run(x).items() if msg["type"] == "sample" and name != site}
     using = depends(lambda x: {name: _log_density(run(x)[name]) for name in prototype}, x)
     used = [name for name in prototype if using[name]]
-    kept = independent_ndims(found, [prototype[name] for name in used])
-    prior = as_one_state(found, site, kept)
-    plates = _Plates(x.shape[:kept], found.plate_ndims)
+    independent = independent_ndims(found, [prototype[name] for name in used])
+    prior = as_one_state(found, site, independent)
+    plates = _Plates(x.shape[:independent], found.plate_ndims)
     parts = [_part(run, name, prototype[name], x, plates, diffusion.num_values, site) for name in used]
     if isinstance(found.law, DiffusionPosterior):
         parts = [found.law.map_batch(lambda module, _: module.factor, jnp.zeros(found.law.batch_shape)), *parts]
     rest = [_log_density(msg).sum() for name, msg in prototype.items() if msg["is_observed"] and name not in used]
     factor = parts[0] if len(parts) == 1 else Product(tuple(parts)) if parts else None
-    if factor is not None and not kept:
+    if factor is not None and not independent:
         factor = simplify(factor, prior.event_shape)
     return Extraction(prior, factor, sum(rest, jnp.zeros(())))
 
@@ -170,18 +170,18 @@ class _Plates(NamedTuple):
     total: int  # how many dimensions all of them have
 
     @property
-    def kept(self) -> int:
+    def independent(self) -> int:
         return len(self.shape)
 
     def first(self, array: Array, event: int = 0) -> Array:
         """An array of the model with the dimensions of `shape` in front."""
-        return plate_first(array, self.kept, self.total, event)
+        return plate_first(array, self.independent, self.total, event)
 
 
 def _part(run: Any, name: str, msg: Any, x: Array, plates: _Plates, count: int | None, site: str) -> AbstractFactor:
     """The factor of one site, about elements of so many values, or real numbers."""
-    if plates.kept:
-        check_independent(lambda x: plates.first(_log_density(run(x)[name])), name, x, plates.kept, site)
+    if plates.independent:
+        check_independent(lambda x: plates.first(_log_density(run(x)[name])), name, x, plates.independent, site)
     plain = msg["scale"] is None
     if count is not None:
         return (plain and _elementwise(run, name, x, count)) or _any(run, name, x, plates)
@@ -229,24 +229,24 @@ def _gaussian(run: Any, name: str, msg: Any, x: Array, plates: _Plates) -> Abstr
         scale = jnp.broadcast_to(noise(x), shape)
         scale = scale if seen is None else jnp.where(seen, scale, jnp.inf)
         return Gaussian(residual, scale, push(jnp.ones_like(x)))
-    if correlated and (plates.kept or residual.ndim != 1 or mask is not None):
+    if correlated and (plates.independent or residual.ndim != 1 or mask is not None):
         return None
     if correlated:
         return LinearGaussian(residual, push, noise(x))
     scale = jnp.broadcast_to(noise(x), shape)
-    if not plates.kept:
+    if not plates.independent:
         return LinearGaussian(residual, push, scale, mask=seen)
     forward = lambda array: plates.first(array, event)
-    each = OneOfPlate(lambda v: forward(push(v)), x.shape, plates.kept, x.dtype)
+    each = OneOfPlate(lambda v: forward(push(v)), x.shape, plates.independent, x.dtype)
     operator = Partial(each, numbered(plates.shape))
     return LinearGaussian(forward(residual), operator, forward(scale), mask=None if seen is None else forward(seen))
 
 
 def _any(run: Any, name: str, x: Array, plates: _Plates) -> AbstractFactor:
     """The site as any function of x."""
-    if not plates.kept:
+    if not plates.independent:
         return Factor(lambda x: _log_density(run(x)[name]).sum())
-    log_density = OneOfPlate(lambda x: plates.first(_log_density(run(x)[name])), x.shape, plates.kept, x.dtype)
+    log_density = OneOfPlate(lambda x: plates.first(_log_density(run(x)[name])), x.shape, plates.independent, x.dtype)
     return Factor(Partial(lambda index, x: log_density(index, x).sum(), numbered(plates.shape)))
 
 

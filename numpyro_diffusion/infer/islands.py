@@ -41,14 +41,14 @@ def run_islands(
     islands where their number divides among them, which then never wait for one another, and the particles of each
     island where it does not.
     """
-    spread = check_devices(sampler.devices, 0)
-    check_hashing(spread)
+    sharding = check_devices(sampler.devices, 0)
+    check_hashing(sharding)
     apart = None
-    if spread is not None and len(keys) % spread.mesh.size == 0:
-        sampler, apart = sampler.on_one_device(), spread
-    if not is_shared(spread):
+    if sharding is not None and len(keys) % sharding.mesh.size == 0:
+        sampler, apart = sampler.on_one_device(), sharding
+    if not is_shared(sharding):
         return _run_islands(model, site, sampler, keys, args, kwargs, apart, None)
-    return collect(_run_islands(model, site, sampler, keys, args, kwargs, apart, spread), spread)
+    return collect(_run_islands(model, site, sampler, keys, args, kwargs, apart, sharding), sharding)
 
 
 @eqx.filter_jit

@@ -80,14 +80,14 @@ def independent_ndims(site: Site, used: list[Any]) -> int:
     return max((dim + 1 for dim in range(together[0]) if apart[dim]), default=0)
 
 
-def as_one_state(site: Site, name: str, kept: int) -> DiffusionPrior:
-    """The prior of batch shape ``batch_shape[:kept]`` whose events hold all of the other batch dimensions.
+def as_one_state(site: Site, name: str, independent: int) -> DiffusionPrior:
+    """The prior of batch shape ``batch_shape[:independent]`` whose events hold all of the other batch dimensions.
 
     Raises:
         ValueError: the elements have parameters of their own, or a factor.
     """
     law = site.law
-    copies = law.batch_shape[kept:]
+    copies = law.batch_shape[independent:]
     if not copies:
         return site.prior
     where = f"the elements of {name!r}, which other sites use together, to be"
@@ -98,14 +98,14 @@ def as_one_state(site: Site, name: str, kept: int) -> DiffusionPrior:
     process = law.process
     denoiser, event = Copies(process.denoiser, len(copies)), (*copies, *process.event_shape)
     whole = ReverseProcess(process.diffusion, denoiser, event, last_step=process.last_step)
-    return DiffusionPrior(whole, sampler=law.sampler, transform=law.transform).expand(law.batch_shape[:kept])
+    return DiffusionPrior(whole, sampler=law.sampler, transform=law.transform).expand(law.batch_shape[:independent])
 
 
-def plate_first(array: Array, kept: int, total: int, event: int) -> Array:
-    """Move the first `kept` of the last `total` batch dimensions to the front."""
+def plate_first(array: Array, independent: int, total: int, event: int) -> Array:
+    """Move the first `independent` of the last `total` batch dimensions to the front."""
     start = array.ndim - event - total
     axes = list(range(array.ndim))
-    return array.transpose(axes[start : start + kept] + axes[:start] + axes[start + kept :])
+    return array.transpose(axes[start : start + independent] + axes[:start] + axes[start + independent :])
 
 
 def numbered(shape: tuple[int, ...]) -> Any:

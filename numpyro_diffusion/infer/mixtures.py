@@ -22,12 +22,12 @@ class Mixture(NamedTuple):
     """A site whose law is one of several diffusion laws, by a label that is not known.
 
     Attributes:
-        log_shares: log of the labels' probabilities, shape (*batch, labels) or (labels,).
+        log_weights: log of the labels' probabilities, shape (*batch, labels) or (labels,).
         laws: one for each label.
         batch_shape: of the site, each element of which has a label of its own.
     """
 
-    log_shares: Array
+    log_weights: Array
     laws: tuple[DiffusionPrior | DiffusionPosterior, ...]
     batch_shape: tuple[int, ...]
 
@@ -45,8 +45,8 @@ def mixture_in(fn: dist.Distribution) -> Mixture | None:
     if not all(isinstance(law, DiffusionPrior | DiffusionPosterior) for law in laws):
         return None
     labels: Any = fn.mixing_distribution
-    log_shares = labels.log_prob(jnp.arange(len(laws)).reshape((-1,) + (1,) * len(labels.batch_shape)))
-    return Mixture(jnp.moveaxis(log_shares, 0, -1), laws, batch)
+    log_weights = labels.log_prob(jnp.arange(len(laws)).reshape((-1,) + (1,) * len(labels.batch_shape)))
+    return Mixture(jnp.moveaxis(log_weights, 0, -1), laws, batch)
 
 
 class Labelled(Messenger):
@@ -79,7 +79,7 @@ def together(runs: list[Particles], mixture: Mixture) -> Particles:
             f"site: expected a mixture whose elements, of batch shape {mixture.batch_shape}, are not used together, as "
             f"each has a label of its own, got states of batch shape {shape}"
         )
-    weights = [run.log_evidence + mixture.log_shares[..., k] for k, run in enumerate(runs)]
+    weights = [run.log_evidence + mixture.log_weights[..., k] for k, run in enumerate(runs)]
     total = logsumexp(jnp.stack(weights), axis=0)
     count = runs[0].log_weight.shape[-1]
     sizes, ancestors = [], []
@@ -105,7 +105,7 @@ class Labels(NamedTuple):
 
     Attributes:
         probabilities: by the evidences of the labels, islands weighted by theirs, shape (*batch, labels).
-        errors: their standard errors, from the spread of the islands; NaN from one.
+        errors: their standard errors, from the variation between the islands; NaN from one.
     """
 
     probabilities: Array

@@ -162,10 +162,10 @@ def _loop(eqn: Any, values: list[Any], where: tuple[Array, ...]) -> list[Any]:
     def body(carry: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
         outs = _run(inner.jaxpr, inner.consts, _wrapped([*consts, *carry, *xs], places), where)
         made[:] = [out.axes if isinstance(out, _Own) else None for out in outs]
-        kept = [*places[count:end], *made[end - count :]]
-        if any(None not in (old, new) and old != new for old, new in zip(kept, made, strict=True)):
+        carried = [*places[count:end], *made[end - count :]]
+        if any(None not in (old, new) and old != new for old, new in zip(carried, made, strict=True)):
             raise Inseparable("elements that change their place")
-        plain = [_cut(out, axes, where) for out, axes in zip(outs, kept, strict=True)]
+        plain = [_cut(out, axes, where) for out, axes in zip(outs, carried, strict=True)]
         return plain[: end - count], plain[end - count :]
 
     def operands() -> tuple[list[Any], list[Any]]:

@@ -147,17 +147,17 @@ class ParticleGibbs(MCMCKernel):
         """How many steps of the prior's chain are taken; None for all."""
         found: list[int | None] = []  # of one element of the batch, whose arrays have their own shapes
 
-        def look(module: Any, x: Array) -> Array:
+        def check(module: Any, x: Array) -> Array:
             found.append(following(self.sampler, module.sampler, module.process).num_steps)
             return x
 
-        jax.eval_shape(lambda x: site.prior.map_batch(look, x), jnp.zeros(site.law.batch_shape))
+        jax.eval_shape(lambda x: site.prior.map_batch(check, x), jnp.zeros(site.law.batch_shape))
         return found[0]
 
     def at_chain(self, state: ParticleGibbsState, chain: Array, batch_ndims: int) -> ParticleGibbsState:
         """The state at another chain, of the shape of `z`, for a site with so many batch dimensions."""
-        kept = state.changed.ndim
-        return state._replace(z={self.site: chain}, path=jnp.moveaxis(chain, batch_ndims, kept))
+        lead = state.changed.ndim
+        return state._replace(z={self.site: chain}, path=jnp.moveaxis(chain, batch_ndims, lead))
 
     def data(self, state: ParticleGibbsState, model_args: Any, model_kwargs: Any) -> Array:
         """The site's value, made of the chain in `z`."""

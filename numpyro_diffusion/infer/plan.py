@@ -12,9 +12,9 @@ from ..samplers.reliability import Reliability
 from ..twists import AbstractTwist, Flat, Laplace, Tempered, default_twist
 from .extract import Latent
 
-# A run is taken as it is from this many effective particles on, and up to this spread of its islands, in nats.
+# A run is taken as it is from this many effective particles on, and up to this standard deviation of islands, in nats.
 GOOD_SIZE = 16.0
-GOOD_SPREAD = 0.25
+GOOD_DEVIATION = 0.25
 MORE_PARTICLES = 4
 
 
@@ -66,7 +66,7 @@ def with_more(plan: Plan, times: int = MORE_PARTICLES) -> Plan:
 
 def is_good(found: Reliability) -> bool:
     """Whether a run needs no other try."""
-    return not found.complaints and found.least_size >= GOOD_SIZE and found.spread <= GOOD_SPREAD
+    return not found.complaints and found.least_size >= GOOD_SIZE and found.deviation <= GOOD_DEVIATION
 
 
 def badness(found: Reliability) -> float:
@@ -78,10 +78,10 @@ def _ruled(found: Latent) -> AbstractTwist:
     """`default_twist`, asked for one element of the site's batch."""
     chosen: list[AbstractTwist] = []
 
-    def look(module: Any, factor: Any) -> Any:
+    def check(module: Any, factor: Any) -> Any:
         process = module.process
         chosen.append(Flat() if factor is None else default_twist(process, simplify(factor, process.event_shape)))
         return jnp.zeros(())
 
-    jax.eval_shape(lambda: found.prior.map_batch(look, found.factor))
+    jax.eval_shape(lambda: found.prior.map_batch(check, found.factor))
     return chosen[0]

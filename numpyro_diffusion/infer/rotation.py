@@ -44,18 +44,19 @@ def reference(z: Array, is_noise: Array) -> Reference:
 
     Noise keeps its unit scale, and its mean moves only where the particles' mean is surely not 0, beyond the universal
     threshold √(2 log D / n) of Donoho and Johnstone 1994: thousands of noisy means would be a law that is further from
-    the target, and one that each particle has had a part in. Other elements take mean and spread of the particles.
+    the target, and one that each particle has had a part in. Other elements take the particles' mean and standard
+    deviation.
 
     Args:
         z: shape (n, D).
         is_noise: shape (D,).
     """
-    mean, spread = z.mean(0), z.std(0)
+    mean, deviation = z.mean(0), z.std(0)
     count, dimensions = z.shape
     threshold = 2 * math.log(max(dimensions, 2)) / count
-    kept = jnp.maximum(1 - threshold / jnp.maximum(jnp.square(mean), threshold), 0.0)
-    scale = jnp.where(is_noise | (spread <= 0), 1.0, spread)
-    return Reference(jnp.where(is_noise, kept * mean, mean), scale)
+    shrinkage = jnp.maximum(1 - threshold / jnp.maximum(jnp.square(mean), threshold), 0.0)
+    scale = jnp.where(is_noise | (deviation <= 0), 1.0, deviation)
+    return Reference(jnp.where(is_noise, shrinkage * mean, mean), scale)
 
 
 def move(

@@ -154,9 +154,9 @@ class OneState(Messenger):
                 )
         sites = list(found.values())
         apart = all(site.frames == sites[0].frames and not site.event_ndims for site in sites)
-        kept = sites[0].plate_ndims if apart and len({site.law.batch_shape for site in sites}) == 1 else 0
-        frames = sites[0].frames if kept else ()
-        return [Part(name, as_one_state(site, name, kept), frames) for name, site in found.items()]
+        independent = sites[0].plate_ndims if apart and len({site.law.batch_shape for site in sites}) == 1 else 0
+        frames = sites[0].frames if independent else ()
+        return [Part(name, as_one_state(site, name, independent), frames) for name, site in found.items()]
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise ``ValueError`` where the prior of one site depends on the value of another."""

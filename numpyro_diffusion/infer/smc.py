@@ -236,7 +236,7 @@ class SMC:
 
     @property
     def log_evidence_error(self) -> float:
-        """Standard error of `log_evidence` in nats, from the spread of the islands (`evidence_error`); NaN from one."""
+        """Standard error of `log_evidence` in nats, from the variation between islands; NaN from one."""
         return evidence_error(self.log_evidences)
 
     @property

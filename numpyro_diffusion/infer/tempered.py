@@ -129,7 +129,7 @@ class TemperedSMC:
 
     @property
     def log_evidence_error(self) -> float:
-        """Standard error of `log_evidence` from the spread of the islands, in nats; NaN from one island.
+        """Standard error of `log_evidence` from the variation between the islands, in nats; NaN from one island.
 
         *Approximate*, and without the bias: `numpyro_diffusion.infer.evidence.evidence_error` says how it is made.
         """

@@ -215,9 +215,9 @@ def _correlation(begin: Point, now: Point) -> Array:
     """
     both = lambda point: jnp.concatenate([point.features, point.log_likelihood[:, None]], 1)
     old, new = both(begin), both(now)
-    spread, later = old.var(0), new.var(0)
-    jump = jnp.mean(jnp.square(new - old), 0) / (2 * jnp.where(spread > 0, spread, 1.0))
+    variance, later = old.var(0), new.var(0)
+    jump = jnp.mean(jnp.square(new - old), 0) / (2 * jnp.where(variance > 0, variance, 1.0))
     constant = jnp.where(later > 0, 1.0, 0.0)  # all particles in one place: nothing to forget, or not yet apart
-    square = jnp.where(spread > 0, jnp.square(1 - jump), constant)
+    square = jnp.where(variance > 0, jnp.square(1 - jump), constant)
     excess = lambda square: jnp.sqrt(jnp.maximum(square - 2 / len(old), 0.0))
     return jnp.maximum(excess(square[:-1].mean()), excess(square[-1]))

@@ -25,7 +25,7 @@ class LoweredNormal(dist.Distribution):
     """
 
     arg_constraints: dict[str, Any] = {}
-    pytree_data_fields = ("loc", "scale", "basis", "kept")
+    pytree_data_fields = ("loc", "scale", "basis", "remaining")
 
     def __init__(self, loc: Array, scale: Array, directions: Array) -> None:
         rows = directions.reshape(directions.shape[0], -1)
@@ -33,7 +33,7 @@ class LoweredNormal(dist.Distribution):
         share = jnp.clip(share, 0.0)
         unit = dot(rotation.T, rows) / jnp.sqrt(jnp.where(share > 1e-12, share, 1.0))[:, None]
         self.loc, self.scale = loc, scale
-        self.kept = 1 - jnp.minimum(jnp.where(share > 1e-12, share, 0.0), LARGEST_SHARE)
+        self.remaining = 1 - jnp.minimum(jnp.where(share > 1e-12, share, 0.0), LARGEST_SHARE)
         self.basis = unit.reshape(directions.shape)
         super().__init__((), jnp.shape(loc), validate_args=False)
 
@@ -50,22 +50,22 @@ class LoweredNormal(dist.Distribution):
     @property
     def variance(self) -> Array:
         """Variance of each element, shape `event`."""
-        taken = tensordot(1 - self.kept, self.basis**2, 1)
+        taken = tensordot(1 - self.remaining, self.basis**2, 1)
         return self.scale**2 * (1 - taken)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of shape (*sample_shape, *event)."""
         noise = jax.random.normal(key, (*sample_shape, *self.event_shape), dtype=jnp.result_type(self.loc))
         along = tensordot(noise, self.basis, (self._axes(noise), self._axes(self.basis)))
-        return self.loc + self.scale * (noise + tensordot(along * (jnp.sqrt(self.kept) - 1), self.basis, 1))
+        return self.loc + self.scale * (noise + tensordot(along * (jnp.sqrt(self.remaining) - 1), self.basis, 1))
 
     def log_prob(self, value: Array, intermediates: Any = None) -> Array:
         """Log density in nats, exact."""
         del intermediates
         noise = (value - self.loc) / self.scale
         along = tensordot(noise, self.basis, (self._axes(noise), self._axes(self.basis)))
-        square = jnp.sum(noise**2, self._axes(noise)) + jnp.sum(along**2 * (1 / self.kept - 1), -1)
-        log_det = 2 * jnp.sum(jnp.log(self.scale)) + jnp.sum(jnp.log(self.kept))
+        square = jnp.sum(noise**2, self._axes(noise)) + jnp.sum(along**2 * (1 / self.remaining - 1), -1)
+        log_det = 2 * jnp.sum(jnp.log(self.scale)) + jnp.sum(jnp.log(self.remaining))
         return -0.5 * (square + log_det + self.loc.size * jnp.log(2 * jnp.pi))
 
     def _axes(self, array: Array) -> tuple[int, ...]:

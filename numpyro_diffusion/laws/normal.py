@@ -52,12 +52,12 @@ def _between(proposal: dist.Distribution, kernel: dist.Distribution, share: Arra
 
 @between.register(LoweredNormal)
 def _between_lowered(proposal: LoweredNormal, kernel: dist.Distribution, share: Array) -> dist.Distribution:
-    # In the kernel's own coordinates: precision 1 across, 1/kept along the rows of the basis.
+    # In the kernel's own coordinates: precision 1 across, 1/remaining along the rows of the basis.
     shift, axes = (proposal.loc - kernel.mean) / proposal.scale, jnp.ndim(kernel.mean)
     along = tensordot(proposal.basis, shift, axes)
-    mixed = share + (1 - share) * proposal.kept
+    mixed = share + (1 - share) * proposal.remaining
     moved = share * (shift + tensordot(along * (1 / mixed - 1), proposal.basis, 1))
-    rows = jnp.sqrt(jnp.maximum(share * (1 - proposal.kept) / mixed, 0.0))
+    rows = jnp.sqrt(jnp.maximum(share * (1 - proposal.remaining) / mixed, 0.0))
     directions = rows.reshape((-1,) + (1,) * axes) * proposal.basis
     return LoweredNormal(kernel.mean + proposal.scale * moved, proposal.scale, directions)
 

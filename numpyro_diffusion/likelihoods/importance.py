@@ -134,9 +134,9 @@ def log_mean_error(log_weight: Array, share: Array) -> StandardError:
         Where a weight is 0, the first order's alone, with N − 1.
     """
     count = log_weight.shape[0]
-    spread = jnp.var(log_weight, ddof=min(1, count - 1))
+    variance = jnp.var(log_weight, ddof=min(1, count - 1))
     plain, freedom = standard_error(log_weight[:, None])
-    normal = StandardError(plain * jnp.sqrt(1 + 0.5 * spread * count / (count + 1)), freedom)
+    normal = StandardError(plain * jnp.sqrt(1 + 0.5 * variance * count / (count + 1)), freedom)
     many = StandardError(jnp.std(share) / jnp.sqrt(jnp.maximum(count - 1.0, 1.0)), jnp.full_like(plain, jnp.inf))
     pick = lambda where: lambda a, b: jnp.where(where, a, b)
     larger = jax.tree.map(pick((normal.widened >= many.widened) | (count == 1)), normal, many)

@@ -293,7 +293,7 @@ def _size(process: ReverseProcess) -> int:
 
 def _terminal_kl(population: Gaussian, z_0: Array, log_snr: Array) -> Array:
     """KL(q(x_T|x_0) ‖ p_T) for Gaussian data with the moments of `population`, exact, shape ()."""
-    kept, lost = jnp.exp(-jnp.logaddexp(0.0, -log_snr)), jnp.exp(-jnp.logaddexp(0.0, log_snr))
-    spread = kept * population.variance + lost
-    square = lost + kept * jnp.square(z_0 - population.loc)
-    return 0.5 * jnp.sum(square / spread - 1 + jnp.log(spread / lost))
+    alpha_bar, noise_variance = jnp.exp(-jnp.logaddexp(0.0, -log_snr)), jnp.exp(-jnp.logaddexp(0.0, log_snr))
+    marginal = alpha_bar * population.variance + noise_variance
+    square = noise_variance + alpha_bar * jnp.square(z_0 - population.loc)
+    return 0.5 * jnp.sum(square / marginal - 1 + jnp.log(marginal / noise_variance))

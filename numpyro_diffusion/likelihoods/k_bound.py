@@ -147,8 +147,8 @@ class KBound(AbstractLikelihood):
         if (self.chunk is None or self.calls(process) <= self.chunk) and not process.last_step.has_expectation:
             # One batch of network calls for all: the few at t = 1 cost far more each in one of their own.
             noise = self._all_noise(key, process, count)
-            answers = jax.vmap(partial(_answer, process, x_0))(jnp.concatenate([jnp.ones_like(samples), t]), noise)
-            part = lambda cut: jax.tree.map(lambda leaf: leaf[cut], (noise, answers))
+            outputs = jax.vmap(partial(_outputs, process, x_0))(jnp.concatenate([jnp.ones_like(samples), t]), noise)
+            part = lambda cut: jax.tree.map(lambda leaf: leaf[cut], (noise, outputs))
             at_1, above = part(slice(self.num_samples)), part(slice(self.num_samples, None))
             recon = jax.vmap(partial(self._last, process, x_0))(*at_1)
             kl = jax.vmap(partial(self._inner, process, x_0))(t, *above)
@@ -170,9 +170,9 @@ class KBound(AbstractLikelihood):
         """The number of a draw's pair, or of the draw."""
         return sample // 2 if self.antithetic else sample
 
-    def _last(self, process: ReverseProcess, x_0: Array, noise: Array, answer: Any = None) -> Array:
+    def _last(self, process: ReverseProcess, x_0: Array, noise: Array, outputs: Any = None) -> Array:
         """Reconstruction term of one draw, shape ()."""
-        recon = reconstruction(_recalling(process, answer), x_0, noise)
+        recon = reconstruction(_with_outputs(process, outputs), x_0, noise)
         # Where whole numbers can be told apart no ½ ‖ε‖² is left to be taken out.
         if not process.is_smooth or process.last_step.has_expectation:
             return recon
@@ -180,9 +180,9 @@ class KBound(AbstractLikelihood):
             return recon + moment_last_control(process, x_0, noise)
         return recon + last_control(process, x_0, NOISE_LAW, noise)
 
-    def _inner(self, process: ReverseProcess, x_0: Array, t: Array, noise: Array, answer: Any = None) -> Array:
+    def _inner(self, process: ReverseProcess, x_0: Array, t: Array, noise: Array, outputs: Any = None) -> Array:
         """KL term of one draw at step `t`, shape ()."""
-        kl = step_kl(_recalling(process, answer), x_0, t, noise)
+        kl = step_kl(_with_outputs(process, outputs), x_0, t, noise)
         if not (self.low_discrepancy and process.is_smooth):
             return kl
         return kl - step_control(process, x_0, t, noise)
@@ -227,17 +227,17 @@ class KBound(AbstractLikelihood):
         return diffusion.noise_from_uniform(point.reshape(shape))
 
 
-def _answer(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Any:
+def _outputs(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Any:
     """What the denoiser's costly part says of the x_t that `noise` makes."""
     diffusion = process.diffusion
-    return process.denoiser.evaluate(diffusion, diffusion.marginal_from_noise(noise, x_0, t), t)
+    return process.denoiser.outputs(diffusion, diffusion.marginal_from_noise(noise, x_0, t), t)
 
 
-def _recalling(process: ReverseProcess, answer: Any) -> ReverseProcess:
-    """The process with a denoiser that has evaluated already; as it is without an answer."""
-    if answer is None:
+def _with_outputs(process: ReverseProcess, outputs: Any) -> ReverseProcess:
+    """The process with outputs of its denoiser that were computed before; as it is without any."""
+    if outputs is None:
         return process
-    return eqx.tree_at(lambda p: p.denoiser, process, process.denoiser.recall(answer))
+    return eqx.tree_at(lambda p: p.denoiser, process, process.denoiser.with_outputs(outputs))
 
 
 def step_kl(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Array:

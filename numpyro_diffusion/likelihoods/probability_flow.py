@@ -57,7 +57,7 @@ class ProbabilityFlow(AbstractLikelihood):
     Needs diffrax: ``pip install "numpyro_diffusion[ode]"``. For `GaussianDiffusion`.
 
     Args:
-        num_steps: steps of the solver (Tsitouras' fifth order), equal in log-SNR.
+        num_solver_steps: steps of the solver (Tsitouras' fifth order), equal in log-SNR.
         num_probes: random signs by which the divergence is estimated (Hutchinson 1989), without bias, with a standard
             error from 2 on; new ones at every place of the path. 0 takes it exactly, by as many Jacobian-vector
             products as there are elements. Exact up to 64 elements and 8 probes beyond, unless given.
@@ -78,7 +78,7 @@ class ProbabilityFlow(AbstractLikelihood):
         ImportError: diffrax is not installed (when used).
     """
 
-    num_steps: int = eqx.field(static=True)
+    num_solver_steps: int = eqx.field(static=True)
     num_probes: int | None = eqx.field(static=True)
     adjoint: Adjoint = eqx.field(static=True)
     accuracy: float | None = eqx.field(static=True)
@@ -87,7 +87,7 @@ class ProbabilityFlow(AbstractLikelihood):
 
     def __init__(
         self,
-        num_steps: int = 32,
+        num_solver_steps: int = 32,
         num_probes: int | None = None,
         *,
         num_traces: int | None = None,
@@ -95,7 +95,7 @@ class ProbabilityFlow(AbstractLikelihood):
         accuracy: float | None = None,
         chunk: int | None = None,
     ) -> None:
-        self.num_steps = check_count("num_steps", num_steps)
+        self.num_solver_steps = check_count("num_solver_steps", num_solver_steps)
         self.num_probes = None if num_probes is None else check_count("num_probes", num_probes, 0)
         self.num_traces = None if num_traces is None else check_count("num_traces", num_traces)
         self.adjoint = check_choice("adjoint", adjoint, ("checkpoint", "backsolve"))
@@ -118,10 +118,10 @@ class ProbabilityFlow(AbstractLikelihood):
 
     def evaluations(self, process: ReverseProcess) -> int:
         """All stages of all steps, the step from the data to t = 1, and the mean of the law at T."""
-        stages, traces = STAGES * self.num_steps + 1, self.num_traces
+        stages, traces = STAGES * self.num_solver_steps + 1, self.num_traces
         if traces is None and not self._probes(process):
             return self.calls(process) * (stages + 1) + 1
-        return self.calls(process) * ((traces or len(NODES) * self.num_steps) + 1) + stages + 1
+        return self.calls(process) * ((traces or len(NODES) * self.num_solver_steps) + 1) + stages + 1
 
     def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
         """log p(x_0) for one example, shape () in nats; smooth in `x_0` for one `key`."""
@@ -131,12 +131,12 @@ class ProbabilityFlow(AbstractLikelihood):
         diffusion: Any = process.diffusion
         x_0 = jnp.asarray(x_0, diffusion.schedule.times.dtype)
         low, high = log_snr_ends(diffusion.schedule)
-        kept, z = jnp.sqrt(jax.nn.sigmoid(high)), diffusion.standardize(x_0)
+        signal, z = jnp.sqrt(jax.nn.sigmoid(high)), diffusion.standardize(x_0)
         size = float(_size(process))
         # To the noise of t = 1: to first order in its variance, z grows by half of what the prediction takes away.
-        prediction, trace = self._predict(process, kept * z, high, directions(jnp.array(0)))
-        first = 0.5 * (size - kept * trace) + size * jnp.log(kept)
-        start = kept * (z + 0.5 * (z - prediction))
+        prediction, trace = self._predict(process, signal * z, high, directions(jnp.array(0)))
+        first = 0.5 * (size - signal * trace) + size * jnp.log(signal)
+        start = signal * (z + 0.5 * (z - prediction))
         follow = self._quadrature if self._probes(process) or self.num_traces else self._flow
         z_end, growth = follow(process, start, (-high / 2, -low / 2), directions)
         parts = jnp.concatenate([first[None], growth])
@@ -154,7 +154,8 @@ class ProbabilityFlow(AbstractLikelihood):
         gap = float(_change(self, key, process, x_0)) / _size(process)
         if gap > self.accuracy:
             warnings.warn(
-                f"ProbabilityFlow: num_steps={self.num_steps} is too small for accuracy={self.accuracy:g}: twice as "
+                f"ProbabilityFlow: num_solver_steps={self.num_solver_steps} is too small for "
+                f"accuracy={self.accuracy:g}: twice as "
                 f"many change the value by {gap:.2g} nats per dimension",
                 stacklevel=3,
             )
@@ -238,8 +239,8 @@ class ProbabilityFlow(AbstractLikelihood):
         """Places on (0, 1) and their weights: midpoints, or Gauss's in each of the solver's steps."""
         if self.num_traces is not None:
             return (np.arange(self.num_traces) + 0.5) / self.num_traces, np.full(self.num_traces, 1 / self.num_traces)
-        nodes = (np.arange(self.num_steps)[:, None] + NODES) / self.num_steps
-        return nodes.reshape(-1), np.tile(WEIGHTS / self.num_steps, self.num_steps)
+        nodes = (np.arange(self.num_solver_steps)[:, None] + NODES) / self.num_solver_steps
+        return nodes.reshape(-1), np.tile(WEIGHTS / self.num_solver_steps, self.num_solver_steps)
 
     def _solve(self, field: Any, start: Any, ends: tuple[Array, Array], args: Any, times: Array | None = None) -> Any:
         """The solution at some times, or at the other end, on a leading axis."""
@@ -250,12 +251,12 @@ class ProbabilityFlow(AbstractLikelihood):
             diffrax.Tsit5(),
             t0=ends[0],
             t1=ends[1],
-            dt0=(ends[1] - ends[0]) / self.num_steps,
+            dt0=(ends[1] - ends[0]) / self.num_solver_steps,
             y0=start,
             args=args,
             saveat=diffrax.SaveAt(t1=True) if times is None else diffrax.SaveAt(ts=times),
             adjoint=adjoint,
-            max_steps=self.num_steps + 2,  # rounding may leave a last bit
+            max_steps=self.num_solver_steps + 2,  # rounding may leave a last bit
         )
         return solution.ys
 
@@ -265,7 +266,7 @@ def _change(flow: ProbabilityFlow, key: Array, process: ReverseProcess, x_0: Arr
     """How far twice as many steps change a value of the batch, at most; shape () in nats."""
     traces = None if flow.num_traces is None else 2 * flow.num_traces
     again = ProbabilityFlow(
-        2 * flow.num_steps, flow.num_probes, num_traces=traces, adjoint=flow.adjoint, chunk=flow.chunk
+        2 * flow.num_solver_steps, flow.num_probes, num_traces=traces, adjoint=flow.adjoint, chunk=flow.chunk
     )
 
     def change(pair: tuple[Array, Array]) -> Array:

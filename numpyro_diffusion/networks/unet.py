@@ -48,12 +48,12 @@ class Down(eqx.Module):
 
     def __call__(self, h: Image, condition: Float[Array, " conditions"]) -> tuple[Image, tuple[Image, ...]]:
         """Return the image, and every one made on the way, in order."""
-        kept: tuple[Image, ...] = ()
+        skips: tuple[Image, ...] = ()
         for i, block in enumerate(self.blocks):
             h = block(h, condition)
             h = self.attentions[i](h) if self.attentions else h
-            kept = (*kept, h)
-        return (h, kept) if self.resample is None else (h := self.resample(h), (*kept, h))
+            skips = (*skips, h)
+        return (h, skips) if self.resample is None else (h := self.resample(h), (*skips, h))
 
 
 class Middle(eqx.Module):
@@ -77,9 +77,9 @@ class Up(eqx.Module):
     attentions: tuple[Attention, ...]
     resample: Convolution | None
 
-    def __call__(self, h: Image, condition: Float[Array, " conditions"], kept: Sequence[Image]) -> Image:
-        """Return the image; `kept` has one image for each block, the last for the first."""
-        for i, (block, other) in enumerate(zip(self.blocks, reversed(kept), strict=True)):
+    def __call__(self, h: Image, condition: Float[Array, " conditions"], skips: Sequence[Image]) -> Image:
+        """Return the image; `skips` has one image for each block, the last for the first."""
+        for i, (block, other) in enumerate(zip(self.blocks, reversed(skips), strict=True)):
             h = block(jnp.concatenate([h, other], axis=-1), condition)
             h = self.attentions[i](h) if self.attentions else h
         return h if self.resample is None else self.resample(double(h))
@@ -235,15 +235,15 @@ class UNet(eqx.Module):
         """The network itself: all of one floating type; `told` is what it knows of the context."""
         condition = self.time[1](jax.nn.silu(self.time[0](features))) + told
         h = self.conv_in(x)
-        kept: tuple[Image, ...] = (h,)
+        skips: tuple[Image, ...] = (h,)
         for down in self.down:
             h, more = down(h, condition)
-            kept = kept + more
+            skips = skips + more
         h = self.middle(h, condition)
         for up in self.up:
             count = len(up.blocks)
-            h = up(h, condition, kept[-count:])
-            kept = kept[:-count]
+            h = up(h, condition, skips[-count:])
+            skips = skips[:-count]
         return self.conv_out(jax.nn.silu(self.norm_out(h)))
 
     def _build(self, key: PRNGKeyArray) -> None:

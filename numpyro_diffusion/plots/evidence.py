@@ -30,9 +30,9 @@ def prior_comparison(
     if show == "probability":
         values = np.array(list(result.probabilities.values()))
         ends = np.array(list(result.probability_intervals.values()))
-        spread = np.abs(ends - values[:, None]).T
+        errors = np.abs(ends - values[:, None]).T
         ax.bar(place, values, 0.6, color=BLUE)
-        ax.errorbar(place, values, spread, fmt="none", color="0.2", capsize=3, linewidth=1)
+        ax.errorbar(place, values, errors, fmt="none", color="0.2", capsize=3, linewidth=1)
         before = list(result.prior_probabilities.values())
         ax.hlines(before, place - 0.38, place + 0.38, color=ORANGE, linewidth=1.2, label="before the data")
         ax.set(ylabel="posterior probability", ylim=(0, 1.05))

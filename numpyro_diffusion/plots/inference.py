@@ -38,10 +38,10 @@ def mutual_information(result: MutualInformation, ax: Axes | None = None, *, lab
         label: of the line, for a legend.
     """
     ax = axes_or_new(ax, (5.0, 3.4))
-    information, spread = result.information, 2 * result.standard_error
+    information, error = result.information, 2 * result.standard_error
     (line,) = ax.plot(result.log_snr, information, linewidth=1.5, label=label)
     ax.fill_between(
-        result.log_snr, information - spread, information + spread, color=line.get_color(), alpha=0.25, linewidth=0
+        result.log_snr, information - error, information + error, color=line.get_color(), alpha=0.25, linewidth=0
     )
     ax.set(xlabel="log-SNR, from noise to data", ylabel="I(x_0; x_t), nats")
     return plain(ax)

@@ -88,12 +88,12 @@ class TwistedChain(eqx.Module):
         start = self.process.terminal()
         x = jax.vmap(lambda noise: self._draw(start, noise))(self._noise(key, count))
         x = x if known is None else x.at[0].set(known.astype(x.dtype))
-        step = batched_map(lambda x: self._look(x, self.times[0], self.times[1]), x, self.chunk)
+        step = batched_map(lambda x: self._twisted_step(x, self.times[0], self.times[1]), x, self.chunk)
         return Cloud(x, _finite(step.log_psi + jax.vmap(lambda x: log_excess(start, x))(x)), step)
 
     def advance(self, key: Array, cloud: Cloud, s: Array, after: Array, known: Array | None = None) -> Cloud:
         """One step to s ≥ 2, from where `after` is next."""
-        return self._move(key, cloud, lambda x: self._look(x, s, after), known)
+        return self._move(key, cloud, lambda x: self._twisted_step(x, s, after), known)
 
     def reach_one(self, key: Array, cloud: Cloud, known: Array | None = None) -> Cloud:
         """The step to t = 1."""
@@ -123,14 +123,14 @@ class TwistedChain(eqx.Module):
         """log p(x_s | x_t) − log ψ_t(x_t) from every particle to one state, shape (N,)."""
         return jax.vmap(lambda step: _log_kernel(step, x_s) - step.log_psi)(cloud.step)
 
-    def _look(self, x: Array, t: Any, s: Any) -> TwistedStep:
+    def _twisted_step(self, x: Array, t: Any, s: Any) -> TwistedStep:
         return _led(self.twist.step(self.process, self.factor, self.shared, x, t, s))
 
-    def _move(self, key: Array, cloud: Cloud, look: Any, known: Array | None) -> Cloud:
+    def _move(self, key: Array, cloud: Cloud, step_at: Any, known: Array | None) -> Cloud:
         def one(args: tuple[Any, TwistedStep, Array | None]) -> tuple[Array, Array, TwistedStep]:
             noise, step, known = args
             x = self._draw(step.proposal, noise) if known is None else known
-            new = look(x)
+            new = step_at(x)
             return x, new.log_psi + _ratio(step, x), new
 
         x, gain, step = self._each(one, self._noise(key, len(cloud.x)), cloud.step, known)

@@ -30,14 +30,14 @@ class Reliability(NamedTuple):
         final_size: the least effective number at the end.
         khat: Pareto k̂ of the final weights of all islands together; 0 where they are about equal.
         gap: between the largest and the least of the islands' log evidences, in nats; 0 for one island.
-        spread: their standard deviation, in nats; 0 for one island.
+        deviation: their standard deviation, in nats; 0 for one island.
     """
 
     least_size: float
     final_size: float
     khat: float
     gap: float
-    spread: float
+    deviation: float
 
     @property
     def complaints(self) -> list[str]:
@@ -67,12 +67,12 @@ def reliability(particles: Particles) -> Reliability:
     # Of all islands together, each as its evidence counts it: few weights make a noisy k̂.
     weights = np.asarray(particles.log_weight, dtype=np.float64) + evidence[..., None]
     khat = max(pareto_khat(each) for each in np.moveaxis(weights, 0, -2).reshape(-1, len(evidence) * weights.shape[-1]))
-    gap = spread = 0.0
+    gap = deviation = 0.0
     if len(evidence) > 1:
         with np.errstate(invalid="ignore"):
             gap = float(np.max(evidence.max(0) - evidence.min(0)))
-            spread = float(np.max(np.std(evidence, axis=0, ddof=1)))
-    return Reliability(float(sizes.min()), float(sizes[..., -1].min()), khat, gap, spread)
+            deviation = float(np.max(np.std(evidence, axis=0, ddof=1)))
+    return Reliability(float(sizes.min()), float(sizes[..., -1].min()), khat, gap, deviation)
 
 
 def pareto_khat(log_weight: ArrayLike) -> float:

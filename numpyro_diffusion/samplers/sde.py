@@ -185,7 +185,7 @@ class SDE(AbstractSmoothSampler):
 
     def _rate(self, level: Level) -> Array:
         """Variance of the forward noise per unit of log-SNR, in that form."""
-        return jnp.square(level.spread / self._unit(level))
+        return jnp.square(level.noise_scale / self._unit(level))
 
     def _drift(self, z: Array, prediction: Array, level: Level) -> Array:
         """Drift per unit of log-SNR, in that form."""

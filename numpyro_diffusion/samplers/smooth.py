@@ -38,7 +38,7 @@ class Level(NamedTuple):
         return jax.nn.sigmoid(-self.log_snr)
 
     @property
-    def spread(self) -> Array:
+    def noise_scale(self) -> Array:
         """√(1 − ᾱ)."""
         return jnp.sqrt(self.variance)
 
@@ -172,10 +172,10 @@ class AbstractSmoothSampler(AbstractSampler):
 
 def mixed(z: Array, prediction: Array, move: Move, noise: Array, fresh: Array | None) -> Array:
     """√ᾱ_s x̂_0 + √(1−ᾱ_s) (√(1−f) ε̂ + √f ε), f = `fresh` or 0: the steps that are exact for a known x_0."""
-    direction = (z - move.now.signal * prediction) / move.now.spread
+    direction = (z - move.now.signal * prediction) / move.now.noise_scale
     if fresh is not None:
         direction = jnp.sqrt(1 - fresh) * direction + jnp.sqrt(fresh) * noise
-    return move.to.signal * prediction + move.to.spread * direction
+    return move.to.signal * prediction + move.to.noise_scale * direction
 
 
 def _moves(levels: Level) -> Move:

@@ -71,7 +71,7 @@ class AbstractSchedule(eqx.Module):
         now, before = self.log_snr(t), self.log_snr(s)
         return jax.nn.sigmoid(-now) * -jnp.expm1(now - before)
 
-    def shares(self, t: ArrayLike) -> tuple[Array, Array]:
+    def signal_and_noise(self, t: ArrayLike) -> tuple[Array, Array]:
         r""":math:`\bar\alpha_t` and :math:`1-\bar\alpha_t`, both without rounding."""
         log_snr = self.log_snr(t)
         return jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
@@ -121,8 +121,8 @@ class AbstractSchedule(eqx.Module):
         num_steps = check_count("num_steps", num_steps, 2)
         if num_steps > self.num_steps:
             raise ValueError(f"num_steps: expected at most {self.num_steps}, got {num_steps}")
-        kept = np.round(np.linspace(0, self.num_steps, num_steps + 1)).astype(int)
-        return Schedule(self.table[kept], self.interpolation, self.times[kept])
+        steps = np.round(np.linspace(0, self.num_steps, num_steps + 1)).astype(int)
+        return Schedule(self.table[steps], self.interpolation, self.times[steps])
 
 
 class Schedule(AbstractSchedule):
@@ -197,7 +197,7 @@ def _around(table: Array, t: Array) -> tuple[Array, Array]:
 
 def _mixed(pair: Array, weight: Array) -> Array:
     """Log-SNR at the weighted mean of two ᾱ that are given by their log-SNR, either of which may be infinite."""
-    shares = jax.nn.sigmoid(jnp.stack([pair, -pair]))
-    mean = shares[:, 0] * (1 - weight) + shares[:, 1] * weight
+    parts = jax.nn.sigmoid(jnp.stack([pair, -pair]))
+    mean = parts[:, 0] * (1 - weight) + parts[:, 1] * weight
     logs = jnp.where(mean > 0, jnp.log(jnp.where(mean > 0, mean, 1.0)), -jnp.inf)
     return logs[0] - logs[1]

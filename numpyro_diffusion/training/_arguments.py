@@ -144,12 +144,12 @@ def default_validation(process: ReverseProcess, count: int) -> KBound:
 
 def check_batch(devices: Devices | None, size: int, parts: int) -> NamedSharding | None:
     """Return how batches of `size` examples lie on the devices, once each of their parts divides among them."""
-    spread = check_devices(devices, size)
-    count = 1 if spread is None else spread.mesh.size
+    sharding = check_devices(devices, size)
+    count = 1 if sharding is None else sharding.mesh.size
     if size % (parts * count):
         among = f" times the {count} devices" if count > 1 else ""
         raise ValueError(f"batch_size: expected a multiple of accumulate = {parts}{among}, got {size}")
-    return spread
+    return sharding
 
 
 def cadence(count: int | None) -> int:

@@ -34,15 +34,15 @@ def chain_of(law: Mixture, event_shape: tuple[int, ...]) -> DiffusionPrior:
         event_shape: of one example.
     """
     centre = law.weights @ law.means
-    spread = law.means - centre
-    whole = np.einsum("k,kij->ij", law.weights, law.covariances) + (spread * law.weights[:, None]).T @ spread
+    deviations = law.means - centre
+    whole = np.einsum("k,kij->ij", law.weights, law.covariances) + (deviations * law.weights[:, None]).T @ deviations
     if len(event_shape) != 1:
         diffusion = GaussianDiffusion(log_snr(NUM_TIMES), centre.mean(), np.sqrt(np.trace(whole) / len(whole)))
         own, transform = law, None
     else:
         root = np.linalg.cholesky(whole)
         inverse = np.linalg.inv(root)
-        own, transform = law.moved(inverse, -inverse @ centre), to_data_of(centre, root)
+        own, transform = law.affine(inverse, -inverse @ centre), to_data_of(centre, root)
         diffusion = GaussianDiffusion(log_snr(NUM_TIMES))
     denoiser = FullGaussianMixture(own.means, own.covariances, own.weights)
     return DiffusionPrior(ReverseProcess(diffusion, denoiser, event_shape), transform=transform)

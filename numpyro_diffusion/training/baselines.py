@@ -34,7 +34,7 @@ class Mixture(NamedTuple):
         """Log density in nats, shape (n,)."""
         return np.logaddexp.reduce(self.log_parts(x), axis=1)
 
-    def moved(self, root: np.ndarray, loc: np.ndarray) -> "Mixture":
+    def affine(self, root: np.ndarray, loc: np.ndarray) -> "Mixture":
         """The law of root @ x + loc."""
         return Mixture(self.weights, self.means @ root.T + loc, root @ self.covariances @ root.T)
 

@@ -105,9 +105,9 @@ def regressed(pairs: Pairs, features: ContextFeatures, dequantize: float) -> Reg
     u, s, vt = np.linalg.svd(f, full_matrices=False)
     projected, best, weight = u.T @ y, np.inf, np.zeros((x.shape[1], f.shape[1]))
     for ridge in len(x) * np.logspace(-8, 1, 19):
-        kept = np.square(s) / (np.square(s) + ridge)
-        leverage = np.square(u) @ kept + 1 / len(x)
-        error = np.mean(np.square((y - u @ (kept[:, None] * projected)) / scale / (1 - leverage)[:, None]))
+        shrinkage = np.square(s) / (np.square(s) + ridge)
+        leverage = np.square(u) @ shrinkage + 1 / len(x)
+        error = np.mean(np.square((y - u @ (shrinkage[:, None] * projected)) / scale / (1 - leverage)[:, None]))
         if error < best:
             best, weight = error, (vt.T @ ((s / (np.square(s) + ridge))[:, None] * projected)).T
     # One-hot features add up to 1: a constant for all is taken off the weights, so that no label adds nothing.
@@ -176,14 +176,14 @@ def _of_regression(key: Array, plan: PriorPlan, pairs: Pairs, told: Context, mod
     width = table_width(len(x), x.shape[1])
     fn = MLP(key, event, num_steps=NUM_TIMES, width=width, outputs=2, context=model.features)
     process = ReverseProcess(diffusion, Residual(fn, baseline, told), event)
-    kept = [line for line in plan.reasons if not line.startswith(("coordinates", "baseline", "schedule"))]
+    others = [line for line in plan.reasons if not line.startswith(("coordinates", "baseline", "schedule"))]
     ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(NUM_TIMES)):.3g}"
     found = [
         "coordinates: " + ("those in which what the baseline leaves is white" if transform else "those of the data"),
         "baseline: the linear regression on the context, with its residual covariance; the network learns the rest",
         f"schedule: {NUM_TIMES} steps, {ends}",
     ]
-    return plan._replace(process=process, reasons=(*kept, *found), transform=transform)
+    return plan._replace(process=process, reasons=(*others, *found), transform=transform)
 
 
 def without_context(x: Array, t: Array) -> Array:

@@ -78,15 +78,15 @@ def fit_gaussian(rows: Rows) -> Mixture:
     size = len(mean)
     start = Mixture(np.ones(1), np.zeros((1, size)), np.eye(size)[None])
     law = _em(start, Rows((rows.x - mean) / scale, rows.known))
-    return law.moved(np.diag(scale), mean)
+    return law.affine(np.diag(scale), mean)
 
 
 def fit_mixture_of_rows(rows: Rows, start: Mixture) -> Mixture:
     """The mixture that EM reaches from `start`; each covariance drawn to the common one, as if by d rows more."""
     mean, scale = _standards(rows)
-    inner = start.moved(np.diag(1 / scale), -mean / scale)
+    inner = start.affine(np.diag(1 / scale), -mean / scale)
     law = _em(inner, Rows((rows.x - mean) / scale, rows.known))
-    return law.moved(np.diag(scale), mean)
+    return law.affine(np.diag(scale), mean)
 
 
 def _standards(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ SCORE = 2**31 - 3  # fold-in of the key that scores: the same noise for every la
 LEAST_GAIN = 0.01  # nats an observation: a lap that gains less is none
 
 Step = Callable[[Array, int, Current, Draws], Current]
-Look = Callable[[Array, Current], Draws]
+Score = Callable[[Array, Current], Draws]
 
 
 class History(NamedTuple):
@@ -83,7 +83,7 @@ def climb(
     key: Array,
     start: Climb,
     step: Step,
-    look: Look,
+    score: Score,
     *,
     num_laps: int,
     patience: int,
@@ -100,7 +100,7 @@ def climb(
         key: JAX random key.
         start: with no lap done.
         step: what is learned, from a key, the lap's number, what there is, and the held-out observations' draws.
-        look: the held-out observations' draws and evidences.
+        score: the held-out observations' draws and evidences.
         num_laps: at most.
         patience: laps.
         opening: draws and evidences under the start, where they are known without looking.
@@ -113,9 +113,9 @@ def climb(
     while now.laps < num_laps and now.waited < patience:
         lap = now.laps + 1
         if draws is None:
-            draws = look(jax.random.fold_in(key, SCORE), now.now)
+            draws = score(jax.random.fold_in(key, SCORE), now.now)
         current = step(jax.random.fold_in(key, lap), lap, now.now, draws)
-        draws = look(jax.random.fold_in(key, SCORE), current)
+        draws = score(jax.random.fold_in(key, SCORE), current)
         history = now.history.then(draws.log_evidence)
         better = history.best == lap
         best, values = (current, draws.log_evidence) if better else (now.best, now.values)

@@ -21,6 +21,8 @@ from .._devices import (
     check_hashing,
     collect,
     distribute,
+    divide,
+    is_shared,
     is_writer,
     replicate,
 )
@@ -33,7 +35,7 @@ from .objectives import OBJECTIVES, Objective
 from .optimizers import default_optimizer, optimizer_settings
 from .reading import read
 from .results import CheckpointNotWritten, FitResult, TrainingDiverged
-from .resume import History, Progress, digest, extended, resume, save
+from .resume import History, Progress, Saver, digest, extended, resume
 from .run import TrainingRun
 from .sources import InMemory, Streamed, StreamEnded
 from .validation import held_out_values as held_out_values
@@ -69,6 +71,7 @@ def fit(
     log_every: int | None = None,
     devices: Devices | None = None,
     accumulate: int = 1,
+    shard_weights: bool = False,
     progress_bar: bool = True,
 ) -> FitResult:
     """Train the denoiser, the last step and a learned schedule by stochastic gradient steps.
@@ -110,8 +113,8 @@ def fit(
         validate_every: steps between validations, of which the first is before training; rounded up to whole
             `log_every`. From 50 for small tables to 1,000 unless given.
         patience: stop after so many validations without a better one, and return the best; never unless given.
-        checkpoint: file to resume from if it exists, and to save to: also on an interrupt from the keyboard. A run
-            with an optimizer or a schedule of its own may be resumed with more `num_steps`.
+        checkpoint: file to resume from if it exists, and to save to, while training goes on: also on an interrupt
+            from the keyboard. A run with an optimizer or a schedule of its own may be resumed with more `num_steps`.
         checkpoint_every: steps between saves; rounded up to whole `log_every`.
         log_every: steps between entries of the history; also the number of steps compiled into one scan. At most
             100, and no more than `validate_every`, unless given.
@@ -122,6 +125,9 @@ def fit(
         accumulate: compute the gradient of each batch in so many equal parts, one after the other, which takes less
             memory; the same but for the order of sums. For a schedule learned for the least variance, whose pull
             compares the terms of a batch, those of each part.
+        shard_weights: divide large arrays of weights, averages and optimiser among `devices` (fully sharded data
+            parallelism): each holds a part, and the weights are brought together where a step computes with them. The
+            same but for the order of sums. Where other processes hold parts, an interrupt saves nothing.
         progress_bar: whether to show a progress bar.
 
     Returns:
@@ -159,8 +165,18 @@ def fit(
     if optimizer is None:
         rate = learning_rate if callable(learning_rate) else float(learning_rate)
         optimizer = default_optimizer(rate, 0 if callable(rate) else num_steps, float(weight_decay))
-    made = lambda batch_size, spread: TrainingRun(
-        process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, spread, transform, dropout, accumulate
+    made = lambda batch_size, sharding: TrainingRun(
+        process,
+        optimizer,
+        OBJECTIVES[objective],
+        ema,
+        dequantize,
+        batch_size,
+        sharding,
+        transform,
+        dropout,
+        accumulate,
+        shard_weights,
     )
     run, where = made(batch_size, None), check_devices(devices, 0)
     writer = is_writer(where)
@@ -169,13 +185,13 @@ def fit(
     check_hashing(where)
     check_agreement("checkpoint (the step in its file)", begun, where)
     bar = tqdm(total=num_steps, initial=begun, disable=not progress_bar, desc="training", unit="step")
-    with bar, contextlib.closing(source):
+    with bar, contextlib.closing(source), contextlib.closing(Saver(checkpoint, settings, writer)) as saver:
         batch_size = source.open(run, key, now) if begun < num_steps else batch_size
-        spread = check_batch(devices, batch_size, accumulate)
-        run, now, key = replicate((made(batch_size, spread), now, key), spread)
-        source.spread(spread)
-        unseen = distribute(held_out, spread), distribute(held_out_context, spread)
-        keep = lambda now: _keep(checkpoint, now, settings, writer, lambda: _result(run, now, "unsaved", patience))
+        sharding = check_batch(devices, batch_size, accumulate)
+        run, now, key = (divide if shard_weights else replicate)((made(batch_size, sharding), now, key), sharding)
+        source.shard(sharding)
+        unseen = distribute(held_out, sharding), distribute(held_out_context, sharding)
+        keep = lambda now, wait=True: _keep(saver, now, wait, lambda: _result(run, now, "unsaved", patience))
         try:
             while True:
                 if len(held_out) and is_due(now, num_steps, validate_every, log_every):
@@ -185,7 +201,7 @@ def fit(
                 bar.set_postfix_str(_status(now.history))
                 stopped = _stopped(now, num_steps, patience) or ("ended" if source.failed else "")
                 if step > begun and (stopped or passed(step, log_every, checkpoint_every)):
-                    keep(now)
+                    keep(now, wait=bool(stopped))
                 if stopped:
                     break
                 with held_interrupts():
@@ -195,7 +211,8 @@ def fit(
             result = _result(run, error.last, "diverged", patience)
             raise TrainingDiverged(result.steps + 1, result) from None
         except KeyboardInterrupt:
-            keep(now)
+            if not (shard_weights and is_shared(sharding)):  # the others, who have parts, may not be here
+                keep(now)
             raise
     _tell(source.failed, int(now.state.step))
     return _result(run, now, stopped, patience)
@@ -210,14 +227,12 @@ def _tell(failed: Exception | None, step: int) -> None:
         raise failed
 
 
-def _keep(
-    checkpoint: Any, now: Progress, settings: dict[str, Any], writer: bool, result: Callable[[], FitResult]
-) -> None:
+def _keep(saver: Saver, now: Progress, wait: bool, result: Callable[[], FitResult]) -> None:
     """Save the progress; what cannot be written goes with the error."""
     try:
-        save(checkpoint, now, settings, writer)
+        saver.save(now, wait=wait)
     except OSError as error:
-        raise CheckpointNotWritten(checkpoint, result(), error) from error
+        raise CheckpointNotWritten(saver.path, result(), error) from error
 
 
 class _NotFinite(Exception):
@@ -258,4 +273,4 @@ def _status(history: History) -> str:
 def _result(run: TrainingRun, now: Progress, stopped: str, patience: int | None) -> FitResult:
     state, history, _ = now
     params = state.best if patience is not None and history["validation"] else state.average
-    return FitResult(collect(run.process(params), run.spread), history, int(state.step), stopped)
+    return FitResult(collect(run.process(params), run.sharding), history, int(state.step), stopped)

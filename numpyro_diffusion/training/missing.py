@@ -58,20 +58,20 @@ class Gaps(NamedTuple):
     Attributes:
         rows: those with a known cell, in their order.
         event_shape: of one example.
-        kept: which rows of the data these are, boolean.
+        used: which rows of the data these are, boolean.
         width: of the noise that fills the gaps between steps; 0 for none.
     """
 
     rows: Rows
     event_shape: tuple[int, ...]
-    kept: np.ndarray
+    used: np.ndarray
     width: float
 
     @property
     def said(self) -> str:
         """How many cells are missing."""
         missing, total = int((~self.rows.known).sum()), self.rows.known.size
-        dropped = int((~self.kept).sum())
+        dropped = int((~self.used).sum())
         more = f"; {dropped} rows without a known cell are left out" if dropped else ""
         return f"missing: {missing} of {total} cells ({missing / total:.0%}), taken as missing at random{more}"
 
@@ -109,18 +109,18 @@ def find_gaps(data: np.ndarray, dequantize: float | None) -> Gaps:
     if constant.size:
         raise ValueError(f"data: expected every element to vary, got constant ones at {constant[:8].tolist()}; "
                          "leave them out")  # fmt: skip
-    kept: np.ndarray = np.asarray(known.any(1))
-    if not kept.all():
+    used: np.ndarray = np.asarray(known.any(1))
+    if not used.all():
         warnings.warn(
-            f"data: {int((~kept).sum())} of {len(kept)} rows have no known cell; they say nothing and are left out",
+            f"data: {int((~used).sum())} of {len(used)} rows have no known cell; they say nothing and are left out",
             DroppedRowsWarning,
             stacklevel=4,
         )
-    rows = Rows(np.where(known, flat, 0.0)[kept], known[kept])
+    rows = Rows(np.where(known, flat, 0.0)[used], known[used])
     if len(rows.x) < 2:
         raise ValueError(f"data: expected at least 2 examples with known cells, got {len(rows.x)}")
     width = spacing(values) if dequantize is None else float(dequantize)
-    return Gaps(rows, data.shape[1:], kept, width)
+    return Gaps(rows, data.shape[1:], used, width)
 
 
 def learn_with_gaps(
@@ -185,7 +185,7 @@ def learn_with_gaps(
                      progress_bar=False, **laps.options)  # fmt: skip
         return Current(assembled(result.process, prior.transform, x).with_report(prior._report), {})
 
-    def look(key: Array, now: Current) -> Draws:
+    def score(key: Array, now: Current) -> Draws:
         return _drawn(key, now, out, gaps.event_shape, every, effort, RUNS)
 
     begun = shaped(completed(rng, law, out))[:, None]
@@ -199,7 +199,7 @@ def learn_with_gaps(
     }
     say = lambda now: tell(f"lap {now.laps}: held-out log evidence {now.history.score[-1]:.3f} nats")
     found = climb(
-        key, Climb(first, first, values[start_name], history), step, look, num_laps=laps.most, patience=1,
+        key, Climb(first, first, values[start_name], history), step, score, num_laps=laps.most, patience=1,
         opening=Draws(begun, *[values[start_name]] * 4), checkpoint=checkpoint, settings=settings, tell=say,
     )  # fmt: skip
     return _reported(found, plan, gaps, values, len(train.x))
@@ -226,14 +226,14 @@ def _reported(found: Climb, plan: PriorPlan, gaps: Gaps, simple: dict[str, np.nd
     history, prior = found.history, found.best.prior
     laps = {"score": history.score, "error": history.error}
     said = ", ".join(f"{score:.3f}" for score in history.score)
-    kept = f"laps: {found.laps}, of which {history.best} is kept (0: the start); held-out log evidence {said} nats"
+    said_laps = f"laps: {found.laps}, of which {history.best} is kept (0: the start); held-out log evidence {said} nats"
     scores = [_score("prior (known cells)", found.values, found.values)]
     scores += [_score(name, values, found.values) for name, values in simple.items()]
     own = prior._report
     base = PriorReport(None, (), 0, 0, 0, plan.reasons, {}) if own is None else own
     report = base._replace(
         prior=scores[0], baselines=tuple(scores[1:]), trained=count, held_out=len(found.values),
-        reasons=(gaps.said, *base.reasons, kept), laps=laps,
+        reasons=(gaps.said, *base.reasons, said_laps), laps=laps,
     )  # fmt: skip
     return prior.with_report(report)
 

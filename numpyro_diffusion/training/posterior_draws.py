@@ -157,11 +157,11 @@ def _twist(now: Current, observation: Any, read: Read) -> AbstractTwist:
     """By rule, asked of one observation."""
     chosen: list[AbstractTwist] = []
 
-    def look(observation: Any) -> Array:
+    def check(observation: Any) -> Array:
         chosen.append(default_twist(now.prior.process, read(now, observation).factor))
         return jnp.zeros(())
 
-    jax.eval_shape(look, observation)
+    jax.eval_shape(check, observation)
     return chosen[0]
 
 

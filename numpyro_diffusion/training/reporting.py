@@ -44,9 +44,9 @@ def report_of(
 ) -> PriorReport:
     """K and the simple models' log densities of the same held-out examples, with the same noise between steps."""
     steps, validation = result.history["validation_step"], result.history["validation"]
-    kept = int(steps[int(np.argmax(validation))]) if validation else result.steps
+    best_step = int(steps[int(np.argmax(validation))]) if validation else result.steps
     if not len(held_out):
-        return PriorReport(None, (), len(train), 0, kept, reasons, {})
+        return PriorReport(None, (), len(train), 0, best_step, reasons, {})
     x, likelihood = jnp.asarray(held_out, float), default_validation(result.process, len(held_out))
     values: dict[str, list[np.ndarray]] = {name: [] for name in ("prior (K)", *models)}
     for key in jax.random.split(jax.random.key(0), REPEATS):  # the program that validation has compiled
@@ -59,7 +59,7 @@ def report_of(
     means = {name: np.mean(found, axis=0) for name, found in values.items()}
     own, *scores = (_score(name, mean, means["prior (K)"]) for name, mean in means.items())
     curves = {name or "prior": _curve(found) for name, found in results.items()}
-    return PriorReport(own, tuple(scores), len(train), len(held_out), kept, reasons, curves)
+    return PriorReport(own, tuple(scores), len(train), len(held_out), best_step, reasons, curves)
 
 
 def _score(name: str, values: np.ndarray, own: np.ndarray) -> Score:

@@ -1,8 +1,10 @@
 """What a checkpoint of training holds, and whether it is of the run that wants to go on from it."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .._devices import on_host
 from .._files import check_writable
 from ..checkpoints import CheckpointError, describe, read_training_state, write_training_state
 from ..checkpoints import digest as digest
@@ -30,12 +32,46 @@ def extended(history: History, entry: dict[str, float]) -> History:
     return {name: values + [entry[name]] if name in entry else values for name, values in history.items()}
 
 
-def save(path: Any, now: Progress, settings: dict[str, Any], writer: bool = True) -> None:
-    """Write the progress to the file at `path`, if one is wanted, and by this process."""
-    if path is not None and writer:
-        metadata: Any = {"history": now.history, "settings": settings}
-        metadata |= {} if now.place is None else {"place": now.place}
-        write_training_state(path, now.state, metadata=metadata)
+class Saver:
+    """Writes checkpoints while training goes on, one after the other.
+
+    Args:
+        path: of the file; None for no checkpoints.
+        settings: of the run, in JSON.
+        writer: whether this process writes; of several, all must save at once.
+    """
+
+    def __init__(self, path: Any, settings: dict[str, Any], writer: bool) -> None:
+        self.path, self.settings, self.writer = path, settings, writer
+        self.pool = ThreadPoolExecutor(1, "checkpoint")
+        self.writing: Future[None] | None = None
+
+    def save(self, now: Progress, *, wait: bool) -> None:
+        """Copy the progress and begin to write it, once what is being written is; raises what went wrong with either.
+
+        Args:
+            now: the progress.
+            wait: until it is written.
+        """
+        if self.path is None:
+            return
+        self._finish()
+        state = on_host(now.state)
+        if self.writer:
+            metadata: Any = {"history": now.history, "settings": self.settings}
+            metadata |= {} if now.place is None else {"place": now.place}
+            self.writing = self.pool.submit(lambda: write_training_state(self.path, state, metadata=metadata))
+        if wait:
+            self._finish()
+
+    def close(self) -> None:
+        """Wait until nothing is being written."""
+        self.pool.shutdown(wait=True)
+
+    def _finish(self) -> None:
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
 
 
 def resume(path: Any, state: State, settings: dict[str, Any], writer: bool = True) -> Progress:

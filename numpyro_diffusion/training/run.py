@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import NamedSharding
 from numpyro.distributions.transforms import Transform
 
-from .._devices import agree, share
+from .._devices import agree, hold_parts, share
 from ..process import ReverseProcess, trainable
 from .objectives import Part
 
@@ -40,10 +40,11 @@ class TrainingRun(eqx.Module):
     ema: float
     dequantize: float
     batch_size: int
-    spread: NamedSharding | None
+    sharding: NamedSharding | None
     transform: Transform | None
     dropout: float
     accumulate: int
+    shard_weights: bool
 
     def __init__(
         self,
@@ -53,10 +54,11 @@ class TrainingRun(eqx.Module):
         ema: float,
         dequantize: float,
         batch_size: int,
-        spread: NamedSharding | None = None,
+        sharding: NamedSharding | None = None,
         transform: Transform | None = None,
         dropout: float = 0.0,
         accumulate: int = 1,
+        shard_weights: bool = False,
     ) -> None:
         params, self.rest = eqx.partition(process, trainable(process))
         if not jax.tree.leaves(params):
@@ -65,8 +67,8 @@ class TrainingRun(eqx.Module):
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), params)
         self.optimizer, self.loss = optimizer, loss
         self.ema, self.dequantize, self.batch_size = float(ema), float(dequantize), batch_size
-        self.spread, self.transform, self.dropout = spread, transform, float(dropout)
-        self.accumulate = accumulate
+        self.sharding, self.transform, self.dropout = sharding, transform, float(dropout)
+        self.accumulate, self.shard_weights = accumulate, shard_weights
 
     def start(self) -> State:
         """The state before the first step; every array in it has a place of its own, which `advance` may take."""
@@ -96,8 +98,8 @@ class TrainingRun(eqx.Module):
     def step(self, key: Array, state: State, batch: Array, context: Array | None) -> tuple[State, Array]:
         """One step, and its loss."""
         keys = _keys(key, state.step)
-        batch = share(batch, self.spread)
-        told = () if context is None else (share(self._told(keys[0], context), self.spread),)
+        batch = share(batch, self.sharding)
+        told = () if context is None else (share(self._told(keys[0], context), self.sharding),)
         z, log_volume = to_latent(self.transform, dequantized(keys[1], batch, self.dequantize))
         loss, grad = self._gradient(keys[2], state.params, z, *told)
         loss = loss + jnp.mean(log_volume)
@@ -108,17 +110,20 @@ class TrainingRun(eqx.Module):
         new = state._replace(params=params, average=average, optimizer=optimizer, step=state.step + 1)
         # A bad step changes nothing, nor do those after it: the same step, with the same noise, is bad again.
         finite = jnp.isfinite(loss) & jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]))
-        return agree(jax.lax.cond(finite, lambda: new, lambda: state), self.spread), loss
+        place = hold_parts if self.shard_weights else agree
+        return place(jax.lax.cond(finite, lambda: new, lambda: state), self.sharding), loss
 
     def _gradient(self, key: Array, params: Any, *batch: Array) -> tuple[Array, Any]:
         """The loss and its gradient; the mean of those of the batch's parts, one after the other, if there are some."""
         count = self.accumulate
+        # Weights that are divided are brought together for the loss, and the gradient is divided again.
+        process = lambda p: self.process(agree(p, self.sharding) if self.shard_weights else p)
         if count == 1:
-            return jax.value_and_grad(lambda p: self.loss(key, self.process(p), *batch))(params)
+            return jax.value_and_grad(lambda p: self.loss(key, process(p), *batch))(params)
         context = None if len(batch) == 1 else batch[1]
 
         def add(total: Any, index: Array) -> tuple[Any, None]:
-            loss = lambda p: self.loss(key, self.process(p), batch[0], context, Part(index, count))
+            loss = lambda p: self.loss(key, process(p), batch[0], context, Part(index, count))
             return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(params)), None
 
         like = jax.eval_shape(lambda: add((jnp.zeros(()), params), jnp.zeros((), int))[0])

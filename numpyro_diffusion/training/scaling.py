@@ -70,7 +70,7 @@ def spacing(array: np.ndarray) -> float:
 
 
 def detail_of(standardized: np.ndarray, step: float) -> float:
-    """The finest scale worth keeping: a grey level's spread, or half the typical distance to the nearest neighbour."""
+    """The finest scale worth keeping: a grey level's width, or half the typical distance to the nearest neighbour."""
     if step:
         return float(max(step / np.sqrt(12), 1e-3))
     return finest_detail(standardized)

@@ -38,7 +38,7 @@ class InMemory:
         """The size of batches."""
         return min(run.batch_size, len(self.examples[0]))
 
-    def spread(self, where: NamedSharding | None) -> None:
+    def shard(self, where: NamedSharding | None) -> None:
         """Put the examples on devices."""
         self.examples = replicate(self.examples[0], where), replicate(self.examples[1], where)
 
@@ -84,7 +84,7 @@ class Streamed:
         except StreamEnded:
             raise ValueError("data: expected batches, got a stream without any more") from None
 
-    def spread(self, where: NamedSharding | None) -> None:
+    def shard(self, where: NamedSharding | None) -> None:
         """Put batches on devices, once they come."""
         self.where = where
 

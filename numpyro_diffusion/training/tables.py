@@ -151,15 +151,15 @@ def _mixture(x: np.ndarray, held_out: np.ndarray, gaussian: Mixture) -> Mixture:
     own = Mixture(np.ones(1), np.zeros((1, x.shape[1])), np.eye(x.shape[1])[None])
     found = [own] + [fit_mixture(z, count) for count in range(2, 1 + min(MOST_COMPONENTS, len(x) // FEWEST))]
     best = max(found, key=lambda mixture: mixture.log_prob(z_out).mean())
-    return best.moved(np.linalg.cholesky(gaussian.covariances[0]), gaussian.means[0])
+    return best.affine(np.linalg.cholesky(gaussian.covariances[0]), gaussian.means[0])
 
 
 def _again(x: np.ndarray, gaussian: Mixture, start: Mixture) -> Mixture:
     """The mixture where expectation maximisation ends from another one's parameters."""
     root, loc = np.linalg.cholesky(gaussian.covariances[0]), gaussian.means[0]
     inverse = np.linalg.inv(root)
-    own = start.moved(inverse, -inverse @ loc)
-    return fit_mixture(_whitened(x, gaussian), len(start.weights), start=own).moved(root, loc)
+    own = start.affine(inverse, -inverse @ loc)
+    return fit_mixture(_whitened(x, gaussian), len(start.weights), start=own).affine(root, loc)
 
 
 def _whitened(x: np.ndarray, gaussian: Mixture) -> np.ndarray:
@@ -271,7 +271,7 @@ def _candidate(fn: MLP, data: Table, name: str, root: np.ndarray, mixture: Mixtu
     loc = data.gaussian.means[0]
     z = np.linalg.solve(root, (data.train - loc).T).T
     inverse = np.linalg.inv(root)
-    own = mixture.moved(inverse, -inverse @ loc)
+    own = mixture.affine(inverse, -inverse @ loc)
     baseline = FullGaussianMixture(own.means, own.covariances, own.weights)
     size = float(np.sqrt(np.mean(np.square(z))))
     schedule = schedules.log_snr(NUM_TIMES, scale=size, detail=finest_detail(z))

@@ -85,9 +85,9 @@ def _mode(log_r: Callable[[Array], Array], logits: Array) -> Array:
     sizes = jnp.asarray(_SIZES)
 
     def goal(shift: Array) -> Array:
-        moved = logits + shift
-        chance = sigmoid(moved)
-        each = jnp.where(jnp.isfinite(logits), chance * shift + log_sigmoid(-moved) - log_sigmoid(-logits), 0.0)
+        tilted = logits + shift
+        chance = sigmoid(tilted)
+        each = jnp.where(jnp.isfinite(logits), chance * shift + log_sigmoid(-tilted) - log_sigmoid(-logits), 0.0)
         return log_r(chance) - jnp.sum(each)
 
     def step(shift: Array, _: None) -> tuple[Array, None]:
@@ -126,9 +126,9 @@ def _adapted(laws: list[Array], draws: Array, value: Array, enough: bool) -> Arr
     total = jnp.sum(jnp.where(known, 0.0, square))
     together = 1 - (size - jnp.sum(known)) / jnp.maximum(total, 1e-6)
     alone = 1 - 2 * math.log(size) / jnp.maximum(square, 1e-6)
-    kept = jnp.clip(jnp.maximum(together, alone), 0.0, 1.0) * count / (count + _SMOOTH)
-    moved = jnp.clip(chance + kept * shift, 1e-6, 1 - 1e-6)
-    return _near(logits, jnp.log(moved) - jnp.log1p(-moved))
+    fraction = jnp.clip(jnp.maximum(together, alone), 0.0, 1.0) * count / (count + _SMOOTH)
+    tilted = jnp.clip(chance + fraction * shift, 1e-6, 1 - 1e-6)
+    return _near(logits, jnp.log(tilted) - jnp.log1p(-tilted))
 
 
 def _drawn(logits: Array, uniform: Array) -> Array:

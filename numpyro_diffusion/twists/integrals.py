@@ -18,7 +18,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.scipy.special import logsumexp
 
 from .._products import dot, vdot
-from .spread import Spread
+from .covariance import Covariance
 
 LARGEST_DENSE = 32  # elements of x up to which curvature is a matrix
 _FARTHEST = 10.0  # standard deviations of N(m, V) an element that one step may go
@@ -59,20 +59,20 @@ def white_draws(count: int, size: int) -> Array:
 
 
 def integrate(
-    log_r: Callable[[Array], Array], centre: Array, spread: Spread, noise: Array, num_newton: int
+    log_r: Callable[[Array], Array], centre: Array, covariance: Covariance, noise: Array, num_newton: int
 ) -> Approximation:
     """∫ N(x; centre, V) r(x) dx: with curvature as a matrix for few elements, its largest term for many."""
-    if spread.root.shape[-1] > LARGEST_DENSE:
-        return largest_term(log_r, centre, spread, num_newton)
-    return laplace(log_r, centre, spread, noise, num_newton)
+    if covariance.root.shape[-1] > LARGEST_DENSE:
+        return largest_term(log_r, centre, covariance, num_newton)
+    return laplace(log_r, centre, covariance, noise, num_newton)
 
 
 def laplace(
-    log_r: Callable[[Array], Array], centre: Array, spread: Spread, noise: Array, num_newton: int
+    log_r: Callable[[Array], Array], centre: Array, covariance: Covariance, noise: Array, num_newton: int
 ) -> Approximation:
     """Newton's mode, and importance sampling by a mixture of N(centre, V) and the normal law at the mode."""
     size = noise.shape[1]
-    value = lambda z: log_r(centre + spread.lift(z))
+    value = lambda z: log_r(centre + covariance.lift(z))
 
     def lower_at(z: Array) -> tuple[Array, Array]:
         precision = jnp.eye(size) - jax.hessian(value)(z)
@@ -102,7 +102,7 @@ def laplace(
     weight = jnp.where(found, jax.nn.softmax(jnp.where(found, log_weight, 0.0)), 1 / len(draws))
     # Also an order: a decomposition of it beside the solve above could wait for the same threads for ever.
     precision = jnp.where(found, precision, jnp.eye(size))
-    return Approximation(jnp.maximum(log_psi, _LEAST), centre + spread.lift(dot(weight, draws)), precision)
+    return Approximation(jnp.maximum(log_psi, _LEAST), centre + covariance.lift(dot(weight, draws)), precision)
 
 
 def safe_cholesky(precision: Array) -> tuple[Array, Array]:
@@ -117,7 +117,9 @@ def safe_cholesky(precision: Array) -> tuple[Array, Array]:
     return jnp.where(bad, both[1], both[0]), jnp.where(bad, definite, precision)
 
 
-def largest_term(log_r: Callable[[Array], Array], centre: Array, spread: Spread, num_newton: int) -> Approximation:
+def largest_term(
+    log_r: Callable[[Array], Array], centre: Array, covariance: Covariance, num_newton: int
+) -> Approximation:
     """max_x N(x; centre, V) r(x) up to a constant, by Newton steps whose systems conjugate gradients solve.
 
     V preconditions them, so that its inverse is never needed: each direction p is kept with V⁻¹ p.
@@ -128,7 +130,7 @@ def largest_term(log_r: Callable[[Array], Array], centre: Array, spread: Spread,
         x, pull = state  # pull is V⁻¹ (x − centre)
         slope = gradient(x) - pull
         curve = lambda p, q: q - jax.jvp(gradient, (x,), (p,))[1]
-        p, q = _solve(curve, jnp.where(jnp.isfinite(slope), slope, 0.0), spread)
+        p, q = _solve(curve, jnp.where(jnp.isfinite(slope), slope, 0.0), covariance)
         goal = lambda size: log_r(x + size * p) - 0.5 * vdot(x + size * p - centre, pull + size * q)
         sizes = jnp.asarray(_SIZES)
         size = sizes[jnp.argmax(_number(jax.vmap(goal)(sizes)))]
@@ -139,13 +141,13 @@ def largest_term(log_r: Callable[[Array], Array], centre: Array, spread: Spread,
     return Approximation(jnp.maximum(log_psi, _LEAST), x, None)
 
 
-def _solve(curve: Callable[[Array, Array], Array], target: Array, spread: Spread) -> tuple[Array, Array]:
+def _solve(curve: Callable[[Array, Array], Array], target: Array, covariance: Covariance) -> tuple[Array, Array]:
     """Preconditioned conjugate gradients, stopped where the curvature is not positive (Steihaug 1983).
 
     Returns:
         The solution d and V⁻¹ d; V · target, steepest ascent, where not even the first curvature is positive.
     """
-    first = spread.apply(target)
+    first = covariance.apply(target)
 
     def step(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
         d, e, residual, p, q, size, going = state
@@ -154,7 +156,7 @@ def _solve(curve: Callable[[Array, Array], Array], target: Array, spread: Spread
         going = going & (curvature > 0) & (size > 0)
         length = jnp.where(going, size / jnp.where(going, curvature, 1.0), 0.0)
         d, e, residual = d + length * p, e + length * q, residual - length * image
-        lifted = spread.apply(residual)
+        lifted = covariance.apply(residual)
         new = vdot(residual, lifted)
         ratio = jnp.where(going, new / jnp.where(size > 0, size, 1.0), 0.0)
         return d, e, residual, lifted + ratio * p, residual + ratio * q, new, going

@@ -19,9 +19,9 @@ from ..factors.linear import stack
 from ..laws import LoweredNormal, normal
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
+from .covariance import Covariance, Observed, covariance_at, observe
 from .integrals import integrate, white_draws
 from .linear import as_linear
-from .spread import Observed, Spread, observe, spread_at
 from .tweedie import jacobian_shift
 
 
@@ -70,31 +70,31 @@ class Laplace(AbstractTwist):
         """ψ_t(x_t), and the kernel to x_s moved as E[x_0 | x_t, r] is."""
         diffusion: Any = process.diffusion
         linear, rows, rest, noise = shared
-        spread = spread_at(process, t)
+        covariance = covariance_at(process, t)
         moments: Any = process.moments
         whole = moments.basis is not None
 
-        def look(x: Array) -> tuple[Array, Any]:
+        def predict(x: Array) -> tuple[Array, Any]:
             posterior, kernel = process.denoiser.denoise(diffusion, x, t, s)
             return posterior.mean, kernel
 
         if whole:
-            mean, kernel = look(x_t)
+            mean, kernel = predict(x_t)
         else:
-            mean, pull, kernel = jax.vjp(look, x_t, has_aux=True)
+            mean, pull, kernel = jax.vjp(predict, x_t, has_aux=True)
         log_psi, centre, observed = jnp.zeros(()), mean, None
         if linear is not None:
-            observed = observe(spread, linear, rows, root=rest is not None)
+            observed = observe(covariance, linear, rows, root=rest is not None)
             log_psi, centre = _conditioned(linear, observed, mean)
         if rest is not None:
-            left = spread if observed is None else observed.spread
+            left = covariance if observed is None else observed.covariance
             found = integrate(rest.log_r, centre, left, noise, self.num_newton)
             log_psi, centre = log_psi + found.log_psi, found.mean
         shift = centre - mean
         if not whole:
-            (gradient,) = pull(shift / spread.variance)
+            (gradient,) = pull(shift / covariance.variance)
             shift = jacobian_shift(process, gradient, shift, t)
-        return TwistedStep(log_psi, kernel, _proposal(process, kernel, shift, spread, observed, t, s))
+        return TwistedStep(log_psi, kernel, _proposal(process, kernel, shift, covariance, observed, t, s))
 
 
 def split(process: ReverseProcess, factor: AbstractFactor) -> tuple[LinearGaussian | None, AbstractFactor | None]:
@@ -114,14 +114,20 @@ def _conditioned(linear: LinearGaussian, observed: Observed, mean: Array) -> tup
 
 
 def _proposal(
-    process: ReverseProcess, kernel: Any, shift: Array, spread: Spread, observed: Observed | None, t: Array, s: Array
+    process: ReverseProcess,
+    kernel: Any,
+    shift: Array,
+    covariance: Covariance,
+    observed: Observed | None,
+    t: Array,
+    s: Array,
 ) -> dist.Distribution:
-    """The kernel moved as x_0 is, and as much narrower as a kernel of this spread would become by the observation."""
+    """The kernel moved as x_0 is, and narrower as a kernel of this covariance would become by the observation."""
     diffusion: Any = process.diffusion
     from_data, _, bridge = diffusion.bridge_coefficients(t, s)
     loc, variance = kernel.mean + from_data * shift, laws.variance(kernel)
     if observed is None:
         return normal(loc, variance)
-    matched = jnp.sqrt(bridge * diffusion.scale**2 + from_data**2 * spread.variance)
+    matched = jnp.sqrt(bridge * diffusion.scale**2 + from_data**2 * covariance.variance)
     scale = jnp.broadcast_to(jnp.sqrt(variance), loc.shape)
     return LoweredNormal(loc, scale, from_data * observed.directions / matched)

@@ -25,8 +25,8 @@ from ..laws.bits import KINDS as BITS
 from ..process import ReverseProcess
 from .averaged import averaged, averaging_points, multiplied_out
 from .base import TwistedStep
+from .covariance import Covariance
 from .integrals import Approximation, integrate, white_draws
-from .spread import Spread
 
 _NUM_DRAWS, _NUM_NEWTON = 16, 6
 
@@ -108,8 +108,8 @@ def _around_mode(law: dist.Distribution, log_r: Callable[[Array], Array], known:
     shape = each.loc.shape
     free = jnp.ones(shape, bool) if known is None else ~known.mask
     centre = each.loc if known is None else jnp.where(free, each.loc, known.values)
-    spread = Spread(jnp.where(free, jnp.broadcast_to(each.scale, shape), 0.0).reshape(-1), shape)
-    return integrate(log_r, centre, spread, white_draws(_NUM_DRAWS, math.prod(shape)), _NUM_NEWTON)
+    covariance = Covariance(jnp.where(free, jnp.broadcast_to(each.scale, shape), 0.0).reshape(-1), shape)
+    return integrate(log_r, centre, covariance, white_draws(_NUM_DRAWS, math.prod(shape)), _NUM_NEWTON)
 
 
 def _narrowed(law: Any, found: Approximation) -> dist.Distribution:

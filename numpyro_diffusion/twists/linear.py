@@ -21,7 +21,7 @@ from ..factors.linear import condition, stack
 from ..laws import LoweredNormal, normal
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
-from .tweedie import covariance_factor, jacobian_shift, moved
+from .tweedie import covariance_factor, jacobian_shift, shifted
 
 Covariance = Literal["auto", "exact", "diagonal", "iterative"]
 
@@ -97,7 +97,7 @@ class PseudoInverse(AbstractTwist):
         diffusion: Any = process.diffusion
         variance = diffusion.schedule.noise_variance(t) * diffusion.scale**2
 
-        def look(x: Array) -> tuple[Array, Any]:
+        def predict(x: Array) -> tuple[Array, Any]:
             posterior, kernel = process.denoiser.denoise(diffusion, x, t, s)
             return posterior.mean, kernel
 
@@ -105,19 +105,19 @@ class PseudoInverse(AbstractTwist):
             parts = zip(factors_of(factor), shared, strict=True)
             return sum((_inflated(part, known, mean, variance) for part, known in parts), jnp.zeros(()))
 
-        mean, pull, kernel = jax.vjp(look, x_t, has_aux=True)
+        mean, pull, kernel = jax.vjp(predict, x_t, has_aux=True)
         value, outer = jax.value_and_grad(log_psi)(mean)
         (gradient,) = pull(outer)
         shift = jacobian_shift(process, gradient, variance * outer, t)
-        return TwistedStep(value, kernel, moved(process, kernel, shift, t, s))
+        return TwistedStep(value, kernel, shifted(process, kernel, shift, t, s))
 
 
 def _inflated(factor: AbstractFactor, known: Any, mean: Array, variance: Array) -> Array:
     """log ∫ r(x) N(x; mean, variance) dx where r is a Gaussian observation, log r(mean) where it is another factor."""
     if isinstance(factor, LinearGaussian):
         white = dot(known.whiten, factor.residual(mean))
-        spread = 1 + jnp.max(variance) * known.squares
-        return factor.log_density(jnp.sum(white**2 / spread), known.log_det + jnp.sum(jnp.log(spread)))
+        widened = 1 + jnp.max(variance) * known.squares
+        return factor.log_density(jnp.sum(white**2 / widened), known.log_det + jnp.sum(jnp.log(widened)))
     if isinstance(factor, Gaussian | Delta):
         return _closed(factor, normal(mean, variance))[0]
     return factor.log_r(mean)
@@ -196,15 +196,15 @@ class MomentMatched(AbstractTwist):
             log_psi, tilted = _closed(factor, posterior)
             return TwistedStep(log_psi, kernel, diffusion.average_bridge(x_t, tilted, t, s))
 
-        def look(x: Array) -> tuple[Array, Any]:
+        def predict(x: Array) -> tuple[Array, Any]:
             posterior, kernel = process.denoiser.denoise(diffusion, x, t, s)
             return posterior.mean, kernel
 
-        mean, push, kernel = jax.linearize(look, x_t, has_aux=True)
-        spread = lambda v: covariance_factor(diffusion, t) * push(diffusion.scale**2 * v)
+        mean, push, kernel = jax.linearize(predict, x_t, has_aux=True)
+        covariance = lambda v: covariance_factor(diffusion, t) * push(diffusion.scale**2 * v)
         how = self.how(process, factor)
         linear, shared = (factor, None) if how == "diagonal" else shared
-        view = _View(diffusion, linear, shared, x_t, mean, spread, kernel, t, s)
+        view = _View(diffusion, linear, shared, x_t, mean, covariance, kernel, t, s)
         if how == "exact":
             return _exact(view, 1.0 if process.denoiser.is_gaussian else NARROWING)
         return _diagonal(view) if how == "diagonal" else _iterative(view, self.iterations)
@@ -218,7 +218,7 @@ class _View(NamedTuple):
     shared: Any
     x_t: Array
     mean: Array  # E[x_0 | x_t]
-    spread: Callable[[Array], Array]  # v ↦ Cov[x_0 | x_t] v
+    covariance: Callable[[Array], Array]  # v ↦ Cov[x_0 | x_t] v
     kernel: Distribution  # p(x_s | x_t)
     t: Array
     s: Array
@@ -238,14 +238,14 @@ def _iterative(view: _View, iterations: int) -> TwistedStep:
     """A conjugate-gradient solve with Σ_y + A V Aᵀ in the spectrum's white basis."""
     factor, shared, kernel = view.factor, view.shared, view.kernel
     lift = lambda u: factor.transpose(dot(shared.whiten.T, u), view.x_t.shape)
-    matvec = lambda u: u + dot(shared.whiten, factor.apply(view.spread(lift(u))))
+    matvec = lambda u: u + dot(shared.whiten, factor.apply(view.covariance(lift(u))))
     white = dot(shared.whiten, factor.residual(view.mean))
     variance = jnp.max(view.noise_like)
     solved = conjugate_gradients(matvec, white, 1 + variance * shared.squares, iterations)
     # The solve is no exact quadratic form when cut short; below 0 it would make ψ grow with the misfit.
     square = jnp.maximum(dot(white, solved), 0.0)
     log_det = shared.log_det + jnp.sum(jnp.log1p(variance * shared.squares))
-    shift = view.from_data * view.spread(lift(solved))
+    shift = view.from_data * view.covariance(lift(solved))
     return TwistedStep(factor.log_density(square, log_det), kernel, normal(kernel.mean + shift, laws.variance(kernel)))
 
 
@@ -270,7 +270,7 @@ def conjugate_gradients(matvec: Any, target: Array, preconditioner: Array, itera
 def _exact(view: _View, narrowing: float) -> TwistedStep:
     """Condition on y with Cov[y, x_0] = A V, one product with V for each row of A."""
     rows, factor, kernel = view.shared, view.factor, view.kernel
-    covariances = jax.vmap(view.spread)(rows)
+    covariances = jax.vmap(view.covariance)(rows)
     log_psi, shift, directions = condition(factor, factor.residual(view.mean), covariances, rows, project=True)
     scale = jnp.sqrt(kernel.variance)
     taken = narrowing**0.5 * view.from_data * directions / scale
@@ -279,8 +279,8 @@ def _exact(view: _View, narrowing: float) -> TwistedStep:
 
 def _diagonal(view: _View) -> TwistedStep:
     """Condition element by element on V's row sums, at most the variance that a flat prior would leave."""
-    kept = jnp.maximum(view.diffusion.schedule.alpha_bar(view.t), 1e-12)
-    variance = jnp.clip(view.spread(jnp.ones_like(view.mean)), 1e-3 * view.noise_like, view.noise_like / kept)
+    alpha_bar = jnp.maximum(view.diffusion.schedule.alpha_bar(view.t), 1e-12)
+    variance = jnp.clip(view.covariance(jnp.ones_like(view.mean)), 1e-3 * view.noise_like, view.noise_like / alpha_bar)
     log_psi, tilted = _closed(view.factor, normal(view.mean, variance))
     return TwistedStep(log_psi, view.kernel, view.diffusion.average_bridge(view.x_t, tilted, view.t, view.s))
 

@@ -16,7 +16,7 @@ from .base import AbstractTwist, TwistedStep
 class Tweedie(AbstractTwist):
     """ψ_t(x_t) = r(E[x_0 | x_t]) (DPS, Chung et al. 2023; as a twist, Wu et al. 2023). Any differentiable factor.
 
-    A baseline. It ignores the spread of x_0 given x_t, so it is too sure at high noise: one gradient through the
+    A baseline. It ignores the variance of x_0 given x_t, so it is too sure at high noise: one gradient through the
     denoiser a step. E[x_0] moves by at most the standard deviation that data of the noise law would have, element by
     element.
     For bits the factor is evaluated at the bits' probabilities. Not for `Delta`, which is 0 almost everywhere,
@@ -37,25 +37,25 @@ class Tweedie(AbstractTwist):
         """ψ_t(x_t), and the kernel to x_s led by the gradient of log ψ_t."""
         del shared
 
-        def look(x: Array) -> tuple[Array, Any]:
+        def predict(x: Array) -> tuple[Array, Any]:
             posterior, kernel = process.denoiser.denoise(process.diffusion, x, t, s)
             return posterior.mean, (posterior, kernel)
 
         diffusion: Any = process.diffusion
         if not diffusion.is_gaussian:
-            mean, (posterior, kernel) = look(x_t)
+            mean, (posterior, kernel) = predict(x_t)
             log_psi, gradient = jax.value_and_grad(factor.log_r)(mean)
             bridge = diffusion.average_bridge(x_t, tilt(posterior, gradient), t, s)
             return TwistedStep(log_psi, kernel, bridge)
-        mean, pull, (_, kernel) = jax.vjp(look, x_t, has_aux=True)
+        mean, pull, (_, kernel) = jax.vjp(predict, x_t, has_aux=True)
         log_psi, outer = jax.value_and_grad(factor.log_r)(mean)
         (gradient,) = pull(outer)
         shift = covariance_factor(diffusion, t) * diffusion.scale**2 * gradient
         claimed = jnp.sqrt(diffusion.schedule.noise_variance(t)) * diffusion.scale
-        return TwistedStep(log_psi, kernel, moved(process, kernel, jnp.clip(shift, -claimed, claimed), t, s))
+        return TwistedStep(log_psi, kernel, shifted(process, kernel, jnp.clip(shift, -claimed, claimed), t, s))
 
 
-def moved(process: ReverseProcess, kernel: Any, shift: Array, t: Array, s: Array) -> Any:
+def shifted(process: ReverseProcess, kernel: Any, shift: Array, t: Array, s: Array) -> Any:
     """The kernel with its mean moved as E[x_0] is, its variance as it is."""
     diffusion: Any = process.diffusion
     from_data, _, _ = diffusion.bridge_coefficients(t, s)
@@ -75,14 +75,14 @@ def jacobian_shift(process: ReverseProcess, gradient: Array, claimed: Array, t: 
         t: time.
     """
     diffusion: Any = process.diffusion
-    kept, lost = diffusion.schedule.shares(t)
+    alpha_bar, noise_variance = diffusion.schedule.signal_and_noise(t)
     along = covariance_factor(diffusion, t) * diffusion.scale**2 * gradient
-    ratio = jnp.minimum(1 / jnp.maximum(kept, 1e-12), along.size / jnp.maximum(lost, 1e-12))
+    ratio = jnp.minimum(1 / jnp.maximum(alpha_bar, 1e-12), along.size / jnp.maximum(noise_variance, 1e-12))
     limit, length = ratio * jnp.linalg.norm(claimed), jnp.linalg.norm(along)
     return along * jnp.minimum(1.0, limit / jnp.where(length > 0, length, 1.0))
 
 
 def covariance_factor(diffusion: GaussianDiffusion, t: Array) -> Array:
     """(1 − ᾱ_t)/√ᾱ_t: Cov[x_0 | x_t] v is it times ∂E[x_0 | x_t]/∂x_t (c² v), c the diffusion's scale."""
-    kept = jnp.sqrt(jnp.maximum(diffusion.schedule.alpha_bar(t), 1e-12))
-    return diffusion.schedule.noise_variance(t) / kept
+    signal = jnp.sqrt(jnp.maximum(diffusion.schedule.alpha_bar(t), 1e-12))
+    return diffusion.schedule.noise_variance(t) / signal

@@ -61,7 +61,7 @@ def test_an_answer_given_before_is_the_same_answer(name):
     """Bits with the head "mean" have one output, real numbers two."""
     diffusion, denoiser = HEADS[name]
     x_t = jnp.array([1.0, 0.0, 1.0]) if diffusion is BITS else jnp.array([0.4, -1.0, 2.0])
-    again = denoiser.recall(denoiser.evaluate(diffusion, x_t, 5.0))
+    again = denoiser.with_outputs(denoiser.outputs(diffusion, x_t, 5.0))
     for ask in (lambda d: d.posterior(diffusion, x_t, 5.0), lambda d: d.reverse(diffusion, x_t, 5.0)):
         np.testing.assert_allclose(ask(again).mean, ask(denoiser).mean, rtol=1e-6)
 

@@ -105,7 +105,9 @@ def test_about_the_noise_law_the_output_is_the_velocity(x64):
 
 def test_an_answer_is_remembered():
     diffusion, x, denoiser = _diffusion(), jnp.ones(3), Residual(_outputs, _mixture())
-    law, again = (d.posterior(diffusion, x, 2) for d in (denoiser, denoiser.recall(denoiser.evaluate(diffusion, x, 2))))
+    law, again = (
+        d.posterior(diffusion, x, 2) for d in (denoiser, denoiser.with_outputs(denoiser.outputs(diffusion, x, 2)))
+    )
     np.testing.assert_array_equal(law.mean, again.mean)
     np.testing.assert_array_equal(law.variance, again.variance)
 

@@ -282,7 +282,7 @@ def test_directions_that_take_too_much_are_cut():
     wide = lowered(DIRECTIONS * 100)
     assert np.isfinite(wide.log_prob(POINTS)).all()
     assert (np.asarray(wide.variance) > 0).all() and (np.asarray(wide.variance) < VARIANCE).all()
-    np.testing.assert_allclose(wide.kept, 1e-6, rtol=1e-6)
+    np.testing.assert_allclose(wide.remaining, 1e-6, rtol=1e-6)
 
 
 # ---- pytrees

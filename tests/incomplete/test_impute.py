@@ -116,7 +116,7 @@ def test_few_particles_are_warned_of(capsys):
     prior = bent()
     with pytest.warns(UserWarning, match="these imputations may be wrong: in 1 of 1 rows"):
         found = nd.impute(KEY, far, prior, 2, num_particles=2, num_steps=8, progress_bar=False)
-    assert found.diagnostics.poor.tolist() == [0]
+    assert found.diagnostics.unreliable.tolist() == [0]
     found.print_summary()
     assert "against: " in capsys.readouterr().out
 

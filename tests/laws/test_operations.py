@@ -149,7 +149,7 @@ def test_between_is_the_geometric_mean_of_correlated_normals(share):
 
 
 def parts(law):
-    return np.asarray(law.basis, np.float64), np.asarray(law.kept, np.float64)
+    return np.asarray(law.basis, np.float64), np.asarray(law.remaining, np.float64)
 
 
 def test_observed_is_bayes_rule_for_normals():

@@ -36,7 +36,7 @@ def test_adjoints_agree_with_finite_differences(num_probes: int, x64: None) -> N
 def test_few_solver_steps_are_warned_of() -> None:
     pytest.importorskip("diffrax")
     x = jnp.array([[0.4, -0.3], [2.0, 1.0]])
-    with pytest.warns(UserWarning, match="num_steps=2 is too small for accuracy=0.001: .* nats per dimension"):
+    with pytest.warns(UserWarning, match="num_solver_steps=2 is too small for accuracy=0.001: .* nats per dimension"):
         nd.ProbabilityFlow(2, accuracy=1e-3)(jax.random.key(0), process(), x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -477,7 +477,7 @@ def test_a_killed_run_is_resumed_bit_for_bit(tmp_path):
     assert _same(_run(path).process, whole.process)
 
 
-@pytest.mark.parametrize("during", ["_advance", "_validate", "save", "write_training_state"])
+@pytest.mark.parametrize("during", ["_advance", "_validate", "_keep", "write_training_state"])
 def test_an_interrupt_loses_nothing(cheap, tmp_path, monkeypatch, during):
     module = loop if hasattr(loop, during) else importlib.import_module("numpyro_diffusion.training.resume")
     path, calls, function = tmp_path / "run", [], getattr(module, during)
@@ -492,7 +492,7 @@ def test_an_interrupt_loses_nothing(cheap, tmp_path, monkeypatch, during):
         patch.setattr(module, during, interrupted)
         with pytest.raises(KeyboardInterrupt):
             _run(path, optimizer=DRIFT)
-    done = {"_advance": 20, "_validate": 60, "save": 120, "write_training_state": 120}[during]
+    done = {"_advance": 20, "_validate": 60, "_keep": 120, "write_training_state": 160}[during]
     assert describe(path)["metadata"]["history"]["step"][-1] == done
     resumed, whole = _run(path, optimizer=DRIFT), _run(None, optimizer=DRIFT)
     assert resumed.history == whole.history and _same(resumed.process, whole.process)

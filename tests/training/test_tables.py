@@ -38,7 +38,7 @@ def test_em_finds_the_mixture():
 
 def test_a_mixture_moves_with_its_data():
     x, root, loc = _clusters(50), np.array([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [0.3, 0.0, 1.0]]), np.arange(3.0)
-    moved = _truth().moved(root, loc)
+    moved = _truth().affine(root, loc)
     exact = _truth().log_prob(x) - np.log(np.linalg.det(root))
     np.testing.assert_allclose(moved.log_prob(x @ root.T + loc), exact, rtol=1e-9)
 

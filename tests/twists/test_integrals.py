@@ -10,8 +10,8 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from numpyro_diffusion.twists.covariance import Covariance
 from numpyro_diffusion.twists.integrals import integrate, largest_term, safe_cholesky
-from numpyro_diffusion.twists.spread import Spread
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -38,8 +38,8 @@ def test_the_integral_is_that_of_quadrature(name, mean, scale):
     expected = top + np.log(weight.sum() * (grid[1] - grid[0]))
     half = jax.random.normal(jax.random.key(0), (8, 1))
     noise = jnp.concatenate([half, -half])
-    spread = Spread(jnp.full(1, scale), (1,))
-    found = integrate(lambda x: log_r(x[0]), jnp.full(1, mean), spread, noise, 6)
+    covariance = Covariance(jnp.full(1, scale), (1,))
+    found = integrate(lambda x: log_r(x[0]), jnp.full(1, mean), covariance, noise, 6)
     np.testing.assert_allclose(found.log_psi, expected, atol=close)
     middle = (weight @ grid) / weight.sum()
     deviation = np.sqrt(weight @ (grid - middle) ** 2 / weight.sum())
@@ -48,7 +48,7 @@ def test_the_integral_is_that_of_quadrature(name, mean, scale):
 
 def test_a_factor_that_is_zero_leaves_a_weight():
     noise = jax.random.normal(jax.random.key(0), (8, 2))
-    found = integrate(lambda x: -jnp.inf * jnp.ones(()), jnp.zeros(2), Spread(jnp.ones(2), (2,)), noise, 6)
+    found = integrate(lambda x: -jnp.inf * jnp.ones(()), jnp.zeros(2), Covariance(jnp.ones(2), (2,)), noise, 6)
     assert np.isfinite(found.log_psi)
     assert found.log_psi < -1e17
     assert np.isfinite(found.mean).all()
@@ -65,7 +65,7 @@ def test_the_largest_term_of_a_gaussian_factor_is_its_mode():
     gaps = []
     for y in rng.standard_normal((3, 5)):
         mean = rng.standard_normal(40)
-        found = largest_term(partial(log_r, y), jnp.asarray(mean), Spread(jnp.asarray(scale), (40,)), 4)
+        found = largest_term(partial(log_r, y), jnp.asarray(mean), Covariance(jnp.asarray(scale), (40,)), 4)
         residual = y - rows @ mean
         np.testing.assert_allclose(found.mean, mean + covariance @ rows.T @ np.linalg.solve(total, residual), atol=1e-4)
         gaps.append(float(found.log_psi) + 0.5 * residual @ np.linalg.solve(total, residual))

@@ -25,24 +25,24 @@ class Gaussian(NamedTuple):
 
     def error(self, z_0: Array, log_snr: Array, noise: Array) -> Array:
         """½ ‖ε − ε̂‖² of this law's exact denoiser, shape ()."""
-        kept, lost = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
-        spread = kept * self.variance + lost
-        gap = jnp.sqrt(kept * lost) * (z_0 - self.loc) - kept * self.variance * noise
-        return 0.5 * jnp.sum(jnp.square(gap / spread))
+        alpha_bar, noise_variance = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
+        marginal = alpha_bar * self.variance + noise_variance
+        gap = jnp.sqrt(alpha_bar * noise_variance) * (z_0 - self.loc) - alpha_bar * self.variance * noise
+        return 0.5 * jnp.sum(jnp.square(gap / marginal))
 
     def mean_error(self, z_0: Array, log_snr: Array) -> Array:
         """`error` averaged over standard normal noise, exact, shape ()."""
-        kept, lost = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
-        spread = kept * self.variance + lost
-        square = kept * lost * jnp.square(z_0 - self.loc) + jnp.square(kept * self.variance)
-        return 0.5 * jnp.sum(square / jnp.square(spread))
+        alpha_bar, noise_variance = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
+        marginal = alpha_bar * self.variance + noise_variance
+        square = alpha_bar * noise_variance * jnp.square(z_0 - self.loc) + jnp.square(alpha_bar * self.variance)
+        return 0.5 * jnp.sum(square / jnp.square(marginal))
 
     def path_error(self, z_0: Array, log_snr: Array, noise: Array) -> Array:
         """½ (ε̂·(ε̂ − ε) − div (ε̂ − ε)) of this law's exact denoiser, of mean `mean_error`, shape ()."""
-        kept, lost = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
-        spread = kept * self.variance + lost
-        share = jnp.broadcast_to(kept * self.variance / spread, noise.shape)
-        gap = jnp.sqrt(kept * lost) * (z_0 - self.loc) / spread - share * noise
+        alpha_bar, noise_variance = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
+        marginal = alpha_bar * self.variance + noise_variance
+        share = jnp.broadcast_to(alpha_bar * self.variance / marginal, noise.shape)
+        gap = jnp.sqrt(alpha_bar * noise_variance) * (z_0 - self.loc) / marginal - share * noise
         return 0.5 * jnp.sum((noise + gap) * gap + share)
 
     def integral(self, z_0: Array, low: Array, high: Array) -> Array:
@@ -80,13 +80,17 @@ def step_control(process: ReverseProcess, x_0: Array, t: Array, noise: Array) ->
     """
     diffusion: Any = process.diffusion
     schedule, (law, z_0, noise) = diffusion.schedule, _turned(process, x_0, noise)
-    (kept, lost), before, beta = schedule.shares(t), schedule.alpha_bar(t - 1), schedule.beta(t)
-    spread = kept * law.variance + lost
-    own = law.variance / spread if process.denoiser.is_exact else 1.0
+    (alpha_bar, noise_variance), before, beta = (
+        schedule.signal_and_noise(t),
+        schedule.alpha_bar(t - 1),
+        schedule.beta(t),
+    )
+    marginal = alpha_bar * law.variance + noise_variance
+    own = law.variance / marginal if process.denoiser.is_exact else 1.0
     # Of the law's error, which is ᾱ times this square, ᾱ/(1 − β) is ᾱ a step earlier: no division by 0 at β = 1.
-    weight = before * beta / ((1 - before + before * beta * own) * jnp.square(spread))
-    square = jnp.square(jnp.sqrt(lost) * z_0 - jnp.sqrt(kept) * law.variance * noise)
-    mean = lost * jnp.square(z_0) + kept * jnp.square(law.variance)
+    weight = before * beta / ((1 - before + before * beta * own) * jnp.square(marginal))
+    square = jnp.square(jnp.sqrt(noise_variance) * z_0 - jnp.sqrt(alpha_bar) * law.variance * noise)
+    mean = noise_variance * jnp.square(z_0) + alpha_bar * jnp.square(law.variance)
     return 0.5 * jnp.sum(weight * (square - mean))
 
 

@@ -11,7 +11,7 @@ from ..factors import LinearGaussian
 from ..process import ReverseProcess
 
 
-class Spread(NamedTuple):
+class Covariance(NamedTuple):
     """A covariance V = L Lᵀ of x_0, the same for all particles at one step.
 
     Attributes:
@@ -41,15 +41,15 @@ class Spread(NamedTuple):
         return each.reshape(self.shape)
 
 
-def spread_at(process: ReverseProcess, t: Array) -> Spread:
+def covariance_at(process: ReverseProcess, t: Array) -> Covariance:
     """Covariance of x_0 given x_t by the prior's own covariance: at most that, and at most what a flat prior leaves."""
     diffusion: Any = process.diffusion
     moments: Any = process.moments
     scale = jnp.broadcast_to(diffusion.scale, process.event_shape).reshape(-1)
     deviation = jnp.sqrt(moments.given(diffusion.schedule.log_snr(t)))
     if moments.basis is None:
-        return Spread(scale * deviation, process.event_shape)
-    return Spread(scale[:, None] * moments.basis * deviation, process.event_shape)
+        return Covariance(scale * deviation, process.event_shape)
+    return Covariance(scale[:, None] * moments.basis * deviation, process.event_shape)
 
 
 class Observed(NamedTuple):
@@ -59,34 +59,36 @@ class Observed(NamedTuple):
         gain: V Aᵀ S⁻¹ with S = noise + A V Aᵀ, as rows, shape (m, *event).
         lower: Cholesky factor of S, shape (m, m).
         log_det: log determinant of S.
-        spread: the covariance that is left, V − V Aᵀ S⁻¹ A V.
+        covariance: the covariance that is left, V − V Aᵀ S⁻¹ A V.
         directions: rows W with V − Wᵀ W left, shape (m, *event).
     """
 
     gain: Array
     lower: Array
     log_det: Array
-    spread: Spread
+    covariance: Covariance
     directions: Array
 
 
-def observe(spread: Spread, factor: LinearGaussian, rows: Array, *, root: bool) -> Observed:
+def observe(covariance: Covariance, factor: LinearGaussian, rows: Array, *, root: bool) -> Observed:
     """Condition on a linear observation; the root of what is left is computed only if asked for."""
     flat = rows.reshape(len(rows), -1)
-    white = flat * spread.root if spread.root.ndim == 1 else dot(flat, spread.root)  # A L
+    white = flat * covariance.root if covariance.root.ndim == 1 else dot(flat, covariance.root)  # A L
     total = factor.covariance(dot(white, white.T))
     lower = jnp.linalg.cholesky(total)
-    covariances = (white * spread.root if spread.root.ndim == 1 else dot(white, spread.root.T)).reshape(rows.shape)
+    covariances = (white * covariance.root if covariance.root.ndim == 1 else dot(white, covariance.root.T)).reshape(
+        rows.shape
+    )
     log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
     both = jnp.concatenate([white, covariances.reshape(len(rows), -1)], 1)
     half, directions = jnp.split(solve_triangular(lower, both, lower=True), 2, 1)
     gain = solve_triangular(lower, directions, lower=True, trans=1).reshape(rows.shape)
-    left = _left(spread, half) if root else spread
+    left = _left(covariance, half) if root else covariance
     return Observed(gain, lower, log_det, left, directions.reshape(rows.shape))
 
 
-def _left(spread: Spread, half: Array) -> Spread:
+def _left(covariance: Covariance, half: Array) -> Covariance:
     """L (I − Hᵀ H)^{1/2}, for H of singular values below 1."""
     values, vectors = jnp.linalg.eigh(jnp.eye(half.shape[1]) - dot(half.T, half))
-    root = jnp.diag(spread.root) if spread.root.ndim == 1 else spread.root
-    return Spread(dot(root, vectors) * jnp.sqrt(jnp.clip(values, 0.0)), spread.shape)
+    root = jnp.diag(covariance.root) if covariance.root.ndim == 1 else covariance.root
+    return Covariance(dot(root, vectors) * jnp.sqrt(jnp.clip(values, 0.0)), covariance.shape)
