@@ -21,9 +21,9 @@ from .exact import check_weights, condition
 class ProductMixture(AbstractDenoiser):
     """Exact for data whose columns are independent given one of k components: a latent class model.
 
-    Real columns are N(loc, scale²) in each component, bits and classes have probabilities in each: through the component
-    all columns depend on one another. `posterior` has the exact law of each bit and class given x_t, and the exact mean
-    and variance of each real column; reverse steps are the best factorised ones, approached by the true ones as steps
+    Real columns are N(loc, scale²) in each component, bits and classes have probabilities in each: through the
+    component all columns depend on one another. `posterior` has the exact law of each bit and class given x_t, and the
+    exact mean and variance of each real column; reverse steps are the best factorised ones, approached by the true ones as steps
     shrink. With one component columns are independent.
 
     Args:
@@ -71,7 +71,7 @@ class ProductMixture(AbstractDenoiser):
         return True
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
-        """The exact law of each column of few values, and a normal one with the exact mean and variance of each other."""
+        """The exact law of each bit and class, a normal one of exact mean and variance of each real column."""
         mixed = self._checked(diffusion)
         groups = [(own, np.array(places), x_t[np.array(places)])
                   for own, places in zip(mixed.diffusions, mixed.columns, strict=True)]  # fmt: skip
@@ -88,7 +88,7 @@ class ProductMixture(AbstractDenoiser):
         return Mixed(laws, mixed.columns)
 
     def log_prob(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
-        """Exact log density of one example in nats, shape (): of the real columns, times probabilities of the others."""
+        """Exact log density of one example in nats, shape (): of real columns, times probabilities of the others."""
         mixed, total = self._checked(diffusion), log_or_impossible(self.weights)
         for own, places in zip(mixed.diffusions, mixed.columns, strict=True):
             at = np.array(places)

@@ -20,15 +20,16 @@ class Residual(AbstractDenoiser):
     r"""A baseline's answer, moved by a network in units of the baseline's own uncertainty.
 
     With mean m and standard deviation s of the baseline's law of x_0 given x_t, element by element, and the network's
-    outputs o and v, the prediction of real numbers is m − s o with the variance s² exp(v), v between ±4. Outputs of zero are the
-    baseline, in samples, K and twists. Where the baseline is the noise law itself, o is the velocity of a `Network`
+    outputs o and v, the prediction of real numbers is m − s o with the variance s² exp(v), v between ±4. Outputs of
+    zero are the baseline, in samples, K and twists. Where it is the noise law itself, o is the velocity of a `Network`
     (Salimans and Ho 2022); EDM (Karras et al. 2022) preconditions by one number for all elements. For bits and classes
     o is added to the baseline's log-odds or log probabilities, and v is left out. For columns of several kinds
     (`MixedDiffusion`) each group of them is moved as its family is, by its part of the outputs.
 
     Args:
         fn: ``fn(x_t, t)`` on one example as the diffusion shows it to a network (`network_input`), and the step as a
-            float, which returns the pair (o, v), each of that shape; an `equinox.Module` is trained with the process, any other callable is used as it is.
+            float, which returns the pair (o, v), each of that shape; an `equinox.Module` is trained with the process,
+            any other callable is used as it is.
         baseline: an exact denoiser, such as `FullGaussianMixture`; never trained.
         told: of p(x | c), the `Context` that `fn` is called with, ``fn(x_t, t, c)``; a `Conditional` baseline is told
             the same.

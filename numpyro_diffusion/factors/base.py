@@ -115,7 +115,7 @@ class AbstractFactor(eqx.Module):
 
 
 def has_values(support: Constraint) -> np.ndarray:
-    """Which elements on a support take a few values only: one answer for all, or one for each column of several kinds."""
+    """Which elements on a support take a few values only: one answer for all, or one for each of mixed columns."""
     support = support.base_constraint if isinstance(support, constraints.independent) else support
     return np.asarray(support.has_values if isinstance(support, ByColumns) else support.is_discrete)
 

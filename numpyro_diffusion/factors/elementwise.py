@@ -37,7 +37,7 @@ class _OfValues(AbstractFactor):
         return weighted(law, self.log_weight) if weighted.knows(law) else None
 
     def check_count(self, support: Constraint, count: int, *said: Array) -> None:
-        """Raise ``ValueError`` unless `count` is the largest number of values of the elements that something is said of.
+        """Raise ``ValueError`` unless `count` is the largest number of values of elements that something is said of.
 
         Args:
             support: of the prior's elements.

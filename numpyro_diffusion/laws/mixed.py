@@ -1,8 +1,8 @@
 """Independent groups of elements, each with a law of its own family, as one law of a vector of numbers.
 
-Each operation is the same operation, group by group. What is said of all elements at once is cut into the groups' parts,
-and numbers that belong to the whole example, as log densities, add up. Slopes, rows of a covariance and elements that
-are chosen one by one have no rule: what they need is a law of one family.
+Each operation is the same operation, group by group. What is said of all elements at once is cut into the groups'
+parts, and numbers that belong to the whole example, as log densities, add up. Slopes, rows of a covariance and
+elements that are chosen one by one have no rule: what they need is a law of one family.
 """
 
 import copy
@@ -111,6 +111,7 @@ class ByColumns(constraints.Constraint):
         return np.concatenate(kinds)[order(self.columns)]
 
     def __call__(self, x: Any) -> Any:
+        """Whether each element is on its support."""
         module = np if isinstance(x, np.ndarray) else jnp
         parts = [support(x[..., np.array(own)]) for support, own in zip(self.supports, self.columns, strict=True)]
         return module.concatenate(parts, -1)[..., order(self.columns)]

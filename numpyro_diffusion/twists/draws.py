@@ -1,6 +1,6 @@
 """E[r(x)] over a factorised law of any kind, and the law that r wants, from fixed draws of that law.
 
-For columns of several kinds, which no closed form and no list of states covers: importance sampling with the law itself.
+For columns of several kinds, which no closed form and no list of states covers: importance sampling with the law.
 What the weighted draws say of single elements is believed as far as there are enough effective ones.
 """
 

@@ -18,7 +18,7 @@ from .._products import dot
 from ..diffusions import GaussianDiffusion, require_gaussian
 from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, Product, factors_of
 from ..factors.linear import condition, stack
-from ..laws import LoweredNormal, normal
+from ..laws import LoweredNormal, elements, normal
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
 from .tweedie import covariance_factor, jacobian_shift, shifted
