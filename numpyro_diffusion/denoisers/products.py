@@ -23,8 +23,8 @@ class ProductMixture(AbstractDenoiser):
 
     Real columns are N(loc, scale²) in each component, bits and classes have probabilities in each: through the
     component all columns depend on one another. `posterior` has the exact law of each bit and class given x_t, and the
-    exact mean and variance of each real column; reverse steps are the best factorised ones, approached by the true ones as steps
-    shrink. With one component columns are independent.
+    exact mean and variance of each real column; reverse steps are the best factorised ones, approached by the true ones
+    as steps shrink. With one component columns are independent.
 
     Args:
         locs: means of real columns, shape (k, d); anything finite for the others.

@@ -144,9 +144,11 @@ def _groups(
         if not len(places):
             continue
         loc, scale = x[:, places].mean(0), x[:, places].std(0)
-        # A level's own spread, or half of what lies between neighbours.
-        detail = finest_detail((x[:, places] - loc) / scale) if levels == 0 else 1 / (np.sqrt(12) * scale.max())
-        schedule = schedules.log_snr(num_steps, detail=float(np.clip(detail, 2e-3, 0.3)))
+        if levels:
+            # Noise as wide as a level's cell at t = 1: finer steps would only tell the model where in its cell it is.
+            schedule = schedules.log_snr(num_steps, maximum=float(2 * np.log(np.sqrt(12) * scale.max())))
+        else:
+            schedule = schedules.log_snr(num_steps, detail=finest_detail((x[:, places] - loc) / scale))
         found.append((GaussianDiffusion(schedule, loc, scale), tuple(places.tolist()), int(levels) or None))
     classes = np.flatnonzero(columns.num_classes)
     if len(classes):
