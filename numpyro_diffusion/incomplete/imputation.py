@@ -126,8 +126,9 @@ def impute(
 
     Args:
         key: JAX random key.
-        table: array of shape (n, *event), or a frame of pandas or polars with columns of numbers, or of classes, ordered
-            levels and numbers in any mixture with a prior of such; NaN (or null) where missing. A row may be missing altogether: it is then a draw of the prior.
+        table: array of shape (n, *event), or a frame of pandas or polars with columns of numbers, or, with a prior of
+            such, of classes, ordered levels and numbers in any mixture; NaN (or null) where missing. A row may be
+            missing altogether: it is then a draw of the prior.
         prior: of rows; learned from the table itself by `fit_prior` unless given. One that was learned from a frame
             knows its columns' names, and takes frames with these in any order; one of classes knows their levels.
         num_imputations: how many.

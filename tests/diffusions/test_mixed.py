@@ -220,7 +220,7 @@ def test_what_does_not_fit_is_refused_by_name(name: str) -> None:
 
 
 def test_rounded_columns_other_factors_and_files(tmp_path: Any) -> None:
-    """Levels have a probability, a network of zeros is the baseline, bits and sums are said something of; all is kept."""
+    """Levels have a probability, a network of zeros is the baseline, and bits and sums have factors; files keep it."""
     diffusion = nd.MixedDiffusion(groups(4)[::2], [[0, 1], [2]])
     network = nd.networks.MLP(jax.random.key(0), (3,), num_steps=4, width=8, depth=1, outputs=2)
     baseline = ProductMixture(LOCS[:, :3] + 2, SCALES[:, :3], SHARES[:, [0, 0, 2]], WEIGHTS)
