@@ -62,7 +62,7 @@ class MixedDiffusion(AbstractDiffusion):
             raise ValueError(f"diffusions: expected schedules of one number of steps, got {counts}")
 
     @property
-    def schedule(self) -> AbstractSchedule:  # type: ignore[override]
+    def schedule(self) -> AbstractSchedule:  # type: ignore[misc]
         """That of the first group, which says how many steps there are; the noise of others may be another's."""
         return self.diffusions[0].schedule
 

@@ -121,8 +121,9 @@ class ByColumns(constraints.Constraint):
         return "; ".join(said)
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, ByColumns) and self.columns == other.columns
-        return same and all(a == b for a, b in zip(self.supports, other.supports, strict=True))
+        if not isinstance(other, ByColumns) or self.columns != other.columns:
+            return False
+        return all(a == b for a, b in zip(self.supports, other.supports, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -197,7 +197,8 @@ def _learned(
     models: dict[str, Any] | None = None,
 ) -> DiffusionPrior:
     """A prior, with its report beside simple models, of examples to train on and others held out."""
-    options, rate = settings.options(plan, len(train)), settings.learning_rate
+    options = settings.options(plan, len(train))
+    rate: Any = settings.learning_rate
     if not plan.num_steps:
         report = PriorReport(None, (), len(train), 0, 0, plan.reasons, {})
         return DiffusionPrior(plan.process, transform=plan.transform).with_report(report)

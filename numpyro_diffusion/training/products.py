@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jax.scipy.special import log_ndtr
+from scipy.special import log_ndtr
 
 from ..denoisers import ProductMixture
 
@@ -75,7 +75,7 @@ class Products(NamedTuple):
         high = np.where(x >= self.columns.num_levels - 1, np.inf, x + 0.5)[:, None]
         low, high = ((end - self.means) / self.scales for end in (low, high))
         low, high = np.where(low > 0, -high, low), np.where(low > 0, -low, high)  # in the lower tail, which is exact
-        above, below = (np.asarray(log_ndtr(end), np.float64) for end in (high, low))
+        above, below = log_ndtr(high), log_ndtr(low)
         return np.maximum(above + np.log1p(-np.exp(np.minimum(below - above, -1e-12))), -1e3)
 
 
