@@ -61,8 +61,8 @@ class MixedDiffusion(AbstractDiffusion):
         if len(set(counts)) > 1:
             raise ValueError(f"diffusions: expected schedules of one number of steps, got {counts}")
 
-    @property
-    def schedule(self) -> AbstractSchedule:  # type: ignore[misc]
+    @property  # type: ignore[misc]
+    def schedule(self) -> AbstractSchedule:  # type: ignore[override]
         """That of the first group, which says how many steps there are; the noise of others may be another's."""
         return self.diffusions[0].schedule
 
