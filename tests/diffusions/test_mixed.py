@@ -70,7 +70,7 @@ def test_the_mixture_is_exact(x64: None) -> None:
     own = process(6)
     real, classes, bits = groups(6)
     x_t, t = np.array([0.1, 1.0, 0.0, 0.2]), 3.0
-    kept, lost = (float(share) for share in real.schedule.shares(t))
+    kept, lost = (float(share) for share in real.schedule.signal_and_noise(t))
     z = (x_t[[0, 3]] - [0.5, 0.0]) / [2.0, 1.0]
     loc, scale = (LOCS[:, [0, 3]] - [0.5, 0.0]) / [2.0, 1.0], SCALES[:, [0, 3]] / [2.0, 1.0]
     spread = kept * scale**2 + lost
