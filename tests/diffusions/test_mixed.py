@@ -219,6 +219,7 @@ def test_what_does_not_fit_is_refused_by_name(name: str) -> None:
         build()
 
 
+@pytest.mark.slow
 def test_rounded_columns_other_factors_and_files(tmp_path: Any) -> None:
     """Levels have a probability, a network of zeros is the baseline, and bits and sums have factors; files keep it."""
     diffusion = nd.MixedDiffusion(groups(4)[::2], [[0, 1], [2]])
