@@ -17,6 +17,7 @@ from .diffusions import AbstractDiffusion as AbstractDiffusion
 from .diffusions import BinomialDiffusion as BinomialDiffusion
 from .diffusions import CategoricalDiffusion as CategoricalDiffusion
 from .diffusions import GaussianDiffusion as GaussianDiffusion
+from .diffusions import MixedDiffusion as MixedDiffusion
 from .distributions import DiffusionPosterior as DiffusionPosterior
 from .distributions import DiffusionPrior as DiffusionPrior
 from .distributions import ForwardTrajectory as ForwardTrajectory
@@ -38,6 +39,7 @@ from .process import DiscretisedStep as DiscretisedStep
 from .process import FixedStep as FixedStep
 from .process import ForwardStep as ForwardStep
 from .process import LearnedStep as LearnedStep
+from .process import MixedStep as MixedStep
 from .process import ReverseProcess as ReverseProcess
 from .samplers import ReliabilityWarning as ReliabilityWarning
 

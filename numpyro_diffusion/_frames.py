@@ -14,6 +14,9 @@ from ._numbers import as_numbers
 # What the codes 0, 1, … of a column stand for; nothing for a column of numbers.
 Levels: TypeAlias = tuple[Any, ...]
 
+# Whole numbers beside classes are ordered levels where their range is below this, else quantities.
+MOST_LEVELS = 20
+
 
 class AbstractTable(ABC):
     """A table.
@@ -21,12 +24,20 @@ class AbstractTable(ABC):
     Attributes:
         names: of the columns; empty for an array.
         levels: of each column, empty where it is one of numbers; nothing at all for an array.
+        kinds: of each column, ``"real"``, ``"whole"`` for whole numbers, ``"class"``, or ``"ordered"`` for levels in
+            their order; nothing at all for an array.
         values: shape (n, *event), float64, codes for classes, NaN where missing.
     """
 
     names: tuple[str, ...]
     levels: tuple[Levels, ...]
+    kinds: tuple[str, ...]
     values: np.ndarray
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether some columns are of numbers or ordered levels, and some of classes."""
+        return "class" in self.kinds and set(self.kinds) != {"class"}
 
     @property
     def has_classes(self) -> bool:
@@ -47,7 +58,7 @@ class ArrayTable(AbstractTable):
     """A NumPy or JAX array, or what makes one; completed to a NumPy array of its type."""
 
     def __init__(self, array: Any) -> None:
-        self.names, self.levels = (), ()
+        self.names, self.levels, self.kinds = (), (), ()
         self._own = as_numbers("table", array)
         if self._own.ndim < 2 or self._own.size == 0:
             raise ValueError(
@@ -76,9 +87,15 @@ class FrameTable(AbstractTable):
             raise ValueError(
                 f"table: expected columns of numbers or classes, got others: {other}; leave them out, or encode them"
             )
-        coded = {"c", "b"} if "c" in kinds else {"c"}
+        # Booleans by themselves are bits; beside anything else they are two classes.
+        coded = {"c", "b"} if set(kinds) != {"b"} else {"c"}
         own = lambda i, kind: self._levels(i) if kind in coded else ()
-        self.levels = tuple(levels.get(name) or own(i, kinds[i]) for i, name in enumerate(self.names))
+        found = {name: levels.get(name) or own(i, kinds[i]) for i, name in enumerate(self.names)}
+        is_mixed = any(found.values()) and any(kind in "iuf" for kind in kinds)
+        if is_mixed and not levels:  # a prior that is known already says what its columns are
+            found |= {name: self._few(i) for i, name in enumerate(self.names) if kinds[i] in "iu"}
+        self.levels = tuple(found.values())
+        self.kinds = tuple(map(self._said, range(len(kinds)), kinds))
         columns = [self._codes(i, found) if found else self._column(i) for i, found in enumerate(self.levels)]
         self.values = np.stack(columns, axis=1)
         numbers = [i for i, found in enumerate(self.levels) if not found]
@@ -102,6 +119,18 @@ class FrameTable(AbstractTable):
             cells[:] = [levels[int(code)] for code in new]
             return cells
         return np.round(new).astype(np.int64) if self._kind(i) in "iu" else new
+
+    def _said(self, i: int, kind: str) -> str:
+        """The kind of a column, in words."""
+        if self.levels[i]:
+            return "ordered" if kind in "iuf" or self._is_ordered(i) else "class"
+        return "real" if kind == "f" else "whole"
+
+    def _few(self, i: int) -> Levels:
+        """All whole numbers from the least to the largest, if they are few."""
+        found = {int(cell) for cell in self._cells(i) if cell is not None}
+        low, high = (min(found), max(found)) if found else (0, 0)
+        return tuple(range(low, high + 1)) if 0 < high - low < MOST_LEVELS else ()
 
     def _codes(self, i: int, levels: Levels) -> np.ndarray:
         """float64 codes with NaN."""
@@ -143,6 +172,10 @@ class FrameTable(AbstractTable):
         """The declared categories in their order, empty where none are."""
 
     @abstractmethod
+    def _is_ordered(self, i: int) -> bool:
+        """Whether the categories of a column are declared to be ordered."""
+
+    @abstractmethod
     def _with(self, frame: Any, i: int, missing: np.ndarray, new: np.ndarray) -> Any:
         """A frame with other cells in one column."""
 
@@ -170,6 +203,9 @@ class PandasTable(FrameTable):
 
     def _categories(self, i: int) -> list[Any]:
         return list(getattr(self._own.dtypes.iloc[i], "categories", ()))
+
+    def _is_ordered(self, i: int) -> bool:
+        return bool(getattr(self._own.dtypes.iloc[i], "ordered", False))
 
     def _column(self, i: int) -> np.ndarray:
         return np.asarray(self._own.iloc[:, i].to_numpy(dtype=np.float64, na_value=np.nan))
@@ -211,6 +247,10 @@ class PolarsTable(FrameTable):
         kind = self._own.dtypes[i]
         return list(kind.categories) if str(kind).startswith("Enum") else []
 
+    def _is_ordered(self, i: int) -> bool:
+        del i
+        return False  # an Enum lists its categories, in an order that means nothing
+
     def _with(self, frame: Any, i: int, missing: np.ndarray, new: np.ndarray) -> Any:
         column = self._own.get_column(self.names[i])
         values = column.to_list()
@@ -242,22 +282,22 @@ def is_frame(table: Any) -> bool:
 
 
 def read_classes(table: Any) -> AbstractTable | None:
-    """A frame of classes as codes; None for what has no columns of classes.
+    """A frame with columns of classes, as codes; None for what has none.
 
     Raises:
-        ValueError: columns of numbers beside those of classes, cells that are missing; see `read_table`.
+        ValueError: cells that are missing where all columns are of classes; see `read_table`.
     """
     if not is_frame(table):
         return None
     kinds = [str(kind).lower() for kind in table.dtypes]
-    if all(kind.startswith(("int", "uint", "float", "bool")) for kind in kinds):
+    numbers = [kind.startswith(("int", "uint", "float")) for kind in kinds]
+    if all(numbers) or all(kind.startswith("bool") for kind in kinds):
         return None
     read = read_table(table)
-    numbers = [name for name, levels in zip(read.names, read.levels, strict=True) if not levels]
-    if numbers:
-        raise ValueError(f"table: expected columns all of numbers or all of classes, got numbers in {numbers!s:.80}")
+    if not read.has_classes:
+        return None
     gaps = [name for i, name in enumerate(read.names) if not read.known[:, i].all()]
-    if gaps:
+    if gaps and not read.is_mixed:
         raise ValueError(
             f"table: expected no missing cells in columns of classes, got some in {gaps!s:.80}; learn from the "
             "complete rows, and complete the others by impute(key, table, prior)"

@@ -1,11 +1,13 @@
 """Last steps: the kernel p(x_0 | x_1), the one step that no bridge can teach."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
@@ -13,8 +15,8 @@ from numpyro.distributions import constraints
 
 from ._checks import check_choice, check_count, check_levels
 from .denoisers import AbstractDenoiser
-from .diffusions import AbstractDiffusion, require_gaussian
-from .laws import elements, levels, normal
+from .diffusions import AbstractDiffusion, require_gaussian, require_mixed
+from .laws import ByColumns, Mixed, elements, levels, normal
 
 
 class AbstractLastStep(eqx.Module):
@@ -36,6 +38,11 @@ class AbstractLastStep(eqx.Module):
     def num_values(self) -> int | None:
         """How many whole numbers an element of x_0 can be, if the step rounds to them; else None."""
         return None
+
+    @property
+    def rounds(self) -> bool:
+        """Whether its kernel is of another kind than the other steps' are: of whole numbers in place of real ones."""
+        return self.num_values is not None
 
     @property
     def own_log_scale(self) -> Array | None:
@@ -198,6 +205,78 @@ class DiscretisedStep(AbstractLastStep):
     def _rounded(self, law: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:
         each = elements(law)
         return levels(jnp.broadcast_to(each.loc, shape), each.scale, self.num_levels)
+
+
+class MixedStep(AbstractLastStep):
+    """The denoiser's own step, some groups of columns rounded to whole numbers: counts and ordered levels.
+
+    p(x_0 | x_1) of such a group, whose diffusion is a Gaussian one, is a probability mass of the levels 0 … n − 1, as a
+    `DiscretisedStep` makes it; the other groups' laws are as they are.
+
+    Args:
+        num_levels: n of each group of the `MixedDiffusion`, at least 2, or None where it is not rounded.
+
+    Raises:
+        ValueError: other numbers; with a process, another diffusion, or rounded groups that are not Gaussian.
+    """
+
+    num_levels: tuple[int | None, ...] = eqx.field(static=True)
+
+    def __init__(self, num_levels: Sequence[int | None]) -> None:
+        self.num_levels = tuple(None if n is None else check_count("num_levels", n, 2) for n in num_levels)
+
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+        """p(x_0 | x_1) for one unbatched example."""
+        return self._rounded(denoiser.reverse(diffusion, x_1, 1.0, 0.0))
+
+    @property
+    def rounds(self) -> bool:
+        """Whether some group is rounded."""
+        return any(n is not None for n in self.num_levels)
+
+    def element_support(self, diffusion: AbstractDiffusion) -> constraints.Constraint:
+        """Whole numbers for the groups that are rounded, for the others that of their diffusion's data."""
+        data: Any = diffusion.data_support
+        pairs = zip(self.num_levels, data.supports, strict=True)
+        return ByColumns(
+            [own if n is None else constraints.integer_interval(0, n - 1) for n, own in pairs], data.columns
+        )
+
+    def check_values(self, name: str, x_0: ArrayLike, diffusion: AbstractDiffusion) -> None:
+        """Levels where they are wanted, and what each group's diffusion asks for."""
+        diffusion.check_values(name, x_0)
+        for n, places in zip(self.num_levels, require_mixed(diffusion).columns, strict=True):
+            if n is not None:
+                check_levels(f"{name} in columns {list(places)}", x_0[..., np.array(places)], n)  # type: ignore[index]
+
+    def completed(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> "MixedStep":
+        """Itself, for a mixed diffusion of as many groups."""
+        del denoiser
+        groups = require_mixed(diffusion, "last_step: MixedStep is for a MixedDiffusion").diffusions
+        if len(groups) != len(self.num_levels):
+            raise ValueError(f"num_levels: expected one for each of {len(groups)} groups, got {len(self.num_levels)}")
+        for n, own in zip(self.num_levels, groups, strict=True):
+            if n is not None:
+                require_gaussian(own, "num_levels: expected None but for groups of a GaussianDiffusion")
+        return self
+
+    def log_null(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+        """log π(x_0) in nats, shape (): a log probability, of rounded noise, where groups are rounded."""
+        groups = require_mixed(diffusion)
+        noise = self._rounded(diffusion.terminal(jnp.shape(x_0)))
+        parts = zip(self.num_levels, groups.diffusions, noise.cut(x_0), strict=True)
+        each = [own.log_null(x) if n is None else law.log_prob(x) for n, own, (law, x) in parts]
+        return sum(each, jnp.zeros(()))
+
+    def _rounded(self, law: Any) -> Mixed:
+        pairs = zip(self.num_levels, law.laws, strict=True)
+        return law.of([own if n is None else _levels_of(own, n) for n, own in pairs])
+
+
+def _levels_of(law: dist.Distribution, num_levels: int) -> dist.Distribution:
+    """A normal law rounded to whole numbers."""
+    each = elements(law)
+    return levels(each.loc, jnp.broadcast_to(each.scale, law.event_shape), num_levels)
 
 
 def learned_step(diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> LearnedStep:

@@ -21,6 +21,7 @@ from .last_steps import DiscretisedStep as DiscretisedStep
 from .last_steps import FixedStep as FixedStep
 from .last_steps import ForwardStep as ForwardStep
 from .last_steps import LearnedStep as LearnedStep
+from .last_steps import MixedStep as MixedStep
 from .last_steps import named_last_step
 from .moments import LARGEST_WHOLE, Moments
 
@@ -177,7 +178,7 @@ class ReverseProcess(eqx.Module):
 
     def _kernel(self, x_t: Array, t: ArrayLike, s: ArrayLike) -> dist.Distribution:
         if not is_concrete(s):
-            if self.is_discrete != self.diffusion.is_discrete:
+            if self.last_step.rounds:
                 raise ValueError(
                     "s: expected a known step, since the last one rounds to whole numbers, got a traced one"
                 )

@@ -9,4 +9,5 @@ from .exact import Gaussian as Gaussian
 from .exact import GaussianMixture as GaussianMixture
 from .full import FullGaussianMixture as FullGaussianMixture
 from .network import Network as Network
+from .products import ProductMixture as ProductMixture
 from .residual import Residual as Residual

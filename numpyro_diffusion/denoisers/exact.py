@@ -34,7 +34,7 @@ class Gaussian(AbstractDenoiser):
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """N(E[x_0 | x_t], Var[x_0 | x_t]), exact."""
-        mean, variance, _ = _condition(diffusion, self.loc, self.scale, x_t, t)
+        mean, variance, _ = condition(diffusion, self.loc, self.scale, x_t, t)
         return normal(mean, variance)
 
     def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
@@ -91,7 +91,7 @@ class GaussianMixture(AbstractDenoiser):
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """Normal with the exact element-wise mean and variance of x_0 given x_t."""
-        means, variances, log_evidence = jax.vmap(lambda loc, scale: _condition(diffusion, loc, scale, x_t, t))(
+        means, variances, log_evidence = jax.vmap(lambda loc, scale: condition(diffusion, loc, scale, x_t, t))(
             self.locs, self.scales
         )
         share = jax.nn.softmax(jnp.log(self.weights) + log_evidence.reshape(log_evidence.shape[0], -1).sum(-1))
@@ -178,7 +178,7 @@ def _log_sum(log_share: Array, keep: Array) -> Array:
     return jnp.maximum(logsumexp(jnp.broadcast_to(log_share, keep.shape), axis=0, where=keep), total + floor)
 
 
-def _condition(
+def condition(
     diffusion: AbstractDiffusion, loc: Array, scale: Array, x_t: Array, t: ArrayLike
 ) -> tuple[Array, Array, Array]:
     """Mean and variance of x_0 given x_t for x_0 ~ N(loc, scale²), and log q(x_t), element by element."""

@@ -137,6 +137,11 @@ class Network(AbstractDenoiser):
     def _output(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
         """What the network says: its first output, and its second one or 0. The only place that calls it."""
         fits, shape = diffusion.heads, diffusion.network_shape(jnp.shape(x_t))
+        if not fits:
+            kind = type(diffusion).__name__
+            raise ValueError(
+                f"denoiser: expected a Residual with {kind}, whose columns are of several kinds, got Network"
+            )
         if self.predicts not in fits:
             raise ValueError(
                 f"predicts: expected {' or '.join(map(repr, fits))} with {type(diffusion).__name__}, "

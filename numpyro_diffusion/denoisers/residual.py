@@ -10,26 +10,26 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
 
-from .. import laws
-from ..diffusions import AbstractDiffusion, require_gaussian
+from ..diffusions import AbstractDiffusion
 from .base import AbstractDenoiser
 from .context import Context
 from .network import Said, checked_output, checked_told
-
-LARGEST_CHANGE = 4.0  # of the log variance
 
 
 class Residual(AbstractDenoiser):
     r"""A baseline's answer, moved by a network in units of the baseline's own uncertainty.
 
     With mean m and standard deviation s of the baseline's law of x_0 given x_t, element by element, and the network's
-    outputs o and v, the prediction is m − s o with the variance s² exp(v), v between ±4. Outputs of zero are the
-    baseline, in samples, K and twists. Where the baseline is the noise law itself, o is the velocity of a `Network`
-    (Salimans and Ho 2022); EDM (Karras et al. 2022) preconditions by one number for all elements.
+    outputs o and v, the prediction of real numbers is m − s o with the variance s² exp(v), v between ±4. Outputs of
+    zero are the baseline, in samples, K and twists. Where it is the noise law itself, o is the velocity of a `Network`
+    (Salimans and Ho 2022); EDM (Karras et al. 2022) preconditions by one number for all elements. For bits and classes
+    o is added to the baseline's log-odds or log probabilities, and v is left out. For columns of several kinds
+    (`MixedDiffusion`) each group of them is moved as its family is, by its part of the outputs.
 
     Args:
-        fn: ``fn(x_t, t)`` on one example standardised by the diffusion, and the step as a float, which returns the pair
-            (o, v); an `equinox.Module` is trained with the process, any other callable is used as it is.
+        fn: ``fn(x_t, t)`` on one example as the diffusion shows it to a network (`network_input`), and the step as a
+            float, which returns the pair (o, v), each of that shape; an `equinox.Module` is trained with the process,
+            any other callable is used as it is.
         baseline: an exact denoiser, such as `FullGaussianMixture`; never trained.
         told: of p(x | c), the `Context` that `fn` is called with, ``fn(x_t, t, c)``; a `Conditional` baseline is told
             the same.
@@ -74,12 +74,8 @@ class Residual(AbstractDenoiser):
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """The law of x_0 given x_t: the baseline's, moved."""
-        require_gaussian(diffusion, "diffusion: Residual is for GaussianDiffusion")
         law = self.baseline.posterior(diffusion, x_t, t)
-        shift, growth = self.outputs(diffusion, x_t, t)
-        variance = laws.variance(law)
-        grown = variance * jnp.exp(LARGEST_CHANGE * jnp.tanh(growth / LARGEST_CHANGE))
-        return laws.normal(law.mean - jnp.sqrt(variance) * shift, grown)
+        return diffusion.moved(law, self.outputs(diffusion, x_t, t), x_t)
 
     def trainable(self) -> "Residual":
         """All floating arrays but the baseline's."""
@@ -89,11 +85,12 @@ class Residual(AbstractDenoiser):
     def outputs(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
         """The network's answer."""
         told = () if self.told is None else (self.told.required(),)
+        shape = diffusion.network_shape(jnp.shape(x_t))
         out = self.fn(diffusion.network_input(x_t), diffusion.schedule.time(t), *told)
         if not (isinstance(out, (tuple, list)) or jnp.ndim(out)) or len(out) != 2:
             shapes = jax.tree.map(jnp.shape, out)
-            raise ValueError(f"fn: expected a pair of outputs, each of shape {jnp.shape(x_t)}, got {shapes}")
-        return checked_output(out[0], jnp.shape(x_t)), checked_output(out[1], jnp.shape(x_t))
+            raise ValueError(f"fn: expected a pair of outputs, each of shape {shape}, got {shapes}")
+        return checked_output(out[0], shape), checked_output(out[1], shape)
 
     def with_outputs(self, outputs: tuple[Array, Array]) -> "Residual":
         """The same denoiser with outputs that were computed before."""

@@ -107,6 +107,17 @@ class AbstractDiffusion(eqx.Module):
         del kernel, x_t, t
         raise ValueError(f"predicts: {type(self).__name__} has no head 'mean', got 'mean'")
 
+    def moved(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+        """A law of x_0 given x_t, moved by what a `Residual` network says; by outputs of 0 it is not moved.
+
+        Args:
+            posterior: the law that is moved.
+            output: two arrays of the shape `network_shape`; where one number says all, the first counts.
+            x_t: the noisy state.
+        """
+        del posterior, output, x_t
+        raise ValueError(f"diffusion: expected one whose laws a Residual can move, got {type(self).__name__}")
+
     def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Array:
         """The unweighted loss of a prediction at one x_t in nats, shape (): −log of the predicted law at x_0."""
         del t

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
 from .._checks import check_count, check_levels, check_real, is_concrete
-from ..laws import IMPOSSIBLE, categories, class_logits, from_noise, one_hot
+from ..laws import IMPOSSIBLE, categories, class_logits, from_noise, log_or_impossible, one_hot
 from ..schedules import AbstractSchedule
 from .base import AbstractDiscreteDiffusion
 
@@ -141,6 +141,10 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         lacking = [(0, 0)] * jnp.ndim(x_t) + [(0, self.num_states - jnp.shape(log_probs)[-1])]
         return self.posterior_from_logits(jnp.pad(log_probs, lacking, constant_values=IMPOSSIBLE), x_t)
 
+    def moved(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+        """The first output, added to the law's log probabilities."""
+        return self.posterior_from_logits(class_logits(posterior) + output[0], x_t)
+
     def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
         """q(x_t | x_s), exact; event shape that of `x_s`."""
         self.check_state("x_s", x_s)
@@ -172,8 +176,8 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         seen = self._reaching(x_t, stay_t, toss_t)
         share = class_logits(posterior) - seen
         share = jnp.where(seen > IMPOSSIBLE / 2, share, IMPOSSIBLE)
-        fresh = _log(toss_s) + self._log_noise + logsumexp(share, axis=-1, keepdims=True)
-        return categories(self._into(x_t, t, s) + jnp.logaddexp(_log(stay_s) + share, fresh))
+        fresh = log_or_impossible(toss_s) + self._log_noise + logsumexp(share, axis=-1, keepdims=True)
+        return categories(self._into(x_t, t, s) + jnp.logaddexp(log_or_impossible(stay_s) + share, fresh))
 
     def terminal(self, event_shape: tuple[int, ...]) -> dist.Distribution:
         """π on every element; event shape `event_shape`."""
@@ -230,7 +234,7 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
 
     @property
     def _log_noise(self) -> Array:
-        return _log(self.noise)
+        return log_or_impossible(self.noise)
 
     def _noise_of(self, x: ArrayLike) -> Array:
         """log π(x), element by element."""
@@ -242,24 +246,18 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
 
     def _tossed(self, x: ArrayLike, stay: Array, toss: Array) -> Array:
         """Log probabilities of what `x` becomes if it stays with probability `stay`."""
-        stays = jnp.where(one_hot(x, self.num_states), _log(stay), IMPOSSIBLE)
-        return jnp.logaddexp(stays, _log(toss) + self._log_noise)
+        stays = jnp.where(one_hot(x, self.num_states), log_or_impossible(stay), IMPOSSIBLE)
+        return jnp.logaddexp(stays, log_or_impossible(toss) + self._log_noise)
 
     def _reaching(self, x: ArrayLike, stay: Array, toss: Array) -> Array:
         """Log probability with which each value becomes `x` if it stays with probability `stay`."""
-        stays = jnp.where(one_hot(x, self.num_states), _log(stay), IMPOSSIBLE)
-        return jnp.logaddexp(stays, (_log(toss) + self._noise_of(x))[..., None])
+        stays = jnp.where(one_hot(x, self.num_states), log_or_impossible(stay), IMPOSSIBLE)
+        return jnp.logaddexp(stays, (log_or_impossible(toss) + self._noise_of(x))[..., None])
 
     def _into(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike) -> Array:
         """log q(x_t | x_s) for each value of x_s."""
         beta = self.schedule.beta(t, s)
         return self._reaching(x_t, 1 - beta, beta)
-
-
-def _log(probability: Array) -> Array:
-    """The logarithm, and one that is finite for what cannot be."""
-    some = probability > 0
-    return jnp.where(some, jnp.log(jnp.where(some, probability, 1.0)), IMPOSSIBLE)
 
 
 def _checked_counts(num_classes: Any) -> Counts:

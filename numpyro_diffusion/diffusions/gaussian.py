@@ -14,6 +14,8 @@ from .._checks import check_real, check_step, checked_location, checked_scale
 from ..schedules import AbstractSchedule
 from .base import AbstractDiffusion
 
+LARGEST_CHANGE = 4.0  # of the log variance, that a network may make
+
 
 class GaussianDiffusion(AbstractDiffusion):
     r""":math:`x_t - m = \sqrt{\bar\alpha_t}\,(x_0 - m) + \sqrt{1-\bar\alpha_t}\,c\,\varepsilon`, with π = N(m, c²).
@@ -94,6 +96,13 @@ class GaussianDiffusion(AbstractDiffusion):
         excess = kernel.variance / self.scale**2 - variance
         left = jnp.maximum(excess, 0.0) / from_data**2
         return laws.normal(self.unstandardize(mean), left * self.scale**2)
+
+    def moved(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+        """Mean m − s·o and variance s² exp(v), v between ±4, where m and s are the law's own and (o, v) the output."""
+        del x_t
+        variance = laws.variance(posterior)
+        grown = variance * jnp.exp(LARGEST_CHANGE * jnp.tanh(output[1] / LARGEST_CHANGE))
+        return laws.normal(posterior.mean - jnp.sqrt(variance) * output[0], grown)
 
     def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Array:
         """‖ε − ε̂‖², of the noise that the prediction of x_0 implies, shape ()."""

@@ -7,14 +7,17 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
+from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_event
+from ..laws import ByColumns
 
 
 class AbstractFactor(eqx.Module):
@@ -35,7 +38,7 @@ class AbstractFactor(eqx.Module):
 
     def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
         """Raise ``ValueError`` unless the factor fits examples of this shape with elements on this support."""
-        kind = int if support.is_discrete else float
+        kind = int if has_values(support).all() else float
         example = jax.ShapeDtypeStruct(event_shape, jax.dtypes.canonicalize_dtype(kind))
         try:
             answer = jax.eval_shape(lambda x: self.log_r(x), example)
@@ -48,12 +51,21 @@ class AbstractFactor(eqx.Module):
                 f"factor: expected log r(x) of shape () for an example of shape {event_shape}, got {answer.shape}"
             )
 
-    def check_kind(self, support: Constraint, discrete: bool) -> None:
-        """Raise ``ValueError`` if a prior's elements are real where a few values are wanted, or the other way round."""
-        if support.is_discrete != discrete:
+    def check_kind(self, support: Constraint, discrete: bool, acts: ArrayLike = True) -> None:
+        """Raise ``ValueError`` if a prior's elements are real where a few values are wanted, or the other way round.
+
+        Args:
+            support: of the prior's elements.
+            discrete: whether elements of a few values are wanted.
+            acts: which elements the factor says something of, broadcastable to one example.
+        """
+        found = has_values(support)
+        wrong = (found != discrete) & np.asarray(acts)
+        if wrong.any():
             names = ("real numbers", "bits or classes")
+            where = f" in columns {np.flatnonzero(wrong).tolist()}" if found.ndim else ""
             raise ValueError(
-                f"factor: {type(self).__name__} is for {names[discrete]}, got a prior over {names[not discrete]}"
+                f"factor: {type(self).__name__} is for {names[discrete]}, got a prior over {names[not discrete]}{where}"
             )
 
     def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
@@ -100,6 +112,12 @@ class AbstractFactor(eqx.Module):
         if not isinstance(other, AbstractFactor):
             return NotImplemented
         return Product((self, other))
+
+
+def has_values(support: Constraint) -> np.ndarray:
+    """Which elements on a support take a few values only: one answer for all, or one for each of mixed columns."""
+    support = support.base_constraint if isinstance(support, constraints.independent) else support
+    return np.asarray(support.has_values if isinstance(support, ByColumns) else support.is_discrete)
 
 
 class Product(AbstractFactor):

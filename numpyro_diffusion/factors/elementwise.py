@@ -1,6 +1,8 @@
 """Factors of bits and classes: what each element says on its own."""
 
+import functools
 from abc import abstractmethod
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,9 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions.constraints import Constraint
 
-from .._checks import check_broadcast, check_finite
+from .._checks import check_broadcast, check_finite, is_concrete
 from ..laws import one_hot, weighted
-from .base import AbstractFactor
+from .base import AbstractFactor, has_values
 
 
 class _OfValues(AbstractFactor):
@@ -34,16 +36,25 @@ class _OfValues(AbstractFactor):
         """Exact: c̃ ∝ cd for each value ([2015] Table App. 1, its misprint corrected)."""
         return weighted(law, self.log_weight) if weighted.knows(law) else None
 
-    def check_count(self, support: Constraint, count: int) -> None:
-        """Raise ``ValueError`` unless `count` is the largest number of values that an element can have."""
-        self.check_kind(support, True)
-        inside = np.asarray(support(np.arange(count + 1).reshape((-1,) + (1,) * np.ndim(support(0)))))
-        if inside.reshape(count + 1, -1).any(1).tolist() != [True] * count + [False]:
+    def check_count(self, support: Constraint, count: int, *said: Array) -> None:
+        """Raise ``ValueError`` unless `count` is the largest number of values of elements that something is said of.
+
+        Args:
+            support: of the prior's elements.
+            count: the number of values.
+            *said: arrays of what is said of each element; 0 where nothing is.
+        """
+        few = has_values(support)
+        known = few.ndim and all(map(is_concrete, said))
+        acts = functools.reduce(np.logical_or, (np.asarray(each) != 0 for each in said)) if known else np.asarray(True)
+        self.check_kind(support, True, acts)
+        values = [np.asarray(support(np.full(few.shape, value))) for value in range(count + 1)]
+        if [bool((inside & acts).any()) for inside in values] != [True] * count + [False]:
             raise ValueError(f"factor: {type(self).__name__} is for {count} classes, got a prior on {support}")
 
 
 class Elementwise(_OfValues):
-    """r(x) = Π r_i(x_i) for bits: what each bit says on its own.
+    """r(x) = Π r_i(x_i) for bits: what each bit says on its own; 0 for columns beside them that are none.
 
     Args:
         log_one: log r_i(1) in nats, broadcastable to one example.
@@ -63,7 +74,7 @@ class Elementwise(_OfValues):
 
     def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
         """For two values, of a shape that broadcasts to one example."""
-        self.check_count(support, 2)
+        self.check_count(support, 2, self.log_one, self.log_zero)
         for name in ("log_one", "log_zero"):
             check_broadcast(name, getattr(self, name).shape, event_shape)
 
@@ -73,7 +84,7 @@ class Elementwise(_OfValues):
 
 
 class Categorical(_OfValues):
-    """r(x) = Π r_i(x_i) for classes: what each element says on its own.
+    """r(x) = Π r_i(x_i) for classes: what each element says on its own; 0 for columns beside them of real numbers.
 
     Args:
         log_values: log r_i(c) in nats for each class c on the last axis, shape (*event, k) or broadcastable to it; what
@@ -94,12 +105,18 @@ class Categorical(_OfValues):
     def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
         """For as many classes as there are values, of a shape that broadcasts to one example."""
         *shape, count = self.log_values.shape
-        self.check_count(support, count)
+        self.check_count(support, count, *_by_class(self.log_values))
         check_broadcast("log_values", (*shape, count), (*event_shape, count))
 
     def log_weight(self, value: Array) -> Array:
         """0 for values that are no class."""
         return jnp.sum(jnp.where(one_hot(value, self.log_values.shape[-1]), self.log_values, 0.0), -1)
+
+
+def _by_class(log_values: Array) -> list[Any]:
+    """What is said of each class, on the host if it is known."""
+    known = np.asarray(log_values) if is_concrete(log_values) else log_values
+    return [known[..., value] for value in range(log_values.shape[-1])]
 
 
 def by_value(log_values: Array) -> AbstractFactor:

@@ -1,6 +1,7 @@
 """Single elements of x, observed in Gaussian noise."""
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.tree_util import Partial
@@ -8,7 +9,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
-from .._checks import check_broadcast, check_finite, check_positive
+from .._checks import check_broadcast, check_finite, check_positive, is_concrete
 from .._structure import is_affine, is_elementwise
 from ..laws import observed
 from .base import AbstractFactor
@@ -49,8 +50,8 @@ class Gaussian(AbstractFactor):
         return True
 
     def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
-        """`loc`, `scale` and `gain` must broadcast to one example of real numbers."""
-        self.check_kind(support, False)
+        """`loc`, `scale` and `gain` must broadcast to one example, real where something is observed."""
+        self.check_kind(support, False, np.isfinite(self.scale) if is_concrete(self.scale) else True)
         for name in ("loc", "scale", "gain"):
             check_broadcast(name, getattr(self, name).shape, event_shape)
 

@@ -17,7 +17,7 @@ from .._checks import check_broadcast, check_finite, check_positive, is_concrete
 from .._products import dot
 from .._structure import is_affine
 from ..laws import lowered
-from .base import AbstractFactor, as_function
+from .base import AbstractFactor, as_function, has_values
 from .operators import AbstractMap, AbstractNoise, Correlated, Dense, Independent, Mapped, Masked, Operator
 
 
@@ -145,8 +145,9 @@ class LinearGaussian(AbstractFactor):
         return log_r, lowered(law, shift, directions)
 
     def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
-        """The operator must be a linear map from one example to the observation."""
-        self.check_kind(support, False)
+        """The operator must be a linear map from one example, with a real element, to the observation."""
+        if has_values(support).all():
+            self.check_kind(support, False)
         self.map.check(self.observation.shape, event_shape)
 
     def linear(self, event_shape: tuple[int, ...]) -> "LinearGaussian":

@@ -126,8 +126,9 @@ def impute(
 
     Args:
         key: JAX random key.
-        table: array of shape (n, *event), or a frame of pandas or polars with columns of numbers, or of classes with a
-            prior of them; NaN (or null) where missing. A row may be missing altogether: it is then a draw of the prior.
+        table: array of shape (n, *event), or a frame of pandas or polars with columns of numbers, or, with a prior of
+            such, of classes, ordered levels and numbers in any mixture; NaN (or null) where missing. A row may be
+            missing altogether: it is then a draw of the prior.
         prior: of rows; learned from the table itself by `fit_prior` unless given. One that was learned from a frame
             knows its columns' names, and takes frames with these in any order; one of classes knows their levels.
         num_imputations: how many.
@@ -162,8 +163,7 @@ def impute(
         raise ValueError(f"options: expected none of fit_prior beside a prior, got {sorted(options)}")
     levels = {} if prior is None else _levels_of(prior)
     given = read_table(table, levels)
-    if given.has_classes and prior is not None and not levels:
-        classes = [name for name, found in zip(given.names, given.levels, strict=True) if found]
+    if prior is not None and (classes := _strange(given, prior, levels)):
         raise ValueError(f"table: expected columns of numbers, as the prior's are, got classes in {classes!s:.80}")
     if given.known.all():
         return Imputations([given.completed(given.values) for _ in range(count)], prior, _NOTHING)
@@ -203,6 +203,13 @@ def _levels_of(prior: DiffusionPrior) -> dict[str, Levels]:
     """Levels of the columns of a prior that was learned from a frame of classes, by name."""
     report = prior._report
     return {} if report is None or not report.levels else dict(zip(report.columns, report.levels, strict=True))
+
+
+def _strange(table: AbstractTable, prior: DiffusionPrior, levels: dict[str, Levels]) -> list[str]:
+    """Columns of classes in the table that are numbers to the prior."""
+    names = () if prior._report is None else prior._report.columns
+    pairs = zip(table.names, table.levels, strict=True) if table.names else ()
+    return [name for name, found in pairs if found and not levels.get(name) and (name in names or not levels)]
 
 
 def _order(table: AbstractTable, prior: DiffusionPrior) -> np.ndarray:

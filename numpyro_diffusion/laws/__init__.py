@@ -10,6 +10,7 @@ from .categories import IMPOSSIBLE as IMPOSSIBLE
 from .categories import Categories as Categories
 from .categories import categories as categories
 from .categories import class_logits as class_logits
+from .categories import log_or_impossible as log_or_impossible
 from .categories import one_hot as one_hot
 from .levels import DiscretisedNormal as DiscretisedNormal
 from .levels import levels as levels
@@ -18,6 +19,11 @@ from .mass import Backward as Backward
 from .mass import UnnormalisedNormal as UnnormalisedNormal
 from .mass import drawn_as as drawn_as
 from .mass import pooled as pooled
+from .mixed import ByColumns as ByColumns
+from .mixed import Columns as Columns
+from .mixed import Mixed as Mixed
+from .mixed import apart as apart
+from .mixed import together as together
 from .normal import FARTHEST as FARTHEST
 from .normal import normal as normal
 from .operations import Operation as Operation

@@ -104,6 +104,12 @@ def one_hot(x: ArrayLike, num_states: int) -> Array:
     return jnp.asarray(x)[..., None] == jnp.arange(num_states)
 
 
+def log_or_impossible(probability: Array) -> Array:
+    """The logarithm, and `IMPOSSIBLE`, which is finite, for what cannot be."""
+    some = probability > 0
+    return jnp.where(some, jnp.log(jnp.where(some, probability, 1.0)), IMPOSSIBLE)
+
+
 @from_noise.register(Categories)
 def _from_noise(law: dist.Distribution, noise: Array) -> Array:
     return elements(law).at(noise).astype(noise.dtype)

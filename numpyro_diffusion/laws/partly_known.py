@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import constraints
 
-from .operations import certain, elements, from_noise, is_factorised, mirrored, tilt
+from .operations import Operation, certain, elements, from_noise, is_factorised, mirrored, tilt
 
 
 class PartlyKnown(dist.Distribution):
@@ -58,23 +58,27 @@ class PartlyKnown(dist.Distribution):
         return jnp.sum(jnp.where(self.mask, 0.0, each), tuple(range(-len(self.event_shape), 0)))
 
 
+@Operation
 def known(law: dist.Distribution, values: Array, mask: Array) -> tuple[Array, dist.Distribution] | None:
     """Know the elements where `mask` is True: log of their density in nats, shape (), and the law of the others.
 
     *Exact*; None for a law whose elements are not independent. Of elements that were known before, only those count
     that were not, and the density is 0 where the values differ.
     """
-    if isinstance(law, PartlyKnown):
-        product = known(law.law, values, mask & ~law.mask)
-        if product is None:
-            return None
-        agree = jnp.all((values == law.values) | ~(mask & law.mask))
-        both = jnp.where(law.mask, law.values, values)
-        return jnp.where(agree, product[0], -jnp.inf), PartlyKnown(law.law, both, law.mask | mask)
     if not is_factorised(law):
         return None
     each = elements(law).log_prob(values)
     return jnp.sum(jnp.where(mask, each, 0.0)), PartlyKnown(law, values, mask)
+
+
+@known.register(PartlyKnown)
+def _known(law: PartlyKnown, values: Array, mask: Array) -> tuple[Array, dist.Distribution] | None:
+    product = known(law.law, values, mask & ~law.mask)
+    if product is None:
+        return None
+    agree = jnp.all((values == law.values) | ~(mask & law.mask))
+    both = jnp.where(law.mask, law.values, values)
+    return jnp.where(agree, product[0], -jnp.inf), PartlyKnown(law.law, both, law.mask | mask)
 
 
 @from_noise.register(PartlyKnown)

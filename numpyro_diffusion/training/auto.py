@@ -13,17 +13,18 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._checks import check_key
-from .._frames import read_classes
+from .._frames import AbstractTable, read_classes
 from ..distributions import DiffusionPrior
 from ..distributions.report import PriorReport
 from ..schedules import AbstractSchedule
 from ._arguments import cadence, check_data, check_numbers, split, split_context
 from .assemble import assembled
-from .checks import check_prior
+from .checks import with_checks
 from .conditional import Pairs, Regressed, conditional_plan, described, with_residual_moments, without_context
 from .holding_out import held_out_rows
 from .loop import fit
 from .missing import Laps, find_gaps, learn_with_gaps
+from .mixed import plan_mixed, refused
 from .of_table import UNCHECKED, Finish, learn_table
 from .plan import Family, PriorPlan, plan_prior
 from .reporting import report_of, simple_models
@@ -70,8 +71,10 @@ def fit_prior(
     Args:
         key: JAX random key.
         data: shape (n, *event); see `plan_prior`, also for the arguments up to `num_steps`. Real values may be NaN, in
-            examples of up to 256 of them. Of a frame the report keeps the columns' names; one with columns of
-            categories or strings, and of booleans beside them, is of classes, and the report keeps their levels.
+            examples of up to 256 of them. Of a frame the report keeps the columns' names; columns of categories,
+            strings and booleans are of classes, and the report keeps their levels. Beside columns of numbers they make
+            a table of mixed columns (`MixedDiffusion`), in which columns of up to 20 whole numbers are ordered levels;
+            its rows must be complete, and arguments from `family` to `dequantize`, but `network`, are not for it.
         family: see `plan_prior`.
         loc: see `plan_prior`.
         scale: see `plan_prior`.
@@ -105,7 +108,12 @@ def fit_prior(
     first, second = jax.random.split(check_key("key", key))
     columns = tuple(map(str, getattr(data, "columns", ())))
     classes = read_classes(data)
-    if classes is not None:
+    mixed = classes if classes is not None and classes.is_mixed else None
+    if mixed is not None:
+        refused(family=family, loc=loc, scale=scale, schedule=schedule, dequantize=dequantize, context=context,
+                bounds=bounds)  # fmt: skip
+        data = mixed.values
+    elif classes is not None:
         family, data = "categorical" if family is None else family, classes.values
     data = check_numbers("data", data)
     if family == "categorical" and np.isnan(data).any():
@@ -120,7 +128,9 @@ def fit_prior(
         bounds=bounds,
     )  # fmt: skip
     said: tuple[str, ...] = ()  # what of the report has been printed before
-    if context is not None:
+    if mixed is not None:
+        prior = _of_mixed(settings, mixed, network, num_steps)
+    elif context is not None:
         plan = choose(data, dequantize=dequantize)
         prior, said = _conditional(settings, plan, np.asarray(data), context, context_dropout, network)
     elif context_dropout:
@@ -154,7 +164,7 @@ class _Settings(NamedTuple):
 
     def options(self, plan: PriorPlan, count: int) -> dict[str, Any]:
         """Arguments of `fit`, for so many examples."""
-        few = plan.is_table and count <= 2_000
+        few = plan.has_baseline and count <= 2_000
         size = self.batch_size if self.batch_size is not None else 128 if few else 256
         return {"batch_size": size, "dequantize": plan.dequantize, "progress_bar": self.progress_bar}
 
@@ -164,6 +174,15 @@ def _unbounded(bounds: tuple[ArrayLike, ArrayLike] | None) -> tuple[float, float
     if bounds is not None:
         raise ValueError("bounds: expected None with missing cells or a context, got some")
     return -np.inf, np.inf
+
+
+def _of_mixed(settings: _Settings, table: AbstractTable, network: Any, num_steps: int | None) -> DiffusionPrior:
+    """A prior of a table of mixed columns."""
+    plan, models, train, held_out = plan_mixed(settings.plan_key, settings.run_key, table, network, num_steps)
+    if settings.progress_bar:
+        print(plan)
+    finish = Finish(lambda prior: with_checks(prior, train, held_out, 0.0))
+    return _learned(settings, settings.checkpoint, plan, train, held_out, finish=finish, models=models)
 
 
 def _silent(line: str) -> None:
@@ -176,14 +195,8 @@ def _complete(settings: _Settings, plan: PriorPlan, data: np.ndarray) -> Diffusi
         print(plan)
     train, held_out, said = _parts(settings.run_key, data, plan)
     plan = plan._replace(reasons=(*plan.reasons, *said))
-
-    def check(prior: DiffusionPrior) -> DiffusionPrior:
-        if len(held_out) < 2:
-            return prior
-        checks = check_prior(jax.random.key(0), prior, train, held_out, plan.dequantize)
-        return prior.with_report(prior.report()._replace(checks=checks))
-
-    return _learned(settings, settings.checkpoint, plan, train, held_out, finish=Finish(check, data))
+    finish = Finish(lambda prior: with_checks(prior, train, held_out, plan.dequantize), data)
+    return _learned(settings, settings.checkpoint, plan, train, held_out, finish=finish)
 
 
 def _learned(
@@ -194,21 +207,25 @@ def _learned(
     held_out: np.ndarray,
     pilot: int = PILOT,
     finish: Finish = UNCHECKED,
+    models: dict[str, Any] | None = None,
 ) -> DiffusionPrior:
-    """A prior, with its report, of examples to train on and others held out."""
-    options, rate = settings.options(plan, len(train)), settings.learning_rate
+    """A prior, with its report beside simple models, of examples to train on and others held out."""
+    options = settings.options(plan, len(train))
+    rate: Any = settings.learning_rate
     if not plan.num_steps:
         report = PriorReport(None, (), len(train), 0, 0, plan.reasons, {})
         return DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
+    if plan.has_baseline:
+        rate = _warmed_up(float(rate)) if rate > 0 else rate
+        options |= {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99 if len(train) <= 4_000 else 0.998}
     if plan.is_table:
-        options |= {"learning_rate": _warmed_up(float(rate)) if rate > 0 else rate, "weight_decay": WEIGHT_DECAY}
-        options |= {"ema": 0.99 if len(train) <= 4_000 else 0.998, "patience": _patience(len(train), plan.num_steps)}
+        options |= {"patience": _patience(len(train), plan.num_steps)}
         keys = settings.plan_key, settings.run_key
         return learn_table(keys, plan, train, held_out, finish, options, checkpoint, pilot)
     patience = _patience(len(train), plan.num_steps) if len(held_out) else None
     options |= {"learning_rate": rate, "checkpoint": checkpoint, "patience": patience}
     result = fit(settings.run_key, plan.process, train, num_steps=plan.num_steps, validation=held_out, **options)
-    models = simple_models(plan, train, held_out)
+    models = simple_models(plan, train, held_out) if models is None else models
     report = report_of(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
     return finish.check(assembled(result.process, None, train).with_report(report))
 

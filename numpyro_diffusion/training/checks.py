@@ -53,6 +53,14 @@ def check_prior(
     return PriorChecks(statistic, p_value, _nearest(flat[0], flat[2]), _nearest(flat[1], flat[2]), jacobian)
 
 
+def with_checks(prior: DiffusionPrior, train: np.ndarray, held_out: np.ndarray, width: float) -> DiffusionPrior:
+    """The prior with these checks in its report; as it is where fewer than two examples are held out."""
+    if len(held_out) < 2:
+        return prior
+    checks = check_prior(jax.random.key(0), prior, train, held_out, width)
+    return prior.with_report(prior.report()._replace(checks=checks))
+
+
 def energy_test(one: np.ndarray, two: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """Energy distance between two samples, shapes (n, d) and (m, d), and its p-value under their exchange.
 

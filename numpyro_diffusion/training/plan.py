@@ -53,6 +53,11 @@ class PriorPlan(NamedTuple):
     @property
     def is_table(self) -> bool:
         """Whether `fit_prior` tries several coordinates and baselines."""
+        return self.process.diffusion.is_gaussian and self.has_baseline
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether the network learns what a simple model leaves."""
         return not isinstance(self.process.denoiser, Network)
 
     def __str__(self) -> str:

@@ -1,19 +1,20 @@
-"""Any factor of bits or classes: r averaged over the denoiser's independent ones."""
+"""Any factor of bits, classes or columns of several kinds: r averaged over the denoiser's independent ones."""
 
 import math
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
 from .._checks import check_count
 from ..factors import AbstractFactor, Delta, Product, factors_of
-from ..laws import Categories, Operation, PartlyKnown, bit_logits, bits, categories, class_logits
+from ..laws import Categories, Mixed, Operation, PartlyKnown, bit_logits, bits, categories, class_logits
 from ..laws.bits import KINDS as BITS
 from ..process import ReverseProcess
-from . import classes
+from . import classes, draws
 from .base import AbstractTwist, TwistedStep
 from .bits import average, points
 
@@ -29,6 +30,10 @@ class Averaged(AbstractTwist):
     differentiated once. Classes are averaged over all states where these are at most 1,024, a masked element counting
     as one class more, and over draws without any derivative where they are more.
 
+    Columns of several kinds (`MixedDiffusion`) are averaged over 4 `num_draws` fixed draws of all of them, and the
+    proposal has the mean of each real column, and the probabilities of each bit and class, that the weighted draws
+    say, as far as there are enough effective ones.
+
     Args:
         num_draws: of each of four laws, for examples of more than 10 bits, or of more than 1,024 states of classes.
 
@@ -42,11 +47,11 @@ class Averaged(AbstractTwist):
         self.num_draws = check_count("num_draws", num_draws)
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
-        """For laws that can be averaged over: those of bits and classes."""
+        """For laws that can be averaged over: those of bits, of classes, and of columns of several kinds."""
         del factor
         if not averaged.knows(process.terminal()):
             kind = type(process.diffusion).__name__
-            raise ValueError(f"twist: Averaged is for bits and classes, got {kind}")
+            raise ValueError(f"twist: Averaged is for bits, classes and mixed columns, got {kind}")
 
     def prepare(self, process: ReverseProcess, factor: AbstractFactor) -> Any:
         """The states or fixed uniform numbers at which to look."""
@@ -111,6 +116,18 @@ def _averaged_classes(
     flat = logits.reshape(-1, logits.shape[-1])
     found = classes.average(lambda x: factor.log_r(x.reshape(law.event_shape)), flat, at)
     return found.log_psi, categories(found.logits.reshape(logits.shape))
+
+
+@averaging_points.register(Mixed)
+def _mixed_points(law: Mixed, num_draws: int) -> Array:
+    return draws.points(4 * num_draws, math.prod(law.event_shape))
+
+
+@averaged.register(Mixed)
+def _averaged_mixed(law: Mixed, factor: AbstractFactor, at: Array) -> tuple[Array, dist.Distribution]:
+    x = jax.vmap(lambda uniform: draws.drawn(law, uniform))(at)
+    log_psi, weight, share = draws.average(jax.vmap(factor.log_r)(x))
+    return log_psi, draws.led(law, x, weight, share)
 
 
 @averaged.register(PartlyKnown)

@@ -57,8 +57,8 @@ def average(log_r: Callable[[Array], Array], logits: Array, at: Array) -> Averag
     """
     if at.ndim == 2:
         log_weight = _number(jax.vmap(log_r)(at) + _log_prob(logits, at))
-        wanted = _counted(log_weight, at, logits.shape[-1])
-        return Average(jnp.maximum(logsumexp(log_weight), LEAST), _near(logits, jnp.log(wanted)))
+        wanted = counted(log_weight, at, logits.shape[-1])
+        return Average(jnp.maximum(logsumexp(log_weight), LEAST), near(logits, jnp.log(wanted)))
     laws, draws, value = [logits], [Categories(logits).at(at[0])], []
     for u in at[1:]:
         value.append(jax.vmap(log_r)(draws[-1]))
@@ -88,11 +88,11 @@ def _adapted(laws: list[Array], draws: Array, value: Array, enough: bool) -> Arr
     sizes = jnp.exp(2 * logsumexp(log_weights, axis=1) - logsumexp(2 * log_weights, axis=1))
     best = jnp.argmax(sizes >= _ENOUGH) if enough else 0
     count = jnp.where(jnp.isfinite(sizes[best]), sizes[best], 0.0)
-    wanted = _counted(log_weights[best], draws, own.shape[-1])
-    return _near(laws[0], jnp.log((count * wanted + _SMOOTH * own) / (count + _SMOOTH)))
+    wanted = counted(log_weights[best], draws, own.shape[-1])
+    return near(laws[0], jnp.log((count * wanted + _SMOOTH * own) / (count + _SMOOTH)))
 
 
-def _counted(log_weight: Array, draws: Array, num_states: int) -> Array:
+def counted(log_weight: Array, draws: Array, num_states: int) -> Array:
     """The weighted frequency of each class, shape (d, S)."""
     weight = jax.nn.softmax(jnp.maximum(log_weight, LEAST))
     return jnp.sum(jnp.where(one_hot(draws, num_states), weight[:, None, None], 0.0), 0)
@@ -103,7 +103,7 @@ def _log_prob(logits: Array, draws: Array) -> Array:
     return jnp.sum(jnp.where(one_hot(draws, logits.shape[-1]), logits, 0.0), (-2, -1))
 
 
-def _near(logits: Array, wanted: Array) -> Array:
+def near(logits: Array, wanted: Array) -> Array:
     """`wanted` within five of `logits`; what cannot be stays so."""
     shift = jnp.clip(wanted - logits, -FARTHEST, FARTHEST)
     return jnp.where(logits > IMPOSSIBLE / 2, logits + jnp.where(jnp.isnan(shift), 0.0, shift), IMPOSSIBLE)

@@ -16,6 +16,7 @@ from ..laws import (
     Categories,
     DiscretisedNormal,
     LoweredNormal,
+    Mixed,
     Operation,
     PartlyKnown,
     chosen,
@@ -75,6 +76,11 @@ def _integrated_values(
     value, led = averaged(law, factor, averaging_points(law, _NUM_DRAWS), known)
     # Certain elements where they are known would make the density of the others NaN.
     return value, led if known is None else chosen(led, law, known.mask)
+
+
+@integrated.register(Mixed)
+def _integrated_mixed(law: dist.Distribution, factor: AbstractFactor) -> tuple[Array, dist.Distribution]:
+    return averaged(law, factor, averaging_points(law, _NUM_DRAWS))
 
 
 @integrated.register(dist.Normal)

@@ -18,7 +18,7 @@ from .._products import dot
 from ..diffusions import GaussianDiffusion, require_gaussian
 from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, Product, factors_of
 from ..factors.linear import condition, stack
-from ..laws import LoweredNormal, normal
+from ..laws import LoweredNormal, elements, normal
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
 from .tweedie import covariance_factor, jacobian_shift, shifted
@@ -171,7 +171,7 @@ class MomentMatched(AbstractTwist):
         law = jax.eval_shape(lambda: process.terminal())
         if jax.eval_shape(lambda: factor.multiply(process.terminal())) is None:
             raise ValueError(
-                f"twist: MomentMatched needs a factor that multiplies a {type(law.base_dist).__name__} in closed form, "
+                f"twist: MomentMatched needs a factor that multiplies a {type(elements(law)).__name__} in closed form, "
                 f"got {type(factor).__name__}; Tweedie takes any"
             )
         if self.how(process, factor) != "diagonal":

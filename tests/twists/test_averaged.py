@@ -216,7 +216,7 @@ def test_rounded_last_steps_average_r_over_levels(known):
 
 def test_averaged_is_for_bits():
     real = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(4)), nd.denoisers.Gaussian(0.0, 1.0), 2)
-    with pytest.raises(ValueError, match="twist: Averaged is for bits and classes, got GaussianDiffusion"):
+    with pytest.raises(ValueError, match="twist: Averaged is for bits, classes and mixed columns, got"):
         twists.Averaged().check(real, summed(1.0))
     with pytest.raises(ValueError, match="num_draws: expected a whole number of at least 1, got 0"):
         twists.Averaged(0)
