@@ -31,7 +31,7 @@ nb_execution_raise_on_error = True
 nb_execution_allow_errors = False
 nb_merge_streams = True
 os.environ.pop("MPLBACKEND", None)  # pictures go into the page
-os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # ArviZ before 1.0 announces 1.0 on import
+nb_output_stderr = "remove"  # what libraries say of each other; tutorials print the warnings that they are about
 copybutton_exclude = ".linenos, .gp, .go"
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
