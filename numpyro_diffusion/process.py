@@ -39,7 +39,8 @@ class ReverseProcess(eqx.Module):
             and posterior samplers take it from an exact denoiser or from the prior's own draws unless given.
 
     Example:
-        >>> process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(20)), nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
         >>> process.kernel(jnp.zeros(2), 20).event_shape  # p(x_19 | x_20), a NumPyro distribution
         (2,)
 

@@ -2,7 +2,8 @@
 
 python docs/tutorials/learn_priors.py
 
-Writes diabetes.safetensors (six columns with missing cells) and epidemics.safetensors (simulated epidemics) beside itself.
+Writes diabetes.safetensors (six columns with missing cells) and epidemics.safetensors (simulated epidemics)
+beside itself.
 """
 
 from pathlib import Path
@@ -30,7 +31,7 @@ def table_with_holes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def epidemics(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Log numbers of infections a day, shape (count, DAYS): a renewal equation, with a measure on some day in half of them."""
+    """Log infections a day, shape (count, DAYS): a renewal equation, in half of them with a measure on some day."""
     interval = np.arange(1, 15) * np.exp(-np.arange(1, 15) / 2.5)
     interval /= interval.sum()
     log_r = rng.normal(0.1, 0.25, count)[:, None] + np.cumsum(rng.normal(0, 0.02, (count, DAYS)), 1)

@@ -69,7 +69,8 @@ class GaussianMixture(AbstractDenoiser):
         weights: shape (k,), not negative, adding up to 1 (to 1e-4).
 
     Example:
-        >>> exact = nd.denoisers.GaussianMixture(locs=[[-2.0, 0.0], [2.0, 0.0]], scales=[0.5, 0.5], weights=[0.25, 0.75])
+        >>> locs, weights = [[-2.0, 0.0], [2.0, 0.0]], [0.25, 0.75]
+        >>> exact = nd.denoisers.GaussianMixture(locs, scales=[0.5, 0.5], weights=weights)
         >>> process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(20)), exact, 2)
         >>> process.predict(jnp.zeros(2), 20).shape  # E[x_0 | x_20 = 0]
         (2,)

@@ -71,7 +71,8 @@ class SMC:
         progress_bar: whether `target_log_evidence_sd` shows one.
 
     Example:
-        >>> process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(20)), nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
         >>> def model(y):
         ...     x = numpyro.sample("x", nd.DiffusionPrior(process))
         ...     numpyro.sample("y", dist.Normal(x.sum(), 0.5), obs=y)

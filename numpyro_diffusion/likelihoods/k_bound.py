@@ -99,7 +99,8 @@ class KBound(AbstractLikelihood):
             batches so many calls for each of them.
 
     Example:
-        >>> process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(20)), nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
         >>> estimate = nd.KBound(4)(jax.random.key(0), process, jnp.zeros((3, 2)))
         >>> estimate.value.shape, estimate.standard_error.shape
         ((3,), (3,))
