@@ -70,16 +70,6 @@ class SMC:
             a run goes on from there, also with a greater `max_particles` or another target, to the same numbers.
         progress_bar: whether `target_log_evidence_sd` shows one.
 
-    Example:
-        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
-        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
-        >>> def model(y):
-        ...     x = numpyro.sample("x", nd.DiffusionPrior(process))
-        ...     numpyro.sample("y", dist.Normal(x.sum(), 0.5), obs=y)
-        >>> smc = nd.infer.SMC(model, num_particles=64).run(jax.random.key(0), 1.0)
-        >>> smc.get_samples()["x"].shape
-        (256, 2)
-
     Raises:
         TypeError: a `sampler` that is no `TwistedSMC`.
         ValueError: counts below their minimum; a sampler along with keywords that make one; when run, what
