@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -10,17 +11,30 @@ copyright = "the numpyro-diffusion developers"
 version = release = importlib.metadata.version("numpyro-diffusion")
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
 ]
 root_doc = "index"
 exclude_patterns = ["_build"]
 
-myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
+# Tutorials are run when the site is built, each once for each state of its code; what fails, fails the build.
+# What was run is kept beside the site: after a change of the package, throw it away.
+nb_execution_mode = "cache"
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_execution_allow_errors = False
+nb_merge_streams = True
+os.environ.pop("MPLBACKEND", None)  # pictures go into the page
+nb_output_stderr = "remove"  # what libraries say of each other; tutorials print the warnings that they are about
+copybutton_exclude = ".linenos, .gp, .go"
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
@@ -44,6 +58,7 @@ mathjax_path = "tex-svg.js"
 mathjax3_config = {"svg": {"fontCache": "global"}}
 
 html_theme = "furo"
+html_logo = html_favicon = "images/logo.svg"
 html_title = f"numpyro-diffusion {release}"
 
 

@@ -54,6 +54,16 @@ def to_arviz(
     Returns:
         `arviz.InferenceData` (ArviZ 0.x) or `xarray.DataTree` (1.x); both write themselves with ``to_netcdf``.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> def model(y):
+        ...     x = numpyro.sample("x", nd.DiffusionPrior(process))
+        ...     numpyro.sample("y", dist.Normal(x.sum(), 0.5), obs=y)
+        >>> smc = nd.infer.SMC(model, num_particles=64).run(jax.random.key(0), 1.0)
+        >>> nd.to_arviz(smc).posterior["x"].shape
+        (4, 64, 2)
+
     Raises:
         ValueError: `exclude` names a site that the run does not have; the run has not been made.
         TypeError: a result of another kind.

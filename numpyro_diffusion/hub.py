@@ -36,6 +36,10 @@ def load(source: str | PathLike[str], *, classes: Iterable[type[eqx.Module]] = (
     Returns:
         The prior. Nothing in a file is ever executed.
 
+    Example:
+        >>> nd.load("digits").event_shape
+        (8, 8)
+
     Raises:
         FileNotFoundError: neither a file nor a packaged name.
         CheckpointError: the file is damaged, foreign, written by a newer version, holds no prior, or parts that make no

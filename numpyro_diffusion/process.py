@@ -39,6 +39,12 @@ class ReverseProcess(eqx.Module):
         moments: the covariance of x_0, which twists rely on, if it is known; `nd.fit_prior` keeps that of its data,
             and posterior samplers take it from an exact denoiser or from the prior's own draws unless given.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> process.kernel(jnp.zeros(2), 20).event_shape  # p(x_19 | x_20), a NumPyro distribution
+        (2,)
+
     Raises:
         ValueError: a part of the wrong kind, or a denoiser whose answer has another shape than the example.
     """

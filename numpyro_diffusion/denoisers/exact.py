@@ -68,6 +68,13 @@ class GaussianMixture(AbstractDenoiser):
         scales: standard deviations, shape (k,) or (k, *event), positive.
         weights: shape (k,), not negative, adding up to 1 (to 1e-4).
 
+    Example:
+        >>> locs, weights = [[-2.0, 0.0], [2.0, 0.0]], [0.25, 0.75]
+        >>> exact = nd.denoisers.GaussianMixture(locs, scales=[0.5, 0.5], weights=weights)
+        >>> process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(20)), exact, 2)
+        >>> process.predict(jnp.zeros(2), 20).shape  # E[x_0 | x_20 = 0]
+        (2,)
+
     Raises:
         ValueError: shapes that do not fit, `scales` not positive, `weights` that are no probabilities.
     """

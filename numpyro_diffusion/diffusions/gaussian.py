@@ -28,6 +28,12 @@ class GaussianDiffusion(AbstractDiffusion):
         loc: m, the data's location; scalar or broadcastable to one example.
         scale: c, the data's scale; scalar or broadcastable to one example, positive. The defaults are the papers'.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20), loc=10.0, scale=2.0)
+        >>> x_0 = jnp.array([9.0, 12.0, 10.5])
+        >>> diffusion.marginal(x_0, 5).sample(jax.random.key(0)).shape  # x_5 given x_0
+        (3,)
+
     Raises:
         ValueError: `loc` not finite, `scale` not positive, or so large or small that its square overflows.
     """

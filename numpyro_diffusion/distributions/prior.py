@@ -44,6 +44,11 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
             forms where T is affine (`nd.factors.pull_back`). Process, noise and an estimate's terms stay those of z.
         validate_args: NumPyro's validation switch.
 
+    Example:
+        >>> prior = nd.load("digits").with_(sampler=nd.samplers.Ancestral(10))  # ten steps of the hundred
+        >>> prior.sample(jax.random.key(0), (3,)).shape
+        (3, 8, 8)
+
     Raises:
         TypeError: a transform that is none of NumPyro's.
         ValueError: a part of the wrong kind; a likelihood for another family; a `key` that is not one JAX key; a

@@ -32,6 +32,11 @@ class LinearGaussian(AbstractFactor):
             its covariance matrix, shape (y.size, y.size).
         mask: which elements of `y` count, shape `seen`; all unless given. Not with a covariance matrix.
 
+    Example:
+        >>> total = nd.factors.LinearGaussian(jnp.array([14.0]), jnp.ones((1, 64)), 0.5)  # the sum of 64 pixels
+        >>> (nd.load("digits") * total).event_shape
+        (8, 8)
+
     Raises:
         ValueError: values that are not finite, shapes that do not fit, `scale` not positive, a covariance that is not
             symmetric and positive definite, an operator that is not linear.

@@ -31,6 +31,11 @@ def pool(estimates: ArrayLike, variances: ArrayLike) -> Pooled:
         estimates: of each completed table, shape (m, *event), m ≥ 2.
         variances: their squared standard errors, the same shape.
 
+    Example:
+        >>> pooled = nd.pool([1.0, 1.5, 0.5], [0.04, 0.05, 0.06])
+        >>> float(pooled.mean), round(float(pooled.variance), 3)
+        (1.0, 0.383)
+
     Raises:
         ValueError: other shapes, fewer than two, a negative variance, values that are not finite.
     """

@@ -84,6 +84,11 @@ class Gibbs(numpyro.infer.Gibbs):
         self._noisy: tuple[str, ...] = ()
         self._particle_blocks: dict[str, int] = {}
 
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The user's model, in which diffusion sites are x_0, and not the one whose sites are chains."""
+        return self._plain
+
     def init(self, rng_key: Array, num_warmup: int, init_params: Any, model_args: Any, model_kwargs: Any) -> Any:
         """The first state; see `numpyro.infer.Gibbs`."""
         kwargs = {} if model_kwargs is None else dict(model_kwargs)

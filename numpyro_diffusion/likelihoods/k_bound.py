@@ -98,6 +98,13 @@ class KBound(AbstractLikelihood):
             the estimator on a batch of examples keeps to it; the `log_prob` of a prior maps over its values, and
             batches so many calls for each of them.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> estimate = nd.KBound(4)(jax.random.key(0), process, jnp.zeros((3, 2)))
+        >>> estimate.value.shape, estimate.standard_error.shape
+        ((3,), (3,))
+
     Raises:
         ValueError: counts that are not whole numbers of at least 1; an odd `num_samples` above 1 with `antithetic`;
             `num_times` above T − 1 (when called).

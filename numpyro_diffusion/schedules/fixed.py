@@ -63,6 +63,11 @@ def log_snr(
         scale: root mean square of the data about the diffusion's `loc`, in units of the diffusion's `scale`.
         detail: the finest standard deviation worth keeping (a grey level, a mode's width), in the same units.
 
+    Example:
+        >>> schedule = nd.schedules.log_snr(50)
+        >>> float(schedule.alpha_bar(0)), schedule.num_steps
+        (1.0, 50)
+
     Raises:
         ValueError: T < 2, ends that are not finite or not decreasing, `scale` or `detail` not positive.
     """

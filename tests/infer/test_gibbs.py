@@ -59,7 +59,11 @@ def assert_moments(draws, mean, sd, slack=5e-3):
 @pytest.mark.slow
 def test_a_mean_that_is_unknown():
     """The case in which a bound in place of the chain's density gives 2.24 for 1.33."""
-    draws = run(nd.infer.Gibbs([(nd.infer.ParticleGibbs(model, num_particles=4), ["x"]), (NUTS(model), None)]), 2000)
+    kernel = nd.infer.Gibbs([(nd.infer.ParticleGibbs(model, num_particles=4), ["x"]), (NUTS(model), None)])
+    mcmc = MCMC(kernel, num_warmup=150, num_samples=2000, progress_bar=False)
+    mcmc.run(jax.random.key(0))
+    posterior = nd.to_arviz(mcmc).posterior  # by the model whose site is x, and not the one whose site is a chain
+    draws = {name: np.asarray(posterior[name], np.float64) for name in posterior}
     assert draws["x"].shape == (1, 2000, 1)
     np.testing.assert_allclose(draws["double"], 2 * draws["x"], rtol=1e-5)
     assert_moments(draws["mu"], *TRUTH["mu"])

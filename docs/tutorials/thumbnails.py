@@ -1,0 +1,40 @@
+"""Make the gallery's thumbnails from pictures of the built tutorials.
+
+python docs/tutorials/thumbnails.py site      # after a build into `site`; writes docs/images/tutorials/*.png
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.image
+import matplotlib.pyplot as plt
+import numpy as np
+
+# Which of its pictures stands for a page, counted from 0.
+CHOSEN = {
+    "ten_minutes": 1, "table_with_holes": 1, "nowcasting": 3, "spatial_field": 2,
+    "deblurring": 1, "which_prior": 1, "is_it_right": 3, "own_network": 0,
+}  # fmt: skip
+WIDTH, HEIGHT, DPI = 4.0, 2.0, 80
+
+
+def main(site: Path) -> None:
+    """A picture of one size for each page, whatever the shape of what it shows."""
+    for page, number in CHOSEN.items():
+        html = (site / "tutorials" / f"{page}.html").read_text(encoding="utf-8")
+        pictures = re.findall(r'src="\.\./(_images/[0-9a-f]+\.png)"', html)
+        picture = matplotlib.image.imread(site / pictures[number])
+        figure = plt.figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="none")
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.imshow(np.clip(picture, 0, 1), interpolation="antialiased")
+        axes.axis("off")
+        figure.savefig(Path(__file__).parents[1] / "images" / "tutorials" / f"{page}.png")
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
