@@ -4,7 +4,11 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from run_tutorials import QUIET  # noqa: E402
 
 project = "numpyro-diffusion"
 copyright = "the numpyro-diffusion developers"
@@ -31,7 +35,7 @@ nb_execution_raise_on_error = True
 nb_execution_allow_errors = False
 nb_merge_streams = True
 os.environ.pop("MPLBACKEND", None)  # pictures go into the page
-nb_output_stderr = "remove"  # what libraries say of each other; tutorials print the warnings that they are about
+os.environ |= QUIET
 copybutton_exclude = ".linenos, .gp, .go"
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]

@@ -4,6 +4,7 @@ python docs/run_tutorials.py .jupyter_cache     # beside the folder of the site:
 """
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -12,10 +13,14 @@ from jupyter_cache.executors import load_executor
 
 READER = {"name": "myst_nb_md", "type": "plugin"}
 TIMEOUT = 600  # seconds for one cell
+# What ArviZ before 1.0 announces on import, and tqdm where there are no widgets; all other warnings are part of a page.
+QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning,ignore:IProgress not found"}
 
 
 def main(folder: str) -> int:
     """Run what is not in the cache yet; 0 if all went well."""
+    os.environ |= QUIET
+    os.environ.pop("MPLBACKEND", None)  # pictures go into the page
     cache = get_cache(folder)
     for page in sorted((Path(__file__).parent / "tutorials").glob("*.md")):
         if "{code-cell}" in page.read_text(encoding="utf-8"):
