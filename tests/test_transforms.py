@@ -30,6 +30,7 @@ def _data(count, seed=0):
     return x, np.asarray(dist.MultivariateNormal(LOC, scale_tril=ROOT).log_prob(z)) - volume
 
 
+@pytest.mark.slow
 def test_every_element_keeps_its_bounds():
     transform, z = Bounded(LOW, HIGH), jnp.asarray(np.random.default_rng(0).normal(size=(50, 4)), jnp.float32)
     x = transform(z)
@@ -55,6 +56,7 @@ def test_bounds_that_are_none_are_refused():
         Bounded("zero", 1.0)
 
 
+@pytest.mark.slow
 def test_a_prior_of_bounded_elements_has_their_density_and_support(tmp_path):
     """K is exact here. Off the support the density is 0, and a file has all of it."""
     prior, (x, exact) = _prior(), _data(40)
@@ -71,6 +73,7 @@ def test_a_prior_of_bounded_elements_has_their_density_and_support(tmp_path):
     assert repr(again.support) == repr(prior.support)
 
 
+@pytest.mark.slow
 def test_known_cells_are_in_closed_form():
     """The evidence of a known x is its density, ``log |dx/dz|`` counted; the others have their exact conditional."""
     prior, known = _prior(), jnp.array([True, False, False])

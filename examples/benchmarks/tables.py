@@ -194,6 +194,7 @@ def main() -> None:
             if (name, seed) in done:
                 continue
             found = one_split(table, seed, 50 if options.short else None, options.flow)
+            jax.clear_caches()  # each table has programs of its own, of which one process can hold so many
             done[name, seed] = {"table": name, "split": seed} | found
             if options.record is not None:
                 with options.record.open("a", encoding="utf-8") as file:
