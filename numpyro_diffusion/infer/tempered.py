@@ -29,16 +29,16 @@ class TemperedSMC:
 
     *Consistent as particles grow*, for the prior's own chain: no bound, no twist and no approximation of the likelihood
     is involved, so that it is a second opinion on `SMC`, which shares none of its parts. Every diffusion site, also in
-    plates, becomes the function of standard-normal noise that `DiffusionReparam` makes of it; other latent sites, which
-    `SMC` refuses, may stand beside it, and are moved without their constraints. Particles begin as draws of the prior.
+    plates, becomes the function of standard-normal noise that `DiffusionReparam` makes of it; other latent sites may
+    stand beside it, and are moved without their constraints. Particles begin as draws of the prior.
     The likelihood counts with a power (temperature) that grows from 0 to 1: each step is as long as the effective size
     allows (Jasra et al. 2011; Zhou, Johansen and Aston 2016), particles are resampled, and Markov moves that leave the
     tempered posterior invariant draw them apart (Del Moral, Doucet and Jasra 2006). Moves go on until particles have
     forgotten where they were: until their values, and their likelihoods, correlate by at most 0.1.
 
     The evidence is the product of the mean incremental weights. As temperatures, moves and their step sizes are chosen
-    from the same particles, the estimate is *not unbiased* at a finite number, unlike that of `SMC`: expect it too low
-    where moves mix slowly. Between modes that the moves do not cross, their shares are what the first draws of the
+    from the same particles, the estimate is *not unbiased* at a finite number, unlike that of `SMC` for x alone: expect
+    it too low where moves mix slowly. Between modes that the moves do not cross, their shares are what the first draws of the
     prior brought, and resampling wears them down. The independent runs, called islands, give the standard error and
     are the chains in ArviZ; they run one after the other, in one compiled program.
 
