@@ -38,9 +38,9 @@ class TemperedSMC:
 
     The evidence is the product of the mean incremental weights. As temperatures, moves and their step sizes are chosen
     from the same particles, the estimate is *not unbiased* at a finite number, unlike that of `SMC` for x alone: expect
-    it too low where moves mix slowly. Between modes that the moves do not cross, their shares are what the first draws of the
-    prior brought, and resampling wears them down. The independent runs, called islands, give the standard error and
-    are the chains in ArviZ; they run one after the other, in one compiled program.
+    it too low where moves mix slowly. Between modes that the moves do not cross, their shares are what the first draws
+    of the prior brought, and resampling wears them down. The independent runs, called islands, give the standard error
+    and are the chains in ArviZ; they run one after the other, in one compiled program.
 
     A position has (steps + 1) × d elements of noise for a prior of d elements. The costs are those of the prior's
     chain, particles × moves for ``"pcn"``, times about 3 for the gradient and as many as there are rotations for
