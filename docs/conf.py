@@ -84,7 +84,25 @@ def shorten_types(app, what, name, obj, options, signature, returned):
     return tuple(short)
 
 
+# A link from a source file back to the page of an object, or of a member of it.
+BACK = re.compile(r'href="(?P<page>[^"#]*/(?P<object>numpyro_diffusion[\w.]*)\.html)#[\w.]*?(?P<member>\.[\w]+)?"')
+
+
+def lead_back(app, page, template, context, doctree):
+    """Objects of one file that are documented under several names each have the name of their own page."""
+    if not page.startswith("_modules/") or "body" not in context:
+        return
+
+    def link(found):
+        name, member = found["object"], found["member"] or ""
+        member = "" if name.endswith(member) else member
+        return f'href="{found["page"]}#{name}{member}"'
+
+    context["body"] = BACK.sub(link, context["body"])
+
+
 def setup(app):
     """Register the above; shapes before napoleon reads the docstrings."""
+    app.connect("html-page-context", lead_back)
     app.connect("autodoc-process-signature", shorten_types)
     app.connect("autodoc-process-docstring", escape_shapes, priority=400)
