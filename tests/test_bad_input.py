@@ -288,6 +288,10 @@ VALUE_ERRORS = {
     "never validated": (lambda: _fit(validate_every=0), "validate_every: expected a whole number of at least 1, got 0"),
     "never saved": (lambda: _fit(checkpoint_every=-1), "checkpoint_every: expected a whole number .* got -1"),
     "never logged": (lambda: _fit(log_every=0), "log_every: expected a whole number of at least 1, got 0"),
+    "weights divided among nothing": (
+        lambda: _fit(shard_weights=True),
+        "shard_weights: expected False without devices to divide weights among, got True",
+    ),
     "no devices": (lambda: _fit(devices=0), "devices: expected a whole number of at least 1, got 0"),
     "an empty list of devices": (
         lambda: _fit(devices=[]),

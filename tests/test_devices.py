@@ -33,7 +33,7 @@ import numpy as np
 import numpyro_diffusion as nd
 from numpyro_diffusion import _devices
 from numpyro_diffusion._devices import check_devices
-from numpyro_diffusion.training import loop
+from numpyro_diffusion.training import driver
 
 event = (16, 16, 1)
 network = nd.networks.UNet(jax.random.key(0), event, channels=(8, 8), depth=1, attention=(), num_groups=4)
@@ -56,16 +56,16 @@ assert one[-1] != one[0]
 np.testing.assert_allclose(two, one, rtol=1e-5)
 
 # The same with weights, averages and optimiser divided: a device holds little more than half of them.
-held, advance, _devices.SMALLEST_DIVIDED = [], loop._advance, 64
+held, advance, _devices.SMALLEST_DIVIDED = [], driver._advance, 64
 
 
-def counting(run, key, now, *rest):
+def counting(training, now):
     leaves = [leaf for leaf in jax.tree.leaves(now.state) if leaf.ndim]
     held.append(sum(leaf.addressable_shards[0].data.size for leaf in leaves) / sum(leaf.size for leaf in leaves))
-    return advance(run, key, now, *rest)
+    return advance(training, now)
 
 
-loop._advance = counting
+driver._advance = counting
 parts = train(2, shard_weights=True, checkpoint=CHECKPOINT)
 np.testing.assert_allclose(parts.history["loss"], one, rtol=1e-5)
 assert len(held) == 2 and max(held) < 0.55, held

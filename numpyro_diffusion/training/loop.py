@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import Any
 
-import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
@@ -19,10 +18,8 @@ from .._devices import (
     check_agreement,
     check_devices,
     check_hashing,
-    collect,
     distribute,
     divide,
-    is_shared,
     is_writer,
     replicate,
 )
@@ -30,17 +27,15 @@ from ..distributions.parts import check_transform
 from ..likelihoods import AbstractLikelihood
 from ..process import ReverseProcess
 from ._arguments import cadence, check_batch, check_dropout, check_process, check_settings, check_validation
-from .interrupts import held_interrupts
+from .driver import Cadences, Driver
 from .objectives import OBJECTIVES, Objective
 from .optimizers import default_optimizer, optimizer_settings
 from .reading import read
-from .results import CheckpointNotWritten, FitResult, TrainingDiverged
-from .resume import History, Progress, Saver, digest, extended, resume
+from .results import FitResult
+from .resume import Saver, digest, resume
 from .run import TrainingRun
-from .sources import InMemory, Streamed, StreamEnded
+from .sources import StreamEnded
 from .validation import held_out_values as held_out_values
-from .validation import is_due, passed
-from .validation import validate as _validate
 
 Batches = Callable[[int], Any] | Iterable[Any]
 
@@ -156,66 +151,37 @@ def fit(
         check_count(name, value)
     log_every = check_count("log_every", min(100, validate_every) if log_every is None else log_every)
     likelihood = check_validation(key, process, held_out, likelihood, patience)
-    settings = {"objective": objective, "batch_size": batch_size, "ema": float(ema), "dequantize": float(dequantize),
-                "log_every": log_every} | optimizer_settings(optimizer, learning_rate, num_steps)  # fmt: skip
-    settings |= {"transform": digest(transform)} if transform is not None else {}
-    settings |= {"weight_decay": float(weight_decay)} if weight_decay else {}
-    settings |= {"context_dropout": dropout} if context is not None else {}
-    settings |= {"key": digest(key), "process": digest(process)} | digests
+    given = {"objective": objective, "batch_size": batch_size, "ema": float(ema), "dequantize": float(dequantize),
+             "log_every": log_every} | optimizer_settings(optimizer, learning_rate, num_steps)  # fmt: skip
+    given |= {"transform": digest(transform)} if transform is not None else {}
+    given |= {"weight_decay": float(weight_decay)} if weight_decay else {}
+    given |= {"context_dropout": dropout} if context is not None else {}
+    given |= {"key": digest(key), "process": digest(process)} | digests
     if optimizer is None:
         rate = learning_rate if callable(learning_rate) else float(learning_rate)
         optimizer = default_optimizer(rate, 0 if callable(rate) else num_steps, float(weight_decay))
     made = lambda batch_size, sharding: TrainingRun(
-        process,
-        optimizer,
-        OBJECTIVES[objective],
-        ema,
-        dequantize,
-        batch_size,
-        sharding,
-        transform,
-        dropout,
-        accumulate,
-        shard_weights,
-    )
+        process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, sharding, transform, dropout,
+        accumulate, shard_weights,
+    )  # fmt: skip
     run, where = made(batch_size, None), check_devices(devices, 0)
-    writer = is_writer(where)
-    now = resume(checkpoint, run.start(), settings, writer)
+    if shard_weights and where is None:
+        raise ValueError("shard_weights: expected False without devices to divide weights among, got True")
+    now = resume(checkpoint, run.start(), given, is_writer(where))
     begun = int(now.state.step)
     check_hashing(where)
     check_agreement("checkpoint (the step in its file)", begun, where)
     bar = tqdm(total=num_steps, initial=begun, disable=not progress_bar, desc="training", unit="step")
-    with bar, contextlib.closing(source), contextlib.closing(Saver(checkpoint, settings, writer)) as saver:
+    with bar, contextlib.closing(source), contextlib.closing(Saver(checkpoint, given, is_writer(where))) as saver:
         batch_size = source.open(run, key, now) if begun < num_steps else batch_size
         sharding = check_batch(devices, batch_size, accumulate)
         run, now, key = (divide if shard_weights else replicate)((made(batch_size, sharding), now, key), sharding)
         source.shard(sharding)
         unseen = distribute(held_out, sharding), distribute(held_out_context, sharding)
-        keep = lambda now, wait=True: _keep(saver, now, wait, lambda: _result(run, now, "unsaved", patience))
-        try:
-            while True:
-                if len(held_out) and is_due(now, num_steps, validate_every, log_every):
-                    now = _validate(run, key, now, unseen, likelihood)
-                step = int(now.state.step)
-                bar.update(step - bar.n)
-                bar.set_postfix_str(_status(now.history))
-                stopped = _stopped(now, num_steps, patience) or ("ended" if source.failed else "")
-                if step > begun and (stopped or passed(step, log_every, checkpoint_every)):
-                    keep(now, wait=bool(stopped))
-                if stopped:
-                    break
-                with held_interrupts():
-                    now = _advance(run, key, now, source, min(log_every - step % log_every, num_steps - step))
-        except _NotFinite as error:
-            keep(error.last)
-            result = _result(run, error.last, "diverged", patience)
-            raise TrainingDiverged(result.steps + 1, result) from None
-        except KeyboardInterrupt:
-            if not (shard_weights and is_shared(sharding)):  # the others, who have parts, may not be here
-                keep(now)
-            raise
-    _tell(source.failed, int(now.state.step))
-    return _result(run, now, stopped, patience)
+        cadences = Cadences(num_steps, validate_every, log_every, checkpoint_every, patience)
+        result = Driver(run, key, source, unseen, likelihood, cadences, saver, bar).train(now)
+    _tell(source.failed, result.steps)
+    return result
 
 
 def _tell(failed: Exception | None, step: int) -> None:
@@ -225,52 +191,3 @@ def _tell(failed: Exception | None, step: int) -> None:
         warnings.warn(said, stacklevel=3)
     elif failed is not None:
         raise failed
-
-
-def _keep(saver: Saver, now: Progress, wait: bool, result: Callable[[], FitResult]) -> None:
-    """Save the progress; what cannot be written goes with the error."""
-    try:
-        saver.save(now, wait=wait)
-    except OSError as error:
-        raise CheckpointNotWritten(saver.path, result(), error) from error
-
-
-class _NotFinite(Exception):
-    """A bad step; `last` is the progress before it."""
-
-    def __init__(self, last: Progress) -> None:
-        super().__init__(int(last.state.step))
-        self.last = last
-
-
-def _advance(run: TrainingRun, key: Array, now: Progress, source: InMemory | Streamed, count: int) -> Progress:
-    """The progress some steps on. Its state takes the place of the one that there was."""
-    before = int(now.state.step)
-    state, losses, place = source.steps(run, key, now, count)
-    taken = int(state.step) - before
-    entry = {"step": int(state.step), "loss": float(np.asarray(losses)[:taken].mean())} if taken else {}
-    now = Progress(state, extended(now.history, entry), place)
-    if taken < len(losses):
-        raise _NotFinite(now)
-    return now
-
-
-def _stopped(now: Progress, num_steps: int, patience: int | None) -> str:
-    """Why training is over; empty while it is not."""
-    if int(now.state.step) >= num_steps:
-        return "finished"
-    waited = sum(step > int(now.state.best_step) for step in now.history["validation_step"])
-    return "early" if patience is not None and waited >= patience else ""
-
-
-def _status(history: History) -> str:
-    parts = [f"loss {history['loss'][-1]:.3f}"] if history["loss"] else []
-    if history["validation"]:
-        parts.append(f"validation {history['validation'][-1]:.3f} nats")
-    return ", ".join(parts)
-
-
-def _result(run: TrainingRun, now: Progress, stopped: str, patience: int | None) -> FitResult:
-    state, history, _ = now
-    params = state.best if patience is not None and history["validation"] else state.average
-    return FitResult(collect(run.process(params), run.sharding), history, int(state.step), stopped)

@@ -25,6 +25,7 @@ from numpyro_diffusion.likelihoods import AbstractLikelihood, Estimate
 
 # `numpyro_diffusion.training.loop` the attribute is the function.
 loop = importlib.import_module("numpyro_diffusion.training.loop")
+driver = importlib.import_module("numpyro_diffusion.training.driver")
 
 T = 8
 LOC, SCALE = np.array([1.0, -2.0]), np.array([0.5, 3.0])
@@ -441,13 +442,13 @@ def _run(path, **options):
 
 def _slow_run(path):
     """Run by another interpreter."""
-    advance = loop._advance
+    advance = driver._advance
 
     def slow(*args):
         time.sleep(0.15)
         return advance(*args)
 
-    loop._advance = slow
+    driver._advance = slow
     _run(path)
 
 
@@ -479,7 +480,7 @@ def test_a_killed_run_is_resumed_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("during", ["_advance", "_validate", "_keep", "write_training_state"])
 def test_an_interrupt_loses_nothing(cheap, tmp_path, monkeypatch, during):
-    module = loop if hasattr(loop, during) else importlib.import_module("numpyro_diffusion.training.resume")
+    module = driver if hasattr(driver, during) else importlib.import_module("numpyro_diffusion.training.resume")
     path, calls, function = tmp_path / "run", [], getattr(module, during)
 
     def interrupted(*args, **options):
