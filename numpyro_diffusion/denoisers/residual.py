@@ -75,7 +75,7 @@ class Residual(AbstractDenoiser):
     def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
         """The law of x_0 given x_t: the baseline's, moved."""
         law = self.baseline.posterior(diffusion, x_t, t)
-        return diffusion.moved(law, self.outputs(diffusion, x_t, t), x_t)
+        return diffusion.corrected(law, self.outputs(diffusion, x_t, t), x_t)
 
     def trainable(self) -> "Residual":
         """All floating arrays but the baseline's."""

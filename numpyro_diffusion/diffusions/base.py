@@ -107,11 +107,11 @@ class AbstractDiffusion(eqx.Module):
         del kernel, x_t, t
         raise ValueError(f"predicts: {type(self).__name__} has no head 'mean', got 'mean'")
 
-    def moved(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
-        """A law of x_0 given x_t, moved by what a `Residual` network says; by outputs of 0 it is not moved.
+    def corrected(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+        """A law of x_0 given x_t, corrected by the outputs of a `Residual` network; outputs of 0 leave it as it is.
 
         Args:
-            posterior: the law that is moved.
+            posterior: the law that is corrected.
             output: two arrays of the shape `network_shape`; where one number says all, the first counts.
             x_t: the noisy state.
         """

@@ -86,7 +86,7 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
         del x_t
         return bits(log_probs[..., 1] - log_probs[..., 0])
 
-    def moved(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+    def corrected(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
         """The first output, added to the law's log-odds."""
         del x_t
         return bits(bit_logits(posterior) + output[0])

@@ -141,7 +141,7 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         lacking = [(0, 0)] * jnp.ndim(x_t) + [(0, self.num_states - jnp.shape(log_probs)[-1])]
         return self.posterior_from_logits(jnp.pad(log_probs, lacking, constant_values=IMPOSSIBLE), x_t)
 
-    def moved(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+    def corrected(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
         """The first output, added to the law's log probabilities."""
         return self.posterior_from_logits(class_logits(posterior) + output[0], x_t)
 

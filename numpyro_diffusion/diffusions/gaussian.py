@@ -103,7 +103,7 @@ class GaussianDiffusion(AbstractDiffusion):
         left = jnp.maximum(excess, 0.0) / from_data**2
         return laws.normal(self.unstandardize(mean), left * self.scale**2)
 
-    def moved(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+    def corrected(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
         """Mean m − s·o and variance s² exp(v), v between ±4, where m and s are the law's own and (o, v) the output."""
         del x_t
         variance = laws.variance(posterior)

@@ -113,15 +113,15 @@ class MixedDiffusion(AbstractDiffusion):
         self._check_shape(event_shape)
         return (sum(self._sizes),)
 
-    def moved(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
-        """Each group's law, moved by its part of the outputs."""
+    def corrected(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+        """Each group's law, corrected by its part of the outputs."""
         ends = list(itertools.accumulate(self._sizes))[:-1]
         parts = zip(*(jnp.split(out, ends) for out in output), strict=True)
         pairs = zip(_laws(posterior), parts, self._cut(x_t), strict=True)
         laws = []
         for law, out, (own, x) in pairs:
             shape = own.network_shape(x.shape)
-            laws.append(own.moved(law, (out[0].reshape(shape), out[1].reshape(shape)), x))
+            laws.append(own.corrected(law, (out[0].reshape(shape), out[1].reshape(shape)), x))
         return self._law(laws)
 
     def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Array:

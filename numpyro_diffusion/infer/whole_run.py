@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from ..samplers import TwistedSMC
-from ..samplers.reliability import LARGEST_GAP, warn_of
+from ..samplers.reliability import LARGEST_GAP, differences, warn_of
 from ..samplers.resampling import systematic
 from ..twists import Flat
 from .cross_check import CrossCheck, compared, mean_weight
@@ -97,18 +97,13 @@ class WholeRun(NamedTuple):
     def reliability(self) -> WholeReliability:
         """What speaks against it."""
         island, evidence = self.island, np.asarray(self.log_evidences, dtype=np.float64)
-        several = len(evidence) > 1
         each = lambda name: np.concatenate([*by_island(island.records, name), [np.nan]])
-        with np.errstate(invalid="ignore"):
-            gap = float(np.ptp(evidence)) if several else 0.0
-            deviation = float(np.std(evidence, ddof=1)) if several else 0.0
         return WholeReliability(
             float(np.max(island.noise)),
             float(np.min(island.least_size)),
             float(np.nanmin(each("acceptance"), initial=1.0)),
             float(np.nanmax(each("correlation"), initial=0.0)),
-            gap,
-            deviation,
+            *differences(evidence),
             float(np.mean(island.records.undefined)) / int(self.plan.num_draws or 1),
             int(np.sum(~np.asarray(island.records.finished))),
         )

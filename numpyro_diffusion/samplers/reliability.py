@@ -72,12 +72,15 @@ def reliability(particles: Particles) -> Reliability:
     # Of all islands together, each as its evidence counts it: few weights make a noisy k̂.
     weights = np.asarray(particles.log_weight, dtype=np.float64) + evidence[..., None]
     khat = max(pareto_khat(each) for each in np.moveaxis(weights, 0, -2).reshape(-1, len(evidence) * weights.shape[-1]))
-    gap = deviation = 0.0
-    if len(evidence) > 1:
-        with np.errstate(invalid="ignore"):
-            gap = float(np.max(evidence.max(0) - evidence.min(0)))
-            deviation = float(np.max(np.std(evidence, axis=0, ddof=1)))
-    return Reliability(float(sizes.min()), float(sizes[..., -1].min()), khat, gap, deviation)
+    return Reliability(float(sizes.min()), float(sizes[..., -1].min()), khat, *differences(evidence))
+
+
+def differences(log_evidence: np.ndarray) -> tuple[float, float]:
+    """How far islands are apart, shape (islands, *batch): the largest gap and standard deviation; 0 for one island."""
+    if len(log_evidence) == 1:
+        return 0.0, 0.0
+    with np.errstate(invalid="ignore"):
+        return float(np.ptp(log_evidence, axis=0).max()), float(np.std(log_evidence, axis=0, ddof=1).max())
 
 
 def pareto_khat(log_weight: ArrayLike) -> float:

@@ -10,7 +10,7 @@ from ..distributions import DiffusionPrior
 from ..moments import LARGEST_WHOLE, moments_of_draws
 from ..process import ReverseProcess
 from ..samplers import having_moments
-from ..schedules import log_snr
+from ..schedules import AbstractSchedule, log_snr
 from .baselines import Mixture
 from .run import to_latent
 from .tables import NUM_TIMES, to_data_of
@@ -26,23 +26,25 @@ def assembled(process: ReverseProcess, transform: Transform | None, data: np.nda
     return DiffusionPrior(process, transform=transform)
 
 
-def chain_of(law: Mixture, event_shape: tuple[int, ...]) -> DiffusionPrior:
+def chain_of(law: Mixture, event_shape: tuple[int, ...], schedule: AbstractSchedule | None = None) -> DiffusionPrior:
     """The chain about a Gaussian, whose law it is, or about a mixture, without a network; for vectors whitened.
 
     Args:
         law: of flat examples.
         event_shape: of one example.
+        schedule: of the noise; unless given log-SNR in equal steps.
     """
+    schedule = log_snr(NUM_TIMES) if schedule is None else schedule
     centre = law.weights @ law.means
     deviations = law.means - centre
     whole = np.einsum("k,kij->ij", law.weights, law.covariances) + (deviations * law.weights[:, None]).T @ deviations
     if len(event_shape) != 1:
-        diffusion = GaussianDiffusion(log_snr(NUM_TIMES), centre.mean(), np.sqrt(np.trace(whole) / len(whole)))
+        diffusion = GaussianDiffusion(schedule, centre.mean(), np.sqrt(np.trace(whole) / len(whole)))
         own, transform = law, None
     else:
         root = np.linalg.cholesky(whole)
         inverse = np.linalg.inv(root)
         own, transform = law.affine(inverse, -inverse @ centre), to_data_of(centre, root)
-        diffusion = GaussianDiffusion(log_snr(NUM_TIMES))
+        diffusion = GaussianDiffusion(schedule)
     denoiser = FullGaussianMixture(own.means, own.covariances, own.weights)
     return DiffusionPrior(ReverseProcess(diffusion, denoiser, event_shape), transform=transform)

@@ -52,8 +52,8 @@ class Bounds(NamedTuple):
 
     def free(self, x: np.ndarray) -> np.ndarray:
         """The free coordinates of flat examples, shape (n, d); elements without bounds keep all their digits."""
-        moved = np.asarray(self.transform(self.low.shape).inv(jnp.asarray(x, float)), np.float64)
-        return np.where(self.is_free, x, moved)
+        free = np.asarray(self.transform(self.low.shape).inv(jnp.asarray(x, float)), np.float64)
+        return np.where(self.is_free, x, free)
 
     def log_volume(self, x: np.ndarray) -> np.ndarray:
         """log |det dx/dz| of flat examples, in nats, shape (n,)."""

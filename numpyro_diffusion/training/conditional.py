@@ -158,30 +158,33 @@ def _of_regression(key: Array, plan: PriorPlan, pairs: Pairs, told: Context, mod
     """A network about a linear regression, vectors in the coordinates in which what that leaves is white."""
     event, x, left = pairs.x.shape[1:], pairs.x.reshape(len(pairs.x), -1), model.left(pairs)
     covariance, mean = model.residual.covariances[0], model.residual.means[0]
-    weight, transform = model.weight, None
+    weight, transform, schedule = model.weight, None, plan.schedule
     if len(event) == 1:
         root, loc = np.linalg.cholesky(covariance), x.mean(0)
         inverse = np.linalg.inv(root)
         weight, mean, covariance = inverse @ weight, inverse @ (mean - loc), np.eye(len(loc))
         z, left = (x - loc) @ inverse.T, left @ inverse.T
-        schedule = schedules.log_snr(NUM_TIMES, scale=float(np.sqrt(np.mean(z**2))), detail=finest_detail(left))
+        if schedule is None:
+            size = float(np.sqrt(np.mean(z**2)))
+            schedule = schedules.log_snr(NUM_TIMES, scale=size, detail=finest_detail(left))
         diffusion, kind = GaussianDiffusion(schedule), jax.dtypes.canonicalize_dtype(float)
         transform = LowerCholeskyAffine(jnp.asarray(loc, kind), jnp.asarray(root, kind))
     else:
-        schedule = schedules.log_snr(NUM_TIMES, detail=finest_detail(left / x.std()))
+        if schedule is None:
+            schedule = schedules.log_snr(NUM_TIMES, detail=finest_detail(left / x.std()))
         diffusion = GaussianDiffusion(schedule, x.mean(), x.std())
     gaussian = FullGaussianMixture(mean[None], covariance[None])
     make = Regression(model.features, weight, gaussian)
     baseline = Conditional(make, told.shape, told.num_labels, told.optional)
     width = table_width(len(x), x.shape[1])
-    fn = MLP(key, event, num_steps=NUM_TIMES, width=width, outputs=2, context=model.features)
+    fn = MLP(key, event, num_steps=schedule.num_steps, width=width, outputs=2, context=model.features)
     process = ReverseProcess(diffusion, Residual(fn, baseline, told), event)
     others = [line for line in plan.reasons if not line.startswith(("coordinates", "baseline", "schedule"))]
-    ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(NUM_TIMES)):.3g}"
+    ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(schedule.num_steps)):.3g}"
     found = [
         "coordinates: " + ("those in which what the baseline leaves is white" if transform else "those of the data"),
         "baseline: the linear regression on the context, with its residual covariance; the network learns the rest",
-        f"schedule: {NUM_TIMES} steps, {ends}",
+        f"schedule: {schedule.num_steps} steps, {ends}{'' if plan.schedule is None else ' (given)'}",
     ]
     return plan._replace(process=process, reasons=(*others, *found), transform=transform)
 

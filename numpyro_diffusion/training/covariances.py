@@ -64,8 +64,8 @@ def factor_gaussian(x: np.ndarray, added: float = 0.0, *, rank: int) -> Mixture:
     for _ in range(ROUNDS if rank else 0):
         root = np.sqrt(own)
         values, basis = np.linalg.eigh(correlation / np.outer(root, root))
-        kept = np.sqrt(np.maximum(values[-rank:] - 1, 0.0))
-        loadings = root[:, None] * basis[:, -rank:] * kept
+        scales = np.sqrt(np.maximum(values[-rank:] - 1, 0.0))
+        loadings = root[:, None] * basis[:, -rank:] * scales
         before, own = own, np.clip(1 - np.square(loadings).sum(1), LEAST, 1.0)
         if np.abs(own - before).max() < 1e-4:
             break

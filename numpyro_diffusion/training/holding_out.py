@@ -56,10 +56,10 @@ def window_shift(examples: np.ndarray) -> int:
     if examples.ndim < 2 or len(examples) < 3:
         return 0
     for shift in range(1, 1 + examples.shape[1] // 2):
-        kept, moved = examples[:-1, shift:], examples[1:, :-shift]
-        if not np.array_equal(kept[:3], moved[:3]) and not np.array_equal(kept[-3:], moved[-3:]):
+        earlier, later = examples[:-1, shift:], examples[1:, :-shift]
+        if not np.array_equal(earlier[:3], later[:3]) and not np.array_equal(earlier[-3:], later[-3:]):
             continue
-        same = (kept == moved).reshape(len(kept), -1).all(1)
-        if same.mean() >= ALIKE and np.ptp(kept) > 0:
+        same = (earlier == later).reshape(len(earlier), -1).all(1)
+        if same.mean() >= ALIKE and np.ptp(earlier) > 0:
             return shift
     return 0

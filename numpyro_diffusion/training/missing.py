@@ -156,7 +156,7 @@ def learn_with_gaps(
     plan = plan._replace(num_steps=min(plan.num_steps, laps.first_steps))
     if not plan.num_steps:
         report = PriorReport(None, (), len(rows.x), 0, 0, (gaps.said, *plan.reasons), {})
-        return chain_of(gaussian, gaps.event_shape).with_report(report)
+        return chain_of(gaussian, gaps.event_shape, plan.schedule).with_report(report)
     count = len(rows.x)
     held = round(max(0.1, min(0.25, 25 / count)) * count)
     order = rng.permutation(count)
@@ -189,8 +189,10 @@ def learn_with_gaps(
         return _drawn(key, now, out, gaps.event_shape, every, effort, RUNS)
 
     begun = shaped(completed(rng, law, out))[:, None]
-    effort = effort_for(len(train.x), NUM_TIMES)._replace(twist=Laplace())
-    first = Current(chain_of(law, gaps.event_shape), {})
+    effort = effort_for(len(train.x), NUM_TIMES if plan.schedule is None else plan.schedule.num_steps)._replace(
+        twist=Laplace()
+    )
+    first = Current(chain_of(law, gaps.event_shape, plan.schedule), {})
     history = History([], []).then(values[start_name])
     settings = {
         "key": digest(key),

@@ -15,10 +15,11 @@ from ..distributions.report import LEAST
 from ._arguments import cadence, default_validation
 from .assemble import assembled
 from .loop import fit, held_out_values
+from .placing import with_placed_steps
 from .plan import PriorPlan
 from .reporting import report_of
 from .results import FitResult
-from .tables import Candidate, Table, candidates, simplified, table, table_width, with_placed_steps
+from .tables import Candidate, Table, candidates, simplified, table, table_width
 
 REFITTED = 2_000  # examples up to which the chosen prior is fitted again to all of them
 
@@ -62,7 +63,9 @@ def learn_table(
     """
     data = _best_bounds(plan, train, held_out)
     width = table_width(len(train) + len(held_out), data.train.shape[1])
-    tried, placed = with_placed_steps(keys[0], candidates(keys[0], data, width, train.shape[1:]), data)
+    tried, placed = candidates(keys[0], data, width, train.shape[1:], plan.schedule), "steps: as given"
+    if plan.schedule is None:
+        tried, placed = with_placed_steps(keys[0], tried, data)
     short = min(plan.num_steps, pilot)
 
     def run(candidate: Candidate, x: np.ndarray, steps: int, place: Path, **more: Any) -> FitResult:
@@ -87,14 +90,13 @@ def learn_table(
         if whole is None or len(whole) > REFITTED:
             return prior
         all_of_it = table(_flat(whole), _flat(whole)[:0], plan.dequantize, data.bounds, whole.shape[1:], data.recipe)
-        again = candidates(keys[0], all_of_it, width, whole.shape[1:])[best].of_schedule(
-            chosen.process.diffusion.schedule
-        )
-        kept = report.steps
+        again = candidates(keys[0], all_of_it, width, whole.shape[1:], plan.schedule)[best]
+        again = again.of_schedule(chosen.process.diffusion.schedule)
+        count = report.steps
         place = start.with_name(f"{start.name}.all")
         # In laps of as many steps as lay between validations, so that one program is compiled.
-        alone = {"validation": 0.0, "patience": None, "log_every": min(kept, cadence(len(whole)), 100)}
-        process = run(again, whole, kept, place, **alone).process if kept else again.process
+        alone = {"validation": 0.0, "patience": None, "log_every": min(count, cadence(len(whole)), 100)}
+        process = run(again, whole, count, place, **alone).process if count else again.process
     return _better(plan, prior, chosen, result, again, process, whole, held_out)
 
 

@@ -8,11 +8,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions.transforms import Transform
 
-from .. import schedules
 from .._checks import check_choice, check_count, check_finite, check_key
 from .._numbers import check_resolution
 from ..denoisers import Network
-from ..diffusions import AbstractDiffusion, BinomialDiffusion, CategoricalDiffusion, GaussianDiffusion
+from ..diffusions import AbstractDiffusion
 from ..moments import LARGEST_WHOLE
 from ..networks import MLP
 from ..process import ReverseProcess
@@ -20,7 +19,8 @@ from ..schedules import AbstractSchedule
 from ._arguments import check_number, check_numbers
 from .bounds import Bounds, checked_bounds, proposed_bounds
 from .holding_out import independent_rows
-from .scaling import detail_of, location_and_scale, spacing
+from .noise import for_bits, for_classes, for_reals, given_or_not
+from .scaling import spacing
 from .tables import FEWEST, MOST_COMPONENTS, candidates, same_elements, table, table_width, whitened_gaussian
 
 Family = Literal["gaussian", "binomial", "categorical"]
@@ -40,6 +40,7 @@ class PriorPlan(NamedTuple):
         transform: from the process's coordinates to the data's; None where they are the same.
         bounds: of elements whose log or logit may be modelled; None for none.
         bounds_given: whether they were, or held-out examples are to decide.
+        schedule: the one that was given; None where steps are placed.
     """
 
     process: ReverseProcess
@@ -49,6 +50,7 @@ class PriorPlan(NamedTuple):
     transform: Transform | None = None
     bounds: Bounds | None = None
     bounds_given: bool = False
+    schedule: AbstractSchedule | None = None
 
     @property
     def is_table(self) -> bool:
@@ -79,7 +81,7 @@ def plan_prior(
 ) -> PriorPlan:
     """Choose family, scaling, schedule, network and training length for some data; every choice can be overridden.
 
-    Examples of up to 256 real values are a table: unless a loc, scale, schedule or network is given, the
+    Examples of up to 256 real values are a table: unless a loc, scale, learned schedule or network is given, the
     network learns what an exact Gaussian or Gaussian mixture leaves, for vectors in whitened or in elementwise
     coordinates, as held-out examples decide. With fewer than 20 vectors a Gaussian is all that is fitted.
 
@@ -91,7 +93,8 @@ def plan_prior(
             vector then have as many classes each as its codes say, those of other events as many as the largest one.
         loc: location of the Gaussian noise law; the mean (of each element, for events of rank 1).
         scale: its scale; the standard deviation, one constant for images, one per element for events of rank 1.
-        schedule: log-SNR in equal steps; its ends from the data's scale and finest detail.
+        schedule: of the noise, in the standardised (or whitened) coordinates; unless given log-SNR from the data's
+            scale to their finest detail, in equal steps, or for a table in steps that are placed.
         network: a callable fn(x_t, t), predicting the velocity, or the logits of bits or classes; an `MLP` sized by
             the event.
         dequantize: width of the uniform noise added to the data, in their units; their spacing if they come in equal
@@ -120,26 +123,26 @@ def plan_prior(
     count = None if num_steps is None else check_count("num_steps", num_steps)
     found = "only 0 and 1" if binary else "whole numbers" if family == "categorical" else "real values"
     reasons = [f"family: {family} ({found} in the data)"]
-    overridden = any(choice is not None for choice in (loc, scale, schedule, network))
+    overridden = any(choice is not None for choice in (loc, scale, network)) or (schedule and schedule.is_learned)
     if family == "gaussian" and size <= LARGEST_WHOLE and not overridden and _suits_a_table(array, dequantize):
-        return _for_table(key, array, dequantize, count, bounds, reasons)
+        return _for_table(key, array, dequantize, count, bounds, schedule, reasons)
     if bounds is not None and not checked_bounds(bounds, array, 0.0).is_free.all():
-        said = "gaussian family, up to 256 elements, and no loc, scale, schedule or network of one's own"
+        said = "gaussian family, up to 256 elements, and no loc, scale, learned schedule or network of one's own"
         raise ValueError(f"bounds: expected None but for tables ({said}), got {bounds!r:.80}")
     steps = (10_000 if size <= 32 else 20_000) if count is None else count
     diffusion: AbstractDiffusion
     if family == "gaussian":
-        diffusion, width = _for_reals(array, loc, scale, schedule, dequantize, reasons)
+        diffusion, width = for_reals(array, loc, scale, schedule, dequantize, reasons)
     else:
         if loc is not None or scale is not None:
             name, value = ("loc", loc) if loc is not None else ("scale", scale)
             raise ValueError(f"{name}: expected None for the {family} family, got {value!r}")
-        diffusion, width = (_for_bits if family == "binomial" else _for_classes)(array, schedule, reasons), 0.0
+        diffusion, width = (for_bits if family == "binomial" else for_classes)(array, schedule, reasons), 0.0
     shape = diffusion.network_shape(event_shape)
     hidden = 128 if math.prod(shape) <= 8 else 256 if math.prod(shape) <= 128 else 512
     fn: Any = MLP(key, shape, num_steps=diffusion.num_steps, width=hidden) if network is None else network
     reasons.append(f"network: MLP of width {hidden}" if network is None else f"network: {type(fn).__name__} (given)")
-    reasons.append(f"training: {steps} steps{_given(num_steps)}")
+    reasons.append(f"training: {steps} steps{given_or_not(num_steps)}")
     denoiser = Network(fn, "velocity" if family == "gaussian" else "logits")
     return PriorPlan(ReverseProcess(diffusion, denoiser, event_shape), steps, width, tuple(reasons))
 
@@ -158,6 +161,7 @@ def _for_table(
     dequantize: float | None,
     num_steps: int | None,
     bounds: tuple[ArrayLike, ArrayLike] | None,
+    given: AbstractSchedule | None,
     reasons: list[str],
 ) -> PriorPlan:
     """The plan for a table: its process is that about the Gaussian of all examples."""
@@ -172,7 +176,7 @@ def _for_table(
                          "leave them out, or give a scale")  # fmt: skip
     count, size = array.shape
     found = "the data's spacing" if width else "the data do not come in equal steps"
-    reasons.append(f"dequantize: {width:.4g}{_given(dequantize) or f', {found}'}")
+    reasons.append(f"dequantize: {width:.4g}{given_or_not(dequantize) or f', {found}'}")
     simple = table(array, array[:0], width, own, event_shape)
     same = same_elements(array) if len(event_shape) == 1 else None
     if same:
@@ -183,11 +187,11 @@ def _for_table(
         few = f"{count} examples" if apart == count else f"windows of which only {apart} share nothing"
         reasons.append("coordinates: whitened, covariance shrunk as Ledoit and Wolf have it")
         reasons.append(f"training: none, a Gaussian is all that is fitted to {few} (fewer than {FEWEST})")
-        process, transform = whitened_gaussian(simple)
-        return PriorPlan(process, 0, width, tuple(reasons), transform, own, bounds is not None)
+        process, transform = whitened_gaussian(simple, given)
+        return PriorPlan(process, 0, width, tuple(reasons), transform, own, bounds is not None, given)
     steps = int(np.clip(5 * count, 1_000, 20_000)) if num_steps is None else num_steps
     hidden = table_width(count, size)
-    first = candidates(key, simple, hidden, event_shape)[0]
+    first = candidates(key, simple, hidden, event_shape, given)[0]
     schedule = first.process.diffusion.schedule
     ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(schedule.num_steps)):.3g}"
     whitened = "whitened (covariance shrunk as Ledoit and Wolf have it) or elementwise, as validation decides"
@@ -201,10 +205,10 @@ def _for_table(
     reasons.append(
         f"baseline: one Gaussian or up to {MOST_COMPONENTS}, as validation decides; the network learns the rest"
     )
-    reasons.append(f"schedule: {schedule.num_steps} steps, {ends}")
+    reasons.append(f"schedule: {schedule.num_steps} steps, {ends}{given_or_not(given)}")
     reasons.append(f"network: MLP of width {hidden}, for {count} examples")
-    reasons.append(f"training: at most {steps} steps{_given(num_steps)}, the best on validation are kept")
-    return PriorPlan(first.process, steps, width, tuple(reasons), first.transform, own, bounds is not None)
+    reasons.append(f"training: at most {steps} steps{given_or_not(num_steps)}, the best on validation are kept")
+    return PriorPlan(first.process, steps, width, tuple(reasons), first.transform, own, bounds is not None, given)
 
 
 def _checked(data: ArrayLike) -> np.ndarray:
@@ -245,75 +249,3 @@ def _check_codes(array: np.ndarray) -> None:
         raise ValueError(
             f"data: expected codes of at most {MOST_CLASSES} classes for the categorical family, got {array.max():g}"
         )
-
-
-def _for_classes(array: np.ndarray, schedule: AbstractSchedule | None, reasons: list[str]) -> CategoricalDiffusion:
-    """Absorbing noise; classes as the codes say."""
-    counts = 1 + array.max(0 if array.ndim == 2 else None).astype(int)
-    least, most = int(counts.min()), int(counts.max())
-    reasons.append(f"noise law: absorbing, of {most if least == most else f'{least} to {most}'} classes")
-    schedule = _erasing(array, schedule, reasons)
-    return CategoricalDiffusion(schedule, most if least == most else counts, "absorbing")
-
-
-def _for_bits(array: np.ndarray, schedule: AbstractSchedule | None, reasons: list[str]) -> BinomialDiffusion:
-    rate = float(np.clip(array.mean(), 0.01, 0.99))
-    reasons.append(f"noise law: Bernoulli({rate:.4g}), the data's mean activity")
-    return BinomialDiffusion(_erasing(array, schedule, reasons), rate)
-
-
-def _erasing(array: np.ndarray, schedule: AbstractSchedule | None, reasons: list[str]) -> AbstractSchedule:
-    if schedule is not None:
-        reasons.append(f"schedule: {schedule.num_steps} steps (given)")
-        return schedule
-    size = int(np.prod(array.shape[1:]))
-    reasons.append(f"schedule: {_value_steps(size)} steps, each erasing an equal share of the signal")
-    return schedules.erasing(_value_steps(size))
-
-
-def _for_reals(
-    array: np.ndarray,
-    loc: ArrayLike | None,
-    scale: ArrayLike | None,
-    schedule: AbstractSchedule | None,
-    dequantize: float | None,
-    reasons: list[str],
-) -> tuple[GaussianDiffusion, float]:
-    """The diffusion, and the width of the noise that fills the gaps of data that come in steps."""
-    width = spacing(array) if dequantize is None else float(dequantize)
-    # An element of a vector may vary less than the noise that fills the gaps; images are scaled by a constant.
-    noise = width / np.sqrt(12) if array.ndim == 2 else 0.0
-    used_loc, used_scale = location_and_scale(array, loc, scale, noise)
-    law = _said(used_loc, used_scale)
-    reasons.append(f"noise law: {law}; {_source('mean', loc)}, {_source('standard deviation', scale)}")
-    found = "the data's spacing" if width else "the data do not come in equal steps"
-    reasons.append(f"dequantize: {width:.4g}{_given(dequantize) or f', {found}'}")
-    standardized = (array - used_loc) / used_scale
-    if schedule is None:
-        detail = detail_of(standardized, width / float(np.max(used_scale)))
-        size = np.sqrt(np.mean(np.square(standardized)) + np.mean(np.square(noise / used_scale)))
-        schedule = schedules.log_snr(100, scale=float(size), detail=detail)
-        first, last = float(schedule.log_snr(1)), float(schedule.log_snr(schedule.num_steps))
-        ends = f"log-SNR {first:.3g} to {last:.3g}, finest detail {detail:.3g} of the scale"
-        reasons.append(f"schedule: {schedule.num_steps} steps, {ends}")
-    else:
-        reasons.append(f"schedule: {schedule.num_steps} steps (given)")
-    return GaussianDiffusion(schedule, used_loc, used_scale), width
-
-
-def _value_steps(size: int) -> int:
-    return int(np.clip(10 * size, 100, 1000))
-
-
-def _said(loc: np.ndarray, scale: np.ndarray) -> str:
-    if loc.ndim or scale.ndim:
-        return f"N(loc, scale²) for each element, scales {scale.min():.4g} to {scale.max():.4g}"
-    return f"N({loc:.4g}, {scale:.4g}²)"
-
-
-def _source(what: str, given: object) -> str:
-    return f"the data's {what}" if given is None else f"the {what} given"
-
-
-def _given(value: object) -> str:
-    return "" if value is None else " (given)"

@@ -33,19 +33,19 @@ class Products(NamedTuple):
         weights: shape (k,).
         means: of columns that are not of classes, shape (k, d).
         scales: their standard deviations, likewise.
-        shares: of the classes of the others, shape (k, d, m).
+        probabilities: of the classes of the others, shape (k, d, m).
     """
 
     columns: Columns
     weights: np.ndarray
     means: np.ndarray
     scales: np.ndarray
-    shares: np.ndarray
+    probabilities: np.ndarray
 
     @property
     def denoiser(self) -> ProductMixture:
         """Exact for it, ordered columns taken as real ones."""
-        return ProductMixture(self.means, self.scales, self.shares, self.weights)
+        return ProductMixture(self.means, self.scales, self.probabilities, self.weights)
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
         """Log density of rows in nats, that of ordered columns a log probability of the rounded number; shape (n,)."""
@@ -66,7 +66,7 @@ class Products(NamedTuple):
         if rounded and levels.any():
             real = np.where(levels > 0, self._masses(x), real)
         code = np.where(classes > 0, x, 0).astype(int)
-        chosen = np.take_along_axis(np.log(self.shares)[None], code[:, None, :, None], -1)[..., 0]
+        chosen = np.take_along_axis(np.log(self.probabilities)[None], code[:, None, :, None], -1)[..., 0]
         return np.where(classes > 0, chosen, real)
 
     def _masses(self, x: np.ndarray) -> np.ndarray:
@@ -107,19 +107,19 @@ def _fit(x: np.ndarray, columns: Columns, count: int, seed: int) -> Products:
 
 
 def _maximised(x: np.ndarray, share: np.ndarray, columns: Columns, whole: Products | None) -> Products:
-    """Moments and frequencies by weights, as if each component had two rows more that are spread as all rows are."""
+    """Moments and frequencies by weights, as if each component had two rows more with those of all rows."""
     share = share / share.sum(1, keepdims=True)
     mass = share.sum(0)[:, None]
     ballast = 0.0 if whole is None else 2.0
-    centre, spread = (x.mean(0), x.var(0)) if whole is None else (whole.means[0], whole.scales[0] ** 2)
+    centre, variance = (x.mean(0), x.var(0)) if whole is None else (whole.means[0], whole.scales[0] ** 2)
     means = (share.T @ x + ballast * centre) / (mass + ballast)
     square = share.T @ np.square(x) - 2 * means * (share.T @ x) + mass * means**2
-    variances = (np.maximum(square, 0) + ballast * spread) / (mass + ballast)
-    variances = np.maximum(variances, np.where(columns.num_levels > 0, 1 / 12, 1e-4 * spread))
+    variances = (np.maximum(square, 0) + ballast * variance) / (mass + ballast)
+    variances = np.maximum(variances, np.where(columns.num_levels > 0, 1 / 12, 1e-4 * variance))
     most = max(1, int(columns.num_classes.max(initial=0)))
     is_code = x[:, :, None] == np.arange(most)
     counted = np.einsum("nk,ndm->kdm", share, is_code)
     own = (np.arange(most) < np.maximum(columns.num_classes, 1)[:, None]).astype(float)
-    shares = (counted + own) * own + 1e-30
+    probabilities = (counted + own) * own + 1e-30
     scales = np.sqrt(np.where(variances > 0, variances, 1.0))
-    return Products(columns, mass[:, 0] / len(x), means, scales, shares / shares.sum(-1, keepdims=True))
+    return Products(columns, mass[:, 0] / len(x), means, scales, probabilities / probabilities.sum(-1, keepdims=True))

@@ -12,7 +12,6 @@ from .. import schedules
 from ..denoisers import FullGaussianMixture, Residual
 from ..diffusions import GaussianDiffusion
 from ..networks import MLP
-from ..placement import Placement, placement
 from ..process import ReverseProcess
 from ..schedules import AbstractSchedule
 from ..transforms import Bounded
@@ -21,9 +20,6 @@ from .bounds import Bounds, Pushed
 from .covariances import chosen_structure, structures
 
 NUM_TIMES = 64  # T
-MORE_TIMES = (64, 128, 256)  # and more, where so few steps lose more than LEAST_LOSS nats
-LEAST_LOSS = 0.03
-LOOKED_AT = 100  # examples, to place steps by
 MOST_COMPONENTS = 5
 FEWEST = 20  # examples below which a Gaussian is all that is fitted
 
@@ -101,7 +97,7 @@ class Table(NamedTuple):
             found[f"mixture of {len(self.mixture.weights)} Gaussians"] = self.mixture
         if self.bounds is None:
             return found
-        return {f"{name}, free": Pushed(law, self.bounds) for name, law in found.items()}
+        return {f"{name}, transformed": Pushed(law, self.bounds) for name, law in found.items()}
 
 
 def table(
@@ -166,10 +162,12 @@ def _whitened(x: np.ndarray, gaussian: Mixture) -> np.ndarray:
     return np.linalg.solve(np.linalg.cholesky(gaussian.covariances[0]), (x - gaussian.means[0]).T).T
 
 
-def candidates(key: Array, data: Table, width: int, event_shape: tuple[int, ...]) -> list[Candidate]:
+def candidates(
+    key: Array, data: Table, width: int, event_shape: tuple[int, ...], schedule: AbstractSchedule | None = None
+) -> list[Candidate]:
     """What is tried: whitened and elementwise coordinates, about the Gaussian and about the mixture.
 
-    Images, whose table is flat, keep one scale for all elements.
+    Images, whose table is flat, keep one scale for all elements. Unless a schedule is given, each has its own.
     All have one shape, so that they share compiled code: a Gaussian is a mixture of equal components.
     """
     whole = data.gaussian.covariances[0]
@@ -179,11 +177,12 @@ def candidates(key: Array, data: Table, width: int, event_shape: tuple[int, ...]
     gaussian, several = copies._replace(weights=np.full(count, 1 / count)), f"mixture of {count} Gaussians"
     models = [("Gaussian", gaussian)] + ([(several, data.mixture)] if count > 1 else [])
     roots = [("whitened", whitened)] + ([("elementwise", each)] if len(whole) > 1 else [])
-    fn = MLP(key, event_shape, num_steps=NUM_TIMES, width=width, outputs=2)
+    steps = NUM_TIMES if schedule is None else schedule.num_steps
+    fn = MLP(key, event_shape, num_steps=steps, width=width, outputs=2)
     if len(event_shape) > 1:
-        return [_of_one_scale(fn, data, f"one scale, {model}", mixture) for model, mixture in models]
+        return [_of_one_scale(fn, data, f"one scale, {model}", mixture, schedule) for model, mixture in models]
     return [
-        _candidate(fn, data, f"{coordinates}, {model}", root, mixture)
+        _candidate(fn, data, f"{coordinates}, {model}", root, mixture, schedule)
         for coordinates, root in roots
         for model, mixture in models
     ]
@@ -201,12 +200,13 @@ def same_elements(array: np.ndarray) -> tuple[int, int] | None:
     return (int(near[0][0]), int(near[0][1])) if len(near) else None
 
 
-def whitened_gaussian(data: Table) -> tuple[ReverseProcess, Transform]:
+def whitened_gaussian(data: Table, schedule: AbstractSchedule | None = None) -> tuple[ReverseProcess, Transform]:
     """The chain whose law is the Gaussian itself, without a network, and its coordinates."""
     root, loc = np.linalg.cholesky(data.gaussian.covariances[0]), data.gaussian.means[0]
     size = len(loc)
     baseline = FullGaussianMixture(np.zeros((1, size)), np.eye(size)[None])
-    process = ReverseProcess(GaussianDiffusion(schedules.log_snr(NUM_TIMES)), baseline, size)
+    schedule = schedules.log_snr(NUM_TIMES) if schedule is None else schedule
+    process = ReverseProcess(GaussianDiffusion(schedule), baseline, size)
     transform = _after(to_data_of(loc, root), _bounded(data, (size,)))
     assert transform is not None
     return process, transform
@@ -243,46 +243,26 @@ def _bounded(data: Table, event_shape: tuple[int, ...]) -> Bounded | None:
     return None if data.bounds is None else data.bounds.transform(event_shape)
 
 
-def with_placed_steps(key: Array, tried: list[Candidate], data: Table) -> tuple[list[Candidate], str]:
-    """The candidates with their steps where kernels lose most, as many as the one that needs fewest; and the reason.
-
-    A kernel has no correlations, so that steps lose where x_0 given x_t has some: see `place_steps`. The loss, which K
-    has too, is inversely proportional to their number.
-    """
-    x = data.train[:LOOKED_AT]
-    found = [placement(key, candidate.process, candidate.latent(x)) for candidate in tried]
-    lost = np.array([_lost(each) for each in found])
-    # A Gaussian in whitened coordinates loses nothing; what it leaves is for the network, and not known yet.
-    needing = lost[lost[:, 0] > LEAST_LOSS] if (lost[:, 0] > LEAST_LOSS).any() else lost
-    fewest = needing.min(0)
-    chosen = int(np.argmax(np.append(fewest[:-1] < LEAST_LOSS, True)))
-    count = MORE_TIMES[chosen]
-    placed = [c.of_schedule(each.schedule(count)) for c, each in zip(tried, found, strict=True)]
-    return placed, f"steps: {count}, placed where the baseline's kernels lose most, {fewest[chosen]:.2g} nats or more"
-
-
-@jax.jit
-def _lost(each: Placement) -> list[Array]:
-    """What steps lose together, for each number of them."""
-    return [each.loss(count) for count in MORE_TIMES]
-
-
-def _candidate(fn: MLP, data: Table, name: str, root: np.ndarray, mixture: Mixture) -> Candidate:
+def _candidate(
+    fn: MLP, data: Table, name: str, root: np.ndarray, mixture: Mixture, schedule: AbstractSchedule | None
+) -> Candidate:
     loc = data.gaussian.means[0]
     z = np.linalg.solve(root, (data.train - loc).T).T
     inverse = np.linalg.inv(root)
     own = mixture.affine(inverse, -inverse @ loc)
     baseline = FullGaussianMixture(own.means, own.covariances, own.weights)
-    size = float(np.sqrt(np.mean(np.square(z))))
-    schedule = schedules.log_snr(NUM_TIMES, scale=size, detail=finest_detail(z))
+    if schedule is None:
+        size = float(np.sqrt(np.mean(np.square(z))))
+        schedule = schedules.log_snr(NUM_TIMES, scale=size, detail=finest_detail(z))
     process = ReverseProcess(GaussianDiffusion(schedule), Residual(fn, baseline), len(loc))
     return Candidate(name, process, to_data_of(loc, root), _bounded(data, (len(loc),)))
 
 
-def _of_one_scale(fn: MLP, data: Table, name: str, mixture: Mixture) -> Candidate:
+def _of_one_scale(fn: MLP, data: Table, name: str, mixture: Mixture, schedule: AbstractSchedule | None) -> Candidate:
     """In the data's own coordinates, with one location and one scale."""
     loc, scale = data.train.mean(), data.train.std()
-    schedule = schedules.log_snr(NUM_TIMES, detail=finest_detail((data.train - loc) / scale))
+    if schedule is None:
+        schedule = schedules.log_snr(NUM_TIMES, detail=finest_detail((data.train - loc) / scale))
     baseline = FullGaussianMixture(mixture.means, mixture.covariances, mixture.weights)
     process = ReverseProcess(GaussianDiffusion(schedule, loc, scale), Residual(fn, baseline), fn.event_shape)
     return Candidate(name, process, None, _bounded(data, fn.event_shape))

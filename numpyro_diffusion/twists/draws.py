@@ -75,10 +75,10 @@ def _led_normal(law: dist.Distribution, draws: Array, weight: Array, share: Arra
     each = elements(law)
     most = FARTHEST * each.scale
     shift = share * (jnp.tensordot(weight, draws.astype(each.loc.dtype), 1) - jnp.mean(draws, 0))
-    moved = each.loc + jnp.clip(shift, -most, most)
+    loc = each.loc + jnp.clip(shift, -most, most)
     if isinstance(each, DiscretisedNormal):
-        return laws.levels(moved, each.scale, each.num_levels)
-    return laws.normal(moved, jnp.square(each.scale))
+        return laws.levels(loc, each.scale, each.num_levels)
+    return laws.normal(loc, jnp.square(each.scale))
 
 
 @led.register(*BITS)

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.training import baselines, bounds, covariances, fit_prior, holding_out, plan_prior, tables
+from numpyro_diffusion.training import (
+    baselines,
+    bounds,
+    covariances,
+    fit_prior,
+    holding_out,
+    placing,
+    plan_prior,
+    tables,
+)
 
 KEY = jax.random.key(0)
 ROOT = np.array([[0.8, 0.0, 0.0], [0.5, 0.6, 0.0], [0.3, -0.4, 0.9]])
@@ -97,16 +106,42 @@ def test_steps_are_placed_and_as_many_as_the_baseline_needs():
     x = np.random.default_rng(0).normal(size=(200, 3)) @ root.T
     data = tables.table(x[40:], x[:40], 0.0)._replace(mixture=tables.table(x, x[:0], 0.0).gaussian)
     tried = tables.candidates(KEY, data, 4, (3,))
-    placed, said = tables.with_placed_steps(KEY, tried, data)
+    placed, said = placing.with_placed_steps(KEY, tried, data)
     assert "placed where" in said and [c.name for c in placed] == [c.name for c in tried]
     counts = {c.process.num_steps for c in placed}
-    assert len(counts) == 1 and counts <= set(tables.MORE_TIMES)
-    z = placed[1].latent(data.held_out)
-    losses = []
-    for candidate in (tried[1], placed[1].of_schedule(nd.schedules.log_snr(8))):
-        found = nd.KBound(4, low_discrepancy=True)(KEY, candidate.process, z).value
-        losses.append(float(found.mean()))
-    assert losses[0] > losses[1]
+    assert len(counts) == 1 and counts <= set(placing.MORE_TIMES)
+    chosen, count = placed[1], counts.pop()  # elementwise
+    z, scale = chosen.latent(data.held_out), np.diagonal(np.asarray(chosen.root.scale_tril, np.float64))
+    exact = data.gaussian.log_prob(data.held_out) + np.log(scale).sum()
+    first, last = chosen.process.diffusion.schedule.log_snr(jnp.array([1.0, float(count)]))
+    even = chosen.of_schedule(nd.schedules.log_snr(count, float(last), float(first)))
+    bound = lambda made: np.asarray(nd.KBound(64, low_discrepancy=True)(KEY, made.process, z).value, np.float64)
+    lost, lost_evenly = ((exact - bound(made)).mean() for made in (chosen, even))
+    assert 0 < lost < placing.LEAST_LOSS and lost_evenly > 1.5 * lost
+
+
+def test_a_schedule_of_ones_own_keeps_coordinates_and_baseline():
+    x = np.random.default_rng(0).normal(size=(100, 2)) @ np.array([[1.0, 0.0], [0.9, 0.3]]).T
+    schedule = nd.schedules.log_snr(12, -8.0, 6.0)
+    plan = plan_prior(KEY, x, schedule=schedule)
+    assert plan.is_table and plan.transform is not None and "schedule: 12 steps, log-SNR 6 to -8 (given)" in str(plan)
+    few = plan_prior(KEY, x[:10], schedule=schedule)
+    assert few.num_steps == 0 and few.process.diffusion.schedule is schedule
+    learned = plan_prior(KEY, x, schedule=nd.schedules.learned(12))
+    assert not learned.is_table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_prior_of_ones_own_schedule_is_no_worse_than_a_gaussian(missing):
+    """Complete, and where the start may be all that is left of it."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 2)) @ np.array([[1.0, 0.0], [0.99, 0.1]]).T
+    x = np.where(missing & (rng.random(x.shape) < 0.2), np.nan, x)
+    schedule = nd.schedules.log_snr(32, -8.0, 8.0)
+    prior = fit_prior(KEY, x[np.isfinite(x).any(1)], schedule=schedule, num_steps=50, progress_bar=False)
+    np.testing.assert_array_equal(prior.process.diffusion.schedule.table, schedule.table)
+    assert prior.report().baselines[0].gain > -0.1
 
 
 @pytest.mark.slow
