@@ -111,7 +111,15 @@ def test_a_step_takes_the_place_of_the_one_before():
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(eqx.filter(PROCESS, eqx.is_array)))
 
 
-def test_an_interrupt_waits_until_the_state_is_in_its_place(tmp_path):
+@pytest.fixture
+def interrupts():
+    """As in a terminal; where the tests were started in the background, the shell has interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_waits_until_the_state_is_in_its_place(tmp_path, interrupts):
     """A real one, in the middle of the steps between two entries; nothing is lost, and the run goes on as it was."""
     path = tmp_path / "run"
 

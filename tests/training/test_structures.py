@@ -100,6 +100,7 @@ def test_windows_that_overlap_are_held_out_in_blocks():
     assert plan.num_steps == 0 and "windows of which only 7 share nothing" in str(plan)
 
 
+@pytest.mark.slow
 def test_steps_are_placed_and_as_many_as_the_baseline_needs():
     """Correlated elements in elementwise coordinates lose; in whitened ones a Gaussian does not."""
     root = np.array([[1.0, 0.0, 0.0], [0.99, 0.1, 0.0], [0.0, 0.0, 1.0]])
