@@ -14,6 +14,7 @@ from scipy.stats import norm
 import numpyro_diffusion as nd
 from numpyro_diffusion import twists
 from numpyro_diffusion.checkpoints import CheckpointError
+from numpyro_diffusion.infer import doubling
 
 LOC, SCALE, NOISE = 0.5, 1.2, 0.7
 Y = np.array([2.0, -0.5])
@@ -147,22 +148,21 @@ def test_a_run_with_a_budget_goes_on_from_its_last_finished_run(tmp_path, monkey
         own = {"num_islands": 3, "twist": twists.PseudoInverse(), "progress_bar": False, "max_particles": 32} | options
         return nd.infer.SMC(model, num_particles=8, target_log_evidence_sd=1e-6, checkpoint=checkpoint, **own)
 
-    whole, once, counts = smc(None).run(key, Y), nd.infer.SMC._once, []
+    whole, save, sizes = smc(None).run(key, Y), doubling.save_run, []
 
-    def interrupted(self, key, plan):
-        counts.append(plan.sampler.num_particles)
-        if counts[-1] == 32:
+    def interrupted(checkpoint, size, run, settings):
+        sizes.append(size)
+        if sizes == [8, 16, 32]:
             raise KeyboardInterrupt
-        return once(self, key, plan)
+        save(checkpoint, size, run, settings)
 
-    monkeypatch.setattr(nd.infer.SMC, "_once", interrupted)
+    monkeypatch.setattr(doubling, "save_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         smc().run(key, Y)
     again = smc(max_particles=16).run(key, Y)
-    assert counts == [8, 16, 32] and again.num_particles == 16  # nothing is run again
-    monkeypatch.setattr(nd.infer.SMC, "_once", lambda self, key, plan: counts.append(0) or once(self, key, plan))
+    assert sizes == [8, 16, 32] and again.num_particles == 16  # nothing is run again
     again = smc().run(key, Y)
-    assert counts[3:] == [0] and again.num_particles == 32
+    assert sizes[3:] == [32] and again.num_particles == 32
     np.testing.assert_array_equal(again.log_evidences, whole.log_evidences)
     np.testing.assert_array_equal(again.get_samples()["x"], whole.get_samples()["x"])
     others = (jax.random.key(3), Y, {}), (key, Y + 1, {}), (key, Y, {"num_islands": 4}), (key, Y, {"threshold": 0.4})
