@@ -95,7 +95,7 @@ def learn_table(
         count = report.steps
         place = start.with_name(f"{start.name}.all")
         # In laps of as many steps as lay between validations, so that one program is compiled.
-        alone = {"validation": 0.0, "patience": None, "log_every": min(count, cadence(len(whole)), 100)}
+        alone = {"validation": 0.0, "patience": None, "log_every": min(count, cadence(len(train)), 100)}
         process = run(again, whole, count, place, **alone).process if count else again.process
     return _better(plan, prior, chosen, result, again, process, whole, held_out)
 

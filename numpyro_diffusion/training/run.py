@@ -79,18 +79,22 @@ class TrainingRun(eqx.Module):
         """The process with these weights."""
         return eqx.combine(params, self.rest)
 
-    @eqx.filter_jit
-    def steps(
-        self, key: Array, state: State, data: Array, count: int, context: Array | None = None
+    def scan(
+        self, key: Array, state: State, data: Array, context: Array | None, size: Array, count: int
     ) -> tuple[State, Array]:
-        """The state `count` steps on, and their losses, shape (count,); a step that is not finite stops the state."""
-        return self.scan(key, state, data, context, count)
+        """The state `count` steps on, and their losses, shape (count,); a step that is not finite stops the state.
 
-    def scan(self, key: Array, state: State, data: Array, context: Array | None, count: int) -> tuple[State, Array]:
-        """`steps`, inside of compiled code."""
+        Args:
+            key: of the run.
+            state: before.
+            data: examples, of which the first `size` are learned from.
+            context: of them, or None.
+            size: how many.
+            count: of the steps.
+        """
 
         def step(state: State, _: None) -> tuple[State, Array]:
-            index = chosen(key, state.step, self.batch_size, len(data))
+            index = chosen(key, state.step, self.batch_size, size)
             return self.step(key, state, data[index], None if context is None else context[index])
 
         return jax.lax.scan(step, state, None, length=count)
@@ -140,15 +144,15 @@ class TrainingRun(eqx.Module):
         return jnp.where(left_out, self.rest.denoiser.wanted.unknown, context)
 
 
-def _advance(given: tuple[TrainingRun, Array, Array, Array | None, int], state: State) -> tuple[State, Array]:
-    """`TrainingRun.steps`, whose new state is written where the old one was.
+def _advance(given: tuple[TrainingRun, Array, Array, Array | None, Array, int], state: State) -> tuple[State, Array]:
+    """`TrainingRun.scan`, whose new state is written where the old one was.
 
     Args:
-        given: the run, its key, examples and their contexts, and how many steps.
+        given: the run, its key, examples and their contexts, how many of them there are, and how many steps.
         state: gone afterwards, on whatever platform.
     """
-    run, key, data, context, count = given
-    return run.scan(key, state, data, context, count)
+    run, key, data, context, size, count = given
+    return run.scan(key, state, data, context, size, count)
 
 
 def _advance_once(given: tuple[TrainingRun, Array, Array, Array | None, Array], state: State) -> tuple[State, Array]:
@@ -169,7 +173,7 @@ advance: Advance = eqx.filter_jit(_advance, donate="all-except-first")
 advance_once: Advance = eqx.filter_jit(_advance_once, donate="all-except-first")
 
 
-def chosen(key: Array, step: Array, batch_size: int, count: int) -> Array:
+def chosen(key: Array, step: Array, batch_size: int, count: Array | int) -> Array:
     """Which of `count` examples a step learns from, shape (batch_size,)."""
     return jax.random.randint(_keys(key, step)[0], (batch_size,), 0, count)
 

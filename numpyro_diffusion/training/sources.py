@@ -19,6 +19,7 @@ from ._arguments import check_context, check_examples
 from .resume import Progress
 from .run import Examples, State, TrainingRun, advance, advance_once, chosen
 
+ROOM = 4_096  # examples, of which memory may have twice as many
 AHEAD = 2  # batches that are fetched while a step computes
 
 
@@ -32,22 +33,31 @@ class InMemory:
     failed = None
 
     def __init__(self, examples: Examples) -> None:
-        self.examples = examples
+        self.size = jnp.asarray(len(examples[0]))
+        self.examples = _with_room(examples[0]), _with_room(examples[1])
 
     def open(self, run: TrainingRun, key: Array, now: Progress) -> int:
         """The size of batches."""
-        return min(run.batch_size, len(self.examples[0]))
+        return min(run.batch_size, int(self.size))
 
     def shard(self, where: NamedSharding | None) -> None:
         """Put the examples on devices."""
-        self.examples = replicate(self.examples[0], where), replicate(self.examples[1], where)
+        self.examples, self.size = replicate((self.examples, self.size), where)
 
     def steps(self, run: TrainingRun, key: Array, now: Progress, count: int) -> tuple[State, Array, Any]:
         """The state after `count` steps, their losses, and nothing to remember."""
-        return *advance((run, key, *self.examples, count), now.state), None
+        return *advance((run, key, *self.examples, self.size, count), now.state), None
 
     def close(self) -> None:
         """Nothing goes on."""
+
+
+def _with_room(x: Array | None) -> Array | None:
+    """Few examples followed by zeros, up to a power of two: runs of about as many share their compiled code."""
+    if x is None or len(x) > ROOM:
+        return x
+    room = 1 << (len(x) - 1).bit_length()
+    return jnp.pad(x, [(0, room - len(x))] + [(0, 0)] * (x.ndim - 1))
 
 
 class Fetched(NamedTuple):

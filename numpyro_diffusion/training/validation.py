@@ -32,7 +32,6 @@ def validate(
     return now._replace(state=state, history=extended(now.history, entry))
 
 
-@eqx.filter_jit
 def held_out_values(
     likelihood: AbstractLikelihood,
     key: Array,
@@ -43,6 +42,20 @@ def held_out_values(
     context: Array | None = None,
 ) -> Array:
     """The estimate for each of some held-out data, shape (m,), of x = T(z) if there is a `transform`."""
+    # In one form, whatever is left out: another one would be compiled again.
+    return _held_out_values(likelihood, key, process, data, dequantize, transform, context)
+
+
+@eqx.filter_jit
+def _held_out_values(
+    likelihood: AbstractLikelihood,
+    key: Array,
+    process: ReverseProcess,
+    data: Array,
+    dequantize: float,
+    transform: Transform | None,
+    context: Array | None,
+) -> Array:
     noise, draws = jax.random.split(key)
     z, log_volume = to_latent(transform, dequantized(noise, data, dequantize))
     if context is None:

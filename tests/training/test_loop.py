@@ -411,7 +411,7 @@ def test_the_progress_bar(cheap, capsys):
 # ---- Compilation
 
 
-def test_a_step_is_traced_at_most_twice_and_not_again_for_an_equal_run(cheap):
+def test_a_step_is_traced_at_most_twice_and_not_again_for_an_equal_run_or_about_as_many_examples(cheap):
     cheap(lambda key, process, batch: jnp.sum(process.denoiser.fn(batch[0], 1.0)))
 
     def traces(**options):
@@ -423,6 +423,7 @@ def test_a_step_is_traced_at_most_twice_and_not_again_for_an_equal_run(cheap):
     once = traces(num_steps=4, log_every=4, learning_rate=1e-4)
     again = traces(num_steps=4, log_every=4, learning_rate=1e-4)
     assert once > again
+    assert again == traces(num_steps=4, log_every=4, learning_rate=1e-4, data=_data(60))
     many = traces(num_steps=40, log_every=4, learning_rate=2e-4)
     assert many == once
     uneven = traces(num_steps=42, log_every=4, learning_rate=3e-4)
