@@ -4,9 +4,12 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
@@ -47,3 +50,50 @@ def x64() -> Iterator[None]:
     """Run the test in double precision, so that it can be compared with numpy to many digits."""
     with enable_x64(True):
         yield
+
+
+def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """A file that one of the test processes writes, and that the others wait for."""
+    begun = path.with_suffix(".begun")
+    while not path.exists():
+        try:
+            begun.touch(exist_ok=False)
+        except FileExistsError:
+            time.sleep(0.2)
+            continue
+        try:
+            part = path.with_stem(f"{path.stem}-part")
+            make(part)
+            part.rename(path)
+        finally:
+            begun.unlink()
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all test processes."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def banana(shared_folder: Path) -> object:
+    """A prior that was learned, a network's bend, of which nothing is exact."""
+    import numpyro_diffusion as nd
+
+    def learn(path: Path) -> None:
+        rng = np.random.default_rng(0)
+        first = rng.standard_normal(800)
+        data = np.stack([first, 0.5 * first**2 + 0.3 * rng.standard_normal(800)], 1)
+        schedule = nd.schedules.log_snr(20, -8, 6)
+        nd.fit_prior(jax.random.key(0), data, num_steps=300, schedule=schedule, progress_bar=False).save(path)
+
+    return nd.load(made_once(shared_folder / "banana.safetensors", learn))
+
+
+@pytest.fixture(scope="session")
+def banana_draws(shared_folder: Path, banana: object) -> np.ndarray:
+    """Of the chain of `banana`, shape (200000, 2)."""
+    draw = lambda path: np.save(path, banana.sample(jax.random.key(99), (200_000,)))
+    return np.load(made_once(shared_folder / "banana.npy", draw))

@@ -35,19 +35,13 @@ def mixture():
     return nd.DiffusionPrior(process)
 
 
-@pytest.fixture(scope="module")
-def learned():
-    """A network's bend, of which nothing is exact."""
-    rng = np.random.default_rng(0)
-    first = rng.standard_normal(800)
-    data = np.stack([first, 0.5 * first**2 + 0.3 * rng.standard_normal(800)], 1)
-    schedule = nd.schedules.log_snr(20, -8, 6)
-    return nd.fit_prior(jax.random.key(0), data, num_steps=300, schedule=schedule, progress_bar=False)
+def drawn(prior, count=100_000):
+    return np.asarray(prior.sample(jax.random.key(99), (count,)))
 
 
-def reweighted(prior, log_r, count=100_000):
-    """Log evidence, its standard error, means and standard deviations."""
-    x = np.asarray(prior.sample(jax.random.key(99), (count,)), np.float64)
+def reweighted(draws, log_r):
+    """Log evidence, its standard error, means and standard deviations, by draws of the prior."""
+    x, count = np.asarray(draws, np.float64), len(draws)
     each = np.asarray(jax.vmap(log_r)(jnp.asarray(x, jnp.float32)), np.float64)
     weight = np.exp(each - each.max())
     share = weight / weight.sum()
@@ -63,9 +57,9 @@ def model_of(prior, log_r):
     return model
 
 
-def assert_right(prior, log_r):
-    """Nothing is warned of, and all is within three standard errors and what the issue of defaults asks for."""
-    value, error, mean, sd = reweighted(prior, log_r)
+def assert_right(prior, draws, log_r):
+    """Nothing is warned of, and all is within three standard errors and what defaults are to reach."""
+    value, error, mean, sd = reweighted(draws, log_r)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         smc = nd.infer.SMC(model_of(prior, log_r)).run(jax.random.key(1))
@@ -85,7 +79,7 @@ def assert_right(prior, log_r):
 
 @pytest.mark.slow
 def test_the_default_is_right_for_two_moduli(mixture):
-    smc = assert_right(mixture, LIKELIHOODS["modulus"])
+    smc = assert_right(mixture, drawn(mixture), LIKELIHOODS["modulus"])
     assert isinstance(smc.plan.sampler.twist, twists.Laplace)
     assert "twist Laplace, chosen by rule" in str(smc.plan)
 
@@ -93,13 +87,20 @@ def test_the_default_is_right_for_two_moduli(mixture):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "square"])  # the learned prior has them all
 def test_the_default_is_right_for_an_exact_prior(mixture, name):
-    assert_right(mixture, LIKELIHOODS[name])
+    assert_right(mixture, drawn(mixture), LIKELIHOODS[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(LIKELIHOODS))
-def test_the_default_is_right_for_a_learned_prior(learned, name):
-    assert_right(learned, LIKELIHOODS[name])
+def test_the_default_is_right_for_a_learned_prior(banana, banana_draws, name):
+    assert_right(banana, banana_draws, LIKELIHOODS[name])
+
+
+def in_coordinates(transform, prior, draws):
+    """The law of the same process in other coordinates, and its draws."""
+    if transform is None:
+        return prior, draws
+    return nd.DiffusionPrior(prior.process, transform=transform), np.asarray(transform(prior.transform.inv(draws)))
 
 
 ROOT = jnp.array([[1.2, 0.0], [-0.7, 0.5]])
@@ -114,24 +115,23 @@ TRANSFORMS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TRANSFORMS))
-def test_the_default_is_right_for_a_learned_prior_in_other_coordinates(learned, name):
+def test_the_default_is_right_for_a_learned_prior_in_other_coordinates(banana, banana_draws, name):
     """The truth is the transformed prior's own draws, reweighted by a likelihood that is not linear-Gaussian."""
     transform, log_r = TRANSFORMS[name]
-    assert_right(nd.DiffusionPrior(learned.process, transform=transform), log_r)
+    assert_right(*in_coordinates(transform, banana, banana_draws), log_r)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("transform", [None, TRANSFORMS["correlated"][0]])
-def test_known_elements_of_a_learned_prior(learned, transform):
+def test_known_elements_of_a_learned_prior(banana, banana_draws, transform):
     """The density of the first element, known, against draws in a narrow window around it."""
-    learned = nd.DiffusionPrior(learned.process, transform=transform)
+    learned, x = in_coordinates(transform, banana, banana_draws)
     known = nd.factors.Delta([0.5, 0.0], [True, False])
 
     def model():
         numpyro.sample("x", learned * known)
 
     smc = nd.infer.SMC(model).run(jax.random.key(0))
-    x = np.asarray(learned.sample(jax.random.key(5), (200_000,)))
     near = x[abs(x[:, 0] - 0.5) < 0.05]
     density = len(near) / len(x) / 0.1
     assert abs(smc.log_evidence - np.log(density)) < 0.05
@@ -143,7 +143,7 @@ def test_known_elements_of_a_learned_prior(learned, transform):
 @pytest.mark.slow
 def test_particle_gibbs_mixes_between_the_modes_of_a_modulus(mixture):
     log_r = LIKELIHOODS["modulus"]
-    _, _, mean, sd = reweighted(mixture, log_r)
+    _, _, mean, sd = reweighted(drawn(mixture), log_r)
     kernel = nd.infer.ParticleGibbs(model_of(mixture, log_r))
     mcmc = MCMC(kernel, num_warmup=50, num_samples=1000, progress_bar=False)
     mcmc.run(jax.random.key(0))
@@ -220,7 +220,7 @@ def test_a_linear_observation_of_an_exact_mixture(mixture, noise):
         x = numpyro.sample("x", mixture)
         numpyro.sample("y", dist.Normal(x.sum(), noise), obs=1.0)
 
-    value, error, mean, sd = reweighted(mixture, lambda x: dist.Normal(x.sum(), noise).log_prob(1.0), 1_000_000)
+    value, error, mean, sd = reweighted(drawn(mixture, 1_000_000), lambda x: dist.Normal(x.sum(), noise).log_prob(1.0))
     smc = nd.infer.SMC(model, num_islands=30).run(jax.random.key(3))
     assert isinstance(smc.plan.sampler.twist, twists.MomentMatched)
     assert abs(smc.log_evidence - value) < 4 * np.hypot(smc.log_evidence_error, error)

@@ -257,14 +257,9 @@ def test_other_unknowns_beside_x():
 
 
 @pytest.mark.slow
-def test_a_learned_prior():
+def test_a_learned_prior(banana):
     """The truth is about the learned chain: its own draws, weighted."""
-    rng = np.random.default_rng(0)
-    first = rng.normal(size=400)
-    data = np.stack([first, first**2 + 0.3 * rng.normal(size=400)], 1)
-    schedule = nd.schedules.log_snr(40, -8.0, 6.0)
-    prior = nd.fit_prior(jax.random.key(0), data, num_steps=300, schedule=schedule, progress_bar=False)
-    prior = prior.with_(sampler=nd.samplers.Ancestral(12))
+    prior = banana.with_(sampler=nd.samplers.Ancestral(12))
 
     def model():
         x = numpyro.sample("x", prior)
