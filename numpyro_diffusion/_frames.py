@@ -36,8 +36,8 @@ class AbstractTable(ABC):
 
     @property
     def is_mixed(self) -> bool:
-        """Whether some columns are of numbers or ordered levels, and some of classes."""
-        return "class" in self.kinds and set(self.kinds) != {"class"}
+        """Whether some columns are of classes or ordered levels, and not all of one kind."""
+        return self.has_classes and len(set(self.kinds)) > 1
 
     @property
     def has_classes(self) -> bool:
@@ -87,21 +87,19 @@ class FrameTable(AbstractTable):
             raise ValueError(
                 f"table: expected columns of numbers or classes, got others: {other}; leave them out, or encode them"
             )
-        # Booleans by themselves are bits; beside anything else they are two classes.
-        coded = {"c", "b"} if set(kinds) != {"b"} else {"c"}
+        # Booleans by themselves are bits; beside anything else, or with cells missing, they are two classes.
+        are_bits = set(kinds) == {"b"} and not any(None in self._cells(i) for i in range(len(kinds)))
+        coded = {"c"} if are_bits else {"c", "b"}
         own = lambda i, kind: self._levels(i) if kind in coded else ()
         found = {name: levels.get(name) or own(i, kinds[i]) for i, name in enumerate(self.names)}
         is_mixed = any(found.values()) and any(kind in "iuf" for kind in kinds)
         if is_mixed and not levels:  # a prior that is known already says what its columns are
+            kinds = ["i" if kind == "f" and self._hides_whole(i) else kind for i, kind in enumerate(kinds)]
             found |= {name: self._few(i) for i, name in enumerate(self.names) if kinds[i] in "iu"}
         self.levels = tuple(found.values())
         self.kinds = tuple(map(self._said, range(len(kinds)), kinds))
         columns = [self._codes(i, found) if found else self._column(i) for i, found in enumerate(self.levels)]
         self.values = np.stack(columns, axis=1)
-        numbers = [i for i, found in enumerate(self.levels) if not found]
-        half = [self.names[i] for i in numbers if kinds[i] == "b" and not self.known[:, i].all()]
-        if half:
-            raise ValueError(f"table: expected no missing cells in columns of booleans, got some in {half}")
 
     def completed(self, values: np.ndarray) -> Any:
         """A frame; imputed cells of whole-number columns are rounded."""
@@ -118,13 +116,19 @@ class FrameTable(AbstractTable):
             cells = np.empty(len(new), object)
             cells[:] = [levels[int(code)] for code in new]
             return cells
-        return np.round(new).astype(np.int64) if self._kind(i) in "iu" else new
+        return np.round(new).astype(np.int64) if self.kinds[i] == "whole" else new
 
     def _said(self, i: int, kind: str) -> str:
         """The kind of a column, in words."""
         if self.levels[i]:
             return "ordered" if kind in "iuf" or self._is_ordered(i) else "class"
         return "real" if kind == "f" else "whole"
+
+    def _hides_whole(self, i: int) -> bool:
+        """Whether a column of floating numbers is one of whole numbers, which pandas makes floating for its gaps."""
+        values = self._column(i)
+        known = values[~np.isnan(values)]
+        return bool(0 < len(known) < len(values) and np.isfinite(known).all() and (known == np.round(known)).all())
 
     def _few(self, i: int) -> Levels:
         """All whole numbers from the least to the largest, if they are few."""
@@ -194,8 +198,8 @@ class PandasTable(FrameTable):
         if hasattr(kind, "categories"):
             return "c"
         letter = str(getattr(kind, "kind", "O"))
-        texts = letter == "O" and all(cell is None or isinstance(cell, str) for cell in self._cells(i))
-        return "c" if texts else letter
+        own = {type(cell) for cell in self._cells(i) if cell is not None} if letter == "O" else {object}
+        return "c" if all(issubclass(kind, str) for kind in own) else "b" if own == {bool} else letter
 
     def _cells(self, i: int) -> list[Any]:
         column = self._own.iloc[:, i]
@@ -212,10 +216,9 @@ class PandasTable(FrameTable):
 
     def _with(self, frame: Any, i: int, missing: np.ndarray, new: np.ndarray) -> Any:
         column = self._own.iloc[:, i].copy()
-        kind = column.dtype
-        column.iloc[np.flatnonzero(missing)] = (
-            new if new.dtype == object else new.astype(getattr(kind, "numpy_dtype", kind))
-        )
+        kind = getattr(column.dtype, "numpy_dtype", column.dtype)
+        is_number = getattr(kind, "kind", "O") in tuple("biuf")
+        column.iloc[np.flatnonzero(missing)] = new.astype(kind) if is_number else new
         frame = frame.copy()
         frame.isetitem(i, column)
         return frame
@@ -241,7 +244,7 @@ class PolarsTable(FrameTable):
         return np.asarray(values, np.float64)
 
     def _cells(self, i: int) -> list[Any]:
-        return list(self._own.get_column(self.names[i]).to_list())
+        return [None if cell != cell else cell for cell in self._own.get_column(self.names[i]).to_list()]
 
     def _categories(self, i: int) -> list[Any]:
         kind = self._own.dtypes[i]
@@ -267,8 +270,8 @@ def read_table(table: Any, levels: Mapping[str, Levels] | None = None) -> Abstra
         levels: of columns of a frame by name, where they are known already; else those that occur in it.
 
     Raises:
-        ValueError: nothing in it, columns that are neither numbers nor classes (by name), missing booleans, names that
-            occur twice, levels that are not among the known ones.
+        ValueError: nothing in it, columns that are neither numbers nor classes (by name), names that occur twice,
+            levels that are not among the known ones.
         TypeError: an array with hidden values (a mask).
     """
     if is_frame(table):
@@ -285,21 +288,12 @@ def read_classes(table: Any) -> AbstractTable | None:
     """A frame with columns of classes, as codes; None for what has none.
 
     Raises:
-        ValueError: cells that are missing where all columns are of classes; see `read_table`.
+        ValueError: see `read_table`.
     """
     if not is_frame(table):
         return None
     kinds = [str(kind).lower() for kind in table.dtypes]
-    numbers = [kind.startswith(("int", "uint", "float")) for kind in kinds]
-    if all(numbers) or all(kind.startswith("bool") for kind in kinds):
+    if all(kind.startswith(("int", "uint", "float")) for kind in kinds):
         return None
     read = read_table(table)
-    if not read.has_classes:
-        return None
-    gaps = [name for i, name in enumerate(read.names) if not read.known[:, i].all()]
-    if gaps and not read.is_mixed:
-        raise ValueError(
-            f"table: expected no missing cells in columns of classes, got some in {gaps!s:.80}; learn from the "
-            "complete rows, and complete the others by impute(key, table, prior)"
-        )
-    return read
+    return read if read.has_classes else None

@@ -126,9 +126,9 @@ def impute(
 
     Args:
         key: JAX random key.
-        table: array of shape (n, *event), or a frame of pandas or polars with columns of numbers, or, with a prior of
-            such, of classes, ordered levels and numbers in any mixture; NaN (or null) where missing. A row may be
-            missing altogether: it is then a draw of the prior.
+        table: array of shape (n, *event), or a frame of pandas or polars with columns of numbers, classes and ordered
+            levels in any mixture; NaN (or null) where missing. A row may be missing altogether: it is then a draw of
+            the prior.
         prior: of rows; learned from the table itself by `fit_prior` unless given. One that was learned from a frame
             knows its columns' names, and takes frames with these in any order; one of classes knows their levels.
         num_imputations: how many.
@@ -140,7 +140,8 @@ def impute(
 
     Returns:
         `Imputations`: a sequence of tables of the same kind, columns, index and types as `table`, known cells exactly
-        as they were; cells of columns of whole numbers are rounded.
+        as they were; cells of columns of whole numbers are rounded, also of those that pandas made floating for their
+        gaps, beside classes and without a prior.
 
     Raises:
         ValueError: a table of another shape than the prior's, with other columns, with columns that are no numbers, or

@@ -3,8 +3,8 @@
 from ..distributions.report import PriorReport as PriorReport
 from .auto import PoorPriorWarning as PoorPriorWarning
 from .auto import fit_prior as fit_prior
+from .holes import DroppedRowsWarning as DroppedRowsWarning
 from .loop import fit as fit
-from .missing import DroppedRowsWarning as DroppedRowsWarning
 from .objectives import bound_loss as bound_loss
 from .objectives import hybrid_loss as hybrid_loss
 from .objectives import simple_loss as simple_loss

@@ -222,5 +222,10 @@ def split_rows(key: Array, count: int, share: Any) -> tuple[np.ndarray, np.ndarr
     return order[held_out:], order[:held_out]
 
 
+def generator_of(key: Array) -> np.random.Generator:
+    """A NumPy generator of a JAX key's bits."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint32))
+
+
 def _order(key: Array, count: int) -> np.ndarray:
     return np.asarray(jax.random.permutation(jax.random.fold_in(key, SPLIT), count))

@@ -2,7 +2,6 @@
 
 import functools
 import warnings
-from collections.abc import Callable
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -22,16 +21,18 @@ from .assemble import assembled
 from .checks import with_checks
 from .conditional import Pairs, Regressed, conditional_plan, described, with_residual_moments, without_context
 from .holding_out import held_out_rows
+from .holes import Gaps, find_gaps, find_gaps_of_table
 from .loop import fit
-from .missing import Laps, find_gaps, learn_with_gaps
+from .missing import Laps, learn_with_gaps
 from .mixed import plan_mixed, refused
 from .of_table import UNCHECKED, Finish, learn_table
+from .optimizers import WEIGHT_DECAY, warmed_up
 from .plan import Family, PriorPlan, plan_prior
 from .reporting import report_of, simple_models
+from .starts import AbstractStart, GaussianStart, ProductStart
 
 PILOT = 1_000  # steps by which coordinates and baseline are chosen
-FIRST_LAP, FIRST_PILOT = 2_000, 500  # steps in all, and to choose by, before missing cells are drawn again
-WEIGHT_DECAY = 0.01
+FIRST_PILOT = 500  # the same, before missing cells are drawn again
 
 
 class PoorPriorWarning(UserWarning):
@@ -66,7 +67,7 @@ def fit_prior(
     Cells that are NaN are taken as missing at random, and no row is dropped: by expectation maximisation, from a
     Gaussian or a mixture fitted by EM to the known cells, the missing ones are drawn given the known ones by SMC
     (*consistent as particles grow*), and the prior learns from the completed rows, lap by lap, as long as the log
-    evidence of held-out rows' known cells rises.
+    evidence of held-out rows' known cells rises. Of frames with classes the mixture is one of independent columns.
 
     Args:
         key: JAX random key.
@@ -74,7 +75,8 @@ def fit_prior(
             examples of up to 256 of them. Of a frame the report keeps the columns' names; columns of categories,
             strings and booleans are of classes, and the report keeps their levels. Beside columns of numbers they make
             a table of mixed columns (`MixedDiffusion`), in which columns of up to 20 whole numbers are ordered levels;
-            its rows must be complete, and arguments from `family` to `dequantize`, but `network`, are not for it.
+            arguments from `family` to `dequantize`, but `network`, are not for it. Cells of any column of such frames
+            may be missing; classes by themselves are then a `MixedDiffusion` of one group.
         family: see `plan_prior`.
         loc: see `plan_prior`.
         scale: see `plan_prior`.
@@ -99,7 +101,9 @@ def fit_prior(
         bounds the density of data with that noise.
 
     Raises:
-        ValueError: see `plan_prior` and `fit`; with missing cells, bits, more than 256 elements, a column all missing.
+        ValueError: see `plan_prior` and `fit`; with missing cells, an array of bits or codes of classes, more than 256
+            real elements, a column all missing; of a frame with classes, fewer than 20 rows, a column that does not
+            vary, a level that fewer than two known cells have.
 
     Warns:
         DroppedRowsWarning: rows with no known cell.
@@ -108,7 +112,7 @@ def fit_prior(
     first, second = jax.random.split(check_key("key", key))
     columns = tuple(map(str, getattr(data, "columns", ())))
     classes = read_classes(data)
-    mixed = classes if classes is not None and classes.is_mixed else None
+    mixed = classes if classes is not None and (classes.is_mixed or not classes.known.all()) else None
     if mixed is not None:
         refused(family=family, loc=loc, scale=scale, schedule=schedule, dequantize=dequantize, context=context,
                 bounds=bounds)  # fmt: skip
@@ -117,7 +121,9 @@ def fit_prior(
         family, data = "categorical" if family is None else family, classes.values
     data = check_numbers("data", data)
     if family == "categorical" and np.isnan(data).any():
-        raise ValueError("data: expected no missing cells of classes, got NaN; leave such rows out")
+        raise ValueError(
+            "data: expected no missing cells in codes of classes, got NaN; a frame of classes may have some"
+        )
     settings = _Settings(first, second, batch_size, learning_rate, checkpoint, progress_bar)
     if context is not None or np.isnan(data).any():
         bounds = _unbounded(bounds)
@@ -128,7 +134,10 @@ def fit_prior(
         bounds=bounds,
     )  # fmt: skip
     said: tuple[str, ...] = ()  # what of the report has been printed before
-    if mixed is not None:
+    if mixed is not None and not mixed.known.all():
+        begin = ProductStart(first, mixed, network, num_steps)
+        prior = _of_gaps(settings, find_gaps_of_table(mixed), begin, num_steps)
+    elif mixed is not None:
         prior = _of_mixed(settings, mixed, network, num_steps)
     elif context is not None:
         plan = choose(data, dequantize=dequantize)
@@ -136,10 +145,8 @@ def fit_prior(
     elif context_dropout:
         raise ValueError(f"context_dropout: expected 0 without a context, got {context_dropout!r}")
     elif np.isnan(data).any():
-        laps = _in_laps(batch_size, learning_rate, num_steps)
-        learn = functools.partial(_learned, settings, None, pilot=FIRST_PILOT)
-        prior = learn_with_gaps(second, find_gaps(data, dequantize), choose, learn, laps,
-                                checkpoint=checkpoint, tell=print if progress_bar else _silent)  # fmt: skip
+        gaps = find_gaps(data, dequantize)
+        prior = _of_gaps(settings, gaps, GaussianStart(choose, gaps.event_shape), num_steps)
     else:
         plan = choose(data, dequantize=dequantize)
         prior, said = _complete(settings, plan, np.asarray(data)), plan.reasons
@@ -185,6 +192,14 @@ def _of_mixed(settings: _Settings, table: AbstractTable, network: Any, num_steps
     return _learned(settings, settings.checkpoint, plan, train, held_out, finish=finish, models=models)
 
 
+def _of_gaps(settings: _Settings, gaps: Gaps, start: AbstractStart, num_steps: int | None) -> DiffusionPrior:
+    """A prior of rows with missing cells."""
+    laps = Laps.of(settings.batch_size, settings.learning_rate, num_steps)
+    learn = functools.partial(_learned, settings, None, pilot=FIRST_PILOT, models={})
+    tell = print if settings.progress_bar else _silent
+    return learn_with_gaps(settings.run_key, gaps, start, learn, laps, checkpoint=settings.checkpoint, tell=tell)
+
+
 def _silent(line: str) -> None:
     """Say nothing."""
 
@@ -216,7 +231,7 @@ def _learned(
         report = PriorReport(None, (), len(train), 0, 0, plan.reasons, {})
         return DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
     if plan.has_baseline:
-        rate = _warmed_up(float(rate)) if rate > 0 else rate
+        rate = warmed_up(float(rate)) if rate > 0 else rate
         options |= {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99 if len(train) <= 4_000 else 0.998}
     if plan.is_table:
         options |= {"patience": _patience(len(train), plan.num_steps)}
@@ -250,14 +265,6 @@ def _conditional(
     return _of_pairs(key, plan, pairs, unseen, model, options), plan.reasons
 
 
-def _in_laps(batch_size: int | None, learning_rate: float, num_steps: int | None) -> Laps:
-    """How a prior of incomplete data is trained."""
-    rate: Any = _warmed_up(float(learning_rate)) if learning_rate > 0 else learning_rate
-    options = {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99, "patience": 10}
-    options |= {"batch_size": 128 if batch_size is None else batch_size}
-    return Laps(FIRST_LAP if num_steps is None else num_steps, options)
-
-
 def _parts(key: Array, data: np.ndarray, plan: PriorPlan) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """To train on and to hold out: a tenth, but 25 examples or a quarter of them where they are few."""
     array = np.asarray(check_data("data", data, plan.process), np.float64)
@@ -274,7 +281,7 @@ def _of_pairs(
 ) -> DiffusionPrior:
     """Train p(x | c)."""
     if plan.is_table and options["learning_rate"] > 0:
-        options |= {"learning_rate": _warmed_up(float(options["learning_rate"])), "weight_decay": WEIGHT_DECAY}
+        options |= {"learning_rate": warmed_up(float(options["learning_rate"])), "weight_decay": WEIGHT_DECAY}
         options |= {"ema": 0.99 if len(pairs.x) <= 4_000 else 0.998}
     result = fit(
         key, plan.process, pairs.x, num_steps=plan.num_steps, transform=plan.transform, context=pairs.context,
@@ -291,9 +298,3 @@ def _of_pairs(
 def _patience(count: int, num_steps: int) -> int:
     """Validations without a better one: a tenth of the training, 500 steps at least."""
     return max(5, -(-max(500, num_steps // 10) // cadence(count)))
-
-
-@functools.lru_cache(maxsize=32)
-def _warmed_up(rate: float) -> Callable[[Any], Any]:
-    """A learning rate that does not depend on how long training lasts, so that a run may go on."""
-    return lambda step: rate * jnp.minimum(1.0, (step + 1) / 50) / jnp.sqrt(1 + step / 2_000)

@@ -30,6 +30,11 @@ class Rows(NamedTuple):
         """Some of the rows: a slice, numbers or a mask."""
         return Rows(self.x[picked], self.known[picked])
 
+    @property
+    def cells(self) -> np.ndarray:
+        """The table with NaN where a cell is missing."""
+        return np.where(self.known, self.x, np.nan)
+
 
 class Given(NamedTuple):
     """What one Gaussian says of rows whose known cells are given.

@@ -1,10 +1,9 @@
 """Which examples are held out: at random, but blocks of them where they are windows of one series that overlap."""
 
-import jax
 import numpy as np
 from jax import Array
 
-from ._arguments import split_rows
+from ._arguments import generator_of, split_rows
 
 BLOCKS = 5  # of held-out windows, at most
 ALIKE = 0.9  # share of neighbouring rows that have to overlap
@@ -28,7 +27,7 @@ def held_out_rows(key: Array, examples: np.ndarray, share: float) -> tuple[np.nd
     count, reach = len(examples), -(-examples.shape[1] // shift)  # windows so far apart share nothing
     held = round(share * count)
     blocks = int(np.clip(held // reach, 1, BLOCKS))
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint32))
+    rng = generator_of(key)
     edges, length = np.linspace(0, count, blocks + 1).astype(int), held // blocks
     starts = [int(rng.integers(low, max(low + 1, high - length))) for low, high in zip(edges, edges[1:], strict=False)]
     out = np.concatenate([np.arange(start, min(start + length, count)) for start in starts])

@@ -14,7 +14,7 @@ from ..denoisers import Residual
 from ..diffusions import AbstractDiffusion, CategoricalDiffusion, GaussianDiffusion, MixedDiffusion
 from ..networks import MLP
 from ..process import MixedStep, ReverseProcess
-from ._arguments import split_rows
+from ._arguments import generator_of, split_rows
 from .plan import PriorPlan, table_width
 from .products import Columns, Products, fit_products
 from .tables import FEWEST, finest_detail
@@ -42,43 +42,38 @@ def check_columns(table: AbstractTable) -> Columns:
     """What the columns are, once there is something to learn of each.
 
     Raises:
-        ValueError: missing cells, fewer than 20 rows, infinite numbers, a column that does not vary, or a level of
-            which there is one row only; the columns are named.
+        ValueError: fewer than 20 rows with a known cell, infinite numbers, a column all missing, one whose known cells
+            do not vary, or a level that only one of them has; the columns are named.
     """
-    gaps = [name for i, name in enumerate(table.names) if not table.known[:, i].all()]
-    if gaps:
-        raise ValueError(
-            f"data: expected no missing cells where columns are of several kinds, got some in {gaps!s:.80}; learn from "
-            "the complete rows, and complete the others by impute(key, table, prior)"
-        )
-    if len(table.values) < FEWEST:
-        raise ValueError(f"data: expected at least {FEWEST} rows of mixed columns, got {len(table.values)}")
-    wide = [name for i, name in enumerate(table.names) if not np.isfinite(table.values[:, i]).all()]
-    if wide:
+    count = int(table.known.any(1).sum())
+    if count < FEWEST:
+        raise ValueError(f"data: expected at least {FEWEST} rows of mixed columns, got {count}")
+    cells = {name: column[~np.isnan(column)] for name, column in zip(table.names, table.values.T, strict=True)}
+    named = lambda bad: [name for name, own in cells.items() if bad(own)]
+    if wide := named(lambda own: np.isinf(own).any()):
         raise ValueError(f"data: expected finite numbers, got infinite ones in {wide!s:.80}")
-    equal = [name for i, name in enumerate(table.names) if np.ptp(table.values[:, i]) == 0]
-    if equal:
+    if empty := named(lambda own: not own.size):
+        raise ValueError(f"data: expected known cells in every column, got columns all missing: {empty!s:.80}")
+    if equal := named(lambda own: np.ptp(own) == 0):
         raise ValueError(f"data: expected every column to vary, got constant ones: {equal!s:.80}; leave them out")
     for i, (name, kind) in enumerate(zip(table.names, table.kinds, strict=True)):
         if kind == "class":
-            counts = np.bincount(table.values[:, i].astype(int), minlength=len(table.levels[i]))
+            counts = np.bincount(cells[name].astype(int), minlength=len(table.levels[i]))
             rare = [str(level) for level, count in zip(table.levels[i], counts, strict=True) if count < 2]
             if rare:
                 raise ValueError(
-                    f"data: expected two rows or more of each level in column {name!r}, got one of {rare!s:.80}; join "
-                    "rare levels, or leave these rows out"
+                    f"data: expected two known cells or more of each level in column {name!r}, got one of "
+                    f"{rare!s:.80}; join rare levels, or leave these rows out"
                 )
-    count = lambda wanted: np.array(
+    number = lambda wanted: np.array(
         [len(own) if kind == wanted else 0 for own, kind in zip(table.levels, table.kinds, strict=True)]
     )
-    return Columns(count("class"), count("ordered"))
+    return Columns(number("class"), number("ordered"))
 
 
-def filled(key: Array, table: AbstractTable) -> np.ndarray:
-    """The rows as numbers, columns of whole numbers of many values with uniform noise between them."""
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint32))
-    whole = np.array([kind == "whole" for kind in table.kinds])
-    return np.asarray(table.values + whole * (rng.random(table.values.shape) - 0.5))
+def widths(table: AbstractTable) -> np.ndarray:
+    """Of the uniform noise that fills the gaps between whole numbers of many values: 1 for these, shape (d,)."""
+    return np.array([float(kind == "whole") for kind in table.kinds])
 
 
 def refused(**given: Any) -> None:
@@ -89,7 +84,7 @@ def refused(**given: Any) -> None:
 
 
 def plan_mixed(key: Array, run_key: Array, table: AbstractTable, network: Any, num_steps: int | None) -> MixedPlan:
-    """Choose noise, baseline and network.
+    """Choose noise, baseline and network for a complete table.
 
     Args:
         key: JAX random key, for the network's first weights and what lies between whole numbers.
@@ -99,36 +94,63 @@ def plan_mixed(key: Array, run_key: Array, table: AbstractTable, network: Any, n
         num_steps: of the optimiser, or None.
 
     Raises:
-        ValueError: see `check_columns`; numbers that float32 cannot tell apart; no function; no count.
+        ValueError: see `check_columns` and `plan_about`.
     """
     columns, count = check_columns(table), len(table.values)
-    check_resolution("data", table.values)
+    noise = generator_of(jax.random.fold_in(key, 1)).random(table.values.shape) - 0.5
+    x = table.values + widths(table) * noise
+    train, held_out = (x[part] for part in split_rows(run_key, count, max(0.1, min(0.25, 25 / count))))
+    independent, best = fit_products(train, held_out, columns)
+    plan = plan_about(key, table, best, train, network, num_steps)
+    return MixedPlan(plan, by_name(independent, best), train, held_out)
+
+
+def by_name(independent: Products, best: Products) -> dict[str, Products]:
+    """The simple models, the better one last."""
+    parts = len(best.weights)
+    return {"independent columns": independent} | ({f"mixture of {parts}": best} if parts > 1 else {})
+
+
+def plan_about(
+    key: Array, table: AbstractTable, law: Products, x: np.ndarray, network: Any, num_steps: int | None
+) -> PriorPlan:
+    """A process whose network learns what a mixture leaves.
+
+    Args:
+        key: JAX random key, for the network's first weights.
+        table: of which the rows are.
+        law: of the rows.
+        x: complete rows to train on, with noise between whole numbers, shape (n, d).
+        network: ``fn(x_t, t)`` with a pair of outputs, or None for an `MLP`.
+        num_steps: of the optimiser, or None.
+
+    Raises:
+        ValueError: numbers that float32 cannot tell apart; no function; no count.
+    """
+    check_resolution("data", x)
     if network is not None and not callable(network):
         raise ValueError(f"network: expected a callable fn(x_t, t), got {network!r}")
-    x = filled(jax.random.fold_in(key, 1), table)
-    train, held_out = (x[part] for part in split_rows(run_key, count, max(0.1, min(0.25, 25 / count))))
+    columns, count = law.columns, int(table.known.any(1).sum())
     length = int(np.clip(10 * (columns.num_classes > 0).sum(), LEAST_STEPS, MOST_STEPS))
-    groups = _groups(train, columns, length)
+    groups = _groups(x, columns, length)
     diffusion = MixedDiffusion([own for own, _, _ in groups], [places for _, places, _ in groups])
-    independent, best = fit_products(train, held_out, columns)
     (width,) = diffusion.network_shape((diffusion.size,))
     hidden = table_width(count, width)
     fn = MLP(key, (width,), num_steps=length, width=hidden, outputs=2) if network is None else network
     last = MixedStep([levels for _, _, levels in groups])
-    process = ReverseProcess(diffusion, Residual(fn, best.denoiser), diffusion.size, last_step=last)
+    process = ReverseProcess(diffusion, Residual(fn, law.denoiser), diffusion.size, last_step=last)
     steps = int(np.clip(5 * count, 1_000, 20_000)) if num_steps is None else check_count("num_steps", num_steps)
-    parts = len(best.weights)
     kinds = {kind: [name for name, own in zip(table.names, table.kinds, strict=True) if own == kind] for kind in _SAID}
     reasons = (
         "family: mixed (" + "; ".join(f"{_SAID[kind]}: {', '.join(own)}" for kind, own in kinds.items() if own) + ")",
         "noise law: normal about each column's mean, with its standard deviation; absorbing for classes",
-        f"baseline: {parts} laws of independent columns, mixed, as held-out rows decide; the network learns the rest",
+        f"baseline: {len(law.weights)} laws of independent columns, mixed, as held-out rows decide; the network learns "
+        "the rest",
         f"schedule: {length} steps",
         f"network: {f'MLP of width {hidden}' if network is None else f'{type(fn).__name__} (given)'}, {count} examples",
         f"training: at most {steps} steps{'' if num_steps is None else ' (given)'}, the best on validation are kept",
     )
-    models = {"independent columns": independent} | ({f"mixture of {parts}": best} if parts > 1 else {})
-    return MixedPlan(PriorPlan(process, steps, 0.0, reasons), models, train, held_out)
+    return PriorPlan(process, steps, 0.0, reasons)
 
 
 _SAID = {"real": "real", "whole": "whole numbers", "ordered": "ordered", "class": "classes"}

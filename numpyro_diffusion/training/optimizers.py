@@ -1,10 +1,14 @@
 """The optimiser of `fit` unless it is given one."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+
+WEIGHT_DECAY = 0.01  # of `fit_prior`
 
 
 @functools.lru_cache(maxsize=32)
@@ -28,3 +32,9 @@ def optimizer_settings(optimizer: Any, learning_rate: Any, num_steps: int) -> di
     if optimizer is not None or callable(learning_rate):
         return {"learning_rate": "given by an optimizer" if optimizer is not None else "given by a schedule"}
     return {"learning_rate": float(learning_rate), "num_steps": num_steps}
+
+
+@functools.lru_cache(maxsize=32)
+def warmed_up(rate: float) -> Callable[[Any], Any]:
+    """A learning rate that does not depend on how long training lasts, so that a run may go on."""
+    return lambda step: rate * jnp.minimum(1.0, (step + 1) / 50) / jnp.sqrt(1 + step / 2_000)

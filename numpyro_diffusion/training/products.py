@@ -1,4 +1,8 @@
-"""Mixtures of independent columns, real and of classes, by expectation maximisation: latent class models."""
+"""Mixtures of independent columns, real and of classes, by expectation maximisation: latent class models.
+
+Cells that are NaN are missing. Given the component columns are independent, so that what is known of a row is its known
+cells' product, and the missing ones need no thought: they drop out of each sum (Little and Rubin 2019, §13.2).
+"""
 
 from typing import NamedTuple
 
@@ -8,6 +12,7 @@ from scipy.special import log_ndtr
 from ..denoisers import ProductMixture
 
 COUNTS = (1, 2, 3, 5, 8)  # of components, that are tried
+STARTS, STARTED = 4, 40_000  # runs of EM at most, and rows times components of all of them together
 LAPS = 60
 LEAST_GAIN = 1e-4  # nats a row
 PER_COMPONENT = 20  # rows
@@ -48,15 +53,32 @@ class Products(NamedTuple):
         return ProductMixture(self.means, self.scales, self.probabilities, self.weights)
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
-        """Log density of rows in nats, that of ordered columns a log probability of the rounded number; shape (n,)."""
-        log_parts = np.log(self.weights) + self._each(x, rounded=True).sum(-1)
-        return np.logaddexp.reduce(log_parts, axis=1)
+        """Log density of rows' known cells in nats, *exact*, shape (n,); of ordered columns that of rounded numbers."""
+        return np.logaddexp.reduce(self._log_parts(x, rounded=True), axis=1)
 
     def share_of(self, x: np.ndarray) -> tuple[np.ndarray, float]:
         """Probability of each component given each row, shape (n, k), and the mean log density with levels as real."""
-        log_parts = np.log(self.weights) + self._each(x, rounded=False).sum(-1)
+        log_parts = self._log_parts(x, rounded=False)
         total = np.logaddexp.reduce(log_parts, axis=1)
         return np.exp(log_parts - total[:, None]), float(total.mean())
+
+    def completed(self, rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+        """The rows with a draw of their missing cells given the known ones, shape (n, d); *exact*, levels rounded."""
+        log_parts = self._log_parts(x, rounded=True)
+        part = np.argmax(log_parts + rng.gumbel(size=log_parts.shape), axis=1)
+        drawn = self.means[part] + self.scales[part] * rng.standard_normal(x.shape)
+        classes, levels = self.columns
+        drawn = np.where(levels > 0, np.clip(np.round(drawn), 0, np.maximum(levels - 1, 0)), drawn)
+        below, uniform = np.cumsum(self.probabilities, axis=-1), rng.random(x.shape)
+        for i in np.flatnonzero(classes):
+            drawn[:, i] = np.minimum((uniform[:, i, None] > below[part, i]).sum(-1), classes[i] - 1)
+        return np.where(np.isnan(x), drawn, x)
+
+    def _log_parts(self, x: np.ndarray, rounded: bool) -> np.ndarray:
+        """Log of each component's weight times its density of the known cells, shape (n, k)."""
+        missing = np.isnan(x)
+        each = self._each(np.where(missing, 0.0, x), rounded)
+        return np.log(self.weights) + np.where(missing[:, None], 0.0, each).sum(-1)
 
     def _each(self, x: np.ndarray, rounded: bool) -> np.ndarray:
         """Log density of each cell in each component, shape (n, k, d)."""
@@ -79,47 +101,75 @@ class Products(NamedTuple):
         return np.maximum(above + np.log1p(-np.exp(np.minimum(below - above, -1e-12))), -1e3)
 
 
-def fit_products(x: np.ndarray, held_out: np.ndarray, columns: Columns, seed: int = 0) -> tuple[Products, Products]:
-    """One component, and as many as are best on the held-out rows, shapes (n, d) and (m, d)."""
-    most = max(1, len(x) // PER_COMPONENT)
-    found = [_fit(x, columns, count, seed) for count in COUNTS if count <= most]
+def fit_products(
+    x: np.ndarray, held_out: np.ndarray, columns: Columns, counts: tuple[int, ...] = COUNTS
+) -> tuple[Products, Products]:
+    """The law of as few components as are tried, and that which is best on the held-out rows.
+
+    Args:
+        x: rows, NaN where missing, shape (n, d).
+        held_out: others, shape (m, d).
+        columns: what the columns are.
+        counts: numbers of components to try; those for which there are too few rows are not.
+    """
+    most = max(counts[0], len(x) // PER_COMPONENT)
+    found = [_fit(x, columns, count) for count in counts if count <= most]
     return found[0], max(found, key=lambda law: law.log_prob(held_out).mean())
 
 
-def _fit(x: np.ndarray, columns: Columns, count: int, seed: int) -> Products:
-    rng = np.random.default_rng(seed)
+def _fit(x: np.ndarray, columns: Columns, count: int) -> Products:
+    """The best of several runs of EM, which end in different places; of one where there are many rows."""
     one = _maximised(x, np.ones((len(x), 1)), columns, None)
     if count == 1:
         return one
-    centres = x[rng.choice(len(x), count, replace=False)]
-    differs = np.where(
-        columns.num_classes > 0, 1.0 * (x[:, None] != centres), np.square((x[:, None] - centres) / one.scales)
-    )
-    distance = differs.sum(-1)
-    law = _maximised(x, np.exp(distance.min(1, keepdims=True) - distance), columns, one)
+    rng = np.random.default_rng(0)
+    whole = one.completed(rng, x)  # to begin with, where rows have to be compared
+    runs = int(np.clip(STARTED // (len(x) * count), 1, STARTS))
+    found = [_em(x, _start(rng, x, whole, one, count), one) for _ in range(runs)]
+    return max(found, key=lambda law: law.share_of(x)[1])
+
+
+def _em(x: np.ndarray, law: Products, one: Products) -> Products:
     last = -np.inf
     for _ in range(LAPS):
         share, value = law.share_of(x)
         if value < last + LEAST_GAIN:
             break
-        law, last = _maximised(x, share, columns, one), value
+        law, last = _maximised(x, share, one.columns, one), value
     return law
 
 
+def _start(rng: np.random.Generator, x: np.ndarray, whole: np.ndarray, one: Products, count: int) -> Products:
+    """Components about rows far from one another (k-means++)."""
+
+    def distance(centre: np.ndarray) -> np.ndarray:
+        real = np.square((whole - centre) / one.scales)
+        return np.where(one.columns.num_classes > 0, whole != centre, real).sum(-1)
+
+    found = [distance(whole[rng.integers(len(x))])]
+    while len(found) < count:
+        weight = np.min(found, axis=0) + 1e-12
+        found.append(distance(whole[rng.choice(len(x), p=weight / weight.sum())]))
+    apart = np.stack(found, axis=1)
+    return _maximised(x, np.exp(apart.min(1, keepdims=True) - apart), one.columns, one)
+
+
 def _maximised(x: np.ndarray, share: np.ndarray, columns: Columns, whole: Products | None) -> Products:
-    """Moments and frequencies by weights, as if each component had two rows more with those of all rows."""
-    share = share / share.sum(1, keepdims=True)
-    mass = share.sum(0)[:, None]
+    """Moments and frequencies of known cells by weights, as if each component had two rows more as all rows are."""
+    share, known = share / share.sum(1, keepdims=True), ~np.isnan(x)
+    x = np.where(known, x, 0.0)
+    mass = np.maximum(share.T @ known, 1e-12)
     ballast = 0.0 if whole is None else 2.0
-    centre, variance = (x.mean(0), x.var(0)) if whole is None else (whole.means[0], whole.scales[0] ** 2)
+    centre = (x.sum(0) / mass)[0] if whole is None else whole.means[0]
+    variance = np.where(known, np.square(x - centre), 0.0).sum(0) / mass[0] if whole is None else whole.scales[0] ** 2
     means = (share.T @ x + ballast * centre) / (mass + ballast)
     square = share.T @ np.square(x) - 2 * means * (share.T @ x) + mass * means**2
     variances = (np.maximum(square, 0) + ballast * variance) / (mass + ballast)
     variances = np.maximum(variances, np.where(columns.num_levels > 0, 1 / 12, 1e-4 * variance))
     most = max(1, int(columns.num_classes.max(initial=0)))
-    is_code = x[:, :, None] == np.arange(most)
+    is_code = (x[:, :, None] == np.arange(most)) & known[:, :, None]
     counted = np.einsum("nk,ndm->kdm", share, is_code)
     own = (np.arange(most) < np.maximum(columns.num_classes, 1)[:, None]).astype(float)
     probabilities = (counted + own) * own + 1e-30
     scales = np.sqrt(np.where(variances > 0, variances, 1.0))
-    return Products(columns, mass[:, 0] / len(x), means, scales, probabilities / probabilities.sum(-1, keepdims=True))
+    return Products(columns, share.mean(0), means, scales, probabilities / probabilities.sum(-1, keepdims=True))
