@@ -2,6 +2,7 @@
 
     python examples/benchmarks/spatial.py [--field line|grid] [--ways nuts gibbs smc] [--fields 4000] [--draws 1000]
     python examples/benchmarks/spatial.py --priors [--field line|grid]
+    python examples/benchmarks/spatial.py --cost
     python examples/benchmarks/spatial.py --short
 
 Fields of unit variance: 80 places on [0, 1], Matérn 5/2, whose length scale is U(0.05, 0.8), true 0.2; or 16 × 16
@@ -11,153 +12,28 @@ The reference is NUTS on the Gaussian process itself, in double precision. Besid
 the same axes for all length scales, a law that is known and has an exact denoiser, so that what its draws miss of its
 own NUTS is the sampler's error; and one that `nd.fit_prior` learned, of which the held-out K is printed beside the
 exact log density. W₁ is that of the length scale's posterior, in its standard deviations; the field's error is that of
-the posterior mean, as a ratio to that of the reference; seconds are of CPU time, without compilation.
-With --priors: how far the priors are from the process, and no posterior.
+the posterior mean, as a ratio to that of the reference, with and without the error in its level, which β takes up but
+for its prior; seconds are of CPU time, without compilation.
+With --priors: how far the priors are from the process, and no posterior. With --cost: a step of a reverse chain that is
+told a length scale, beside one that is not, untrained.
 """
 
 import argparse
 import time
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
+from _fields import Problem, SharedAxes, field_of
 from numpyro.diagnostics import effective_sample_size
 from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS
-from scipy.stats import multivariate_normal, wasserstein_distance
+from scipy.stats import wasserstein_distance
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.transforms import PrincipalAxes
-
-
-class Field(NamedTuple):
-    """A Gaussian process at some places."""
-
-    distance: np.ndarray
-    matern: float
-    low: float
-    high: float
-    true: float
-    jitter: float
-
-    def covariance(self, length, xp=np):
-        """At one length scale."""
-        r = self.distance / length
-        if self.matern == 0.5:
-            return xp.exp(-r) + self.jitter * np.eye(len(r))
-        r = np.sqrt(5) * r
-        return (1 + r + r**2 / 3) * xp.exp(-r) + self.jitter * np.eye(len(r))
-
-    def draws(self, rng, count):
-        """Fields, and their length scales."""
-        lengths = rng.uniform(self.low, self.high, count)
-        each = [np.linalg.cholesky(self.covariance(length)) @ rng.normal(size=len(self.distance)) for length in lengths]
-        return np.stack(each), lengths
-
-    def log_prob(self, x, lengths):
-        """Exact log densities."""
-        return np.array([multivariate_normal.logpdf(*pair) for pair in self._pairs(x, lengths)])
-
-    def _pairs(self, x, lengths):
-        return [(each, np.zeros(len(each)), self.covariance(length)) for each, length in zip(x, lengths, strict=True)]
-
-
-def field_of(name, size=None):
-    """The line or the grid."""
-    if name == "line":
-        places = np.linspace(0, 1, size or 80)[:, None]
-        law = (2.5, 0.05, 0.8, 0.2, 1e-4)
-    else:
-        axis = np.linspace(0, 100, size or 16)
-        places = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-        law = (0.5, 1.0, 100.0, 20.0, 1e-6)
-    return Field(np.sqrt(np.square(places[:, None] - places).sum(-1)), *law)
-
-
-class SharedAxes(NamedTuple):
-    """The process with the same axes at all length scales: its variances along those of the mean covariance."""
-
-    transform: PrincipalAxes
-    grid: np.ndarray
-    log_variances: np.ndarray
-
-    @classmethod
-    def of(cls, field):
-        """Variances on a grid of length scales; between them their logs are linear."""
-        grid = np.linspace(field.low, field.high, 400)
-        variances, axes = np.linalg.eigh(np.mean([field.covariance(length) for length in grid], 0))
-        size = len(variances)
-        transform = PrincipalAxes(np.zeros(size), np.ones(size), axes, np.sqrt(variances))
-        own = [np.einsum("ij,ik,kj->j", axes, field.covariance(length), axes, optimize=True) for length in grid]
-        return cls(transform, grid, np.log(np.stack(own) / variances))
-
-    def scale(self, length):
-        """Standard deviations in the coordinates of `transform`."""
-        place = (length - self.grid[0]) / (self.grid[1] - self.grid[0])
-        before = jnp.clip(jnp.floor(place), 0, len(self.grid) - 2).astype(int)
-        table, share = jnp.asarray(self.log_variances, float), place - before
-        return jnp.exp(((1 - share) * table[before] + share * table[before + 1]) / 2)
-
-    def log_prob(self, x, lengths):
-        """Log densities."""
-        z = self.transform.inv(jnp.asarray(x))
-        scale = jax.vmap(self.scale)(jnp.asarray(lengths))
-        own = dist.Normal(0, scale).to_event(1).log_prob(z) - self.transform.log_abs_det_jacobian(z, x)
-        return np.asarray(own, np.float64)
-
-    def prior(self, num_steps=8):
-        """A diffusion prior with the exact denoiser, whose chain is exact at any number of steps."""
-        denoiser = nd.denoisers.Conditional(lambda length: nd.denoisers.Gaussian(jnp.zeros(()), self.scale(length)))
-        diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(num_steps, -9.0, 9.0))
-        process = nd.ReverseProcess(diffusion, denoiser, self.log_variances.shape[1])
-        return nd.DiffusionPrior(process, transform=self.transform)
-
-
-class Problem(NamedTuple):
-    """Counts at some places of one field."""
-
-    field: Field
-    x: np.ndarray
-    seen: np.ndarray
-    y: np.ndarray
-
-    @classmethod
-    def of(cls, field, seed=0):
-        """Simulated at the true length scale, β = 1."""
-        rng = np.random.default_rng(seed)
-        size = len(field.distance)
-        x = np.linalg.cholesky(field.covariance(field.true)) @ rng.normal(size=size)
-        seen = np.sort(rng.choice(size, round(0.7 * size), replace=False)).astype(np.int32)
-        return cls(field, x, seen, rng.poisson(np.exp(1.0 + x[seen])))
-
-    def model(self, draw):
-        """The NumPyro model; `draw` has the field's site."""
-        length = numpyro.sample("length", dist.Uniform(self.field.low, self.field.high))
-        beta = numpyro.sample("beta", dist.Normal(0.0, 1.0))
-        x = draw(length)
-        numpyro.sample("y", dist.Poisson(jnp.exp(beta + x[self.seen])).to_event(1), obs=jnp.asarray(self.y))
-
-    def of_prior(self, prior):
-        """With a diffusion prior."""
-        return lambda: self.model(lambda length: numpyro.sample("x", prior.given(length)))
-
-    def of_process(self):
-        """With the Gaussian process."""
-        root = lambda length: jnp.linalg.cholesky(self.field.covariance(length, jnp))
-        return lambda: self.model(lambda length: self._pushed(lambda z: root(length) @ z))
-
-    def of_axes(self, shared):
-        """With the process of shared axes, without any diffusion."""
-        push = lambda length: lambda z: shared.transform(shared.scale(length) * z)
-        return lambda: self.model(lambda length: self._pushed(push(length)))
-
-    def _pushed(self, push):
-        z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand((len(self.x),)).to_event(1))
-        return numpyro.deterministic("x", push(z))
 
 
 class Draws(NamedTuple):
@@ -171,19 +47,24 @@ class Draws(NamedTuple):
 
 
 def run_mcmc(kernel, num_samples, num_warmup):
-    """Draws of a kernel; warm-up is compiled and run before, the draws are timed."""
+    """Draws of a kernel, and the seconds of CPU time that they take, without compilation and warm-up."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        mcmc = MCMC(kernel, num_warmup=num_warmup, num_samples=num_samples, progress_bar=False)
-        mcmc.warmup(jax.random.key(0))
-        mcmc.run(mcmc.post_warmup_state.rng_key)  # compiles
-        mcmc.post_warmup_state = mcmc.last_state
+        mcmc = MCMC(kernel, num_warmup=num_warmup, num_samples=1, progress_bar=False)
+        mcmc.run(jax.random.key(0))
+        kernel = mcmc.sampler
+
+        def step(state, _):
+            state = kernel.sample(state, (), {})
+            found = kernel.postprocess_fn((), {})(getattr(state, kernel.sample_field))
+            return state, (found["length"], found["x"])
+
+        chain = jax.jit(lambda state: jax.lax.scan(step, state, None, length=num_samples))
+        chain = chain.lower(mcmc.last_state).compile()
         start = time.process_time()
-        mcmc.run(mcmc.post_warmup_state.rng_key)
-        found = jax.block_until_ready(mcmc.get_samples())
-    seconds = time.process_time() - start
-    length = np.asarray(found["length"], np.float64)
-    return Draws(length, np.asarray(found["x"]), float(effective_sample_size(length[None])), seconds, _warned(caught))
+        length, x = jax.block_until_ready(chain(mcmc.last_state)[1])
+    seconds, length = time.process_time() - start, np.asarray(length, np.float64)
+    return Draws(length, np.asarray(x), float(effective_sample_size(length[None])), seconds, _warned(caught))
 
 
 def run_smc(model, islands, draws):
@@ -224,15 +105,17 @@ NAMES = {"nuts": "`DiffusionReparam`, NUTS", "gibbs": "`Gibbs`", "smc": "`SMC`"}
 def say(prior, way, draws, reference, truth):
     """One line of the table."""
     error = lambda found: np.sqrt(np.mean(np.square(found.x.mean(0) - truth)))
+    shape = lambda found: np.std(found.x.mean(0) - truth)
     length, sd = draws.length, reference.length.std()
     apart = wasserstein_distance(length, reference.length) / sd
     low, middle, high = np.quantile(length, [0.05, 0.5, 0.95])
+    ratios = f"{error(draws) / error(reference):.3f}, {shape(draws) / shape(reference):.3f}"
     rate = f"{draws.effective:.0f} of {len(length)} | {draws.effective / draws.seconds:.1f}"
     if np.isnan(draws.effective):
         rate = f"{len(length)} in {draws.seconds:.0f} s | "
     print(
         f"| {prior} | {way} | {length.mean():.4g} ± {length.std():.3g} | {low:.3g}, {middle:.3g}, {high:.3g} | "
-        f"{apart:.2f} | {error(draws) / error(reference):.3f} | {rate} | {draws.warned or ''} |",
+        f"{apart:.2f} | {ratios} | {rate} | {draws.warned or ''} |",
         flush=True,
     )
 
@@ -253,12 +136,49 @@ def priors_apart(field, shared, prior, count=400):
         print(f"| {name} | {(found - exact).mean():.2f} ± {error:.2f} | {each} |", flush=True)
 
 
+def cost(size=80, width=128, rounds=15):
+    """CPU time of the reverse kernel with a context, common to a batch, over that without one."""
+    knots = np.linspace(-1.5, 1.5, 9)[None]
+    features, told = nd.networks.ContextFeatures(), nd.denoisers.Context()
+    splines = nd.networks.SplineFeatures(features, knots)
+    gaussian = nd.denoisers.FullGaussianMixture(np.zeros((1, size)), np.eye(size)[None])
+    spread = nd.denoisers.LogVariances(splines, np.zeros((size, splines.size)))
+    make = nd.denoisers.Regression(features, np.zeros((size, features.size)), gaussian, spread)
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(64))
+    network = lambda context: nd.networks.MLP(
+        jax.random.key(0), (size,), num_steps=64, width=width, outputs=2, context=context
+    )
+    plain = nd.ReverseProcess(diffusion, nd.denoisers.Residual(network(None), gaussian), size)
+    baseline = nd.denoisers.Conditional(make)
+    open_ = nd.ReverseProcess(diffusion, nd.denoisers.Residual(network(features), baseline, told), size)
+    step = lambda process, x: jax.vmap(lambda each: process.kernel(each, 20.0, 19.0).mean)(x)
+    fns = [jax.jit(lambda x, c: step(plain, x)), jax.jit(lambda x, c: step(open_.given(c), x))]
+    print("| batch | without a context | with one | ratio |\n|---|---|---|---|")
+    for batch in (1, 16, 256):
+        x, repeats, seconds = jnp.ones((batch, size)), max(1, 64 // batch), np.zeros((rounds, 2))
+        for fn in fns:
+            jax.block_until_ready(fn(x, jnp.asarray(0.3)))
+        for row in seconds:
+            for which, fn in enumerate(fns):
+                start = time.process_time()
+                for _ in range(repeats):
+                    jax.block_until_ready(fn(x, jnp.asarray(0.3)))
+                row[which] = (time.process_time() - start) / repeats
+        one, other = np.median(seconds, 0) * 1e6
+        ratio = np.median(seconds[:, 1] / seconds[:, 0])
+        print(f"| {batch} | {one:.0f} µs | {other:.0f} µs | {ratio:.2f} |", flush=True)
+
+
 def learned(field, options):
-    """A prior of draws of the process, and what it took."""
+    """A prior of draws of the process, and what it took; or one that was learned before."""
+    if options.prior is not None and options.prior.exists():
+        return nd.load(options.prior)
     x, lengths = field.draws(np.random.default_rng(0), options.fields)
     start = time.process_time()
     prior = nd.fit_prior(jax.random.key(0), x, context=lengths, num_steps=options.train, progress_bar=False)
     print(f"{prior.report()}\nlearned from {len(x)} fields in {time.process_time() - start:.0f} s of CPU time\n")
+    if options.prior is not None:
+        prior.save(options.prior)
     return prior
 
 
@@ -267,9 +187,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a line of 12 places, a prior that is known, few draws")
     parser.add_argument("--priors", action="store_true", help="how far the priors are from the process, no posterior")
+    parser.add_argument("--cost", action="store_true", help="of a context, alone")
     parser.add_argument("--field", choices=("line", "grid"), default="line")
     parser.add_argument("--ways", nargs="*", choices=NAMES, default=["nuts"])
     parser.add_argument("--known", action="store_true", help="the prior of shared axes too")
+    parser.add_argument("--prior", type=Path, help="a file to keep the learned prior in, and to load it from")
     parser.add_argument("--fields", type=int, default=4000, help="to learn from")
     parser.add_argument("--train", type=int, help="steps of training; fit_prior's unless given")
     parser.add_argument("--steps", type=int, default=8, help="of the chain")
@@ -278,6 +200,9 @@ def main():
     parser.add_argument("--islands", type=int, default=4)
     parser.add_argument("--particles", type=int, default=16, help="of particle Gibbs")
     options = parser.parse_args()
+    if options.cost:
+        cost()
+        return
     field = field_of(options.field, 12 if options.short else None)
     shared, prior = SharedAxes.of(field), None
     if options.short:

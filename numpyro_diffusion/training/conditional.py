@@ -148,7 +148,8 @@ def conditional_plan(
     real = plan.process.diffusion.is_gaussian
     model = regressed(pairs, features, plan.dequantize) if real and np.prod(event) <= LARGEST else None
     if plan.is_table and model is not None:
-        model = model if len(event) > 1 else _with_spread(model, pairs)
+        # Of a context that is left out the baseline knows no spread: then all of it is the network's to learn.
+        model = model if len(event) > 1 or told.optional else _with_spread(model, pairs)
         return _of_regression(key, plan, pairs, told, model), model
     denoiser: Any = plan.process.denoiser
     if network is None:
