@@ -14,7 +14,7 @@ import numpy as np
 from numpyro.distributions import constraints, transforms
 
 from ._functions import FUNCTIONS, name_of
-from .transforms import Bounded
+from .transforms import Bounded, PrincipalAxes
 
 FORMAT_NAME = "numpyro_diffusion"
 
@@ -48,6 +48,7 @@ _TRANSFORMS: dict[type[transforms.Transform], tuple[str, ...]] = {
     transforms.SigmoidTransform: (),
     transforms.SoftplusTransform: (),
     Bounded: ("low", "high"),
+    PrincipalAxes: ("loc", "unit", "axes", "scale"),
 }
 _BY_NAME = {kind.__name__: kind for kind in _TRANSFORMS}
 _DOMAINS = {name: getattr(constraints, name) for name in ("real", "positive", "unit_interval")}

@@ -3,6 +3,7 @@
 from .base import AbstractDenoiser as AbstractDenoiser
 from .context import Conditional as Conditional
 from .context import Context as Context
+from .context import LogVariances as LogVariances
 from .context import Regression as Regression
 from .exact import Enumerated as Enumerated
 from .exact import Gaussian as Gaussian

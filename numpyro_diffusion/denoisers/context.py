@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from .._checks import check_count, check_real, check_sizes, is_concrete
 from .._products import dot
 from ..diffusions import AbstractDiffusion
-from ..networks import ContextFeatures
+from ..networks import ContextFeatures, SplineFeatures
 from .base import AbstractDenoiser
 from .full import FullGaussianMixture
 
@@ -187,20 +187,60 @@ class Regression(eqx.Module):
         features: of the context.
         weight: shape (d, features), of flattened examples of d elements.
         gaussian: of what the regression leaves, one component; its mean is the regression's offset.
+        spread: how its variances along its axes depend on the context; they do not unless given.
+
+    Raises:
+        ValueError: weights of another shape.
     """
 
     features: ContextFeatures
     weight: Array
     gaussian: FullGaussianMixture
+    spread: "LogVariances | None" = None
 
-    def __init__(self, features: ContextFeatures, weight: ArrayLike, gaussian: FullGaussianMixture) -> None:
-        self.features, self.gaussian = features, gaussian
-        self.weight = jnp.asarray(weight, dtype=float)
-        expected = (gaussian.locs.shape[1], features.size)
-        if self.weight.shape != expected:
-            raise ValueError(f"weight: expected shape {expected}, got {self.weight.shape}")
+    def __init__(
+        self,
+        features: ContextFeatures,
+        weight: ArrayLike,
+        gaussian: FullGaussianMixture,
+        spread: "LogVariances | None" = None,
+    ) -> None:
+        self.features, self.gaussian, self.spread = features, gaussian, spread
+        self.weight = _checked_weight(weight, gaussian.locs.shape[1], features.size)
+        if spread is not None:
+            _checked_weight(spread.weight, gaussian.locs.shape[1], spread.features.size)
 
     def __call__(self, context: Array) -> FullGaussianMixture:
         """The Gaussian given one context."""
         moved = self.gaussian.locs + dot(self.weight, self.features(context))
-        return eqx.tree_at(lambda gaussian: gaussian.locs, self.gaussian, moved)
+        found = eqx.tree_at(lambda gaussian: gaussian.locs, self.gaussian, moved)
+        if self.spread is None:
+            return found
+        variances = self.gaussian.variances * jnp.exp(self.spread(context))
+        return eqx.tree_at(lambda gaussian: gaussian.variances, found, variances)
+
+
+class LogVariances(eqx.Module):
+    """What a context adds to the log variances along the axes of a Gaussian, linear in features of the context.
+
+    Args:
+        features: of the context.
+        weight: shape (d, features).
+    """
+
+    features: SplineFeatures
+    weight: Array
+
+    def __init__(self, features: SplineFeatures, weight: ArrayLike) -> None:
+        self.features, self.weight = features, jnp.asarray(weight, dtype=float)
+
+    def __call__(self, context: Array) -> Array:
+        """For one context, shape (d,)."""
+        return dot(self.weight, self.features(context))
+
+
+def _checked_weight(weight: ArrayLike, size: int, count: int) -> Array:
+    array = jnp.asarray(weight, dtype=float)
+    if array.shape != (size, count):
+        raise ValueError(f"weight: expected shape {(size, count)}, got {array.shape}")
+    return array

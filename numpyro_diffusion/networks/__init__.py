@@ -1,7 +1,7 @@
 """Networks: modules called as `net(x, t)` on one unbatched example. They know nothing of diffusion."""
 
 from .bump import BumpReadout, Dense
-from .context import ContextEmbedding, ContextFeatures
+from .context import ContextEmbedding, ContextFeatures, SplineFeatures
 from .embedding import sinusoidal
 from .layers import ACTIVATIONS
 from .mlp import MLP
@@ -21,6 +21,7 @@ __all__ = [
     "Dense",
     "MultiScale",
     "Patched",
+    "SplineFeatures",
     "UNet",
     "sinusoidal",
 ]

@@ -63,6 +63,52 @@ class ContextFeatures(eqx.Module):
         return jnp.concatenate([jnp.where(known, z, 0.0).reshape(-1), known.reshape(-1).astype(z.dtype)])
 
 
+class SplineFeatures(eqx.Module):
+    """A context's features, and restricted cubic splines of its numbers: cubic between knots, linear beyond them.
+
+    Each number z of a real context adds, for knots k_1 < … < k_m of its own, the m − 2 functions of Harrell 2015, eq
+    2.25. Numbers that are not known add zeros.
+
+    Args:
+        features: of the context.
+        knots: in standardised numbers, shape (n, m) for n numbers, increasing; with m = 0, and for labels, no splines.
+
+    Raises:
+        ValueError: another shape, one or two knots.
+    """
+
+    features: ContextFeatures
+    knots: Array
+
+    def __init__(self, features: ContextFeatures, knots: ArrayLike) -> None:
+        self.features, self.knots = features, jnp.asarray(knots, float)
+        count = math.prod(features.shape) if features.num_labels is None else 0
+        if self.knots.ndim != 2 or len(self.knots) != count or self.knots.shape[1] in (1, 2):
+            raise ValueError(f"knots: expected shape ({count}, m), m = 0 or at least 3, got {self.knots.shape}")
+
+    @property
+    def size(self) -> int:
+        """How many features there are."""
+        return self.features.size + len(self.knots) * max(self.knots.shape[1] - 2, 0)
+
+    def __call__(self, context: ArrayLike) -> Float[Array, " size"]:
+        """The features of one context.
+
+        Raises:
+            ValueError: another shape.
+        """
+        plain = self.features(context)
+        if not self.knots.size:
+            return plain
+        knots = jax.lax.stop_gradient(self.knots)
+        z, known = jnp.split(plain, 2)
+        cube = jnp.maximum(z[:, None] - knots, 0.0) ** 3
+        first, before, last = knots[:, :1], knots[:, -2:-1], knots[:, -1:]
+        inner, gap = knots[:, :-2], last - before
+        bent = cube[:, :-2] - cube[:, -2:-1] * (last - inner) / gap + cube[:, -1:] * (before - inner) / gap
+        return jnp.concatenate([plain, (known[:, None] * bent / (last - first) ** 2).reshape(-1)])
+
+
 class ContextEmbedding(eqx.Module):
     """Two layers on the features of a context, whose answer is added to what a network is told of time."""
 

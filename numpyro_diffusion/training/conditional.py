@@ -7,20 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from numpyro.distributions.transforms import LowerCholeskyAffine
+from numpyro.distributions.transforms import LowerCholeskyAffine, Transform
 
 from .. import schedules
 from .._checks import check_finite
-from ..denoisers import Conditional, Context, FullGaussianMixture, Network, Regression, Residual
+from ..denoisers import Conditional, Context, FullGaussianMixture, LogVariances, Network, Regression, Residual
 from ..diffusions import GaussianDiffusion
 from ..moments import LARGEST_WHOLE, moments_of_draws
 from ..networks import MLP, ContextFeatures
 from ..process import ReverseProcess
 from ..samplers import having_moments
+from ..transforms import PrincipalAxes
 from ._arguments import check_numbers
 from .baselines import LARGEST, Mixture, shrunk_gaussian
 from .plan import PriorPlan, table_width
 from .run import to_latent
+from .spread import Spread, fitted_spread
 from .tables import FEWEST, NUM_TIMES, finest_detail
 
 MOST_LABELS = 1_000
@@ -40,11 +42,13 @@ class Regressed(NamedTuple):
         features: of a context.
         weight: shape (d, features); the mean of what it adds over the examples is 0.
         residual: the Gaussian of what is left, with the examples' mean.
+        spread: how the variances of what is left depend on the context; None where they do not, or not to be seen.
     """
 
     features: ContextFeatures
     weight: np.ndarray
     residual: Mixture
+    spread: Spread | None = None
 
     def left(self, pairs: Pairs) -> np.ndarray:
         """The examples without what their contexts add, shape (n, d)."""
@@ -63,7 +67,10 @@ class Told(NamedTuple):
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
         """Log density of flattened examples in nats, shape (n,)."""
-        return self.model.residual.log_prob(self.model.left(Pairs(x, self.context)))
+        model, left = self.model, self.model.left(Pairs(x, self.context))
+        if model.spread is None:
+            return model.residual.log_prob(left)
+        return model.spread.log_prob(left - model.residual.means[0], self.context)
 
 
 def described(context: ArrayLike, count: int, dropout: float) -> tuple[np.ndarray, Context, ContextFeatures]:
@@ -141,6 +148,8 @@ def conditional_plan(
     real = plan.process.diffusion.is_gaussian
     model = regressed(pairs, features, plan.dequantize) if real and np.prod(event) <= LARGEST else None
     if plan.is_table and model is not None:
+        # Of a context that is left out the baseline knows no spread: then all of it is the network's to learn.
+        model = model if len(event) > 1 or told.optional else _with_spread(model, pairs)
         return _of_regression(key, plan, pairs, told, model), model
     denoiser: Any = plan.process.denoiser
     if network is None:
@@ -154,39 +163,86 @@ def conditional_plan(
     return plan._replace(process=process), model
 
 
+def _with_spread(model: Regressed, pairs: Pairs) -> Regressed:
+    """The same with the variances' dependence on the context, if there is any that can be seen."""
+    centred = model.left(pairs) - model.residual.means[0]
+    spread = fitted_spread(centred, model.residual.covariances[0], pairs.context, model.features)
+    return model._replace(spread=spread)
+
+
 def _of_regression(key: Array, plan: PriorPlan, pairs: Pairs, told: Context, model: Regressed) -> PriorPlan:
     """A network about a linear regression, vectors in the coordinates in which what that leaves is white."""
-    event, x, left = pairs.x.shape[1:], pairs.x.reshape(len(pairs.x), -1), model.left(pairs)
-    covariance, mean = model.residual.covariances[0], model.residual.means[0]
-    weight, transform, schedule = model.weight, None, plan.schedule
-    if len(event) == 1:
-        root, loc = np.linalg.cholesky(covariance), x.mean(0)
-        inverse = np.linalg.inv(root)
-        weight, mean, covariance = inverse @ weight, inverse @ (mean - loc), np.eye(len(loc))
-        z, left = (x - loc) @ inverse.T, left @ inverse.T
-        if schedule is None:
-            size = float(np.sqrt(np.mean(z**2)))
-            schedule = schedules.log_snr(NUM_TIMES, scale=size, detail=finest_detail(left))
-        diffusion, kind = GaussianDiffusion(schedule), jax.dtypes.canonicalize_dtype(float)
-        transform = LowerCholeskyAffine(jnp.asarray(loc, kind), jnp.asarray(root, kind))
-    else:
-        if schedule is None:
-            schedule = schedules.log_snr(NUM_TIMES, detail=finest_detail(left / x.std()))
-        diffusion = GaussianDiffusion(schedule, x.mean(), x.std())
-    gaussian = FullGaussianMixture(mean[None], covariance[None])
-    make = Regression(model.features, weight, gaussian)
+    event, schedule = pairs.x.shape[1:], plan.schedule
+    place = _white(pairs, model) if len(event) == 1 else _as_it_is(pairs, model)
+    if schedule is None:
+        schedule = schedules.log_snr(NUM_TIMES, scale=place.size, detail=place.detail)
+    diffusion = GaussianDiffusion(schedule, *place.scaling)
+    spread = None if model.spread is None else LogVariances(model.spread.features, model.spread.weight)
+    make = Regression(model.features, place.weight, place.gaussian, spread)
     baseline = Conditional(make, told.shape, told.num_labels, told.optional)
-    width = table_width(len(x), x.shape[1])
+    width = table_width(len(pairs.x), int(np.prod(event)))
     fn = MLP(key, event, num_steps=schedule.num_steps, width=width, outputs=2, context=model.features)
     process = ReverseProcess(diffusion, Residual(fn, baseline, told), event)
     others = [line for line in plan.reasons if not line.startswith(("coordinates", "baseline", "schedule"))]
     ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(schedule.num_steps)):.3g}"
+    kind = "residual covariance" if spread is None else "principal axes, along which variances depend on the context"
     found = [
-        "coordinates: " + ("those in which what the baseline leaves is white" if transform else "those of the data"),
-        "baseline: the linear regression on the context, with its residual covariance; the network learns the rest",
+        f"coordinates: {place.said}",
+        f"baseline: the linear regression on the context, with its {kind}; the network learns the rest",
         f"schedule: {schedule.num_steps} steps, {ends}{'' if plan.schedule is None else ' (given)'}",
     ]
-    return plan._replace(process=process, reasons=(*others, *found), transform=transform)
+    return plan._replace(process=process, reasons=(*others, *found), transform=place.transform)
+
+
+class _Place(NamedTuple):
+    """Coordinates, and a regression in them.
+
+    Attributes:
+        said: in words.
+        transform: to the data; None for the same.
+        weight: of the regression.
+        gaussian: of what it leaves.
+        size: root mean square of the examples, in units of the noise law.
+        detail: the finest one, in these units.
+        scaling: loc and scale of the noise law.
+    """
+
+    said: str
+    transform: Transform | None
+    weight: np.ndarray
+    gaussian: FullGaussianMixture
+    size: float
+    detail: float
+    scaling: tuple[float, ...] = ()
+
+
+def _white(pairs: Pairs, model: Regressed) -> _Place:
+    """Where what the regression leaves is white; along its principal axes if its spread depends on the context."""
+    left, loc, covariance = model.left(pairs), pairs.x.mean(0), model.residual.covariances[0]
+    kind = jax.dtypes.canonicalize_dtype(float)
+    transform: Transform
+    if model.spread is None:
+        root = np.linalg.cholesky(covariance)
+        inverse = np.linalg.inv(root)
+        transform = LowerCholeskyAffine(jnp.asarray(loc, kind), jnp.asarray(root, kind))
+        said = "those in which what the baseline leaves is white"
+    else:
+        axes = model.spread.axes
+        inverse = axes.inverse
+        transform = PrincipalAxes(loc, axes.unit, axes.basis, axes.scale)
+        said = "along the principal axes of what the regression leaves"
+    mean = inverse @ (model.residual.means[0] - loc)
+    gaussian = FullGaussianMixture(mean[None], np.eye(len(loc))[None])
+    size = float(np.sqrt(np.mean(((pairs.x - loc) @ inverse.T) ** 2)))
+    return _Place(said, transform, inverse @ model.weight, gaussian, size, finest_detail(left @ inverse.T))
+
+
+def _as_it_is(pairs: Pairs, model: Regressed) -> _Place:
+    """The data's own coordinates, of one location and scale."""
+    gaussian = FullGaussianMixture(model.residual.means, model.residual.covariances)
+    scaling = float(pairs.x.mean()), float(pairs.x.std())
+    detail = finest_detail(model.left(pairs) / scaling[1])
+    return _Place("those of the data", None, model.weight, gaussian, 1.0, detail, scaling)
 
 
 def without_context(x: Array, t: Array) -> Array:

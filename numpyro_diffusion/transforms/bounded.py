@@ -44,7 +44,7 @@ class Between(Constraint[Any]):
 
     def eq(self, other: object, static: bool = False) -> Any:
         """Whether another one has the same bounds."""
-        return isinstance(other, Between) and _equal((self.low, self.high), (other.low, other.high), static)
+        return isinstance(other, Between) and equal((self.low, self.high), (other.low, other.high), static)
 
 
 class Bounded(Transform[Any]):
@@ -116,7 +116,7 @@ class Bounded(Transform[Any]):
 
     def eq(self, other: object, static: bool = False) -> Any:
         """Whether another one has the same bounds."""
-        return isinstance(other, Bounded) and _equal((self.low, self.high), (other.low, other.high), static)
+        return isinstance(other, Bounded) and equal((self.low, self.high), (other.low, other.high), static)
 
 
 class _Kinds(NamedTuple):
@@ -130,7 +130,8 @@ class _Kinds(NamedTuple):
     rounding: float
 
 
-def _equal(one: tuple[Any, ...], other: tuple[Any, ...], static: bool) -> Any:
+def equal(one: tuple[Any, ...], other: tuple[Any, ...], static: bool) -> Any:
+    """Whether all the arrays of two transforms are the same."""
     pairs = list(zip(one, other, strict=True))
     if static:
         return all(a is b or (is_concrete(a) and is_concrete(b) and np.array_equal(a, b)) for a, b in pairs)
