@@ -44,7 +44,7 @@ class PrincipalAxes(Transform[Any]):
         return einsum("ij,...i->...j", self.axes, (y - self.loc) / self.unit) / self.scale
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
-        """log |dx/dz|, shape (*batch,)."""
+        """The log determinant ``log |det dx/dz|``, of the batch's shape."""
         total = jnp.sum(jnp.log(self.unit)) + jnp.sum(jnp.log(self.scale))
         return jnp.broadcast_to(total, jnp.shape(x)[:-1])
 
