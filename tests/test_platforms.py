@@ -109,7 +109,7 @@ def test_samplers_bounds_and_training_are_lowered_for_accelerators():
 
     def train(arrays, data):
         run, state = eqx.combine(arrays, rest)
-        return eqx.filter(run.steps(KEY, state, data, 2), eqx.is_array)
+        return eqx.filter(run.scan(KEY, state, data, None, jnp.asarray(len(data)), 2), eqx.is_array)
 
     plain.append(_texts(train, arrays, jnp.ones((16, *IMAGE))))
     for texts in plain:

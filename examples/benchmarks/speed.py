@@ -112,8 +112,9 @@ def training(batch: int, rounds: int) -> None:
 
         return jax.lax.scan(step, (params, state), jax.random.split(jax.random.key(3), steps))
 
+    scan = eqx.filter_jit(run.scan)
     seconds, value = ratio(
-        lambda: run.steps(jax.random.key(2), state, data, steps),
+        lambda: scan(jax.random.key(2), state, data, None, jnp.asarray(len(data)), steps),
         lambda: bare_steps(params, optimizer.init(params), data[:batch]),
         rounds,
     )

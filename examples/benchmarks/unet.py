@@ -117,7 +117,8 @@ def library(prior: nd.DiffusionPrior, batch: int, measure: Measure, spread: Name
     run = TrainingRun(prior.process, optax.adam(1e-4), simple_loss, 0.0, 0.0, batch, spread)
     given = (jax.random.key(3), run.start(), jnp.asarray(images.permute(0, 2, 3, 1).numpy()))
     run, given = replicate(run, spread), replicate(given, spread)
-    ours, theirs = measure(lambda: run.steps(*given, count), their_steps)
+    scan = eqx.filter_jit(run.scan)
+    ours, theirs = measure(lambda: scan(*given, None, jnp.asarray(batch), count), their_steps)
     print(
         f"training step, batch {batch}: ours {ours / count:.3f} s, theirs {theirs / count:.3f} s, "
         f"ratio {ours / theirs:.2f}"

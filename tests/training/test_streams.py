@@ -101,7 +101,7 @@ def test_a_step_takes_the_place_of_the_one_before():
     run = nd.training.run.TrainingRun(PROCESS, nd.training.optimizers.default_optimizer(0.1, 4, 0.0),
                                       OBJECTIVES["simple"], 0.9, 0.0, 8)  # fmt: skip
     for forward, given in (
-        (advance, (jnp.asarray(X), None, 2)),
+        (advance, (jnp.asarray(X), None, jnp.asarray(len(X)), 2)),
         (advance_once, (jnp.asarray(X[:8]), None, jnp.zeros((), int))),
     ):
         state = run.start()
