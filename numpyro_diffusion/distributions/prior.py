@@ -13,6 +13,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_event, check_real, is_concrete
+from .._compiler import check_sums
 from ..checkpoints import write_module
 from ..diffusers import write_process
 from ..factors import AbstractFactor, Product
@@ -68,6 +69,7 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         transform: Transform | None = None,
         validate_args: bool | None = None,
     ) -> None:
+        check_sums()
         likelihood = KBound(low_discrepancy=True) if likelihood is None else likelihood
         sampler = Ancestral() if sampler is None else sampler
         check_kind("process", process, ReverseProcess)

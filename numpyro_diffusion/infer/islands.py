@@ -1,6 +1,7 @@
 """Independent runs of a particle sampler for one site of a model, and equally weighted draws from their particles."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -193,6 +194,7 @@ def check_evidence(log_evidences: Array, num_particles: int) -> None:
         )
 
 
+@partial(jax.jit, static_argnames="group_by_chain")
 def equally_weighted(key: Any, particles: Particles, group_by_chain: bool) -> Array:
     """Equally weighted draws by systematic resampling, as many as particles.
 

@@ -78,26 +78,36 @@ class TwistedChain(eqx.Module):
         self.antithetic = antithetic
 
     @property
-    def inner(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The steps t → s to s ≥ 2: their t, their s, and where the next step leads."""
+    def inner(self) -> tuple[np.ndarray, np.ndarray]:
+        """The steps t → s to s ≥ 1: their t and their s."""
         times = np.array(self.times, dtype=int)
-        return times[:-2], times[1:-1], times[2:]
+        return times[:-1], times[1:]
 
-    def first(self, key: Array, count: int, known: Array | None = None) -> Cloud:
-        """`count` particles at T; the first of them is `known`, if given."""
-        start = self.process.terminal()
-        x = jax.vmap(lambda noise: self._draw(start, noise))(self._noise(key, count))
+    def start(self, key: Array, count: int, known: Array | None = None) -> tuple[Array, Array]:
+        """`count` particles at T, the first of them `known`, if given; and their log weights, without ψ_T."""
+        law = self.process.terminal()
+        x = jax.vmap(lambda noise: self._draw(law, noise))(self._noise(key, count))
         x = x if known is None else x.at[0].set(known.astype(x.dtype))
-        step = batched_map(lambda x: self._twisted_step(x, self.times[0], self.times[1]), x, self.chunk)
-        return Cloud(x, _finite(step.log_psi + jax.vmap(lambda x: log_excess(start, x))(x)), step)
+        return x, jax.vmap(lambda x: log_excess(law, x))(x)
 
-    def advance(self, key: Array, cloud: Cloud, s: Array, after: Array, known: Array | None = None) -> Cloud:
-        """One step to s ≥ 2, from where `after` is next."""
-        return self._move(key, cloud, lambda x: self._twisted_step(x, s, after), known)
+    def weigh(self, x: Array, log_weight: Array, t: Array, s: Array) -> Cloud:
+        """Particles at t ≥ 2 with ψ_t and what a step to s needs: the one evaluation of denoiser and twist at t."""
+        return self._weigh(x, log_weight, lambda x: self.twist.step(self.process, self.factor, self.shared, x, t, s))
 
-    def reach_one(self, key: Array, cloud: Cloud, known: Array | None = None) -> Cloud:
-        """The step to t = 1."""
-        return self._move(key, cloud, lambda x: _led(last_step(self.process, self.factor, x)), known)
+    def weigh_last(self, x: Array, log_weight: Array) -> Cloud:
+        """Particles at t = 1 with ψ_1 and what the step to the data needs."""
+        return self._weigh(x, log_weight, lambda x: last_step(self.process, self.factor, x))
+
+    def move(self, key: Array, cloud: Cloud, known: Array | None = None) -> tuple[Array, Array]:
+        """The step to s ≥ 1: particles there, and their log weights, without ψ_s."""
+
+        def one(args: tuple[Any, TwistedStep, Array | None]) -> tuple[Array, Array]:
+            noise, step, known = args
+            x = self._draw(step.proposal, noise) if known is None else known
+            return x, _ratio(step, x)
+
+        x, gain = self._each(one, self._noise(key, len(cloud.x)), cloud.step, known)
+        return x, _finite(cloud.log_weight + gain)
 
     def finish(self, key: Array, cloud: Cloud, known: Array | None = None) -> tuple[Array, Array]:
         """The step to the data: x_0 and the final log weights."""
@@ -123,18 +133,9 @@ class TwistedChain(eqx.Module):
         """log p(x_s | x_t) − log ψ_t(x_t) from every particle to one state, shape (N,)."""
         return jax.vmap(lambda step: _log_kernel(step, x_s) - step.log_psi)(cloud.step)
 
-    def _twisted_step(self, x: Array, t: Any, s: Any) -> TwistedStep:
-        return _led(self.twist.step(self.process, self.factor, self.shared, x, t, s))
-
-    def _move(self, key: Array, cloud: Cloud, step_at: Any, known: Array | None) -> Cloud:
-        def one(args: tuple[Any, TwistedStep, Array | None]) -> tuple[Array, Array, TwistedStep]:
-            noise, step, known = args
-            x = self._draw(step.proposal, noise) if known is None else known
-            new = step_at(x)
-            return x, new.log_psi + _ratio(step, x), new
-
-        x, gain, step = self._each(one, self._noise(key, len(cloud.x)), cloud.step, known)
-        return Cloud(x, _finite(cloud.log_weight + gain), step)
+    def _weigh(self, x: Array, log_weight: Array, step_at: Any) -> Cloud:
+        step = batched_map(lambda x: _led(step_at(x)), x, self.chunk)
+        return Cloud(x, _finite(log_weight + step.log_psi), step)
 
     def _noise(self, key: Array, count: int) -> Any:
         """What `_draw` takes for each of `count` particles: a key, and with `antithetic` whether to mirror."""

@@ -24,7 +24,9 @@ def curve_order(points: Array) -> Array:
     """
     flat = points.reshape(points.shape[0], -1)
     flat = flat - jnp.mean(flat, 0)
-    basis = jax.random.normal(jax.random.key(0), (flat.shape[1], min(2, flat.shape[1])), dtype=flat.dtype)
+    # Any start will do that no direction is orthogonal to; waves need no random bits, which are long to compile.
+    waves = jnp.outer(jnp.arange(1, flat.shape[1] + 1), jnp.asarray([1.0, 2.0**0.5])[: min(2, flat.shape[1])])
+    basis = jnp.cos(waves).astype(flat.dtype)
     turn = lambda _, basis: jnp.linalg.qr(dot(flat.T, dot(flat, basis)))[0]
     basis = jax.lax.fori_loop(0, _ITERATIONS, turn, basis)
     plane = dot(flat, basis)

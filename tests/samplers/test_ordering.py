@@ -186,7 +186,7 @@ def test_ancestors_are_the_true_parents(threshold, antithetic):
     factor, key = Factor(lambda x: 0.3 * jnp.sum(x)), jax.random.key(6)
     sampler = TwistedSMC(15, twists.Constant(), threshold=threshold, antithetic=antithetic)
     got = eqx.filter_jit(sampler.run)(key, process, factor)
-    start = sampler.chain(process, factor, antithetic).first(jax.random.split(key, 4)[0], 15).x
+    start, _ = sampler.chain(process, factor, antithetic).start(jax.random.split(key, 4)[0], 15)
     lineage = np.arange(15)
     for back in np.asarray(got.ancestors)[::-1]:
         lineage = back[lineage]
