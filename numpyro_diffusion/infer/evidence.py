@@ -1,4 +1,10 @@
-"""The error of a log evidence that independent runs estimate."""
+"""The error of a log evidence that independent runs estimate.
+
+The variation between runs is right on average, but from four of them it is now and then ten times too small. What the
+weights of each run say of its variance is known far better, and right up to a factor: both are put together as an
+inverse gamma law of the variance, with the weights' value as its scale, is updated by normal data (Gelman et al. 2013,
+"Bayesian Data Analysis", §2.6).
+"""
 
 import math
 
@@ -9,9 +15,29 @@ from jax.typing import ArrayLike
 TOO_FEW = {1: 12.7062 / 1.95996, 2: 4.30265 / 1.95996}
 # Above this variance of log evidences, in nats², exp(s²) − 1 is exp(s²) to double precision, and may overflow.
 LARGE = 40.0
+# What the weights' variance counts, in degrees of freedom, what the runs' is of it, typically, and at how many times as
+# much it counts nothing. Chosen on groups 100 to 139 of examples/benchmarks/random_problems.py.
+FREEDOM, FACTOR, MOST = 3, 0.5, 2.0
 
 
-def evidence_error(log_evidences: ArrayLike) -> float:
+def weight_variance(effective_size: ArrayLike, num_particles: int, threshold: float) -> float:
+    r"""Variance of the log evidence of one run of SMC by its weights, in nats², as if particles were independent.
+
+    The sum of (N / ESS − 1) / N over the steps at which particles were resampled, and the end: of the mean of N
+    independent weights that is the squared coefficient of variation (Kong 1992). *Approximate*: opposite noise and
+    systematic resampling make the variance smaller, a twist that is wrong in places makes it larger.
+
+    Args:
+        effective_size: before each step and at the end, shape (…, K + 1), averaged over what is in front.
+        num_particles: N.
+        threshold: of resampling, as a fraction of N.
+    """
+    sizes = np.asarray(effective_size, dtype=np.float64)
+    counts = np.concatenate([sizes[..., :-1] < threshold * num_particles, np.ones((*sizes.shape[:-1], 1))], -1)
+    return float(np.mean(np.sum(counts * (num_particles / sizes - 1), -1)) / num_particles)
+
+
+def evidence_error(log_evidences: ArrayLike, expected: float | None = None) -> float:
     r"""Standard error, in nats, of the log of the mean evidence of n independent runs (islands).
 
     From s², the sample variance of the n log evidences, as if evidences were lognormal:
@@ -29,8 +55,12 @@ def evidence_error(log_evidences: ArrayLike) -> float:
     2.2: twice the standard error covers the truth in 95 of 100 runs. *Approximate*: where islands differ by more than
     about 1 nat the error is an order of magnitude, still too small on average.
 
+    With the variance that the weights make one expect, s² is pooled with half of it, which counts as 3 degrees of
+    freedom, unless s² is more than twice as large as it.
+
     Args:
         log_evidences: in nats, shape (n,); −inf where a run found no evidence.
+        expected: `weight_variance`, in nats²; s² alone counts unless given.
 
     Returns:
         Nats: NaN for a single island or where one is NaN, inf where some are infinite.
@@ -41,12 +71,15 @@ def evidence_error(log_evidences: ArrayLike) -> float:
         return math.nan
     if not np.isfinite(each).all():
         return math.inf
-    variance = float(np.var(each, ddof=1))
+    variance, freedom = float(np.var(each, ddof=1)), count - 1
+    if expected is not None and variance <= MOST * expected:
+        variance = (freedom * variance + FREEDOM * FACTOR * expected) / (freedom + FREEDOM)
+        freedom += FREEDOM
     if variance < LARGE:
         average = math.log1p(math.expm1(variance) / count)
     else:
         average = variance - math.log(count)
-    return math.sqrt(average) * _widening(count - 1)
+    return math.sqrt(average) * _widening(freedom)
 
 
 def _widening(freedom: int) -> float:

@@ -15,6 +15,7 @@ from .._devices import agree, check_devices, check_hashing, collect, is_shared, 
 from ..samplers import Particles, Reliability, TwistedSMC, reliability
 from ..samplers.resampling import systematic
 from .cross_check import CrossCheck, cross_check
+from .evidence import evidence_error, weight_variance
 from .extract import Latent, extract, over_batch
 from .mixtures import Labelled, Labels, labels_of, together
 from .plan import Plan, alternatives, badness, is_good
@@ -38,6 +39,17 @@ class IslandsRun(NamedTuple):
     def log_evidences(self) -> Array:
         """Of every island, in nats, shape (num_islands,)."""
         return self.particles.log_evidence.reshape(self.plan.num_islands, -1).sum(-1) + self.constant
+
+    @property
+    def log_evidence_error(self) -> float:
+        """Standard error of the log of the islands' mean evidence, in nats; NaN from one island."""
+        sampler, sizes = self.plan.sampler, self.particles.effective_size
+        if self.particles.log_weight.shape[-1] != sampler.num_particles:
+            return evidence_error(self.log_evidences)  # those of several laws, whose weights are not one run's
+        batch = sizes[0, ..., 0].size
+        return evidence_error(
+            self.log_evidences, batch * weight_variance(sizes, sampler.num_particles, sampler.threshold)
+        )
 
     @property
     def is_good(self) -> bool:

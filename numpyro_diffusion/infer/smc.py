@@ -17,7 +17,6 @@ from ..samplers import Particles, Reliability, ReliabilityWarning, TwistedSMC
 from ..twists import AbstractTwist
 from .cross_check import CrossCheck
 from .doubling import doublings
-from .evidence import evidence_error
 from .extract import Latent, extract
 from .islands import Alone, IslandsRun, check_evidence
 from .mixtures import Labelled, Labels, Mixture
@@ -234,8 +233,8 @@ class SMC:
 
     @property
     def log_evidence_error(self) -> float:
-        """Standard error of `log_evidence` in nats, from the variation between islands; NaN from one."""
-        return evidence_error(self.log_evidences)
+        """Standard error of `log_evidence` in nats, from the variation between islands and of weights; NaN from one."""
+        return self._done().log_evidence_error
 
     @property
     def labels(self) -> Labels:

@@ -13,6 +13,7 @@ from ..samplers.reliability import LARGEST_GAP, differences, warn_of
 from ..samplers.resampling import systematic
 from ..twists import Flat
 from .cross_check import CrossCheck, compared, mean_weight
+from .evidence import evidence_error
 from .extract import Latent
 from .mixtures import Labels
 from .plan import GOOD_DEVIATION, Plan, alternatives
@@ -112,6 +113,11 @@ class WholeRun(NamedTuple):
     def log_evidences(self) -> Array:
         """Of every island, in nats, shape (num_islands,)."""
         return self.island.log_evidence
+
+    @property
+    def log_evidence_error(self) -> float:
+        """Standard error of the log of the islands' mean evidence, in nats; NaN from one island."""
+        return evidence_error(self.log_evidences)
 
     @property
     def is_good(self) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from numpyro_diffusion.infer.evidence import evidence_error
+from numpyro_diffusion.infer.evidence import evidence_error, weight_variance
 
 
 def simulate(num_islands, sd, runs=20_000):
@@ -54,3 +54,36 @@ def test_what_has_no_error():
     assert np.isnan(evidence_error(np.array([-3.0, np.nan, 1.0])))
     assert evidence_error(np.array([-3.0, -np.inf])) == np.inf
     assert evidence_error(np.full(4, -7.0)) == 0
+
+
+@pytest.mark.parametrize("known", [0.02**2, 2 * 0.02**2, 4 * 0.02**2])
+def test_what_weights_say_makes_the_error_steady(known):
+    """Where it is right within a factor of two to four, errors that are far too small are rarer than of four islands."""
+    each, error = simulate(4, 0.02)
+    alone = np.array([evidence_error(logs) for logs in each])
+    pooled = np.array([evidence_error(logs, known) for logs in each])
+    assert 0.6 < (error / pooled).std() < 1.2
+    assert np.mean(np.abs(error / pooled) > 4) < 0.5 * np.mean(np.abs(error / alone) > 4)
+
+
+def test_what_weights_say_counts_nothing_where_islands_are_far_apart():
+    logs = np.array([-1.0, 0.5, 0.0, 0.7])
+    variance = np.var(logs, ddof=1)
+    assert evidence_error(logs, 0.49 * variance) == evidence_error(logs)
+    assert evidence_error(logs, 0.51 * variance) < evidence_error(logs)
+    assert evidence_error(np.full(4, -7.0), 0.0) == 0
+    assert np.isnan(evidence_error(np.array([-3.0]), 0.1))
+
+
+def test_the_variance_of_weights():
+    """Of the mean of independent weights it is their squared coefficient of variation; resampled ones add up."""
+    rng = np.random.default_rng(0)
+    weight = np.exp(0.6 * rng.normal(size=(20_000, 64)))
+    size = weight.sum(1) ** 2 / (weight**2).sum(1)
+    each = np.log(weight.mean(1))
+    found = weight_variance(size[:, None], 64, 0.5)
+    np.testing.assert_allclose(found, each.var(), rtol=0.05)
+    # 20 of 64 are resampled, 40 of 64 are not, and count only at the end.
+    expected = (64 / 20 - 1 + 64 / 50 - 1) / 64
+    np.testing.assert_allclose(weight_variance([[40.0, 20.0, 40.0, 50.0]], 64, 0.5), expected)
+    assert weight_variance([[64.0, 64.0]], 64, 0.5) == 0
