@@ -58,7 +58,7 @@ def test_what_has_no_error():
 
 @pytest.mark.parametrize("known", [0.02**2, 2 * 0.02**2, 4 * 0.02**2])
 def test_what_weights_say_makes_the_error_steady(known):
-    """Where it is right within a factor of two to four, errors that are far too small are rarer than of four islands."""
+    """Where it is right within a factor of two to four, errors far too small are rarer than of four islands."""
     each, error = simulate(4, 0.02)
     alone = np.array([evidence_error(logs) for logs in each])
     pooled = np.array([evidence_error(logs, known) for logs in each])
