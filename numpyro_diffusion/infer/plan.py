@@ -1,10 +1,14 @@
 """How `SMC` goes about a model: chosen by rule, changed where a run shows that the choice was poor."""
 
 import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy.special import logsumexp
 
 from ..factors import simplify
 from ..samplers import TwistedSMC
@@ -16,6 +20,9 @@ from .extract import Latent
 GOOD_SIZE = 16.0
 GOOD_DEVIATION = 0.25
 MORE = 4
+# A try is not believed where another one finds an evidence that is larger by so many standard errors; where it is so
+# many, both are tried with more particles.
+REFUTED, DOUBTED = 2.0, 1.0
 # Particles where x alone is unknown, and the most that are taken; then those of each run for x, and draws of the other
 # unknowns, where there are some.
 NUM_PARTICLES, MOST_PARTICLES = 512, 2048
@@ -85,6 +92,52 @@ def alternatives(found: Latent, plan: Plan) -> list[Plan]:
         others.insert(1, Laplace())
     sampler = lambda twist: dataclasses.replace(plan.sampler, twist=twist)
     return [plan._replace(sampler=sampler(twist), reason="chosen by trial") for twist in others]
+
+
+def best_run(once: Callable[[int, Plan], Any], plan: Plan, found: Latent, may_try: bool, may_grow: bool) -> Any:
+    """A run of the plan; where that is poor, of other twists, and then with more particles.
+
+    Args:
+        once: the run of a plan, and how many there were before.
+        plan: the first one.
+        found: what it is about.
+        may_try: whether there may be other twists.
+        may_grow: whether there may be more particles.
+    """
+    tried = [once(0, plan)]
+    if may_try and not tried[0].is_good:
+        for other in tried[0].alternatives(found):
+            tried.append(once(len(tried), other))
+            if tried[-1].is_good:
+                break
+    best, count = most_credible(tried), len(tried)
+    while may_grow and not best.is_good and best.more is not None:
+        larger = [run.more for run in tried if run is best or contradicted(best, [run], DOUBTED)]
+        tried = [once(count + k, plan) for k, plan in enumerate(larger)]
+        best, count = most_credible(tried), count + len(tried)
+    return best
+
+
+def most_credible(runs: Sequence[Any]) -> Any:
+    """Of several tries the least bad one whose log evidence no other contradicts."""
+    return min([run for run in runs if not contradicted(run, runs)] or runs, key=lambda run: run.badness)
+
+
+def contradicted(run: Any, others: Sequence[Any], errors: float = REFUTED) -> bool:
+    """Whether another try found an evidence that is larger by more than so many standard errors.
+
+    Every estimate of an evidence is positive and right on average, so that it is seldom many times too large (Markov's
+    inequality), but often too small: where particles miss something. Of two that differ the larger one is believed.
+    """
+    gap = lambda other: log_mean_evidence(other) - log_mean_evidence(run) if other is not run else 0.0
+    error = lambda other: math.hypot(run.log_evidence_error, other.log_evidence_error)
+    return any(gap(other) == math.inf or gap(other) > errors * error(other) for other in others)
+
+
+def log_mean_evidence(run: Any) -> float:
+    """Log of the mean evidence of a run's islands, in nats."""
+    each = np.asarray(run.log_evidences, dtype=np.float64)
+    return float(logsumexp(each) - math.log(len(each)))
 
 
 def is_good(found: Reliability) -> bool:

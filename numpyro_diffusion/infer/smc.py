@@ -6,10 +6,8 @@ from os import PathLike
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.special import logsumexp
 
 from .._checks import check_callable, check_count, check_key, check_site
 from .._devices import Devices
@@ -21,7 +19,7 @@ from .extract import Latent, extract
 from .islands import Alone, IslandsRun, check_evidence
 from .mixtures import Labelled, Labels, Mixture
 from .others import others_of
-from .plan import NUM_DRAWS, NUM_INNER, NUM_PARTICLES, Plan, first_plan
+from .plan import NUM_DRAWS, NUM_INNER, NUM_PARTICLES, Plan, best_run, first_plan, log_mean_evidence
 from .resume import settings_of
 from .several import one_site
 from .shorthand import sampler_of
@@ -168,17 +166,8 @@ class SMC:
 
     def _adapt(self, key: Array, found: Latent) -> None:
         """Run by rule; where that is poor and nothing else was asked for, try other twists, then more particles."""
-        tried = [self._once(key, self.plan)]
-        if self._sampler.twist is None and not tried[0].is_good:
-            for plan in tried[0].alternatives(found):
-                tried.append(self._once(jax.random.fold_in(key, len(tried)), plan))
-                if tried[-1].is_good:
-                    break
-        best = min(tried, key=lambda run: run.badness)
-        while self._may_grow and not best.is_good and (more := best.more) is not None:
-            best = self._once(jax.random.fold_in(key, len(tried)), more)
-            tried.append(best)
-        self._keep(best)
+        once = lambda count, plan: self._once(jax.random.fold_in(key, count) if count else key, plan)
+        self._keep(best_run(once, self.plan, found, self._sampler.twist is None, self._may_grow))
 
     def _of_whole(self, plan: Plan) -> Plan:
         """With draws of the other unknowns, and as many particles as a run for each needs."""
@@ -229,7 +218,7 @@ class SMC:
     @property
     def log_evidence(self) -> float:
         """Log of the islands' mean evidence, in nats."""
-        return float(logsumexp(self.log_evidences) - jnp.log(float(self.num_islands)))
+        return log_mean_evidence(self._done())
 
     @property
     def log_evidence_error(self) -> float:

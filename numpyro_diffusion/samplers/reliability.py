@@ -9,7 +9,7 @@ from numpyro.infer.importance import _psis_khat
 
 from .smc import Particles
 
-LEAST_SIZE = 5.0  # effective particles: fewer at any step, and few particles decide the rest
+LEAST_SIZE = 10.0  # effective particles: fewer at any step, and few particles decide the rest
 LARGEST_KHAT = 0.7  # above it, means over weights are those of their tail (Vehtari et al. 2024)
 _EQUAL = 0.9  # the effective share from which weights are about equal
 LARGEST_GAP = 1.0  # nats between the log evidences of two islands

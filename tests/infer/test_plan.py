@@ -1,0 +1,66 @@
+"""Which of several tries is taken."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from numpyro_diffusion.infer.evidence import evidence_error
+from numpyro_diffusion.infer.plan import best_run, contradicted, most_credible
+
+
+class Try(NamedTuple):
+    """A run that is good where it is said to be, and may grow once."""
+
+    name: str
+    log_evidences: list[float]
+    badness: float
+    is_good: bool = False
+    grows: bool = True
+
+    @property
+    def log_evidence_error(self):
+        return evidence_error(self.log_evidences)
+
+    @property
+    def more(self):
+        return self.name + "+" if self.grows else None
+
+    def alternatives(self, found):
+        return found
+
+
+LOW = Try("low", [-4.3, -4.1, -4.4, -4.2], 1.0)
+HIGH = Try("high", [-3.1, -3.9, -3.4, -3.2], 3.0)
+UNSURE = Try("unsure", [-3.6, -5.0, -3.4, -3.9], 3.0)
+
+
+def test_of_two_that_contradict_each_other_the_larger_is_believed():
+    assert contradicted(LOW, [LOW, HIGH]) and not contradicted(HIGH, [LOW, HIGH])
+    assert most_credible([LOW, HIGH]) is HIGH
+    assert most_credible([LOW, UNSURE]) is LOW  # the less bad one, as the errors of both allow the difference
+    lost = Try("lost", [-np.inf] * 4, 0.5)
+    assert most_credible([lost, LOW]) is LOW
+
+
+def run(found, **settings):
+    """What `best_run` takes of these runs, by name, and in which order they were run."""
+    made = []
+
+    def once(count, plan):
+        assert count == len(made)
+        made.append(plan)
+        return found[plan]
+
+    options = {"may_try": True, "may_grow": True, **settings}
+    return best_run(once, "low", ["high", "unsure"], **options).name, made
+
+
+def test_what_is_doubted_grows_beside_the_best():
+    grown = {"low+": LOW._replace(name="low+", grows=False), "high+": HIGH._replace(name="high+", grows=False)}
+    every = {"low": LOW, "high": HIGH._replace(log_evidences=[-3.4, -4.6, -3.5, -3.3]), "unsure": UNSURE, **grown}
+    assert contradicted(LOW, [every["high"]], 1.0) and not contradicted(LOW, [every["high"]])
+    assert run(every) == ("high+", ["low", "high", "unsure", "low+", "high+"])
+    assert run(every, may_grow=False) == ("low", ["low", "high", "unsure"])
+    assert run({**every, "low": LOW._replace(is_good=True)}) == ("low", ["low"])
+    assert run({**every, "high": LOW._replace(name="high", badness=0.0, is_good=True)}) == ("high", ["low", "high"])
+    assert run(every, may_try=False) == ("low+", ["low", "low+"])
