@@ -100,6 +100,12 @@ def fit_prior(
         The `DiffusionPrior`, in the data's own units, with its `report()`. Where data in steps were dequantised, its K
         bounds the density of data with that noise.
 
+    Example:
+        >>> table = jax.random.normal(jax.random.key(0), (300, 3))
+        >>> prior = nd.fit_prior(jax.random.key(1), table, num_steps=20, progress_bar=False)
+        >>> prior.sample(jax.random.key(2), (5,)).shape
+        (5, 3)
+
     Raises:
         ValueError: see `plan_prior` and `fit`; with missing cells, an array of bits or codes of classes, more than 256
             real elements, a column all missing; of a frame with classes, fewer than 20 rows, a column that does not
