@@ -13,7 +13,7 @@ import numpyro_diffusion as nd
 ROOT = Path(__file__).parent.parent
 
 
-DOCS_WITH_CODE = ("guide", "own_data", "conditional", "several_priors", "extending")
+DOCS_WITH_CODE = ("guide", "own_data", "arviz", "conditional", "several_priors", "extending")
 PAGES_WITH_CODE = ["README.md", *(f"docs/{page}.md" for page in DOCS_WITH_CODE)]
 
 
