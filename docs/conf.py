@@ -70,7 +70,8 @@ napoleon_use_ivar = True
 
 # MathJax comes from a Python package and is copied into the site, as one file.
 _mathjax = importlib.util.find_spec("mathjax").submodule_search_locations[0]
-html_static_path = [str(Path(_mathjax) / "static" / "mathjax" / "es5" / "tex-svg.js")]
+html_static_path = [str(Path(_mathjax) / "static" / "mathjax" / "es5" / "tex-svg.js"), "static/site.css"]
+html_css_files = ["site.css"]
 mathjax_path = "tex-svg.js"
 mathjax3_config = {"svg": {"fontCache": "global"}}
 
