@@ -18,6 +18,7 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -46,6 +47,18 @@ templates_path = ["_templates"]
 default_role = "py:obj"  # a name between single backticks is a link where there is such a name
 suppress_warnings = ["ref.python"]  # where there are several, as of an argument `x`, it is none
 
+# What names of other packages stand on which page there: plain text, written by hand from these packages' own sources,
+# since an inventory from the network would need one whenever the site is built.
+intersphinx_mapping = {
+    name: (address, f"inventories/{name}.txt")
+    for name, address in {
+        "arviz": "https://python.arviz.org/en/stable/",
+        "equinox": "https://docs.kidger.site/equinox/",
+        "jax": "https://docs.jax.dev/en/latest/",
+        "numpyro": "https://num.pyro.ai/en/stable/",
+    }.items()
+}
+
 # Ours are documented at the names users type; types stay in the signatures.
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -57,7 +70,8 @@ napoleon_use_ivar = True
 
 # MathJax comes from a Python package and is copied into the site, as one file.
 _mathjax = importlib.util.find_spec("mathjax").submodule_search_locations[0]
-html_static_path = [str(Path(_mathjax) / "static" / "mathjax" / "es5" / "tex-svg.js")]
+html_static_path = [str(Path(_mathjax) / "static" / "mathjax" / "es5" / "tex-svg.js"), "static/site.css"]
+html_css_files = ["site.css"]
 mathjax_path = "tex-svg.js"
 mathjax3_config = {"svg": {"fontCache": "global"}}
 
@@ -84,6 +98,45 @@ def shorten_types(app, what, name, obj, options, signature, returned):
     return tuple(short)
 
 
+# Names under which objects come to Sphinx, or which docstrings use, and those under which they are documented.
+DOCUMENTED_AS = {
+    "ArrayLike": "jax.typing.ArrayLike",
+    "jax.jaxlib._jax.Array": "jax.Array",
+    "jaxlib._jax.Array": "jax.Array",
+    "jax.devices()": "jax.devices",
+    "equinox._module._module.Module": "equinox.Module",
+    "MCMC": "numpyro.infer.mcmc.MCMC",
+    "MCMCKernel": "numpyro.infer.mcmc.MCMCKernel",
+    "numpyro.factor": "numpyro.primitives.factor",
+    "numpyro.infer.MCMC": "numpyro.infer.mcmc.MCMC",
+    "numpyro.infer.Predictive": "numpyro.infer.util.Predictive",
+}
+
+
+def own_name(domain, target):
+    """The full name of an object of ours that a docstring calls `nd.X`, or X where there is only one X; else None."""
+    if target.startswith("nd."):
+        full = "numpyro_diffusion." + target.removeprefix("nd.")
+        return full if full in domain.objects else None
+    if not (target[:1].isupper() or "_" in target):  # a short word is more likely an argument
+        return None
+    pages = [name for name, entry in domain.objects.items() if entry.docname == f"api/{name}"]
+    found = [name for name in pages if name.rpartition(".")[2] == target]
+    return found[0] if len(found) == 1 else None
+
+
+def find_name(app, env, node, contnode):
+    """Links for names that are not written in full; intersphinx, which comes next, reads the target that is left."""
+    if node.get("refdomain") != "py":
+        return None
+    node["reftarget"] = DOCUMENTED_AS.get(node["reftarget"], node["reftarget"])
+    domain = env.get_domain("py")
+    full = own_name(domain, node["reftarget"])
+    if full is None:
+        return None
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, contnode)
+
+
 # A link from a source file back to the page of an object, or of a member of it.
 BACK = re.compile(r'href="(?P<page>[^"#]*/(?P<object>numpyro_diffusion[\w.]*)\.html)#[\w.]*?(?P<member>\.[\w]+)?"')
 
@@ -104,5 +157,6 @@ def lead_back(app, page, template, context, doctree):
 def setup(app):
     """Register the above; shapes before napoleon reads the docstrings."""
     app.connect("html-page-context", lead_back)
+    app.connect("missing-reference", find_name, priority=400)  # before intersphinx
     app.connect("autodoc-process-signature", shorten_types)
     app.connect("autodoc-process-docstring", escape_shapes, priority=400)

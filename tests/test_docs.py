@@ -1,6 +1,6 @@
 """The code in the README and in the guide runs, and both commands of the README can be found by CI."""
 
-import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -13,7 +13,7 @@ import numpyro_diffusion as nd
 ROOT = Path(__file__).parent.parent
 
 
-DOCS_WITH_CODE = ("guide", "own_data", "conditional", "several_priors", "extending")
+DOCS_WITH_CODE = ("guide", "own_data", "arviz", "conditional", "several_priors", "extending")
 PAGES_WITH_CODE = ["README.md", *(f"docs/{page}.md" for page in DOCS_WITH_CODE)]
 
 
@@ -52,6 +52,26 @@ def test_local_links_lead_somewhere(page):
     links = re.findall(r"(?<!!)\[[^\]]*\]\(([^)#\s]+)\)", file.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (file.parent / link).exists()]
     assert not missing
+
+
+def _check_prose():
+    spec = importlib.util.spec_from_file_location("check_prose", ROOT / "docs/check_prose.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_prose_is_plain():
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    findings = _check_prose().findings
+    assert not {page.name: found for page in pages if (found := findings(page.read_text(encoding="utf-8")))}
+
+
+@pytest.mark.parametrize("text", ["It is is so.", "This is obviously right.", "word " * 51 + ".", "- " + "item " * 51])
+def test_prose_that_is_not_plain_is_found(text):
+    check = _check_prose()
+    assert len(check.findings(text)) > 0
+    assert not check.findings(f"Plain.\n\n```python\n{text}\n```\n\nAnd plain again.")
 
 
 MODULES = """training schedules denoisers networks likelihoods factors twists samplers datasets infer diagnostics

@@ -34,6 +34,11 @@ def digits() -> Digits:
     A fixed permutation, then the last 297 images for testing. Needs the extra `numpyro-diffusion[datasets]`,
     but no network: scikit-learn carries the images.
 
+    Example:
+        >>> digits = nd.datasets.digits()
+        >>> digits.train_images.shape, digits.test_images.shape
+        ((1500, 8, 8), (297, 8, 8))
+
     Raises:
         ImportError: if scikit-learn is not installed.
 

@@ -53,6 +53,13 @@ class Network(AbstractDenoiser):
             them, keep their type. The network's own types unless given.
         told: of a network of p(x | c), the `Context` it is called with, ``fn(x_t, t, c)``, once given.
 
+    Example:
+        >>> network = nd.networks.MLP(jax.random.key(0), (3,), num_steps=20)
+        >>> denoiser = nd.denoisers.Network(network, predicts="velocity")
+        >>> process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(20)), denoiser, 3)
+        >>> process.predict(jnp.zeros(3), 20).shape  # E[x_0 | x_20 = 0], before any training
+        (3,)
+
     Raises:
         ValueError: an unknown name, a function that cannot be called, `clip` that is no range or for another head, an
             output of another shape (when traced).

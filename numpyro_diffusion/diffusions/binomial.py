@@ -28,6 +28,11 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
         schedule: how fast the data are forgotten.
         rate: ρ, the probability of a one under the noise law π = Bernoulli(ρ), in (0, 1).
 
+    Example:
+        >>> diffusion = nd.BinomialDiffusion(nd.schedules.erasing(20), rate=0.2)
+        >>> diffusion.marginal(jnp.array([0, 1, 1]), 5).sample(jax.random.key(0)).shape  # x_5 given x_0
+        (3,)
+
     Raises:
         ValueError: `rate` outside (0, 1).
     """

@@ -43,6 +43,11 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         noise: π: ``"uniform"``, ``"absorbing"``, or the probability of each class, shape (k,) or broadcastable to
             (*event, k), positive, but 0 beyond an element's own number of classes; or that of `noise`, of k + 1 values.
 
+    Example:
+        >>> diffusion = nd.CategoricalDiffusion(nd.schedules.erasing(20), num_classes=4, noise="absorbing")
+        >>> diffusion.marginal(jnp.array([0, 3, 1]), 5).sample(jax.random.key(0)).shape  # 4 where it is masked
+        (3,)
+
     Raises:
         ValueError: counts that are no whole numbers of at least 1, an unknown noise or one that is no law of the
             classes; a schedule that leaves something, with absorbing noise.

@@ -36,6 +36,13 @@ class MixedDiffusion(AbstractDiffusion):
         diffusions: of the groups, each of another family than this one, with fixed schedules.
         columns: the places of each group's columns in the event; together 0 … d − 1, each once.
 
+    Example:
+        >>> real = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> classes = nd.CategoricalDiffusion(nd.schedules.erasing(20), num_classes=4)
+        >>> diffusion = nd.MixedDiffusion([real, classes], columns=[[0, 2], [1]])
+        >>> diffusion.marginal(jnp.array([0.5, 3.0, -1.0]), 5).sample(jax.random.key(0)).shape
+        (3,)
+
     Raises:
         ValueError: no groups, or not as many as there are places for; diffusions that are none, mixed themselves,
             with a learned schedule or with different numbers of steps; places that are missing or occur twice.

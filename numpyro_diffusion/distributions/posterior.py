@@ -42,6 +42,12 @@ class DiffusionPosterior(ModuleDistribution):
         sampler: of the posterior; ``TwistedSMC(64)`` unless given.
         validate_args: NumPyro's validation switch.
 
+    Example:
+        >>> known = jnp.arange(8) < 4  # four columns of each row, exactly
+        >>> posterior = nd.load("digits") * nd.factors.Delta(jnp.zeros((8, 8)), jnp.broadcast_to(known, (8, 8)))
+        >>> posterior.event_shape, posterior.log_prob(jnp.ones((8, 8)))  # what is known is 0
+        ((8, 8), Array(-inf, dtype=float32))
+
     Raises:
         ValueError: a part of the wrong kind, a factor that does not fit the prior's examples, a prior with a batch.
     """

@@ -34,6 +34,12 @@ class ForwardTrajectory(ModuleDistribution):
 
     The event shape is (T, *event): index 0 is x_1, the last is x_T. Source: [2015] eq. 3.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> noising = nd.ForwardTrajectory(diffusion, jnp.array([0.5, -1.0]))
+        >>> noising.sample(jax.random.key(0)).shape  # x_1 … x_20
+        (20, 2)
+
     Raises:
         ValueError: `x_0` off the support; `event_dim` larger than the number of its dimensions; no diffusion.
     """
@@ -131,6 +137,12 @@ class ReverseTrajectory(ModuleDistribution):
         num_steps: of the strided chain that `Ancestral` takes, whose event shape is (num_steps + 1, *event); T, all of
             them, unless given.
         validate_args: NumPyro's validation switch.
+
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> nd.ReverseTrajectory(process).sample(jax.random.key(0)).shape  # x_0 … x_20
+        (21, 2)
 
     Raises:
         ValueError: no reverse process; `num_steps` is no whole number from 2 to T.

@@ -15,6 +15,11 @@ class Factor(AbstractFactor):
         log_r: from one unbatched example to log r(x) in nats, shape (). It must be bounded above for r to be a
             factor. An `equinox.Module` or `jax.tree_util.Partial` keeps its arrays as the factor's own leaves.
 
+    Example:
+        >>> positive_sum = nd.factors.Factor(lambda x: jax.nn.log_sigmoid(20 * x.sum()))
+        >>> (nd.load("digits") * positive_sum).event_shape
+        (8, 8)
+
     Raises:
         ValueError: not callable.
     """

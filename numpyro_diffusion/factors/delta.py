@@ -29,6 +29,11 @@ class Delta(AbstractFactor):
         values: the known values, shape `event`; anything finite where `mask` is False.
         mask: which elements are known, the same shape, boolean.
 
+    Example:
+        >>> known = nd.factors.Delta(jnp.array([1.0, 0.0]), jnp.array([True, False]))  # the first of two
+        >>> known.log_r(jnp.array([1.0, 5.0])).tolist(), known.log_r(jnp.array([2.0, 5.0])).tolist()
+        (0.0, -inf)
+
     Raises:
         ValueError: shapes that differ, a mask that is not boolean, values that are not finite.
     """

@@ -24,6 +24,11 @@ class Gaussian(AbstractFactor):
         scale: standard deviation, likewise, positive; ``inf`` where an element is not observed (its factor is 1).
         gain: what x is multiplied by before it is observed, likewise.
 
+    Example:
+        >>> reading = nd.factors.Gaussian(jnp.array([1.0, 0.0]), jnp.array([0.5, jnp.inf]))  # inf: not observed
+        >>> bool(reading.log_r(jnp.array([1.0, 9.0])) == reading.log_r(jnp.array([1.0, -9.0])))
+        True
+
     Raises:
         ValueError: `loc` or `gain` not finite, `scale` not positive.
     """

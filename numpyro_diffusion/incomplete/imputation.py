@@ -143,6 +143,15 @@ def impute(
         as they were; cells of columns of whole numbers are rounded, also of those that pandas made floating for their
         gaps, beside classes and without a prior.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> table = jnp.array([[0.3, jnp.nan], [-1.0, 0.5]])
+        >>> prior = nd.DiffusionPrior(process)  # or none: it is then learned from the table
+        >>> done = nd.impute(jax.random.key(0), table, prior, num_imputations=3, progress_bar=False)
+        >>> len(done), bool(jnp.isnan(done[0]).any())
+        (3, False)
+
     Raises:
         ValueError: a table of another shape than the prior's, with other columns, with columns that are no numbers, or
             levels that the prior has not seen; options beside a prior; known cells off the prior's support; see

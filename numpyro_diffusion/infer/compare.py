@@ -134,6 +134,17 @@ def compare_priors(
         A `PriorComparison`; `nd.plots.prior_comparison` draws it. The interval of a probability is that of 10,000 draws
         of the log evidences around their estimates, by Student's t with one degree of freedom less than islands.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> def model(prior, y):
+        ...     numpyro.sample("y", dist.Normal(numpyro.sample("x", prior), 0.5).to_event(1), obs=y)
+        >>> wide = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 3.0), 2)
+        >>> priors = {"narrow": nd.DiffusionPrior(process), "wide": nd.DiffusionPrior(wide)}
+        >>> found = nd.compare_priors(jax.random.key(0), model, priors, jnp.array([4.0, -3.0]))
+        >>> found.log_evidences["wide"] > found.log_evidences["narrow"]
+        True
+
     Warns:
         UserWarning: what a run warns of, with the prior's name in front; a standard error above 0.5 nats.
 

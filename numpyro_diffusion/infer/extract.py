@@ -104,6 +104,14 @@ def extract_factor(model: Callable[..., Any], site: str | None = None, /, *args:
         The factor. For a site in plates its arrays have the batch shape in front: one factor for each of the batch.
         For elements used together there is one, of arrays of shape (*plates, *event).
 
+    Example:
+        >>> prior = nd.load("digits")
+        >>> def model(y):
+        ...     numpyro.sample("y", dist.Normal(numpyro.sample("x", prior).sum(), 1.0), obs=y)  # the sum of 64 pixels
+        >>> factor = nd.infer.extract_factor(model, "x", 19.0)
+        >>> type(factor).__name__, (prior * factor).event_shape
+        ('LinearGaussian', (8, 8))
+
     Raises:
         ValueError: no such latent site, or it is no `DiffusionPrior` or `DiffusionPosterior`, is masked, scaled or
             inside a scan; another latent site without a value; a subsampling plate; a site in the same plate that uses

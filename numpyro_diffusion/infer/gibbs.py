@@ -66,6 +66,15 @@ class Gibbs(numpyro.infer.Gibbs):
             that shares the location of some data with x, such as an amplitude, an offset or a shift, as the traced
             model shows, and ``"noise"`` for the others.
 
+    Example:
+        >>> prior = nd.load("digits")
+        >>> def model(y):
+        ...     scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        ...     x = numpyro.sample("x", prior)
+        ...     numpyro.sample("y", dist.Normal(x.sum(), scale), obs=y)
+        >>> blocks = [(nd.infer.ParticleGibbs(model), ["x"]), (numpyro.infer.NUTS(model), None)]
+        >>> mcmc = numpyro.infer.MCMC(nd.infer.Gibbs(blocks), num_warmup=100, num_samples=500)  # mcmc.run(key, y)
+
     Raises:
         ValueError: what `numpyro.infer.Gibbs` raises; ``"joint"`` without a block of HMC or NUTS, or without a chain
             that noise makes (when run); as a block of another Gibbs, a prior that depends on the other's sites.

@@ -68,6 +68,16 @@ class ParticleGibbs(MCMCKernel):
         sampler: the Markov kernel on chains, ``nd.samplers.ParticleGibbs(16)`` unless given; where it names no steps,
             the prior's own sampler does.
 
+    Example:
+        >>> prior = nd.load("digits")
+        >>> def model(y):
+        ...     numpyro.sample("y", dist.Normal(numpyro.sample("x", prior).sum(), 1.0), obs=y)  # the sum of 64 pixels
+        >>> kernel = nd.infer.ParticleGibbs(model, num_particles=4, num_steps=10)
+        >>> mcmc = numpyro.infer.MCMC(kernel, num_warmup=0, num_samples=5, progress_bar=False)
+        >>> mcmc.run(jax.random.key(0), 19.0)
+        >>> mcmc.get_samples()["x"].shape
+        (5, 8, 8)
+
     Raises:
         TypeError: a `sampler` that is no `nd.samplers.ParticleGibbs`.
         ValueError: fewer than 2 particles; a sampler along with keywords that make one; when run, what `extract_factor`

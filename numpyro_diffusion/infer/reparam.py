@@ -21,6 +21,14 @@ class DiffusionReparam(Reparam):
 
     Of a `DiffusionPosterior` the prior is reparameterised, and log r becomes the site `<name>_factor`: *exact* for the
     prior's sampler times r.
+
+    Example:
+        >>> prior = nd.load("digits")
+        >>> def model():
+        ...     return numpyro.sample("x", prior)
+        >>> of_noise = numpyro.handlers.reparam(model, config={"x": nd.infer.DiffusionReparam()})
+        >>> numpyro.handlers.seed(of_noise, 0)().shape
+        (8, 8)
     """
 
     def __call__(self, name: str, fn: dist.Distribution, obs: Array | None) -> tuple[None, Array]:

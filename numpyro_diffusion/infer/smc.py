@@ -75,6 +75,13 @@ class SMC:
             a run goes on from there, also with a greater `max_particles` or another target, to the same numbers.
         progress_bar: whether `target_log_evidence_sd` shows one.
 
+    Example:
+        >>> prior = nd.load("digits")
+        >>> def model(y):
+        ...     numpyro.sample("y", dist.Normal(numpyro.sample("x", prior).sum(), 1.0), obs=y)  # the sum of 64 pixels
+        >>> nd.infer.SMC(model, num_particles=64, num_steps=20).run(jax.random.key(0), 19.0).get_samples()["x"].shape
+        (256, 8, 8)
+
     Raises:
         TypeError: a `sampler` that is no `TwistedSMC`.
         ValueError: counts below their minimum; a sampler along with keywords that make one; when run, what

@@ -50,6 +50,13 @@ class ImportanceWeighted(AbstractLikelihood):
             model's variances are β, narrower where they are smaller, and led by the denoiser's mean.
         chunk: at most so many trajectories at a time; bounds the memory.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> estimate = nd.ImportanceWeighted(8)(jax.random.key(0), process, jnp.zeros((3, 2)))
+        >>> estimate.value.shape, estimate.kind
+        ((3,), 'unbiased')
+
     Raises:
         ValueError: counts that are not whole numbers of at least 1, an unknown proposal; ``"twisted"`` for bits (when
             used).

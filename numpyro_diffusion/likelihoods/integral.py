@@ -124,6 +124,12 @@ class ContinuousBound(AbstractIntegral):
             K bound is further than this below, which is what its finite T costs.
         chunk: at most so many network calls are batched at a time, forward and backward.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> nd.ContinuousBound()(jax.random.key(0), process, jnp.zeros((3, 2))).kind
+        'lower bound'
+
     Raises:
         ValueError: counts that are not whole numbers of at least 1, `accuracy` not positive; bits (when used).
     """

@@ -72,6 +72,14 @@ class ProbabilityFlow(AbstractLikelihood):
             steps (and traces) and warns when the values differ by more.
         chunk: at most so many Jacobian-vector products at a time.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> estimate = nd.ProbabilityFlow()(jax.random.key(0), process, jnp.zeros(2))
+        >>> exact = dist.Normal(0.0, 1.0).expand([2]).to_event(1).log_prob(jnp.zeros(2))
+        >>> bool(abs(estimate.value - exact) < 1e-2)
+        True
+
     Raises:
         ValueError: counts that are not whole numbers, an unknown adjoint, `accuracy` not positive; bits, or grey levels
             (when used).

@@ -46,6 +46,11 @@ class MLP(eqx.Module):
     products are plain matrix products, which stay fast on a CPU under `jax.vmap`.
 
     The modulation is that of Perez et al. 2018 (FiLM, eq 1–2).
+
+    Example:
+        >>> network = nd.networks.MLP(jax.random.key(0), (3,), num_steps=20, width=32, depth=2)
+        >>> network(jnp.ones(3), 7.0).tolist()  # zero, before any training
+        [0.0, 0.0, 0.0]
     """
 
     embed: tuple[eqx.nn.Linear, eqx.nn.Linear]

@@ -23,6 +23,12 @@ class Ancestral(AbstractSampler):
         num_steps: how many steps to take, spread evenly over 1 … T; T unless given. With fewer the law is that of the
             strided chain: *approximate* for the full one.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> nd.samplers.Ancestral(10).sample(jax.random.key(0), process).shape
+        (2,)
+
     Raises:
         ValueError: `num_steps` is no whole number of at least 2, or above T (when called).
     """

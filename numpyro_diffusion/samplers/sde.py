@@ -53,6 +53,12 @@ class SDE(AbstractSmoothSampler):
         form: ``"preserving"`` or ``"exploding"``: in which form of the process ``"euler"`` and ``"heun"`` step. The
             others step alike in both.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> nd.samplers.SDE(0.0, 10).sample(jax.random.key(0), process).shape  # a deterministic flow
+        (2,)
+
     Raises:
         ValueError: `noise` negative or no number, an unknown name, `num_steps` below 2, a grid that does not decrease;
             when called, a grid that does not lead from T to 1, or a process of bits.

@@ -59,6 +59,14 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
             The numbers are the same but for the order of sums. One, where JAX puts it, unless given; with `chunk`, the
             chunks are still taken one after the other.
 
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))
+        >>> process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2)
+        >>> factor = nd.factors.Gaussian(1.0, 0.5)
+        >>> particles = nd.samplers.TwistedSMC(128).run(jax.random.key(0), process, factor)
+        >>> particles.x.shape, particles.log_weight.shape
+        ((128, 2), (128,))
+
     Raises:
         ValueError: fewer than 2 particles, a threshold outside [0, 1], devices that do not fit.
     """

@@ -71,34 +71,42 @@ def fit_prior(
 
     Args:
         key: JAX random key.
-        data: shape (n, *event); see `plan_prior`, also for the arguments up to `num_steps`. Real values may be NaN, in
-            examples of up to 256 of them. Of a frame the report keeps the columns' names; columns of categories,
-            strings and booleans are of classes, and the report keeps their levels. Beside columns of numbers they make
-            a table of mixed columns (`MixedDiffusion`), in which columns of up to 20 whole numbers are ordered levels;
-            arguments from `family` to `dequantize`, but `network`, are not for it. Cells of any column of such frames
-            may be missing; classes by themselves are then a `MixedDiffusion` of one group.
-        family: see `plan_prior`.
-        loc: see `plan_prior`.
-        scale: see `plan_prior`.
-        schedule: see `plan_prior`.
-        network: see `plan_prior`.
-        dequantize: see `plan_prior`.
-        num_steps: see `plan_prior`.
-        bounds: see `plan_prior`; with missing cells or a context none.
+        data: shape (n, *event), not constant; `plan_prior` says more of it, and of the arguments up to `bounds`. Real
+            values may be NaN, in examples of up to 256 of them. Of a frame the report keeps the columns' names; columns
+            of categories, strings and booleans are of classes, and the report keeps their levels. Beside columns of
+            numbers they make a table of mixed columns (`MixedDiffusion`), in which columns of up to 20 whole numbers
+            are ordered levels; arguments from `family` to `dequantize`, but `network`, are not for it. Cells of any
+            column of such frames may be missing; classes by themselves are then a `MixedDiffusion` of one group.
+        family: ``"gaussian"``, ``"binomial"`` or ``"categorical"``. Bits are known by their values; codes of classes in
+            an array have to be asked for.
+        loc: location of the Gaussian noise law; the mean unless given.
+        scale: its scale; the standard deviation unless given.
+        schedule: of the noise, in standardised or whitened coordinates; from the data's scale to their finest detail.
+        network: a callable ``fn(x_t, t)`` that predicts the velocity, or logits; an `MLP` unless given.
+        dequantize: width of the uniform noise for data in equal steps; their spacing unless given.
+        num_steps: optimiser steps; chosen unless given.
+        bounds: (low, high) of the elements of tables, −inf and inf for none: the support of the prior. Unless given,
+            proposed for some columns and decided by held-out examples; with missing cells or a context none.
         context: c of each example, shape (n, *context_shape), for a prior of p(x | c), ``prior.given(c)``: real
             numbers, or whole numbers from 0, which are labels. A network of one's own is called as ``fn(x_t, t, c)``.
             Real values start as a linear regression on c.
         context_dropout: share of contexts that are left out in training, so that ``prior.given(None)`` is p(x) and NaN
             or label −1 stands for what is not known; contexts may then have some.
-        batch_size: see `fit`; 256 unless given, 128 for a table of at most 2,000 examples.
-        learning_rate: see `fit`.
-        checkpoint: see `fit`; of a table, that of what is tried first, with others beside it, ``checkpoint.1`` and on;
-            with missing cells, one file of the last finished lap.
+        batch_size: examples a step; 256 unless given, 128 for a table of at most 2,000 examples.
+        learning_rate: the peak of a warm-up and a cosine, for Adam with clipped gradients.
+        checkpoint: file to resume from if it exists, and to save to; of a table, that of what is tried first, with
+            others beside it, ``checkpoint.1`` and on; with missing cells, one of the last finished lap.
         progress_bar: whether to print the plan and the report, and to show a progress bar.
 
     Returns:
         The `DiffusionPrior`, in the data's own units, with its `report()`. Where data in steps were dequantised, its K
         bounds the density of data with that noise.
+
+    Example:
+        >>> table = jax.random.normal(jax.random.key(0), (300, 3))
+        >>> prior = nd.fit_prior(jax.random.key(1), table, num_steps=20, progress_bar=False)
+        >>> prior.sample(jax.random.key(2), (5,)).shape
+        (5, 3)
 
     Raises:
         ValueError: see `plan_prior` and `fit`; with missing cells, an array of bits or codes of classes, more than 256

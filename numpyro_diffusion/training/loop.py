@@ -128,6 +128,15 @@ def fit(
     Returns:
         A `FitResult`.
 
+    Example:
+        >>> network = nd.networks.MLP(jax.random.key(0), (2,), num_steps=20, width=16)
+        >>> denoiser = nd.denoisers.Network(network, predicts="velocity")
+        >>> process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(20)), denoiser, 2)
+        >>> data = jax.random.normal(jax.random.key(1), (300, 2))
+        >>> result = nd.fit(jax.random.key(2), process, data, num_steps=20, validation=0.0, progress_bar=False)
+        >>> nd.DiffusionPrior(result.process).event_shape
+        (2,)
+
     Raises:
         ValueError: bad arguments or data; the message says which.
         TrainingDiverged: the loss became NaN or infinite; carries the step and the last good state.

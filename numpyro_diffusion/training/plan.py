@@ -108,6 +108,12 @@ def plan_prior(
     Returns:
         A `PriorPlan`.
 
+    Example:
+        >>> table = jax.random.normal(jax.random.key(0), (300, 3))
+        >>> plan = nd.plan_prior(jax.random.key(1), table)  # print(plan) says why
+        >>> plan.process.event_shape, plan.has_baseline
+        ((3,), True)
+
     Raises:
         TypeError: bounds that are no pair.
         ValueError: data that are empty, not finite or constant, or a choice that does not fit them.
