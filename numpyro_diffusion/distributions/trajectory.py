@@ -103,6 +103,11 @@ class _DataThenNoise(constraints.Constraint):
     def __repr__(self) -> str:
         return f"{self.data} for x_0, {self.noise} after"
 
+    def eq(self, other: object, static: bool = False) -> ArrayLike:
+        if not isinstance(other, _DataThenNoise):
+            return False
+        return self.data.eq(other.data, static=static) & self.noise.eq(other.noise, static=static)
+
     def feasible_like(self, prototype: Any) -> Any:
         return jnp.zeros_like(prototype)
 

@@ -51,16 +51,19 @@ class AbstractFactor(eqx.Module):
                 f"factor: expected log r(x) of shape () for an example of shape {event_shape}, got {answer.shape}"
             )
 
-    def check_kind(self, support: Constraint, discrete: bool, acts: ArrayLike = True) -> None:
+    def check_kind(self, support: Constraint, discrete: bool, acts: ArrayLike | None = True) -> None:
         """Raise ``ValueError`` if a prior's elements are real where a few values are wanted, or the other way round.
 
         Args:
             support: of the prior's elements.
             discrete: whether elements of a few values are wanted.
-            acts: which elements the factor says something of, broadcastable to one example.
+            acts: which elements the factor says something of, broadcastable to one example; None where that is not
+                known, as under `jax.jit`: then some element has to fit.
         """
         found = has_values(support)
-        wrong = (found != discrete) & np.asarray(acts)
+        if acts is None and (found == discrete).any():
+            return
+        wrong = (found != discrete) & np.asarray(True if acts is None else acts)
         if wrong.any():
             names = ("real numbers", "bits or classes")
             where = f" in columns {np.flatnonzero(wrong).tolist()}" if found.ndim else ""

@@ -51,7 +51,7 @@ class Gaussian(AbstractFactor):
 
     def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
         """`loc`, `scale` and `gain` must broadcast to one example, real where something is observed."""
-        self.check_kind(support, False, np.isfinite(self.scale) if is_concrete(self.scale) else True)
+        self.check_kind(support, False, np.isfinite(self.scale) if is_concrete(self.scale) else None)
         for name in ("loc", "scale", "gain"):
             check_broadcast(name, getattr(self, name).shape, event_shape)
 
