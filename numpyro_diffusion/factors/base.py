@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
 from jax.tree_util import Partial
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
@@ -28,7 +27,7 @@ class AbstractFactor(eqx.Module):
     """
 
     @abstractmethod
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """log r(x) in nats for one example, shape ()."""
 
     @property
@@ -136,7 +135,7 @@ class Product(AbstractFactor):
             flat.extend(factor.parts)
         self.factors = tuple(flat)
 
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """Σ log r_i(x)."""
         return sum((factor.log_r(x) for factor in self.factors), jnp.zeros(()))
 
@@ -189,7 +188,7 @@ class PulledBack(AbstractFactor):
     factor: AbstractFactor
     transform: Transform
 
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """log r of the data that z stands for, in nats."""
         return self.factor.log_r(self.transform(x))
 

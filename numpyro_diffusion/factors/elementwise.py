@@ -7,8 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions.constraints import Constraint
 
 from .._checks import check_broadcast, check_finite, is_concrete
@@ -23,7 +22,7 @@ class _OfValues(AbstractFactor):
     def log_weight(self, value: Array) -> Array:
         """log r_i in nats at a value of the elements, which broadcasts to one example."""
 
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """Σ log r_i(x_i) in nats."""
         return jnp.sum(self.log_weight(jnp.asarray(x)))
 

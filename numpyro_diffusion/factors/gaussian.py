@@ -3,9 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
 from jax.tree_util import Partial
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
@@ -38,7 +37,7 @@ class Gaussian(AbstractFactor):
         check_positive("scale", scale)
         self.loc, self.scale, self.gain = (jnp.asarray(part, dtype=float) for part in (loc, scale, gain))
 
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """log N(loc; gain · x, scale²) in nats, over the observed elements."""
         noise, seen = self._noise()
         each = dist.Normal(self.gain * x, noise, validate_args=False).log_prob(self.loc)
