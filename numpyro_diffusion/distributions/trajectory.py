@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from .._checks import check_count, check_event, check_real, is_concrete
+from .._checks import check_event, check_real, is_concrete
 from ..diffusions import AbstractDiffusion
 from ..laws import log_excess
 from ..process import ReverseProcess
@@ -52,8 +52,8 @@ class ForwardTrajectory(ModuleDistribution):
         inside = diffusion.data_support(x_0)  # under `jit` a tracer even where x_0 is not
         if is_concrete(inside) and not np.all(inside):
             raise ValueError(f"x_0: expected values on the support {diffusion.data_support}, got some off it")
-        event_dim = x_0.ndim if event_dim is None else check_count("event_dim", event_dim, 0)
-        if not 0 <= event_dim <= x_0.ndim:
+        event_dim = x_0.ndim if event_dim is None else event_dim
+        if not isinstance(event_dim, int | np.integer) or not 0 <= event_dim <= x_0.ndim:
             raise ValueError(
                 f"event_dim: expected a number from 0 to {x_0.ndim} (x_0 has {x_0.shape}), got {event_dim}"
             )
