@@ -56,7 +56,7 @@ _ON_USE = {
     "plots": "plots",
     "to_arviz": "convert",
     "FitResult": "training",
-    "PoorPriorWarning": "training",
+    "BelowBaselineWarning": "training",
     "TrainingDiverged": "training",
     "fit": "training",
     "fit_prior": "training",
@@ -74,8 +74,8 @@ if TYPE_CHECKING:
     from .incomplete import fit_prior_from_observations as fit_prior_from_observations
     from .incomplete import impute as impute
     from .incomplete import pool as pool
+    from .training import BelowBaselineWarning as BelowBaselineWarning
     from .training import FitResult as FitResult
-    from .training import PoorPriorWarning as PoorPriorWarning
     from .training import TrainingDiverged as TrainingDiverged
     from .training import fit as fit
     from .training import fit_prior as fit_prior

@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from ._checks import check_choice, check_count, check_levels
+from ._checks import check_choice, check_count, check_finite, check_levels
 from .denoisers import AbstractDenoiser
 from .diffusions import AbstractDiffusion, require_gaussian, require_mixed
 from .laws import ByColumns, Mixed, elements, levels, normal
@@ -102,11 +102,17 @@ class LearnedStep(AbstractLastStep):
         log_scale: log of the standard deviation in units of the diffusion's `scale`, scalar or broadcastable to one
             example; the mean is then the prediction E[x_0 | x_1]. None: the denoiser's own kernel (learned variance,
             bits, exact oracles).
+
+    Raises:
+        TypeError: no numbers.
+        ValueError: numbers that are not finite.
     """
 
     log_scale: Array | None
 
     def __init__(self, log_scale: ArrayLike | None = None) -> None:
+        if log_scale is not None:
+            check_finite("log_scale", log_scale)
         self.log_scale = None if log_scale is None else jnp.asarray(log_scale, dtype=float)
 
     @property
@@ -217,12 +223,15 @@ class MixedStep(AbstractLastStep):
         num_levels: n of each group of the `MixedDiffusion`, at least 2, or None where it is not rounded.
 
     Raises:
+        TypeError: no sequence.
         ValueError: other numbers; with a process, another diffusion, or rounded groups that are not Gaussian.
     """
 
     num_levels: tuple[int | None, ...] = eqx.field(static=True)
 
     def __init__(self, num_levels: Sequence[int | None]) -> None:
+        if not isinstance(num_levels, Sequence) or isinstance(num_levels, str):
+            raise TypeError(f"num_levels: expected a number or None for each group, got {num_levels!r:.80}")
         self.num_levels = tuple(None if n is None else check_count("num_levels", n, 2) for n in num_levels)
 
     def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:

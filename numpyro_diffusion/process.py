@@ -71,6 +71,8 @@ class ReverseProcess(eqx.Module):
         self.diffusion, self.denoiser = diffusion, denoiser
         self.event_shape = check_sizes("event_shape", (event_shape,) if isinstance(event_shape, int) else event_shape)
         self.last_step = named_last_step(last_step, diffusion, denoiser)
+        if moments is not None and not isinstance(moments, Moments):
+            raise TypeError(f"moments: expected a Moments, got {moments!r:.80}")
         self.moments = moments
         self._check_shapes()
 

@@ -11,6 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import shape_checks
+
+shape_checks.install("numpyro_diffusion")  # before anything imports it
 
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 

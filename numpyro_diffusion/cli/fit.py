@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ..networks import UNET_SIZES, UNet
-from ..training import PoorPriorWarning, fit_prior, plan_prior
+from ..training import BelowBaselineWarning, fit_prior, plan_prior
 from ._arguments import add_seed, count, positive, share, width, writable
 from ._context import add_context, read_context
 from ._tables import read_examples
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"resuming from {checkpoint}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PoorPriorWarning)  # the verdict is printed, and in the card
+            warnings.simplefilter("ignore", BelowBaselineWarning)  # the verdict is printed, and in the card
             prior = fit_prior(
                 key, data, **choices, **told, batch_size=options.batch_size, learning_rate=options.learning_rate,
                 checkpoint=checkpoint, progress_bar=not options.quiet,

@@ -187,7 +187,7 @@ class Regression(eqx.Module):
         features: of the context.
         weight: shape (d, features), of flattened examples of d elements.
         gaussian: of what the regression leaves, one component; its mean is the regression's offset.
-        spread: how its variances along its axes depend on the context; they do not unless given.
+        log_variances: how its variances along its axes depend on the context; they do not unless given.
 
     Raises:
         ValueError: weights of another shape.
@@ -196,27 +196,27 @@ class Regression(eqx.Module):
     features: ContextFeatures
     weight: Array
     gaussian: FullGaussianMixture
-    spread: "LogVariances | None" = None
+    log_variances: "LogVariances | None" = None
 
     def __init__(
         self,
         features: ContextFeatures,
         weight: ArrayLike,
         gaussian: FullGaussianMixture,
-        spread: "LogVariances | None" = None,
+        log_variances: "LogVariances | None" = None,
     ) -> None:
-        self.features, self.gaussian, self.spread = features, gaussian, spread
+        self.features, self.gaussian, self.log_variances = features, gaussian, log_variances
         self.weight = _checked_weight(weight, gaussian.locs.shape[1], features.size)
-        if spread is not None:
-            _checked_weight(spread.weight, gaussian.locs.shape[1], spread.features.size)
+        if log_variances is not None:
+            _checked_weight(log_variances.weight, gaussian.locs.shape[1], log_variances.features.size)
 
     def __call__(self, context: Array) -> FullGaussianMixture:
         """The Gaussian given one context."""
         moved = self.gaussian.locs + dot(self.weight, self.features(context))
         found = eqx.tree_at(lambda gaussian: gaussian.locs, self.gaussian, moved)
-        if self.spread is None:
+        if self.log_variances is None:
             return found
-        variances = self.gaussian.variances * jnp.exp(self.spread(context))
+        variances = self.gaussian.variances * jnp.exp(self.log_variances(context))
         return eqx.tree_at(lambda gaussian: gaussian.variances, found, variances)
 
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from .._checks import check_finite, check_real, checked_location, checked_scale, is_concrete
 from .._products import dot, tensordot
 from ..diffusions import AbstractDiffusion, require_gaussian
-from ..laws import normal
+from ..laws import IMPOSSIBLE, log_or_impossible, normal
 from .base import AbstractDenoiser
 
 
@@ -167,7 +167,8 @@ class Enumerated(AbstractDenoiser):
             raise ValueError(f"diffusion: Enumerated is for bits or classes, got {type(diffusion).__name__}")
         diffusion.check_values("states", self.states)
         seen = jax.vmap(lambda state: diffusion.marginal(state, t).log_prob(x_t))(self.states)
-        log_share = jnp.log(self.probabilities) + jnp.where(jnp.isfinite(jnp.max(seen)), seen, 0.0)
+        seen = jnp.where(jnp.isfinite(jnp.max(seen)), jnp.maximum(seen, IMPOSSIBLE), 0.0)
+        log_share = log_or_impossible(self.probabilities) + seen
         each = log_share.reshape((-1,) + (1,) * jnp.ndim(x_t))
         log_probs = [_log_sum(each, self.states == value) for value in range(diffusion.num_values)]
         return diffusion.posterior_of_values(jnp.stack(log_probs, -1), x_t)
@@ -179,7 +180,7 @@ class Enumerated(AbstractDenoiser):
 
 
 def _log_sum(log_share: Array, keep: Array) -> Array:
-    """Log of the sum over states where `keep`; a floor in place of −inf, which would turn gradients into NaN."""
+    """Log of the sum over states where `keep`; a floor in place of −inf, as are the shares: else gradients are NaN."""
     floor = jnp.log(jnp.finfo(log_share.dtype).tiny)
     total = logsumexp(log_share, axis=0)
     return jnp.maximum(logsumexp(jnp.broadcast_to(log_share, keep.shape), axis=0, where=keep), total + floor)

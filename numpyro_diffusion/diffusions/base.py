@@ -8,8 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 
 from ..schedules import AbstractSchedule
@@ -118,7 +117,7 @@ class AbstractDiffusion(eqx.Module):
         del posterior, output, x_t
         raise ValueError(f"diffusion: expected one whose laws a Residual can move, got {type(self).__name__}")
 
-    def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Array:
+    def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Float[Array, ""]:
         """The unweighted loss of a prediction at one x_t in nats, shape (): −log of the predicted law at x_0."""
         del t
         return -posterior.log_prob(x_0)
@@ -154,35 +153,37 @@ class AbstractDiffusion(eqx.Module):
         """Standard noise that `marginal_from_noise` turns into a draw of x_t."""
 
     @abstractmethod
-    def noise_from_uniform(self, uniform: Array) -> Array:
+    def noise_from_uniform(self, uniform: Float[Array, "*event"]) -> Float[Array, "*event"]:
         """Standard noise from uniform numbers in (0, 1), element by element."""
 
     @abstractmethod
-    def mirror_noise(self, noise: Array) -> Array:
+    def mirror_noise(self, noise: Float[Array, "*event"]) -> Float[Array, "*event"]:
         """The antithetic partner of `noise`: of the same law, with opposite effect."""
 
     @abstractmethod
-    def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def marginal_from_noise(
+        self, noise: Float[Array, "*event"], x_0: ArrayLike, t: ArrayLike
+    ) -> Float[Array, "*event"]:
         """A draw from q(x_t | x_0), as a function of standard noise."""
 
     @abstractmethod
-    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
         """H_q(X^t | X^0 = x_0) in nats, exact, shape ()."""
 
     @abstractmethod
-    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Array:
+    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Float[Array, ""]:
         """H_q(X^t | X^s) in nats, exact, shape (); x_s averaged over q(x_s | x_0)."""
 
     @abstractmethod
-    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
         """E log π(X^t) over q(x_t | x_0) in nats, exact, shape ()."""
 
-    def log_null(self, x_0: ArrayLike) -> Array:
+    def log_null(self, x_0: ArrayLike) -> Float[Array, ""]:
         """log π(x_0) in nats, shape (): the example as if it were noise."""
         return self.expected_log_terminal(x_0, 0.0)
 
     @abstractmethod
-    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Array:
+    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Float[Array, ""]:
         """H(π) in nats, exact, shape ()."""
 
     def reverse_entropy_bounds(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> tuple[Array, Array]:
@@ -205,10 +206,10 @@ class AbstractDiscreteDiffusion(AbstractDiffusion):
         """Uniform noise on [0, 1)."""
         return jax.random.uniform(key, shape, dtype=self.schedule.times.dtype)
 
-    def noise_from_uniform(self, uniform: Array) -> Array:
+    def noise_from_uniform(self, uniform: Float[Array, "*event"]) -> Float[Array, "*event"]:
         """The numbers themselves."""
         return uniform.astype(self.schedule.times.dtype)
 
-    def mirror_noise(self, noise: Array) -> Array:
+    def mirror_noise(self, noise: Float[Array, "*event"]) -> Float[Array, "*event"]:
         """One minus the noise."""
         return 1 - noise

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
 from jax.nn import log_sigmoid
 from jax.scipy.special import entr, xlog1py, xlogy
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 
 from .._checks import check_binary, check_real, is_concrete
@@ -147,28 +146,30 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
         """The chain is reversible under π, so this is `step` with its ends exchanged."""
         return self.step(x_t, t, s)
 
-    def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def marginal_from_noise(
+        self, noise: Float[Array, "*event"], x_0: ArrayLike, t: ArrayLike
+    ) -> Float[Array, "*event"]:
         """Draw from q(x_t | x_0): ones where the noise is below their probability."""
         one = jnp.where(jnp.asarray(x_0) > 0.5, 1.0, 0.0)
         toss = self.schedule.noise_variance(t)
         return (noise < one * (1 - toss) + toss * self.rate).astype(noise.dtype)
 
-    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
         """Σ h(ᾱ_t x_0 + (1 − ᾱ_t)ρ) nats; depends on x_0 unless ρ = ½."""
         return jnp.sum(_entropy(self._activity(x_0, t)))
 
-    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Array:
+    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Float[Array, ""]:
         """Σ [m h(1 − β + ρβ) + (1 − m) h(ρβ)] nats, m the probability of a one at `s`."""
         s = jnp.asarray(t) - 1 if s is None else s
         beta, active = self.schedule.beta(t, s), self._activity(x_0, s)
         return jnp.sum(active * _entropy(beta * (1 - self.rate)) + (1 - active) * _entropy(beta * self.rate))
 
-    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
         """E log π(X^t) given x_0, in nats."""
         active = self._activity(x_0, t)
         return jnp.sum(xlogy(active, self.rate) + xlog1py(1 - active, -self.rate))
 
-    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Array:
+    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Float[Array, ""]:
         """Σ h(ρ) nats."""
         return jnp.sum(jnp.broadcast_to(_entropy(self.rate), event_shape))
 

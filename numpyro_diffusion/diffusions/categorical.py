@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
 from jax.scipy.special import entr, logsumexp, xlogy
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 
 from .._checks import check_count, check_levels, check_real, is_concrete
@@ -198,15 +197,17 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
             raise ValueError("last_step: expected another than ForwardStep for absorbing noise, which is no data")
         return self.step(x_t, t, s)
 
-    def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def marginal_from_noise(
+        self, noise: Float[Array, "*event"], x_0: ArrayLike, t: ArrayLike
+    ) -> Float[Array, "*event"]:
         """Draw from q(x_t | x_0): the class at which 1 − F passes the noise, as a floating number."""
         return from_noise(self.marginal(x_0, t), noise)
 
-    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
         """Σ H(ᾱ_t δ(x_0) + (1 − ᾱ_t)π) nats."""
         return jnp.sum(entr(self._chances(x_0, t)))
 
-    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Array:
+    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Float[Array, ""]:
         """Σ_j m(j) H((1 − β)δ(j) + βπ) nats, m the probability of class j at `s`, summed over elements."""
         s = jnp.asarray(t) - 1 if s is None else s
         beta = self.schedule.beta(t, s)
@@ -214,17 +215,17 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         each = jnp.sum(entr(fresh), -1, keepdims=True) - entr(fresh) + entr(1 - beta + fresh)
         return jnp.sum(self._chances(x_0, s) * each)
 
-    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
         """E log π(X^t) given x_0, in nats; −inf where X^t may be what the noise is not."""
         return jnp.sum(xlogy(self._chances(x_0, t), self.noise))
 
-    def log_null(self, x_0: ArrayLike) -> Array:
+    def log_null(self, x_0: ArrayLike) -> Float[Array, ""]:
         """log π(x_0) in nats, shape (); with absorbing noise −Σ log k."""
         if not self.is_absorbing:
             return self.expected_log_terminal(x_0, 0.0)
         return -jnp.sum(jnp.broadcast_to(jnp.log(jnp.asarray(self._counts, dtype=float)), jnp.shape(x_0)))
 
-    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Array:
+    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Float[Array, ""]:
         """Σ H(π) nats."""
         return jnp.sum(jnp.broadcast_to(jnp.sum(entr(self.noise), -1), event_shape))
 

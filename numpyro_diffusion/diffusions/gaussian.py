@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 
 from .. import laws
@@ -110,7 +109,7 @@ class GaussianDiffusion(AbstractDiffusion):
         grown = variance * jnp.exp(LARGEST_CHANGE * jnp.tanh(output[1] / LARGEST_CHANGE))
         return laws.normal(posterior.mean - jnp.sqrt(variance) * output[0], grown)
 
-    def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Array:
+    def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Float[Array, ""]:
         """‖ε − ε̂‖², of the noise that the prediction of x_0 implies, shape ()."""
         error = self.standardize(x_0) - self.standardize(posterior.mean)
         return jnp.exp(self.schedule.log_snr(t)) * jnp.sum(jnp.square(error))
@@ -183,34 +182,36 @@ class GaussianDiffusion(AbstractDiffusion):
         """Standard normal noise."""
         return jax.random.normal(key, shape, dtype=self.schedule.times.dtype)
 
-    def noise_from_uniform(self, uniform: Array) -> Array:
+    def noise_from_uniform(self, uniform: Float[Array, "*event"]) -> Float[Array, "*event"]:
         """Standard normal noise."""
         return jax.scipy.special.ndtri(uniform).astype(self.schedule.times.dtype)
 
-    def mirror_noise(self, noise: Array) -> Array:
+    def mirror_noise(self, noise: Float[Array, "*event"]) -> Float[Array, "*event"]:
         """Minus the noise."""
         return -noise
 
-    def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def marginal_from_noise(
+        self, noise: Float[Array, "*event"], x_0: ArrayLike, t: ArrayLike
+    ) -> Float[Array, "*event"]:
         """Reparameterised draw from q(x_t | x_0): differentiable in x_0 and in a learned schedule."""
         alpha_bar, noise_variance = self.schedule.signal_and_noise(t)
         return self.unstandardize(jnp.sqrt(alpha_bar) * self.standardize(x_0) + jnp.sqrt(noise_variance) * noise)
 
-    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
         """½ Σ log 2πe(1 − ᾱ_t)c² nats."""
         return self._entropy(x_0, self.schedule.noise_variance(t))
 
-    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Array:
+    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Float[Array, ""]:
         """½ Σ log 2πe β_t c² nats."""
         return self._entropy(x_0, self.schedule.beta(t, s))
 
-    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
         """E log π(X^t) given x_0: a Gaussian's second moment, in nats."""
         alpha_bar, noise_variance = self.schedule.signal_and_noise(t)
         square = alpha_bar * self.standardize(x_0) ** 2 + noise_variance
         return -0.5 * jnp.sum(square + jnp.log(2 * jnp.pi) + 2 * jnp.log(self.scale))
 
-    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Array:
+    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Float[Array, ""]:
         """½ Σ log 2πe c² nats."""
         return self._entropy(jnp.zeros(event_shape), jnp.ones(()))
 

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 
-from .._checks import check_real, is_concrete
+from .._checks import check_count, check_real, is_concrete
 from ..laws import ByColumns, Columns, Mixed, apart, together
 from ..schedules import AbstractSchedule
 from .base import AbstractDiffusion
@@ -44,6 +43,7 @@ class MixedDiffusion(AbstractDiffusion):
         (3,)
 
     Raises:
+        TypeError: no sequences.
         ValueError: no groups, or not as many as there are places for; diffusions that are none, mixed themselves,
             with a learned schedule or with different numbers of steps; places that are missing or occur twice.
     """
@@ -52,8 +52,9 @@ class MixedDiffusion(AbstractDiffusion):
     columns: Columns = eqx.field(static=True)
 
     def __init__(self, diffusions: Sequence[AbstractDiffusion], columns: Sequence[Sequence[int]]) -> None:
-        self.diffusions = tuple(diffusions)
-        self.columns = tuple(tuple(int(place) for place in own) for own in columns)
+        self.diffusions = tuple(listed("diffusions", diffusions))
+        groups = [listed("columns", own) for own in listed("columns", columns)]
+        self.columns = tuple(tuple(check_count("columns", place, 0) for place in own) for own in groups)
         places = sorted(place for own in self.columns for place in own)
         if not places or not all(self.columns) or places != list(range(len(places))):
             raise ValueError(f"columns: expected the places 0 … d − 1, each in one group, got {columns!r:.80}")
@@ -131,7 +132,7 @@ class MixedDiffusion(AbstractDiffusion):
             laws.append(own.corrected(law, (out[0].reshape(shape), out[1].reshape(shape)), x))
         return self._law(laws)
 
-    def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Array:
+    def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Float[Array, ""]:
         """The groups' losses, added up."""
         pairs = zip(_laws(posterior), self._cut(x_0), strict=True)
         return sum((own.simple_loss(law, x, t) for law, (own, x) in pairs), jnp.zeros(()))
@@ -175,35 +176,37 @@ class MixedDiffusion(AbstractDiffusion):
         parts = zip(keys, self.diffusions, self.columns, strict=True)
         return self._joined([own.marginal_noise(part, (*shape[:-1], len(places))) for part, own, places in parts])
 
-    def noise_from_uniform(self, uniform: Array) -> Array:
+    def noise_from_uniform(self, uniform: Float[Array, "*event"]) -> Float[Array, "*event"]:
         """Each group's, of its columns."""
         return self._joined([own.noise_from_uniform(part) for own, part in self._cut(uniform)])
 
-    def mirror_noise(self, noise: Array) -> Array:
+    def mirror_noise(self, noise: Float[Array, "*event"]) -> Float[Array, "*event"]:
         """Each group's, of its columns."""
         return self._joined([own.mirror_noise(part) for own, part in self._cut(noise)])
 
-    def marginal_from_noise(self, noise: Array, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def marginal_from_noise(
+        self, noise: Float[Array, "*event"], x_0: ArrayLike, t: ArrayLike
+    ) -> Float[Array, "*event"]:
         """A draw from q(x_t | x_0), as a function of standard noise."""
         return self._joined([own.marginal_from_noise(part, x, t) for own, part, x in self._cut(noise, x_0)])
 
-    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
         """The groups' entropies in nats, added up; exact, shape ()."""
         return self._sum(x_0, lambda own, x: own.marginal_entropy(x, t))
 
-    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Array:
+    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Float[Array, ""]:
         """The groups' entropies in nats, added up; exact, shape ()."""
         return self._sum(x_0, lambda own, x: own.step_entropy(x, t, s))
 
-    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
         """E log π(X^t) given x_0, in nats."""
         return self._sum(x_0, lambda own, x: own.expected_log_terminal(x, t))
 
-    def log_null(self, x_0: ArrayLike) -> Array:
+    def log_null(self, x_0: ArrayLike) -> Float[Array, ""]:
         """The groups' own, added up, in nats, shape ()."""
         return self._sum(x_0, lambda own, x: own.log_null(x))
 
-    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Array:
+    def terminal_entropy(self, event_shape: tuple[int, ...]) -> Float[Array, ""]:
         """The groups' entropies in nats, added up."""
         self._check_shape(event_shape)
         pairs = zip(self.diffusions, self.columns, strict=True)
@@ -241,6 +244,17 @@ class MixedDiffusion(AbstractDiffusion):
     def _check_shape(self, event_shape: tuple[int, ...]) -> None:
         if tuple(event_shape) != (self.size,):
             raise ValueError(f"event_shape: expected ({self.size},), one for each column, got {tuple(event_shape)}")
+
+
+def listed(name: str, values: Any) -> list[Any]:
+    """The values of a sequence, NumPy's included.
+
+    Raises:
+        TypeError: no sequence, or a string.
+    """
+    if isinstance(values, str | Mapping) or not hasattr(values, "__len__") or not np.iterable(values):
+        raise TypeError(f"{name}: expected a sequence, got {values!r:.80}")
+    return list(values)
 
 
 def _laws(law: dist.Distribution) -> tuple[dist.Distribution, ...]:

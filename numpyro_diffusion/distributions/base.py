@@ -122,12 +122,7 @@ class ModuleDistribution(dist.Distribution):
         if len(leading) < len(self.batch_shape) or any(size not in (1, wanted) for wanted, size in pairs):
             shapes = f"{self.batch_shape} to shape {batch_shape}"
             raise ValueError(f"batch_shape: Cannot broadcast distribution of shape {shapes}")
-        new = copy.copy(self)
-        new._leaves = self._aligned()
-        carried = tuple(leaf.ndim - n for leaf, n in zip(new._leaves, self._layout.ndims, strict=True))
-        new._layout = self._layout._replace(batch_ndims=carried, batch_shape=batch_shape)
-        new._batch_shape = batch_shape
-        return new
+        return self._of_batch(batch_shape)
 
     @classmethod
     def infer_shapes(cls, *args: Any, **kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -199,6 +194,15 @@ class ModuleDistribution(dist.Distribution):
         out = _compiled(one, fn, xs.reshape((draws, *batch, *xs.shape[len(lead) :])))
         return jax.tree.map(lambda leaf: leaf.reshape(lead + leaf.shape[1 + len(batch) :]), out)
 
+    def _of_batch(self, batch_shape: tuple[int, ...]) -> Self:
+        """The same with what its leaves are batched by as its own batch; a `jax.vmap` adds more to the left of it."""
+        new = copy.copy(self)
+        new._leaves = self._aligned()
+        carried = tuple(leaf.ndim - n for leaf, n in zip(new._leaves, self._layout.ndims, strict=True))
+        new._layout = self._layout._replace(batch_ndims=carried, batch_shape=batch_shape)
+        new._batch_shape = batch_shape
+        return new
+
     def _unexpanded(self) -> Self:
         """The distribution of one element of a batch in which no parameter differs."""
         new = copy.copy(self)
@@ -246,8 +250,7 @@ class ModuleDistribution(dist.Distribution):
         if is_concrete(inside) and not np.all(inside):
             warnings.warn(
                 f"value: expected values on the support of {type(self).__name__}, {self.support}, got "
-                f"{int(np.sum(~np.asarray(inside)))} of {np.size(inside)} examples off it (NaN, infinite or not 0/1); "
-                "log_prob is -inf there",
+                f"{int(np.sum(~np.asarray(inside)))} of {np.size(inside)} examples off it; log_prob is -inf there",
                 stacklevel=find_stack_level(),
             )
         return jnp.where(inside, log_prob, -jnp.inf)

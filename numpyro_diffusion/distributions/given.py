@@ -55,7 +55,7 @@ class Conditioned:
             return new
         same = parts.process.denoiser.wanted.value
         leaves, structure = jax.tree.flatten(new)
-        return jax.tree.unflatten(structure, [_over(leaf, same, values) for leaf in leaves])
+        return jax.tree.unflatten(structure, [_over(leaf, same, values) for leaf in leaves])._of_batch(lead)
 
 
 def _over(leaf: Any, one: Any, values: Any) -> Any:

@@ -229,9 +229,9 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         return self._like(lambda parts: self.posterior_class(self._made(parts), nothing, validate_args=validate))
 
     def __mul__(self, other: "AbstractFactor | DiffusionPrior") -> Any:
-        if not isinstance(other, AbstractFactor | DiffusionPrior):
-            return NotImplemented
-        return self.posterior_class(self, other) if isinstance(other, AbstractFactor) else self.as_posterior() * other
+        if isinstance(other, AbstractFactor):
+            return self.posterior_class(self, other, validate_args=self._validate_args)
+        return self.as_posterior() * other if isinstance(other, DiffusionPrior) else NotImplemented
 
     __rmul__ = __mul__
 

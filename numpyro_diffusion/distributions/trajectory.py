@@ -59,7 +59,7 @@ class ForwardTrajectory(ModuleDistribution):
         if is_concrete(inside) and not np.all(inside):
             raise ValueError(f"x_0: expected values on the support {diffusion.data_support}, got some off it")
         event_dim = x_0.ndim if event_dim is None else event_dim
-        if not 0 <= event_dim <= x_0.ndim:
+        if not isinstance(event_dim, int | np.integer) or not 0 <= event_dim <= x_0.ndim:
             raise ValueError(
                 f"event_dim: expected a number from 0 to {x_0.ndim} (x_0 has {x_0.shape}), got {event_dim}"
             )
@@ -108,6 +108,11 @@ class _DataThenNoise(constraints.Constraint):
 
     def __repr__(self) -> str:
         return f"{self.data} for x_0, {self.noise} after"
+
+    def eq(self, other: object, static: bool = False) -> ArrayLike:
+        if not isinstance(other, _DataThenNoise):
+            return False
+        return self.data.eq(other.data, static=static) & self.noise.eq(other.noise, static=static)
 
     def feasible_like(self, prototype: Any) -> Any:
         return jnp.zeros_like(prototype)

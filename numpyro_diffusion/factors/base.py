@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
 from jax.tree_util import Partial
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
@@ -28,7 +27,7 @@ class AbstractFactor(eqx.Module):
     """
 
     @abstractmethod
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """log r(x) in nats for one example, shape ()."""
 
     @property
@@ -51,16 +50,19 @@ class AbstractFactor(eqx.Module):
                 f"factor: expected log r(x) of shape () for an example of shape {event_shape}, got {answer.shape}"
             )
 
-    def check_kind(self, support: Constraint, discrete: bool, acts: ArrayLike = True) -> None:
+    def check_kind(self, support: Constraint, discrete: bool, acts: ArrayLike | None = True) -> None:
         """Raise ``ValueError`` if a prior's elements are real where a few values are wanted, or the other way round.
 
         Args:
             support: of the prior's elements.
             discrete: whether elements of a few values are wanted.
-            acts: which elements the factor says something of, broadcastable to one example.
+            acts: which elements the factor says something of, broadcastable to one example; None where that is not
+                known, as under `jax.jit`: then some element has to fit.
         """
         found = has_values(support)
-        wrong = (found != discrete) & np.asarray(acts)
+        if acts is None and (found == discrete).any():
+            return
+        wrong = (found != discrete) & np.asarray(True if acts is None else acts)
         if wrong.any():
             names = ("real numbers", "bits or classes")
             where = f" in columns {np.flatnonzero(wrong).tolist()}" if found.ndim else ""
@@ -133,7 +135,7 @@ class Product(AbstractFactor):
             flat.extend(factor.parts)
         self.factors = tuple(flat)
 
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """Σ log r_i(x)."""
         return sum((factor.log_r(x) for factor in self.factors), jnp.zeros(()))
 
@@ -186,7 +188,7 @@ class PulledBack(AbstractFactor):
     factor: AbstractFactor
     transform: Transform
 
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """log r of the data that z stands for, in nats."""
         return self.factor.log_r(self.transform(x))
 

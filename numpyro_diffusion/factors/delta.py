@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
@@ -51,7 +50,7 @@ class Delta(AbstractFactor):
             raise ValueError(f"mask: expected the shape of values, {self.values.shape}, got {mask.shape}")
         self.mask = mask
 
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """0 if the known elements have their values, else −inf."""
         return jnp.where(jnp.all((x == self.values) | ~self.mask), 0.0, -jnp.inf)
 

@@ -7,8 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions.constraints import Constraint
 
 from .._checks import check_broadcast, check_finite, is_concrete
@@ -23,7 +22,7 @@ class _OfValues(AbstractFactor):
     def log_weight(self, value: Array) -> Array:
         """log r_i in nats at a value of the elements, which broadcasts to one example."""
 
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """Σ log r_i(x_i) in nats."""
         return jnp.sum(self.log_weight(jnp.asarray(x)))
 
@@ -39,14 +38,18 @@ class _OfValues(AbstractFactor):
     def check_count(self, support: Constraint, count: int, *said: Array) -> None:
         """Raise ``ValueError`` unless `count` is the largest number of values of elements that something is said of.
 
+        Of mixed columns this is asked only where it is known what is said, and not under `jax.jit`.
+
         Args:
             support: of the prior's elements.
             count: the number of values.
             *said: arrays of what is said of each element; 0 where nothing is.
         """
         few = has_values(support)
-        known = few.ndim and all(map(is_concrete, said))
-        acts = functools.reduce(np.logical_or, (np.asarray(each) != 0 for each in said)) if known else np.asarray(True)
+        if few.ndim and not all(map(is_concrete, said)):
+            self.check_kind(support, True, None)
+            return
+        acts = functools.reduce(np.logical_or, (np.asarray(each) != 0 for each in said)) if few.ndim else True
         self.check_kind(support, True, acts)
         values = [np.asarray(support(np.full(few.shape, value))) for value in range(count + 1)]
         if [bool((inside & acts).any()) for inside in values] != [True] * count + [False]:

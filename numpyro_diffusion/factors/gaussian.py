@@ -3,9 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
 from jax.tree_util import Partial
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
@@ -43,7 +42,7 @@ class Gaussian(AbstractFactor):
         check_positive("scale", scale)
         self.loc, self.scale, self.gain = (jnp.asarray(part, dtype=float) for part in (loc, scale, gain))
 
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """log N(loc; gain · x, scale²) in nats, over the observed elements."""
         noise, seen = self._noise()
         each = dist.Normal(self.gain * x, noise, validate_args=False).log_prob(self.loc)
@@ -56,7 +55,7 @@ class Gaussian(AbstractFactor):
 
     def check(self, event_shape: tuple[int, ...], support: Constraint) -> None:
         """`loc`, `scale` and `gain` must broadcast to one example, real where something is observed."""
-        self.check_kind(support, False, np.isfinite(self.scale) if is_concrete(self.scale) else True)
+        self.check_kind(support, False, np.isfinite(self.scale) if is_concrete(self.scale) else None)
         for name in ("loc", "scale", "gain"):
             check_broadcast(name, getattr(self, name).shape, event_shape)
 

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
 from jax.scipy.linalg import solve_triangular
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
-from .._checks import check_broadcast, check_finite, check_positive, is_concrete
+from .._checks import check_broadcast, check_finite, check_positive, check_real, is_concrete
 from .._products import dot
 from .._structure import is_affine
 from ..laws import lowered
@@ -68,6 +67,8 @@ class LinearGaussian(AbstractFactor):
                 f"observation of shape {seen}, got {got}"
             )
         self.scale = _noise(scale, self.observation)
+        if mask is not None:
+            check_real("mask", mask)
         self.mask = None if mask is None else jnp.asarray(mask, dtype=bool)
         if self.mask is not None and (self.mask.shape != seen or self.is_covariance):
             raise ValueError(
@@ -137,7 +138,7 @@ class LinearGaussian(AbstractFactor):
         """log N(y; …) from the Mahalanobis square and the log determinant over the observed elements."""
         return -0.5 * (square + log_det + jnp.sum(self.seen) * jnp.log(2 * jnp.pi))
 
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """log N(y; A x, noise) in nats."""
         return self.log_density(*self.noise.square_and_log_det(self.residual(x)))
 

@@ -18,7 +18,7 @@ from ..checkpoints import digest
 from ..distributions import DiffusionPrior
 from ..distributions.report import PriorReport, Score
 from ..infer.sites import only_site
-from ..training import PoorPriorWarning, fit, fit_prior
+from ..training import BelowBaselineWarning, fit, fit_prior
 from ..training.assemble import assembled
 from ..training.laps import Climb, History, climb
 from ..training.posterior_draws import Current, Draws, Effort, draw, effort_for, scored
@@ -187,7 +187,7 @@ class _Learner(NamedTuple):
         flat = np.swapaxes(x, 0, 1).reshape(-1, *self.event_shape)  # all first draws, then all second ones, …
         if lap in FRESH:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", PoorPriorWarning)  # the held-out evidence is the judge
+                warnings.simplefilter("ignore", BelowBaselineWarning)  # the held-out evidence is the judge
                 prior = fit_prior(
                     run, flat, num_steps=self.first_steps, progress_bar=False, **{"dequantize": 0.0} | self.options
                 )

@@ -120,12 +120,12 @@ class ByColumns(constraints.Constraint):
         said = (f"{support} in columns {list(own)}" for support, own in zip(self.supports, self.columns, strict=True))
         return "; ".join(said)
 
-    def __eq__(self, other: object) -> bool:
+    def eq(self, other: object, static: bool = False) -> ArrayLike:
+        """Whether the other one is of the same columns and supports; NumPyro's ``==`` asks this too."""
         if not isinstance(other, ByColumns) or self.columns != other.columns:
             return False
-        return all(a == b for a, b in zip(self.supports, other.supports, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
+        equal = [a.eq(b, static=static) for a, b in zip(self.supports, other.supports, strict=True)]
+        return all(equal) if static else jnp.all(jnp.asarray(equal))
 
     def feasible_like(self, prototype: Any) -> Any:
         """Zeros, which every family has."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from .._checks import check_count
+from .._checks import check_count, check_real
 from . import layers
 
 
@@ -40,6 +40,8 @@ class ContextFeatures(eqx.Module):
     ) -> None:
         self.shape = layers.check_event_shape(shape)
         self.num_labels = None if num_labels is None else check_count("num_labels", num_labels)
+        check_real("loc", loc)
+        check_real("scale", scale)
         self.loc, self.scale = jnp.asarray(loc, float), jnp.asarray(scale, float)
 
     @property

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from . import layers
 from .convolution import convolve
 
-Image: TypeAlias = Float[Array, "height width channels"]
+Image: TypeAlias = Float[Array, "_height _width _channels"]
 
 # The paper's code: uniform, with variance 1 / the mean of fan-in and fan-out.
 _INITIAL = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")

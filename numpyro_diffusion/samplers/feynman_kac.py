@@ -10,11 +10,12 @@ import numpyro.distributions as dist
 from jax import Array
 
 from .._batching import batched_map
-from .._checks import check_count
+from .._checks import check_count, check_scalar
 from ..factors import AbstractFactor, simplify
 from ..laws import log_ahead, log_excess, mirrored
 from ..process import ReverseProcess
 from ..twists import AbstractTwist, TwistedStep, default_twist, last_step
+from ..twists.base import check_twist
 from .ancestral import Ancestral
 from .moments import with_moments
 
@@ -180,8 +181,9 @@ class ParticleSampler(eqx.Module):
         chunk: int | None = None,
     ) -> None:
         self.num_particles = check_count("num_particles", num_particles, 2)
-        self.twist = twist
+        self.twist = check_twist(twist)
         self.num_steps = None if num_steps is None else check_count("num_steps", num_steps, 2)
+        check_scalar("threshold", threshold)
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold: expected a fraction in [0, 1], got {threshold}")
         self.threshold = float(threshold)

@@ -12,6 +12,7 @@ from .._checks import check_choice, check_count
 from ..factors import AbstractFactor, Delta, simplify
 from ..process import ReverseProcess
 from ..twists import AbstractTwist, multiplied
+from ..twists.base import check_twist
 from .ancestral import Ancestral
 from .base import AbstractPosteriorSampler
 from .feynman_kac import TwistedChain
@@ -129,7 +130,7 @@ class Guided(AbstractPosteriorSampler):
     num_steps: int | None = eqx.field(static=True)
 
     def __init__(self, twist: AbstractTwist | None = None, *, num_steps: int | None = None) -> None:
-        self.twist = twist
+        self.twist = check_twist(twist)
         self.num_steps = None if num_steps is None else check_count("num_steps", num_steps, 2)
 
     def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:

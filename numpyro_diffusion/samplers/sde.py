@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from .._checks import check_choice, check_count, check_event
+from .._checks import check_choice, check_count, check_event, check_real
 from ..process import ReverseProcess
 from ..schedules import LEAST_LOG_SNR, AbstractSchedule
 from .smooth import AbstractSmoothSampler, Level, Move, State, mixed
@@ -220,7 +220,7 @@ class SDE(AbstractSmoothSampler):
 def check_share(name: str, value: Any, greatest: float) -> float:
     """Return a finite number from 0 to `greatest`, or raise ``ValueError``."""
     fits = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not (fits and 0 <= value <= greatest and np.isfinite(value)):
+    if not (fits and 0 <= value <= greatest and np.isfinite(float(value))):
         wanted = "a finite number of at least 0" if np.isinf(greatest) else f"a number in [0, {greatest:g}]"
         raise ValueError(f"{name}: expected {wanted}, got {value!r}")
     return float(value)
@@ -234,6 +234,7 @@ def _checked_grid(grid: Any, num_steps: int | None) -> Grid | tuple[float, ...]:
     if isinstance(grid, str):
         names: tuple[Grid, ...] = ("log_snr", "steps")
         return check_choice("grid", grid, names)
+    check_real("grid", grid)
     times = np.asarray(grid, dtype=float)
     if times.ndim != 1 or len(times) < 2 or not (np.isfinite(times).all() and (np.diff(times) < 0).all()):
         raise ValueError(f"grid: expected 'log_snr', 'steps' or times that decrease from T to 1, got {grid!r}")

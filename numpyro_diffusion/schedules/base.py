@@ -2,16 +2,15 @@
 
 from abc import abstractmethod
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from .._checks import check_count, check_step, check_time, is_concrete
+from .._checks import check_choice, check_count, check_finite, check_real, check_step, check_time, is_concrete
 
 Interpolation = Literal["log_snr", "alpha_bar"]
 # A schedule that erases everything ends at −∞, where no integral can; at −16 a signal of 3e-4 is left.
@@ -26,7 +25,7 @@ class AbstractSchedule(eqx.Module):
 
     @property
     @abstractmethod
-    def table(self) -> Array:
+    def table(self) -> Float[Array, " steps"]:
         """Log-SNR at t = 0 … T, shape (T + 1,), decreasing; the first is infinite."""
 
     @property
@@ -43,7 +42,7 @@ class AbstractSchedule(eqx.Module):
         """A tree of booleans like the schedule: which arrays training may change."""
         return jax.tree.map(lambda _: False, self)
 
-    def log_snr(self, t: ArrayLike) -> Array:
+    def log_snr(self, t: Shaped[ArrayLike, "*t"]) -> Float[Array, "*t"]:
         r""":math:`\lambda(t)`, linear between neighbouring steps where both are finite.
 
         Where one is not (next to t = 0, or to a step that erases everything), and for schedules that are linear in
@@ -52,36 +51,36 @@ class AbstractSchedule(eqx.Module):
         check_time("t", t, 0, self.num_steps)
         return _log_snr_at(self.table, jnp.asarray(t, dtype=self.times.dtype), self.interpolation)
 
-    def log_alpha_bar(self, t: ArrayLike) -> Array:
+    def log_alpha_bar(self, t: Shaped[ArrayLike, "*t"]) -> Float[Array, "*t"]:
         r""":math:`\log\bar\alpha_t`, exactly 0 at t = 0."""
         return jax.nn.log_sigmoid(self.log_snr(t))
 
-    def alpha_bar(self, t: ArrayLike) -> Array:
+    def alpha_bar(self, t: Shaped[ArrayLike, "*t"]) -> Float[Array, "*t"]:
         r""":math:`\bar\alpha_t`, the share of the signal's variance that is kept at `t`; 1 at t = 0."""
         return jax.nn.sigmoid(self.log_snr(t))
 
-    def noise_variance(self, t: ArrayLike) -> Array:
+    def noise_variance(self, t: Shaped[ArrayLike, "*t"]) -> Float[Array, "*t"]:
         r""":math:`1-\bar\alpha_t`, without the rounding of that subtraction."""
         return jax.nn.sigmoid(-self.log_snr(t))
 
-    def beta(self, t: ArrayLike, s: ArrayLike | None = None) -> Array:
+    def beta(self, t: Shaped[ArrayLike, "#*t"], s: Shaped[ArrayLike, "#*t"] | None = None) -> Float[Array, "*t"]:
         r""":math:`\beta_{t|s} = 1 - \bar\alpha_t/\bar\alpha_s` for s < t; `s` is ``t - 1`` unless given."""
         check_step(t, s, self.num_steps)
         s = jnp.asarray(t) - 1 if s is None else s
         now, before = self.log_snr(t), self.log_snr(s)
         return jax.nn.sigmoid(-now) * -jnp.expm1(now - before)
 
-    def signal_and_noise(self, t: ArrayLike) -> tuple[Array, Array]:
+    def signal_and_noise(self, t: Shaped[ArrayLike, "*t"]) -> tuple[Float[Array, "*t"], Float[Array, "*t"]]:
         r""":math:`\bar\alpha_t` and :math:`1-\bar\alpha_t`, both without rounding."""
         log_snr = self.log_snr(t)
         return jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
 
-    def time(self, t: ArrayLike) -> Array:
+    def time(self, t: Shaped[ArrayLike, "*t"]) -> Float[Array, "*t"]:
         """What a network is told at step `t`: `t` itself, or the original chain's step after respacing."""
         check_time("t", t, 0, self.num_steps)
         return _time_at(jax.lax.stop_gradient(self.times), jnp.asarray(t, dtype=self.times.dtype))
 
-    def time_at(self, log_snr: ArrayLike) -> Array:
+    def time_at(self, log_snr: Shaped[ArrayLike, "*t"]) -> Float[Array, "*t"]:
         r"""The t in [0, T] at which :math:`\lambda(t)` is `log_snr`; its inverse, of the same shape.
 
         Beyond the table's ends it is 0 or T.
@@ -99,7 +98,7 @@ class AbstractSchedule(eqx.Module):
         straight = (jnp.where(finite, left, 1.0) - log_snr) / jnp.where(finite, left - right, 1.0)
         return low + jnp.clip(jnp.where(finite, straight, mixed), 0, 1)
 
-    def balance(self, t: Array, kl: Array) -> Array:
+    def balance(self, t: Shaped[Array, " n"], kl: Float[Array, " n"]) -> Float[Array, ""]:
         """What training adds to −K for the steps' own sake: 0, without a gradient unless a schedule says more.
 
         Args:
@@ -134,7 +133,9 @@ class Schedule(AbstractSchedule):
         times: what networks are told at each step, shape (T + 1,); 0 … T unless given.
 
     Raises:
-        ValueError: fewer than 2 steps, or a table that does not decrease.
+        TypeError: `log_snr` or `times` of no numbers.
+        ValueError: fewer than 2 steps, a table that does not decrease, an unknown interpolation, or `times` of another
+            shape or not finite.
     """
 
     log_snr_table: Array
@@ -144,14 +145,19 @@ class Schedule(AbstractSchedule):
     def __init__(
         self, log_snr: ArrayLike, interpolation: Interpolation = "log_snr", times: ArrayLike | None = None
     ) -> None:
+        check_real("log_snr", log_snr)
         self.log_snr_table = jnp.asarray(log_snr, dtype=float)
-        self.interpolation = interpolation
-        self.times = jnp.arange(len(self.log_snr_table), dtype=float) if times is None else jnp.asarray(times)
+        self.interpolation = check_choice("interpolation", interpolation, get_args(Interpolation))
+        if times is not None:
+            check_finite("times", times)
+        self.times = jnp.arange(self.log_snr_table.size, dtype=float) if times is None else jnp.asarray(times)
 
     def __check_init__(self) -> None:
         shape = self.log_snr_table.shape
         if len(shape) != 1 or shape[0] < 3:
             raise ValueError(f"num_steps: expected a table of at least 2 steps (T >= 2), got shape {shape}")
+        if self.times.shape != shape:
+            raise ValueError(f"times: expected shape {shape}, that of log_snr, got {self.times.shape}")
         if is_concrete(self.log_snr_table):
             table = np.asarray(self.log_snr_table)
             if table[0] != np.inf:
@@ -165,7 +171,7 @@ class Schedule(AbstractSchedule):
                 )
 
     @property
-    def table(self) -> Array:
+    def table(self) -> Float[Array, " steps"]:
         """Log-SNR at t = 0 … T, shape (T + 1,); a constant, never trained."""
         return jax.lax.stop_gradient(self.log_snr_table)
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._checks import check_count, check_finite, check_scalar
+from .._checks import check_count, check_finite, check_positive, check_scalar
 from .base import Schedule
 
 
@@ -24,10 +24,15 @@ def from_beta(beta: ArrayLike) -> Schedule:
 
 
 def linear(num_steps: int, beta_min: float = 1e-4, beta_max: float = 0.02) -> Schedule:
-    r""":math:`\beta_t` linear in t ([DDPM 2020] §4), both ends times 1000/T so that every T forgets alike."""
+    r""":math:`\beta_t` linear in t ([DDPM 2020] §4), both ends times 1000/T so that every T forgets alike.
+
+    Raises:
+        TypeError: an end that is no number.
+        ValueError: T < 2, an end that is not positive and finite.
+    """
     num_steps = check_count("num_steps", num_steps, 2)
-    check_scalar("beta_min", beta_min)
-    check_scalar("beta_max", beta_max)
+    for name, value in {"beta_min": beta_min, "beta_max": beta_max}.items():
+        _check_number(name, value)
     first, last = np.array([beta_min, beta_max]) * 1000 / num_steps
     return from_beta(np.minimum(np.linspace(first, last, num_steps), 0.999))
 
@@ -36,8 +41,14 @@ def cosine(num_steps: int, offset: float = 0.008, beta_max: float = 0.999) -> Sc
     r""":math:`\bar\alpha(t) \propto \cos^2\!\big(\tfrac{t/T+c}{1+c}\tfrac{\pi}{2}\big)`, steps capped at `beta_max`.
 
     Source: Nichol & Dhariwal 2021, eq. 17.
+
+    Raises:
+        TypeError: `offset` or `beta_max` is no number.
+        ValueError: T < 2, `offset` or `beta_max` not positive and finite, or no schedule with them.
     """
     num_steps = check_count("num_steps", num_steps, 2)
+    for name, value in {"offset": offset, "beta_max": beta_max}.items():
+        _check_number(name, value)
     angle = (np.arange(num_steps + 1) / num_steps + offset) / (1 + offset) * np.pi / 2
     alpha_bar = np.cos(angle) ** 2
     return from_beta(np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, beta_max))
@@ -75,7 +86,7 @@ def log_snr(
     for name, value in {"minimum": minimum, "maximum": maximum, "scale": scale, "detail": detail}.items():
         if value is not None or name in ("scale", "detail"):
             check_scalar(name, value)
-    if not (scale > 0 and detail > 0):
+    if not (0 < scale < np.inf and 0 < detail < np.inf):
         raise ValueError(f"scale, detail: expected positive numbers, got {scale} and {detail}")
     minimum = 2 * np.log(0.01 / scale) if minimum is None else float(minimum)
     maximum = -2 * np.log(detail / 5) if maximum is None else float(maximum)
@@ -93,6 +104,13 @@ def erasing(num_steps: int) -> Schedule:
     t = np.arange(num_steps + 1)
     with np.errstate(divide="ignore"):
         return Schedule(np.log(num_steps - t) - np.log(t), "alpha_bar")
+
+
+def _check_number(name: str, value: float) -> None:
+    """Raise unless `value` is one positive, finite number."""
+    check_scalar(name, value)
+    check_finite(name, value)
+    check_positive(name, value)
 
 
 def log_snr_table(log_alpha_bar: np.ndarray) -> np.ndarray:

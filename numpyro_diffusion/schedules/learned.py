@@ -6,8 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from .._checks import check_choice, check_count, check_scalar
 from .base import AbstractSchedule, Interpolation
@@ -53,7 +52,7 @@ class LearnedSchedule(AbstractLearnedSchedule):
         self.interpolation = "log_snr"
 
     @property
-    def table(self) -> Array:
+    def table(self) -> Float[Array, " steps"]:
         """Log-SNR at t = 0 … T, shape (T + 1,), differentiable in the logits."""
         steps = jnp.concatenate([jnp.full(1, np.log1p(-self.first_beta)), -jax.nn.softplus(self.logits)])
         log_alpha_bar = jnp.cumsum(steps)
@@ -82,14 +81,14 @@ class VarianceSchedule(AbstractLearnedSchedule):
         self.interpolation = "log_snr"
 
     @property
-    def table(self) -> Array:
+    def table(self) -> Float[Array, " steps"]:
         """Log-SNR at t = 0 … T, shape (T + 1,); a constant for the bound, which trains the network alone."""
         first, last = self.ends
         steps = jax.nn.softmax(_PACE * jax.lax.stop_gradient(self.logits))
         inner = first + (last - first) * jnp.cumsum(steps[:-1])
         return jnp.concatenate([jnp.array([jnp.inf, first]), inner, jnp.full(1, last)])
 
-    def balance(self, t: Array, kl: Array) -> Array:
+    def balance(self, t: Shaped[Array, " n"], kl: Float[Array, " n"]) -> Float[Array, ""]:
         """0, with a gradient in the logits that vanishes where the mean square of a KL term is the same at all t."""
         square = jnp.square(kl)
         excess = jax.lax.stop_gradient(square / jnp.mean(square) - 1)
@@ -115,6 +114,7 @@ def learned(
             too, at that of the start.
 
     Raises:
+        TypeError: `init` is no schedule, `first_beta` no number.
         ValueError: T < 2, `first_beta` outside (0, 1), `init` of another T, or an unknown objective.
     """
     num_steps = check_count("num_steps", num_steps, 2)
@@ -123,6 +123,8 @@ def learned(
     if not 0 < first_beta < 1:
         raise ValueError(f"first_beta: expected a number in (0, 1), got {first_beta}")
     start = log_snr(num_steps, maximum=np.log1p(-first_beta) - np.log(first_beta)) if init is None else init
+    if not isinstance(start, AbstractSchedule):
+        raise TypeError(f"init: expected a schedule from numpyro_diffusion.schedules, got {init!r:.80}")
     if start.num_steps != num_steps:
         raise ValueError(f"init: expected a schedule of {num_steps} steps, got {start.num_steps}")
     beta = np.asarray(start.beta(jnp.arange(1, num_steps + 1)), dtype=np.float64)

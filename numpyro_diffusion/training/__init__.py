@@ -1,7 +1,7 @@
 """Learning: objectives, the training loop, and a prior from data in one call."""
 
 from ..distributions.report import PriorReport as PriorReport
-from .auto import PoorPriorWarning as PoorPriorWarning
+from .auto import BelowBaselineWarning as BelowBaselineWarning
 from .auto import fit_prior as fit_prior
 from .holes import DroppedRowsWarning as DroppedRowsWarning
 from .loop import fit as fit

@@ -35,7 +35,7 @@ PILOT = 1_000  # steps by which coordinates and baseline are chosen
 FIRST_PILOT = 500  # the same, before missing cells are drawn again
 
 
-class PoorPriorWarning(UserWarning):
+class BelowBaselineWarning(UserWarning):
     """A prior that is worse on held-out examples than a simple model of them."""
 
 
@@ -115,7 +115,7 @@ def fit_prior(
 
     Warns:
         DroppedRowsWarning: rows with no known cell.
-        PoorPriorWarning: K on the held-out examples is below the log density of a simple model, beyond errors.
+        BelowBaselineWarning: K on the held-out examples is below the log density of a simple model, beyond errors.
     """
     first, second = jax.random.split(check_key("key", key))
     columns = tuple(map(str, getattr(data, "columns", ())))
@@ -163,7 +163,7 @@ def fit_prior(
     if progress_bar:
         print(f"{prior.report()}".removeprefix("\n".join(said)).strip())
     if prior.report().is_worse:
-        warnings.warn(f"fit_prior: {prior.report().verdict}", PoorPriorWarning, stacklevel=2)
+        warnings.warn(f"fit_prior: {prior.report().verdict}", BelowBaselineWarning, stacklevel=2)
     return prior
 
 

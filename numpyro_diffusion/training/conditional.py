@@ -22,8 +22,8 @@ from ._arguments import check_numbers
 from .baselines import LARGEST, Mixture, shrunk_gaussian
 from .plan import PriorPlan, table_width
 from .run import to_latent
-from .spread import Spread, fitted_spread
 from .tables import FEWEST, NUM_TIMES, finest_detail
+from .variances import ContextVariances, fitted_variances
 
 MOST_LABELS = 1_000
 
@@ -42,13 +42,13 @@ class Regressed(NamedTuple):
         features: of a context.
         weight: shape (d, features); the mean of what it adds over the examples is 0.
         residual: the Gaussian of what is left, with the examples' mean.
-        spread: how the variances of what is left depend on the context; None where they do not, or not to be seen.
+        variances: how the variances of what is left depend on the context; None where they do not, or not to be seen.
     """
 
     features: ContextFeatures
     weight: np.ndarray
     residual: Mixture
-    spread: Spread | None = None
+    variances: ContextVariances | None = None
 
     def left(self, pairs: Pairs) -> np.ndarray:
         """The examples without what their contexts add, shape (n, d)."""
@@ -68,9 +68,9 @@ class Told(NamedTuple):
     def log_prob(self, x: np.ndarray) -> np.ndarray:
         """Log density of flattened examples in nats, shape (n,)."""
         model, left = self.model, self.model.left(Pairs(x, self.context))
-        if model.spread is None:
+        if model.variances is None:
             return model.residual.log_prob(left)
-        return model.spread.log_prob(left - model.residual.means[0], self.context)
+        return model.variances.log_prob(left - model.residual.means[0], self.context)
 
 
 def described(context: ArrayLike, count: int, dropout: float) -> tuple[np.ndarray, Context, ContextFeatures]:
@@ -148,8 +148,8 @@ def conditional_plan(
     real = plan.process.diffusion.is_gaussian
     model = regressed(pairs, features, plan.dequantize) if real and np.prod(event) <= LARGEST else None
     if plan.is_table and model is not None:
-        # Of a context that is left out the baseline knows no spread: then all of it is the network's to learn.
-        model = model if len(event) > 1 or told.optional else _with_spread(model, pairs)
+        # Of a context that is left out the baseline knows no variances: then all of it is the network's to learn.
+        model = model if len(event) > 1 or told.optional else _with_variances(model, pairs)
         return _of_regression(key, plan, pairs, told, model), model
     denoiser: Any = plan.process.denoiser
     if network is None:
@@ -163,11 +163,11 @@ def conditional_plan(
     return plan._replace(process=process), model
 
 
-def _with_spread(model: Regressed, pairs: Pairs) -> Regressed:
+def _with_variances(model: Regressed, pairs: Pairs) -> Regressed:
     """The same with the variances' dependence on the context, if there is any that can be seen."""
     centred = model.left(pairs) - model.residual.means[0]
-    spread = fitted_spread(centred, model.residual.covariances[0], pairs.context, model.features)
-    return model._replace(spread=spread)
+    variances = fitted_variances(centred, model.residual.covariances[0], pairs.context, model.features)
+    return model._replace(variances=variances)
 
 
 def _of_regression(key: Array, plan: PriorPlan, pairs: Pairs, told: Context, model: Regressed) -> PriorPlan:
@@ -177,15 +177,15 @@ def _of_regression(key: Array, plan: PriorPlan, pairs: Pairs, told: Context, mod
     if schedule is None:
         schedule = schedules.log_snr(NUM_TIMES, scale=place.size, detail=place.detail)
     diffusion = GaussianDiffusion(schedule, *place.scaling)
-    spread = None if model.spread is None else LogVariances(model.spread.features, model.spread.weight)
-    make = Regression(model.features, place.weight, place.gaussian, spread)
+    variances = None if model.variances is None else LogVariances(model.variances.features, model.variances.weight)
+    make = Regression(model.features, place.weight, place.gaussian, variances)
     baseline = Conditional(make, told.shape, told.num_labels, told.optional)
     width = table_width(len(pairs.x), int(np.prod(event)))
     fn = MLP(key, event, num_steps=schedule.num_steps, width=width, outputs=2, context=model.features)
     process = ReverseProcess(diffusion, Residual(fn, baseline, told), event)
     others = [line for line in plan.reasons if not line.startswith(("coordinates", "baseline", "schedule"))]
     ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(schedule.num_steps)):.3g}"
-    kind = "residual covariance" if spread is None else "principal axes, along which variances depend on the context"
+    kind = "residual covariance" if variances is None else "principal axes, along which variances depend on the context"
     found = [
         f"coordinates: {place.said}",
         f"baseline: the linear regression on the context, with its {kind}; the network learns the rest",
@@ -217,17 +217,17 @@ class _Place(NamedTuple):
 
 
 def _white(pairs: Pairs, model: Regressed) -> _Place:
-    """Where what the regression leaves is white; along its principal axes if its spread depends on the context."""
+    """Where what the regression leaves is white; along its principal axes if its variances depend on the context."""
     left, loc, covariance = model.left(pairs), pairs.x.mean(0), model.residual.covariances[0]
     kind = jax.dtypes.canonicalize_dtype(float)
     transform: Transform
-    if model.spread is None:
+    if model.variances is None:
         root = np.linalg.cholesky(covariance)
         inverse = np.linalg.inv(root)
         transform = LowerCholeskyAffine(jnp.asarray(loc, kind), jnp.asarray(root, kind))
         said = "those in which what the baseline leaves is white"
     else:
-        axes = model.spread.axes
+        axes = model.variances.axes
         inverse = axes.inverse
         transform = PrincipalAxes(loc, axes.unit, axes.basis, axes.scale)
         said = "along the principal axes of what the regression leaves"

@@ -46,3 +46,14 @@ class AbstractTwist(eqx.Module):
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
         """Raise ``ValueError`` where the twist does not fit the family or the factor."""
+
+
+def check_twist(twist: Any) -> AbstractTwist | None:
+    """Return a twist, or the None for which one is chosen.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if twist is not None and not isinstance(twist, AbstractTwist):
+        raise ValueError(f"twist: expected one from numpyro_diffusion.twists, got {twist!r:.80}")
+    return twist

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .._checks import check_scalar
 from ..factors import AbstractFactor
 from ..laws import between
 from ..process import ReverseProcess
-from .base import AbstractTwist, TwistedStep
+from .base import AbstractTwist, TwistedStep, check_twist
 from .default import default_twist
 
 
@@ -34,8 +35,8 @@ class Tempered(AbstractTwist):
     power: float = eqx.field(static=True)
 
     def __init__(self, twist: AbstractTwist | None = None, power: float = 0.5) -> None:
-        if twist is not None and not isinstance(twist, AbstractTwist):
-            raise ValueError(f"twist: expected one from numpyro_diffusion.twists, got {twist!r}")
+        check_twist(twist)
+        check_scalar("power", power)
         if not (np.isfinite(power) and power >= 0):
             raise ValueError(f"power: expected a finite number of at least 0, got {power}")
         self.twist, self.power = twist, float(power)

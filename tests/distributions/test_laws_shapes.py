@@ -1,5 +1,7 @@
 """Laws of every distribution: shapes, batches, supports and what is refused."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,15 +57,23 @@ def test_values_broadcast_with_the_batch(rows):
 def test_support_and_flags(any_case):
     """The support is that of the data with the event's rank, and draws are of its kind."""
     case, made = any_case, any_case.made
-    element = constraints.boolean if case.bits else constraints.real
-    assert made.support == constraints.independent(element, len(case.event))
+    data, noise = (constraints.independent(of_one, len(case.event)) for of_one in (case.one.data, case.one.noise))
+    if case.name.startswith("trajectory") and data != noise:
+        for step, place, number in itertools.product((0, 1), range(case.one.size), (0.5, 3.0, -1.0, np.nan)):
+            chain = np.array(made.support.feasible_like(jnp.zeros(case.event)))
+            chain[step, place] = number
+            assert made.support(chain) == constraints.independent((data, noise)[step].base_constraint, 1)(chain[step])
+    else:
+        assert made.support == (noise if case.name.startswith("forward") else data)
+    assert made.support == case.build(0.7).support == jax.tree.map(lambda leaf: leaf, made.support)
+    assert np.all(made.support(made.support.feasible_like(jnp.zeros((4, *made.shape())))))
     assert made.event_dim == made.support.event_dim == len(case.event)
-    assert made.is_discrete is case.bits
+    assert made.is_discrete is case.discrete
     assert made.has_rsample is case.smooth
     assert not made.has_enumerate_support
     drawn = jax.eval_shape(made.sample, KEY)
     assert drawn.shape == case.batch + case.event
-    assert jnp.issubdtype(drawn.dtype, jnp.integer if case.bits else jnp.floating)
+    assert jnp.issubdtype(drawn.dtype, jnp.integer if case.whole else jnp.floating)
     if case.smooth:
         assert jax.eval_shape(made.rsample, KEY).shape == drawn.shape
     else:
@@ -145,7 +155,7 @@ def test_wrong_values_are_refused_by_name(quick_case):
     case = quick_case
     checked, unchecked = case.build(0.4, validate_args=True), case.build(0.4, validate_args=False)
     good = case.values.astype(float)
-    bad = good.at[(0,) * good.ndim].set(0.5 if case.bits else jnp.nan)
+    bad = good.at[(0,) * good.ndim].set(case.bad)
     np.testing.assert_allclose(checked.log_prob(good), unchecked.log_prob(good), **CLOSE)
     with pytest.warns(UserWarning, match="support"):
         checked.log_prob(bad)
@@ -170,9 +180,9 @@ def test_double_precision(x64, quick_case):
     """Everything follows JAX's precision; exact densities agree with single precision."""
     case = quick_case
     made, values = case.build(0.4), np.asarray(case.values)
-    value = jnp.asarray(values) if case.bits else jnp.asarray(values, dtype=jnp.float64)
+    value = jnp.asarray(values) if case.whole else jnp.asarray(values, dtype=jnp.float64)
     assert jax.eval_shape(made.log_prob, value).dtype == jnp.float64
-    assert jax.eval_shape(made.sample, KEY).dtype == (jnp.int64 if case.bits else jnp.float64)
+    assert jax.eval_shape(made.sample, KEY).dtype == (jnp.int64 if case.whole else jnp.float64)
     if case.name == "forward-batch":
         with jax.enable_x64(False):
             single = case.made.log_prob(values)

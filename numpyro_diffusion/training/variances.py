@@ -1,4 +1,4 @@
-"""How the spread of what a regression leaves depends on the context: variances along axes that all contexts share.
+"""How the variances of what a regression leaves depend on the context, along axes that all contexts share.
 
 Common principal components (Flury 1984), with log variances that are linear in splines of the context: for fields, say,
 whose length scale is the context, whose covariances share their axes nearly, and no covariance.
@@ -43,7 +43,7 @@ class Axes(NamedTuple):
         return float(np.log(self.unit).sum() + np.log(self.scale).sum())
 
 
-class Spread(NamedTuple):
+class ContextVariances(NamedTuple):
     """Variances along principal axes that depend on the context.
 
     Attributes:
@@ -69,9 +69,9 @@ def principal_axes(covariance: np.ndarray) -> Axes:
     return Axes(unit, basis, np.sqrt(variances))
 
 
-def fitted_spread(
+def fitted_variances(
     centred: np.ndarray, covariance: np.ndarray, context: np.ndarray, features: ContextFeatures
-) -> Spread | None:
+) -> ContextVariances | None:
     """Log variances by maximum likelihood with a ridge; None unless they predict better than a covariance for all.
 
     A fifth of the examples chooses knots and ridge, and whether there is anything to gain: two standard errors of the
@@ -100,7 +100,7 @@ def fitted_spread(
     if chosen is None or gain.mean() < 2 * gain.std() / np.sqrt(len(gain)):
         return None
     option, ridge = chosen
-    return Spread(axes, option, _scored(np.square(z), _table(option, context), ridge))
+    return ContextVariances(axes, option, _scored(np.square(z), _table(option, context), ridge))
 
 
 def _options(features: ContextFeatures, context: np.ndarray) -> list[SplineFeatures]:

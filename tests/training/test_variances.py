@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 import numpyro_diffusion as nd
 from numpyro_diffusion.networks import ContextFeatures, SplineFeatures
 from numpyro_diffusion.training import conditional, plan_prior
-from numpyro_diffusion.training.spread import fitted_spread
+from numpyro_diffusion.training.variances import fitted_variances
 
 PLACES = np.linspace(0, 1, 10)
 
@@ -45,7 +45,7 @@ def test_fields_of_an_unknown_length_scale_start_near_their_law(tmp_path):
     plan, model = planned(x, length)
     unseen, told = fields(200, 1)
     truth, found = exact(unseen, told), model.given(told).log_prob(unseen)
-    one = model._replace(spread=None).given(told).log_prob(unseen)
+    one = model._replace(variances=None).given(told).log_prob(unseen)
     assert -1.5 < (found - truth).mean() < 0 and (one - truth).mean() < -4
     prior = nd.DiffusionPrior(plan.process, transform=plan.transform)
     prior = prior.with_(likelihood=nd.ImportanceWeighted(1))  # no noise is left of it where the chain is exact
@@ -66,16 +66,16 @@ def test_variances_are_found_where_they_depend_and_left_alone_where_not():
     noise = rng.normal(size=(3000, 4))
     features = ContextFeatures((2,), None, c.mean(0), c.std(0))
     z = noise * np.exp(log_variances / 2) * scale
-    spread = fitted_spread(z @ basis.T, np.cov((z @ basis.T).T), c, features)
+    variances = fitted_variances(z @ basis.T, np.cov((z @ basis.T).T), c, features)
     truth = -0.5 * (noise**2 + log_variances + np.log(2 * np.pi) + 2 * np.log(scale)).sum(1)
-    assert spread is not None and abs((spread.log_prob(z @ basis.T, c) - truth).mean()) < 0.05
-    assert fitted_spread(noise, np.cov(noise.T), c, features) is None
+    assert variances is not None and abs((variances.log_prob(z @ basis.T, c) - truth).mean()) < 0.05
+    assert fitted_variances(noise, np.cov(noise.T), c, features) is None
     labels = (c[:, 0] > 0).astype(int)
     scale = np.array([[0.5, 2.0, 1.0, 1.0], [2.0, 0.5, 1.0, 1.0]])[labels]
-    spread = fitted_spread(noise * scale, np.diag((scale**2).mean(0)), labels, ContextFeatures((), 2))
-    assert spread is not None
+    variances = fitted_variances(noise * scale, np.diag((scale**2).mean(0)), labels, ContextFeatures((), 2))
+    assert variances is not None
     truth = -0.5 * (noise**2 + 2 * np.log(scale) + np.log(2 * np.pi)).sum(1)
-    assert abs((spread.log_prob(noise * scale, labels) - truth).mean()) < 0.05
+    assert abs((variances.log_prob(noise * scale, labels) - truth).mean()) < 0.05
 
 
 def test_splines_are_the_natural_ones():

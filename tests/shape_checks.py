@@ -1,0 +1,110 @@
+"""Shapes in signatures, checked at every call that a test makes.
+
+Only what jaxtyping writes is checked, and only of arrays: wrong arguments of other kinds go on to the package's own
+messages. A name such as ``*event`` has to mean one shape within one call. jaxtyping's own import hook wraps every
+function of a package, and a type checker in it refuses arguments before the package can say what is wrong with them.
+"""
+
+import ast
+import functools
+import importlib.abc
+import importlib.machinery
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jaxtyping
+import numpy as np
+
+
+class WrongShape(AssertionError):
+    """An array has not the shape or the kind of numbers that a signature says."""
+
+
+def checked(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn`, which raises `WrongShape` where its arrays are not what its signature says."""
+    said = {name: hint for name, hint in getattr(fn, "__annotations__", {}).items() if has_shape(hint)}
+    if not said:
+        return fn
+    signature = inspect.signature(fn)
+    result = said.pop("return", None)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            return fn(*args, **kwargs)  # whose own error says more
+        with jaxtyping.jaxtyped("context"):
+            for name in said.keys() & given.keys():
+                check(f"{fn.__qualname__}: {name}", given[name], said[name])
+            out = fn(*args, **kwargs)
+            check(f"{fn.__qualname__}: the result", out, result)
+        return out
+
+    return call
+
+
+def has_shape(hint: Any) -> bool:
+    """Whether an annotation, or a part of it, is one of jaxtyping's."""
+    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
+        return True
+    return any(map(has_shape, typing.get_args(hint)))
+
+
+def check(where: str, value: Any, hint: Any) -> None:
+    """Raise unless an array, or each one of a tuple, is what the annotation says."""
+    if isinstance(value, tuple) and typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        parts = parts[:1] * len(value) if parts[1:] == (...,) else parts
+        if len(parts) != len(value):
+            raise WrongShape(f"{where}: expected {len(parts)} parts, got {len(value)}")
+        for i, (part, own) in enumerate(zip(value, parts, strict=True)):
+            check(f"{where}[{i}]", part, own)
+    elif isinstance(value, jax.Array | np.ndarray) and has_shape(hint):
+        union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        options = typing.get_args(hint) if union else (hint,)
+        shaped = [option for option in options if has_shape(option)]
+        kind = np.ndarray if isinstance(value, np.ndarray) else jax.Array  # either will do where the other is written
+        if not any(isinstance(value, option.dtype[kind, option.dim_str]) for option in shaped):
+            raise WrongShape(
+                f"{where}: expected {' or '.join(option.__name__ for option in shaped)}, got {value.dtype}{value.shape}"
+            )
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Decorates the functions of a module that imports jaxtyping; its compiled code is not stored."""
+
+    def get_code(self, fullname: str) -> types.CodeType | None:
+        source = self.get_data(self.path)
+        if b"jaxtyping" not in source:
+            return super().get_code(fullname)
+        tree = ast.parse(source, self.path)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                # The innermost one: others, such as `jax.custom_jvp`, make something else of a function.
+                node.decorator_list.append(ast.parse(f"__import__({__name__!r}).checked", mode="eval").body)
+        return compile(ast.fix_missing_locations(tree), self.path, "exec", dont_inherit=True)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
+        if not name.startswith(f"{self.package}."):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _Loader(name, spec.loader.path)
+        return spec
+
+
+def install(package: str) -> None:
+    """Check the signatures of a package's modules, of all that are imported from now on."""
+    assert not any(name.startswith(f"{package}.") for name in sys.modules)
+    sys.meta_path.insert(0, _Finder(package))
