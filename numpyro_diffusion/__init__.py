@@ -13,7 +13,7 @@ from . import schedules as schedules
 from . import transforms as transforms
 from . import twists as twists
 from ._compiler import CompilerWarning as CompilerWarning
-from ._compiler import keep_wrong_sums_away
+from ._compiler import keep_wrong_sums_away as _keep_wrong_sums_away
 from .checkpoints import CheckpointError as CheckpointError
 from .diffusions import AbstractDiffusion as AbstractDiffusion
 from .diffusions import BinomialDiffusion as BinomialDiffusion
@@ -47,7 +47,7 @@ from .samplers import ReliabilityWarning as ReliabilityWarning
 
 __version__ = "0.1.0"
 
-keep_wrong_sums_away()
+_keep_wrong_sums_away()
 
 # Optax, ArviZ and Matplotlib take a while to import, and a model needs none of them: these names load on first use.
 _ON_USE = {
