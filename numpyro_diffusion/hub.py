@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 from jax.typing import ArrayLike
 
 from ._checks import check_count
@@ -46,7 +47,11 @@ def load(source: str | PathLike[str], *, classes: Iterable[type[eqx.Module]] = (
             sense: unknown names, counts below 0, NaN, shapes that do not fit each other.
         TypeError: `classes` that are no `equinox.Module` classes.
     """
-    path = _locate(source)
+    with jax.ensure_compile_time_eval():  # values are checked, also where a model that is being traced loads a prior
+        return _read_prior(_locate(source), classes)
+
+
+def _read_prior(path: Path, classes: Iterable[type[eqx.Module]]) -> DiffusionPrior:
     parts, metadata = read_module(path, classes=classes)
     if not isinstance(parts, PriorParts):
         raise CheckpointError(f"{path}: expected a DiffusionPrior, got a file that holds a {type(parts).__name__}")
@@ -106,7 +111,8 @@ def load_diffusers(
         image_size = check_count("image_size", image_size[0]), check_count("image_size", image_size[1])
     if integers and (loc is not None or scale is not None):
         raise ValueError(f"loc, scale: expected None with integers, whose units are fixed, got {loc!r} and {scale!r}")
-    return DiffusionPrior(read_process(folder, image_size, loc, scale, compute_dtype, integers))
+    with jax.ensure_compile_time_eval():
+        return DiffusionPrior(read_process(folder, image_size, loc, scale, compute_dtype, integers))
 
 
 def card(source: str | PathLike[str]) -> dict[str, Any]:

@@ -90,6 +90,13 @@ def test_a_prior_comes_back_as_it_was(saved):
     assert nd.load(str(path)).event_shape == prior.event_shape
 
 
+def test_a_model_that_is_traced_may_load_its_prior(path):
+    """As a newcomer writes it: the file is read once for each trace, and its values can be checked."""
+    draw = lambda key: nd.load(path).sample(key, (3,))
+    key = jax.random.key(0)
+    np.testing.assert_allclose(jax.jit(draw)(key), draw(key), rtol=1e-5, atol=1e-5)
+
+
 def test_half_precision_is_close_and_smaller(saved, tmp_path):
     prior, path, x = saved
     half = tmp_path / "half.safetensors"
