@@ -9,7 +9,8 @@ from numpyro.infer.importance import _psis_khat
 
 from .smc import Particles
 
-LEAST_SIZE = 10.0  # effective particles: fewer at any step, and few particles decide the rest
+# Effective particles: fewer at any step, and few particles decide the rest. One in 25, between these two.
+FEWEST_SIZE, LEAST_SIZE, SHARE = 5.0, 10.0, 1 / 25
 LARGEST_KHAT = 0.7  # above it, means over weights are those of their tail (Vehtari et al. 2024)
 _EQUAL = 0.9  # the effective share from which weights are about equal
 LARGEST_GAP = 1.0  # nats between the log evidences of two islands
@@ -31,6 +32,7 @@ class Reliability(NamedTuple):
         khat: Pareto k̂ of the final weights of all islands together; 0 where they are about equal.
         gap: between the largest and the least of the islands' log evidences, in nats; 0 for one island.
         deviation: their standard deviation, in nats; 0 for one island.
+        least_allowed: the effective number of particles below which `least_size` speaks against the answer.
     """
 
     least_size: float
@@ -38,12 +40,13 @@ class Reliability(NamedTuple):
     khat: float
     gap: float
     deviation: float
+    least_allowed: float = LEAST_SIZE
 
     @property
     def complaints(self) -> list[str]:
         """What speaks against the answer, with its numbers; empty where nothing does."""
         said = []
-        if not self.least_size >= LEAST_SIZE:
+        if not self.least_size >= self.least_allowed:
             said.append(f"the least effective number of particles on the way is {self.least_size:.1f}")
         if not self.khat <= LARGEST_KHAT:
             said.append(f"the weights have a heavy tail, Pareto k̂ = {self.khat:.2f} (above {LARGEST_KHAT})")
@@ -72,7 +75,8 @@ def reliability(particles: Particles) -> Reliability:
     # Of all islands together, each as its evidence counts it: few weights make a noisy k̂.
     weights = np.asarray(particles.log_weight, dtype=np.float64) + evidence[..., None]
     khat = max(pareto_khat(each) for each in np.moveaxis(weights, 0, -2).reshape(-1, len(evidence) * weights.shape[-1]))
-    return Reliability(float(sizes.min()), float(sizes[..., -1].min()), khat, *differences(evidence))
+    allowed = min(LEAST_SIZE, max(FEWEST_SIZE, SHARE * weights.shape[-1]))
+    return Reliability(float(sizes.min()), float(sizes[..., -1].min()), khat, *differences(evidence), allowed)
 
 
 def differences(log_evidence: np.ndarray) -> tuple[float, float]:
