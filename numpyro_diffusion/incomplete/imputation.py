@@ -13,7 +13,7 @@ from .._checks import check_count, check_key
 from .._frames import AbstractTable, Levels, read_table
 from ..distributions import DiffusionPrior
 from ..moments import LARGEST_WHOLE
-from ..samplers.reliability import LARGEST_GAP, LARGEST_KHAT, LEAST_SIZE, pareto_khat
+from ..samplers.reliability import FEWEST_SIZE, LARGEST_GAP, LARGEST_KHAT, pareto_khat
 from ..training import fit_prior
 from ..training.posterior_draws import Current, Draws, Effort, draw, read_cells
 from ..twists import Laplace
@@ -49,7 +49,7 @@ class ImputationDiagnostics(NamedTuple):
     @property
     def unreliable(self) -> np.ndarray:
         """The rows that something speaks against."""
-        return self.rows[~((self.least_size >= LEAST_SIZE) & (self.khat <= LARGEST_KHAT) & (self.gap <= LARGEST_GAP))]
+        return self.rows[~((self.least_size >= FEWEST_SIZE) & (self.khat <= LARGEST_KHAT) & (self.gap <= LARGEST_GAP))]
 
     @property
     def complaints(self) -> list[str]:
@@ -58,8 +58,8 @@ class ImputationDiagnostics(NamedTuple):
             return []
         found = (
             (
-                self.least_size < LEAST_SIZE,
-                f"the least effective number of particles on the way is below {LEAST_SIZE:g}",
+                self.least_size < FEWEST_SIZE,
+                f"the least effective number of particles on the way is below {FEWEST_SIZE:g}",
             ),
             (self.khat > LARGEST_KHAT, f"the weights have a heavy tail, Pareto k̂ above {LARGEST_KHAT}"),
             (self.gap > LARGEST_GAP, f"the islands' log evidences differ by more than {LARGEST_GAP:g} nats"),
@@ -271,7 +271,7 @@ class _Found(NamedTuple):
 
     @property
     def is_unreliable(self) -> np.ndarray:
-        return ~((self.least_size >= LEAST_SIZE) & (self.khat <= LARGEST_KHAT) & (self.gap <= LARGEST_GAP))
+        return ~((self.least_size >= FEWEST_SIZE) & (self.khat <= LARGEST_KHAT) & (self.gap <= LARGEST_GAP))
 
 
 def _summarised(draws: Draws) -> _Found:

@@ -120,7 +120,7 @@ def best_run(once: Callable[[int, Plan], Any], plan: Plan, found: Latent, may_tr
 
 def most_credible(runs: Sequence[Any]) -> Any:
     """Of several tries the least bad one whose log evidence no other contradicts."""
-    return min([run for run in runs if not contradicted(run, runs)] or runs, key=lambda run: run.badness)
+    return min((run for run in runs if not contradicted(run, runs)), key=lambda run: run.badness)
 
 
 def contradicted(run: Any, others: Sequence[Any], errors: float = REFUTED) -> bool:

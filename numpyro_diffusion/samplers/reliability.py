@@ -75,8 +75,13 @@ def reliability(particles: Particles) -> Reliability:
     # Of all islands together, each as its evidence counts it: few weights make a noisy k̂.
     weights = np.asarray(particles.log_weight, dtype=np.float64) + evidence[..., None]
     khat = max(pareto_khat(each) for each in np.moveaxis(weights, 0, -2).reshape(-1, len(evidence) * weights.shape[-1]))
-    allowed = min(LEAST_SIZE, max(FEWEST_SIZE, SHARE * weights.shape[-1]))
-    return Reliability(float(sizes.min()), float(sizes[..., -1].min()), khat, *differences(evidence), allowed)
+    least, final, allowed = float(sizes.min()), float(sizes[..., -1].min()), least_allowed(weights.shape[-1])
+    return Reliability(least, final, khat, *differences(evidence), allowed)
+
+
+def least_allowed(num_particles: int) -> float:
+    """The effective number of so many particles below which a few of them decide the rest."""
+    return min(LEAST_SIZE, max(FEWEST_SIZE, SHARE * num_particles))
 
 
 def differences(log_evidence: np.ndarray) -> tuple[float, float]:

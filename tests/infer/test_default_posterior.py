@@ -58,8 +58,11 @@ def model_of(prior, log_r):
     return model
 
 
-def assert_right(prior, draws, log_r):
-    """Nothing is warned of, and all is within three standard errors and what defaults are to reach."""
+def assert_right(prior, draws, log_r, reach=np.inf):
+    """Nothing is warned of, and all is within three standard errors and what defaults are to reach.
+
+    `reach`: moments are those of x cut off at so many standard deviations.
+    """
     value, error, mean, sd = reweighted(draws, log_r)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -67,18 +70,11 @@ def assert_right(prior, draws, log_r):
     gap = abs(smc.log_evidence - value)
     assert gap < 0.15 + 3 * error
     assert gap < 4 * np.hypot(smc.log_evidence_error, error) + 0.01
-    # Of eight runs with the same plan, of which two may say that they are poor, as the noise of one run's standard
-    # deviation is as large as its bound; without what is beyond four deviations, which a run has or has not.
+    # Of eight runs, as the noise of one run's standard deviation is as large as its bound where tails are heavy.
     found = [smc.get_samples()["x"]]
     for key in jax.random.split(jax.random.key(2), 7):
-        again = nd.infer.SMC(smc.model, sampler=smc.plan.sampler)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            again.run(key)
-        if not caught:
-            found.append(again.get_samples()["x"])
-    assert len(found) >= 6
-    inside = lambda x: np.clip(np.asarray(x, np.float64), mean - 4 * sd, mean + 4 * sd)
+        found.append(nd.infer.SMC(smc.model).run(key).get_samples()["x"])
+    inside = lambda x: np.clip(np.asarray(x, np.float64), mean - reach * sd, mean + reach * sd)
     x, truth = inside(np.concatenate(found)), reweighted(draws, log_r, inside)
     np.testing.assert_allclose((x.mean(0) - truth[2]) / truth[3], 0.0, atol=0.12)
     np.testing.assert_allclose(x.std(0) / truth[3], 1.0, atol=0.12)
@@ -101,7 +97,8 @@ def test_the_default_is_right_for_an_exact_prior(mixture, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(LIKELIHOODS))
 def test_the_default_is_right_for_a_learned_prior(banana, banana_draws, name):
-    assert_right(banana, banana_draws, LIKELIHOODS[name])
+    # Student's t leaves 0.04% of the mass in a far corner, of which an island has now and then a hundred times as much.
+    assert_right(banana, banana_draws, LIKELIHOODS[name], 4.0 if name == "student" else np.inf)
 
 
 def in_coordinates(transform, prior, draws):
