@@ -20,7 +20,7 @@ from ..twists import Laplace
 
 ISLANDS = 2
 CALLS = 5_000_000  # of the denoiser, for all rows
-MORE = 4  # times the particles for rows whose first run is unreliable
+MORE = (4, 16)  # times the particles of the first run, for rows that are unreliable until then
 
 
 class ImputationDiagnostics(NamedTuple):
@@ -33,7 +33,8 @@ class ImputationDiagnostics(NamedTuple):
         khat: Pareto k̂ of the islands' weights, shape (r,).
         gap: between the largest and the least of the islands' log evidences, in nats, shape (r,).
         log_evidence: log density of the known cells under the prior, in nats, shape (r,).
-        num_particles: of one island in the first run; unreliable rows had four times as many in a second one.
+        num_particles: of one island in the first run; rows that were unreliable had four times as many in a second
+            one, and sixteen times in a third.
         num_islands: independent runs for each row.
     """
 
@@ -121,8 +122,9 @@ def impute(
 ) -> Imputations:
     """Complete a table several times: every missing cell is drawn given the known cells of its row, by SMC.
 
-    *Consistent as particles grow*, under the prior's law, whose parameters count as known. Rows whose first run is
-    unreliable are run again with four times as many particles. `nd.pool` pools estimates from the completed tables.
+    *Consistent as particles grow*, under the prior's law, whose parameters count as known. Rows that
+    are unreliable are run again with four, then with sixteen times as many particles. `nd.pool` pools estimates from
+    the completed tables.
 
     Args:
         key: JAX random key.
@@ -287,14 +289,16 @@ def _drawn(
     """Draws for every row; unreliable ones again from more particles, the worst of them if they are many."""
     now, filled = Current(prior, {}), np.where(known, values, 0.0).astype(np.float32)
     found = _summarised(draw(key, now, (filled, known), read_cells, effort, count, tick))
-    more = effort._replace(num_particles=MORE * effort.num_particles)
     steps = prior.process.num_steps if effort.num_steps is None else effort.num_steps
-    most = max(1, CALLS // (more.num_particles * ISLANDS * steps))
-    unreliable = np.flatnonzero(found.is_unreliable)
-    unreliable = unreliable[np.argsort(found.least_size[unreliable])][:most]
-    if not len(unreliable):
-        return found
-    again = draw(jax.random.fold_in(key, 1), now, (filled[unreliable], known[unreliable]), read_cells, more, count)
-    for mine, theirs in zip(found, _summarised(again), strict=True):
-        mine[unreliable] = theirs
+    for times in MORE:
+        more = effort._replace(num_particles=times * effort.num_particles)
+        most = max(1, CALLS // (more.num_particles * ISLANDS * steps))
+        unreliable = np.flatnonzero(found.is_unreliable)
+        unreliable = unreliable[np.argsort(found.least_size[unreliable])][:most]
+        if not len(unreliable):
+            break
+        again = jax.random.fold_in(key, times)
+        draws = draw(again, now, (filled[unreliable], known[unreliable]), read_cells, more, count)
+        for mine, theirs in zip(found, _summarised(draws), strict=True):
+            mine[unreliable] = theirs
     return found
