@@ -16,9 +16,11 @@ from ..samplers.reliability import Reliability
 from ..twists import AbstractTwist, Flat, Laplace, Tempered, default_twist
 from .extract import Latent
 
-# A run is taken as it is from this many effective particles on, and up to this standard deviation of islands, in nats.
+# A run is taken as it is from this many effective particles on, up to this standard deviation of islands, in nats, and
+# this distance between the mean of x in an island and in the others, in posterior standard deviations.
 GOOD_SIZE = 16.0
 GOOD_DEVIATION = 0.25
+GOOD_MEAN_GAP = 0.75
 MORE = 4
 # A try is not believed where another one finds an evidence that is larger by so many standard errors; where it is so
 # many, both are tried with more particles.
@@ -87,11 +89,12 @@ def first_plan(found: Latent, sampler: TwistedSMC, num_islands: int) -> Plan:
 def alternatives(found: Latent, plan: Plan) -> list[Plan]:
     """Other twists to try where the rule's was poor: trusted less at high noise, with another covariance, none."""
     ruled: Any = plan.sampler.twist
-    others: list[AbstractTwist] = [Tempered(ruled, 1.0), Flat()]
-    if not found.prior.is_discrete and not isinstance(ruled, Laplace):
-        others.insert(1, Laplace())
+    plain = ruled.twist if isinstance(ruled, Tempered) else ruled
+    others: list[AbstractTwist] = [Tempered(plain, 1.0), Laplace(), Flat()]
+    if found.prior.is_discrete:
+        others.remove(Laplace())
     sampler = lambda twist: dataclasses.replace(plan.sampler, twist=twist)
-    return [plan._replace(sampler=sampler(twist), reason="chosen by trial") for twist in others]
+    return [plan._replace(sampler=sampler(twist), reason="chosen by trial") for twist in others if twist != ruled]
 
 
 def best_run(once: Callable[[int, Plan], Any], plan: Plan, found: Latent, may_try: bool, may_grow: bool) -> Any:
@@ -142,12 +145,18 @@ def log_mean_evidence(run: Any) -> float:
 
 def is_good(found: Reliability) -> bool:
     """Whether a run needs no other try."""
-    return not found.complaints and found.least_size >= GOOD_SIZE and found.deviation <= GOOD_DEVIATION
+    few_or_apart = found.least_size < GOOD_SIZE or found.deviation > GOOD_DEVIATION or _excess(found) > 0
+    return not found.complaints and not few_or_apart
 
 
 def badness(found: Reliability) -> float:
-    """To compare poor runs by: the islands' gap in nats, and how far the least effective size is below enough."""
-    return found.gap + max(0.0, GOOD_SIZE / max(found.least_size, 1e-3) - 1)
+    """To compare poor runs by: the islands' gaps, of evidence in nats and of means, and what the least size lacks."""
+    return found.gap + _excess(found) + max(0.0, GOOD_SIZE / max(found.least_size, 1e-3) - 1)
+
+
+def _excess(found: Reliability) -> float:
+    """How far the islands' means are apart beyond what is well, in posterior standard deviations."""
+    return max(0.0, found.mean_gap - max(GOOD_MEAN_GAP, found.noise_of_means))
 
 
 def _ruled(found: Latent) -> AbstractTwist:

@@ -14,6 +14,10 @@ FEWEST_SIZE, LEAST_SIZE, SHARE = 5.0, 10.0, 1 / 25
 LARGEST_KHAT = 0.7  # above it, means over weights are those of their tail (Vehtari et al. 2024)
 _EQUAL = 0.9  # the effective share from which weights are about equal
 LARGEST_GAP = 1.0  # nats between the log evidences of two islands
+# Between an island's mean and the others', in posterior standard deviations: at least the first; more where few
+# effective particles make means noisy, each with a standard deviation of one over the root of their number.
+LARGEST_MEAN_GAP, MEAN_ERRORS = 1.0, 5.0
+_LEAST_SCALE = 0.25  # of the standard deviation of all islands together: a posterior is not narrower than that
 
 
 class ReliabilityWarning(UserWarning):
@@ -33,6 +37,8 @@ class Reliability(NamedTuple):
         gap: between the largest and the least of the islands' log evidences, in nats; 0 for one island.
         deviation: their standard deviation, in nats; 0 for one island.
         least_allowed: the effective number of particles below which `least_size` speaks against the answer.
+        mean_gap: how far the mean of an element of x in one island is from the median island's, in posterior standard
+            deviations, the largest; 0 for one island.
     """
 
     least_size: float
@@ -41,6 +47,12 @@ class Reliability(NamedTuple):
     gap: float
     deviation: float
     least_allowed: float = LEAST_SIZE
+    mean_gap: float = 0.0
+
+    @property
+    def noise_of_means(self) -> float:
+        """The `mean_gap` that so few effective particles explain."""
+        return float(MEAN_ERRORS / np.sqrt(max(self.least_size, 1.0)))
 
     @property
     def complaints(self) -> list[str]:
@@ -52,6 +64,8 @@ class Reliability(NamedTuple):
             said.append(f"the weights have a heavy tail, Pareto k̂ = {self.khat:.2f} (above {LARGEST_KHAT})")
         if not self.gap <= LARGEST_GAP:
             said.append(f"the islands' log evidences differ by up to {self.gap:.2f} nats")
+        if not self.mean_gap <= max(LARGEST_MEAN_GAP, self.noise_of_means):
+            said.append(f"an island's mean of x is {self.mean_gap:.1f} posterior standard deviations from the others'")
         return said
 
     def warn(self, remedy: str, stacklevel: int = 3) -> None:
@@ -76,7 +90,31 @@ def reliability(particles: Particles) -> Reliability:
     weights = np.asarray(particles.log_weight, dtype=np.float64) + evidence[..., None]
     khat = max(pareto_khat(each) for each in np.moveaxis(weights, 0, -2).reshape(-1, len(evidence) * weights.shape[-1]))
     least, final, allowed = float(sizes.min()), float(sizes[..., -1].min()), least_allowed(weights.shape[-1])
-    return Reliability(least, final, khat, *differences(evidence), allowed)
+    return Reliability(least, final, khat, *differences(evidence), allowed, mean_gap(particles))
+
+
+def mean_gap(particles: Particles) -> float:
+    """How far the mean of an element of x in one island is from the median island's, the largest; 0 for one island.
+
+    In posterior standard deviations: the median of those of the islands, since one island that has lost itself would
+    make any other too large, but at least a quarter of that of all islands together. That sees what evidences do not:
+    an island with a few hundredths of its mass where there is none, which hardly change the evidence, but every moment.
+
+    Args:
+        particles: of leading shape (islands, *batch).
+    """
+    log_weight = np.asarray(particles.log_weight, dtype=np.float64)
+    if len(log_weight) == 1:
+        return 0.0
+    weight = np.exp(log_weight).reshape(-1, log_weight.shape[-1]).astype(np.float32)
+    x = np.asarray(particles.x).astype(np.float32).reshape(*weight.shape, -1)
+    mean = np.stack([w @ each for w, each in zip(weight, x, strict=True)])
+    square = np.stack([w @ np.square(each - loc) for w, each, loc in zip(weight, x, mean, strict=True)])
+    mean, square = (each.reshape(len(log_weight), -1).astype(np.float64) for each in (mean, square))
+    whole = np.sqrt(square.mean(0) + mean.var(0))
+    scale = np.maximum(np.median(np.sqrt(square), axis=0), _LEAST_SCALE * whole)
+    rounding = 1e-5 * np.abs(mean).max(0) + np.finfo(np.float32).tiny
+    return float(np.max(np.abs(mean - np.median(mean, axis=0)) / (scale + rounding)))
 
 
 def least_allowed(num_particles: int) -> float:

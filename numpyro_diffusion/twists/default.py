@@ -1,36 +1,29 @@
-"""The twist that fits a prior and a factor, where the user names none."""
+"""The twist that is taken where the user names none."""
 
-from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, factors_of
+from ..factors import AbstractFactor
 from ..process import ReverseProcess
-from .averaged import Averaged
 from .base import AbstractTwist
-from .flat import Flat
+from .fitting import fitting_twist
 from .laplace import Laplace
-from .linear import MomentMatched, PseudoInverse, observation_size
-
-LARGEST_EXACT = 16
+from .linear import PseudoInverse
+from .tempered import Tempered
 
 
 def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTwist:
     """The twist that `TwistedSMC` and `ParticleGibbs` take where the user names none.
 
-    For bits: `MomentMatched` where the factor acts on single bits, else `Averaged`. For real numbers: `MomentMatched`
-    for an exact denoiser and Gaussian observations, known elements among them, of up to 16 elements, where its Jacobian
-    is the covariance that it is taken for; `PseudoInverse` for Gaussian observations of more than 16 elements with
-    nothing beside them, which it takes at a fraction of the cost, and of priors whose covariance is not known in full;
-    `Laplace` for everything else. `Flat` where there is no factor.
+    `Flat` where there is no factor. For bits: `MomentMatched` where the factor acts on single bits, else `Averaged`. For
+    real numbers:
+
+    - An exact denoiser and Gaussian observations, known elements among them: `MomentMatched`, since the Jacobian is the
+      covariance that it is taken for, ``"exact"`` for up to 16 elements and ``"iterative"`` for more. `Laplace` for
+      more elements that are known, or of a normal law, where it is exact.
+    - An exact denoiser and anything else: `Laplace`.
+    - A learned denoiser: `Laplace`, `Tempered` to the power 0.5. Where the prior's covariance is not known in full and
+      Gaussian observations are among the factors, `PseudoInverse`, tempered to the power 1.
     """
-    parts = factors_of(factor)
-    if not parts:
-        return Flat()
-    if not process.diffusion.is_gaussian:
-        return MomentMatched() if all(part.is_elementwise for part in parts) else Averaged()
-    size = observation_size(process, factor)
-    if size is not None and size <= LARGEST_EXACT and process.denoiser.is_exact:
-        return MomentMatched("exact")
-    whole = process.has_whole_covariance
-    gaussian = [part for part in parts if isinstance(part, Gaussian | LinearGaussian | Delta)]
-    seen = sum(observation_size(process, part) or 0 for part in gaussian)
-    if gaussian and (not whole or (len(gaussian) == len(parts) and seen > LARGEST_EXACT)):
-        return PseudoInverse()
-    return Laplace()
+    twist = fitting_twist(process, factor)
+    if process.denoiser.is_exact or not isinstance(twist, Laplace | PseudoInverse):
+        return twist
+    # Trusted less at high noise, where x_0 given x_t has several modes (examples/benchmarks/twists.py).
+    return Tempered(twist, 0.5 if isinstance(twist, Laplace) else 1.0)

@@ -137,7 +137,7 @@ class MomentMatched(AbstractTwist):
             ``"diagonal"``: only its diagonal, taken to be V_t's row sums; one product (Boys et al. 2023).
             ``"iterative"``: `iterations` products in a conjugate-gradient solve; the log determinant in ψ_t is then
             `PseudoInverse`'s, and the proposal keeps the kernel's variance. ``"auto"``: ``"exact"`` for up to
-            `max_exact` elements of y, else ``"iterative"`` for linear maps and ``"diagonal"`` for single elements.
+            `max_exact` elements of y, else ``"iterative"``; ``"diagonal"`` for factors that are not linear, and bits.
         max_exact: see ``"auto"``.
         iterations: of the conjugate gradients.
     """
@@ -159,9 +159,7 @@ class MomentMatched(AbstractTwist):
         size = observation_size(process, factor)
         if not process.diffusion.is_gaussian or size is None:
             return "diagonal"
-        if size <= self.max_exact:
-            return "exact"
-        return "iterative" if isinstance(factor, LinearGaussian | Product) else "diagonal"
+        return "exact" if size <= self.max_exact else "iterative"
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
         """Only for linear-Gaussian factors, known elements, and what multiplies a factorised law in closed form."""

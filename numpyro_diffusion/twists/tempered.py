@@ -12,7 +12,7 @@ from ..factors import AbstractFactor
 from ..laws import between
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep, check_twist
-from .default import default_twist
+from .fitting import fitting_twist
 
 
 class Tempered(AbstractTwist):
@@ -24,7 +24,7 @@ class Tempered(AbstractTwist):
     where the twist was right, as for Gaussian priors.
 
     Args:
-        twist: ψ_t; chosen from the factor unless given (`nd.twists.default_twist`).
+        twist: ψ_t; chosen from the factor unless given, as `nd.twists.default_twist` does.
         power: 0 or more; 0 is the twist itself, larger ones trust it later. The 2015 paper's annealing has 1.
 
     Raises:
@@ -59,8 +59,10 @@ class Tempered(AbstractTwist):
     ) -> TwistedStep:
         """The twist's step, its ψ_t tempered, and a proposal as far from the kernel as ψ_s is tempered."""
         step = self._inner(process, factor).step(process, factor, shared, x_t, t, s)
-        share = lambda t: (1 - jnp.asarray(t, dtype=float) / process.num_steps) ** self.power
+        # Compiled, 1 − T/T may come out below 0: a multiplication by 1/T, fused with the difference.
+        left = lambda t: jnp.maximum(1 - jnp.asarray(t, dtype=float) / process.num_steps, 0.0)
+        share = lambda t: left(t) ** self.power
         return TwistedStep(share(t) * step.log_psi, step.kernel, between(step.proposal, step.kernel, share(s)))
 
     def _inner(self, process: ReverseProcess, factor: AbstractFactor) -> AbstractTwist:
-        return default_twist(process, factor) if self.twist is None else self.twist
+        return fitting_twist(process, factor) if self.twist is None else self.twist

@@ -116,6 +116,17 @@ SLOW = pytest.mark.slow
 EACH = [pytest.param(name, marks=() if name == "exact" else SLOW) for name in TWISTS]
 
 
+@pytest.mark.parametrize("num_steps", [5, 20, 50])
+def test_tempered_twists_begin_at_one(num_steps):
+    """Compiled, 1 − T/T is a product with 1/T, and for most T was a little below 0: its square root is no number."""
+    process = nd.ReverseProcess(
+        nd.GaussianDiffusion(nd.schedules.log_snr(num_steps)), nd.denoisers.Gaussian(np.zeros(2), np.ones(2)), 2
+    )
+    sampler = TwistedSMC(512, twists.Tempered(twists.MomentMatched()))
+    found = sampler.run(jax.random.key(0), process, Gaussian(np.ones(2), 0.5))
+    assert abs(found.log_evidence - norm(0, np.sqrt(1.25)).logpdf([1.0, 1.0]).sum()) < 0.1
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_every_twist_has_the_gaussian_posterior(name):
     """Mean, covariance and evidence; ratios of means over independent runs, so that only noise is left."""

@@ -34,6 +34,17 @@ def gaussian_process(num_steps=NUM_STEPS):
     return nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(LOC, SCALE), 3)
 
 
+def mixture_process():
+    denoiser = nd.denoisers.GaussianMixture(np.array([[-1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]), [0.5, 0.4], [0.3, 0.7])
+    return nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(NUM_STEPS)), denoiser, 3)
+
+
+def learned_process(size=3):
+    network = nd.networks.MLP(jax.random.key(0), (size,), num_steps=NUM_STEPS)
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(NUM_STEPS))
+    return nd.ReverseProcess(diffusion, nd.denoisers.Network(network, "velocity"), size)
+
+
 def linear():
     return LinearGaussian(Y, A, NOISE)
 
@@ -427,7 +438,11 @@ CHOICES = {
     "gaussian": (gaussian_process, PLAIN, twists.MomentMatched),
     "delta": (gaussian_process, KNOWN, twists.MomentMatched),
     "linear": (gaussian_process, SUM, twists.MomentMatched),
-    "large": (gaussian_process, MANY, twists.PseudoInverse),
+    "large": (gaussian_process, MANY, twists.Laplace),
+    "large_mixture": (mixture_process, MANY, twists.MomentMatched),
+    "mixture_and_any": (mixture_process, SUM * ANY, twists.Laplace),
+    "learned": (learned_process, SUM, twists.Tempered),
+    "learned_and_any": (learned_process, ANY, twists.Tempered),
     "product": (gaussian_process, PLAIN * KNOWN, twists.MomentMatched),
     "linear_and_any": (gaussian_process, SUM * ANY, twists.Laplace),
     "any": (gaussian_process, ANY, twists.Laplace),
@@ -445,11 +460,27 @@ def test_the_default_twist_fits_the_factor(name):
     twist.check(process(), factor)
 
 
+def test_the_default_of_learned_priors_is_tempered():
+    """Laplace where the covariance is known in full, the cheap one where it is not and the observation is normal."""
+    small, large = learned_process(), learned_process(300)
+    inverse = twists.Tempered(twists.PseudoInverse(), 1.0)
+    assert (
+        twists.default_twist(small, MANY) == twists.default_twist(small, ANY) == twists.Tempered(twists.Laplace(), 0.5)
+    )
+    assert twists.default_twist(large, PLAIN) == inverse and twists.Tempered().twist is None
+    assert twists.default_twist(large, ANY) == twists.Tempered(twists.Laplace(), 0.5)
+    many = Delta(np.zeros(20), np.ones(20, bool))
+    mixture = nd.denoisers.GaussianMixture(np.zeros((2, 20)), [0.5, 0.4], [0.3, 0.7])
+    process = nd.ReverseProcess(small.diffusion, mixture, 20)
+    assert twists.default_twist(process, many) == twists.Laplace()
+    assert twists.default_twist(process, Gaussian(np.zeros(20), 1.0)) == twists.MomentMatched("iterative")
+
+
 def test_automatic_covariances():
     how = lambda factor, **options: twists.MomentMatched(**options).how(gaussian_process(), factor)
     assert how(linear()) == how(PLAIN) == how(KNOWN) == "exact"
-    assert how(MANY) == how(linear(), max_exact=1) == "iterative"
-    assert how(PLAIN, max_exact=2) == how(linear(), covariance="diagonal") == "diagonal"
+    assert how(MANY) == how(linear(), max_exact=1) == how(PLAIN, max_exact=2) == "iterative"
+    assert how(linear(), covariance="diagonal") == "diagonal"
     assert twists.MomentMatched().how(independent_bits(), BITS) == "diagonal"
 
 
