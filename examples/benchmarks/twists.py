@@ -27,9 +27,10 @@ TWISTS = {
     "PseudoInverse": PseudoInverse(),
     "Tempered(PseudoInverse, 1)": Tempered(PseudoInverse(), 1.0),
     "Laplace": Laplace(),
+    "Tempered(Laplace, 0.5)": Tempered(Laplace(), 0.5),
     "MomentMatched, iterative": MomentMatched("iterative"),
 }
-LEARNED = tuple(TWISTS)[:3]  # a learned Jacobian is no covariance
+LEARNED = tuple(TWISTS)[:4]  # a learned Jacobian is no covariance
 
 
 class Problem(NamedTuple):

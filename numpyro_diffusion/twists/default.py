@@ -12,8 +12,8 @@ from .tempered import Tempered
 def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTwist:
     """The twist that `TwistedSMC` and `ParticleGibbs` take where the user names none.
 
-    `Flat` where there is no factor. For bits: `MomentMatched` where the factor acts on single bits, else `Averaged`. For
-    real numbers:
+    `Flat` where there is no factor. For bits: `MomentMatched` where the factor acts on single bits, else `Averaged`.
+    For real numbers:
 
     - An exact denoiser and Gaussian observations, known elements among them: `MomentMatched`, since the Jacobian is the
       covariance that it is taken for, ``"exact"`` for up to 16 elements and ``"iterative"`` for more. `Laplace` for
