@@ -72,8 +72,7 @@ class IslandsRun(NamedTuple):
         found, count = self.reliability, self.plan.sampler.num_particles
         return (
             f"effective particles of {count} an island: at least {found.least_size:.0f} on the way, "
-            f"{found.final_size:.0f} at the end; Pareto k̂ {found.khat:.2f}; islands' means at most "
-            f"{found.mean_gap:.2f} sd from the median"
+            f"{found.final_size:.0f} at the end; Pareto k̂ {found.khat:.2f}; means within {found.mean_gap:.2f} sd"
         )
 
     def alternatives(self, found: Latent) -> list[Plan]:
