@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", choices=families, help="binomial: bits; categorical: codes (default: by the data)")
     parser.add_argument("--dequantize", type=width, help="width of uniform noise to add (default: the data's spacing)")
     networks = ("mlp", *(f"unet-{size}" for size in UNET_SIZES))
-    parser.add_argument("--network", choices=networks, default="mlp", help="a U-Net suits images (default: mlp)")
-    parser.add_argument("--kind", choices=tuple(RANKS), help="series: 1-d convolutions; image: a small U-Net about a "
-                        "simple model (default: vector, an MLP)")  # fmt: skip
+    parser.add_argument("--network", choices=networks, help="a U-Net suits images (default: by --kind)")
+    parser.add_argument("--kind", choices=tuple(RANKS), help="series: 1-d convolutions; image: a small U-Net; "
+                        "vector: an MLP (default: by the shape)")  # fmt: skip
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float32", help="weights in the file")
     parser.add_argument("--checkpoint", help="file to resume from and save to (default: OUTPUT.checkpoint, "
                         "which is removed at the end)")  # fmt: skip
@@ -56,9 +56,12 @@ def run(options: argparse.Namespace) -> None:
     key, network_key = jax.random.split(jax.random.key(options.seed))
     choices: dict[str, Any] = {"family": options.family, "dequantize": options.dequantize, "num_steps": options.steps,
                                "kind": options.kind}  # fmt: skip
-    if options.network != "mlp" and options.context is not None:
+    own = options.network not in (None, "mlp")
+    if own and options.context is not None:
         raise ValueError(f"--network: expected 'mlp' with --context, got {options.network!r}")
-    if options.network != "mlp":
+    if options.kind is None and not own and (options.network is not None or options.context is not None):
+        choices["kind"] = "vector"  # as `fit_prior` has it with a context
+    if own:
         choices["network"] = UNet(network_key, data.shape[1:], **UNET_SIZES[options.network.removeprefix("unet-")])
     told: dict[str, Any] = {"context_dropout": options.context_dropout}
     if options.context is not None:

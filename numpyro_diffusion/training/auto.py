@@ -85,9 +85,10 @@ def fit_prior(
         scale: its scale; the standard deviation unless given.
         schedule: of the noise, in standardised or whitened coordinates; from the data's scale to their finest detail.
         network: a callable ``fn(x_t, t)`` that predicts the velocity, or logits; chosen by `kind` unless given.
-        kind: of events: ``"vector"``, by an `MLP`, unless it is said; ``"series"``, by 1-d convolutions with zeros
-            beyond the ends; ``"image"``, by a small U-Net. The latter two are not for classes, columns of several kinds
-            or missing cells.
+        kind: of events: ``"vector"``, by an `MLP`; ``"series"``, by 1-d convolutions with zeros beyond the ends;
+            ``"image"``, by a small U-Net. Small images are known by their shape; all else, and what has a context or
+            missing cells, is a vector unless it is said. Series and images are not for classes, columns of several
+            kinds or missing cells.
         dequantize: width of the uniform noise for data in equal steps; their spacing unless given.
         num_steps: optimiser steps; chosen unless given.
         bounds: (low, high) of the elements of tables, −inf and inf for none: the support of the prior. Unless given,
@@ -142,6 +143,8 @@ def fit_prior(
         bounds = _unbounded(bounds)
     if kind not in (None, "vector") and np.isnan(data).any():
         raise ValueError(f"kind: expected None or 'vector' with missing cells, got {kind!r}")
+    if kind is None and network is None and (context is not None or np.isnan(data).any()):
+        kind = "vector"
     # A network that takes a context too is put in its place once the plan for p(x) is there.
     own = network if context is None or network is None else without_context
     choose = functools.partial(

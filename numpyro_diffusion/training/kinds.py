@@ -23,30 +23,48 @@ CHANNELS = 24  # of a series' network
 MOST_PIXELS = 200  # of the image that a U-Net is given, above which pixels are folded into patches
 MOST_HELD_OUT = 500  # examples
 VALIDATION_TERMS, VALIDATION_CALLS = 16, 4_000
+LEAST_SIDE = 8  # of what is taken for an image
 BATCH, LEAST_EVERY, MOST_STEPS = 64, 100, 5_000
 
 
-def chosen_kind(kind: Kind | None, family: str, event_shape: tuple[int, ...], network: object) -> Kind:
-    """What events are taken for: vectors unless it is said, whatever their shape.
+def chosen_kind(
+    kind: Kind | None, family: str, event_shape: tuple[int, ...], network: object, has_baseline: bool
+) -> Kind:
+    """What events are taken for: unless it is said, small images about a simple model for images, others for vectors.
 
-    A shape does not tell: (64, 2) may be a series of two variables or a strip of an image; and convolutions, whose
-    steps cost ten to twenty times as much, are better for some series and images and not for others.
+    A shape does not tell: (64, 2) may be a series of two variables or a strip of an image. And convolutions take
+    longer: they are chosen where they were measured to be far better (examples/benchmarks/kinds.py).
+
+    Args:
+        kind: the one that was given.
+        family: of the noise.
+        event_shape: of one example.
+        network: the one that was given.
+        has_baseline: whether the network learns what a simple model of real values leaves.
 
     Raises:
         ValueError: an unknown kind, one for classes or beside a network, or one that does not fit the shape.
     """
     if kind is None:
-        return "vector"
+        return "image" if has_baseline and _looks_like_an_image(event_shape) else "vector"
     check_choice("kind", kind, tuple(RANKS))
     if network is not None:
         raise ValueError(f"kind: expected None with a network of your own, got {kind!r}")
-    if family == "categorical":
-        raise ValueError(f"kind: expected None for the categorical family, got {kind!r}")
+    if family == "categorical" and kind != "vector":
+        raise ValueError(f"kind: expected None or 'vector' for the categorical family, got {kind!r}")
     ranks = RANKS[kind]
     if ranks is not None and len(event_shape) not in ranks:
         got = f"({', '.join(['n', *map(str, event_shape)])})"
         raise ValueError(f"kind: expected data of shape {SHAPES[kind]} for {kind!r}, got {got}")
     return kind
+
+
+def _looks_like_an_image(event_shape: tuple[int, ...]) -> bool:
+    """Two sides of at least eight, neither more than twice the other, of as many pixels as need no patches."""
+    if len(event_shape) not in (2, 3):
+        return False
+    short, long = sorted(event_shape[:2])
+    return LEAST_SIDE <= short and long <= 2 * short and short * long <= MOST_PIXELS
 
 
 def network_of(
@@ -93,9 +111,11 @@ def _patch(height: int, width: int) -> int:
 
 def said_kind(kind: Kind, given: Kind | None, event_shape: tuple[int, ...]) -> list[str]:
     """A line for a plan; none for vectors that are nothing else."""
-    if given is not None:
-        return [f"kind: {kind} (given)"]
-    return ['kind: vector; kind="series" or "image" is for convolutions'] if len(event_shape) > 1 else []
+    if kind == "vector":
+        return ['kind: vector; kind="series" or "image" is for convolutions'] if len(event_shape) > 1 else []
+    return [
+        f"kind: {kind} (given)" if given else f'kind: {kind}, by the shape; kind="vector" takes an MLP, which is faster'
+    ]
 
 
 def said_of(network: Any) -> str:

@@ -99,12 +99,13 @@ def plan_prior(
             scale to their finest detail, in equal steps, or for a table in steps that are placed.
         network: a callable fn(x_t, t), predicting the velocity, or the logits of bits or classes; chosen by `kind`
             and sized by the event.
-        kind: ``"vector"``, an `MLP`, which is for events of any shape and what they are taken for unless it is said;
-            ``"series"``, of shape (length,) or (length, variables), 1-d convolutions (`networks.Series`) with zeros
-            beyond the ends; ``"image"``, of shape (height, width) or (height, width, colours), a small `UNet`, on
-            patches (`networks.Patched`) where there are more than 200 pixels. A step of the latter two takes ten to
-            twenty times as long, and they take fewer. Of real values they start at the simple model that is best on
-            held-out examples, series in elementwise coordinates. Not for classes, nor beside a network.
+        kind: of events, ``"vector"``: an `MLP`, for any shape; ``"series"``, of shape (length,) or (length, variables):
+            1-d convolutions (`networks.Series`) with zeros beyond the ends; ``"image"``, of shape (height, width) or
+            (height, width, colours): a small `UNet`, on patches (`networks.Patched`) where there are more than 200
+            pixels. Unless given, image for tables of two sides of at least 8, neither more than twice the other, of up
+            to 200 pixels, and vector for all others. A step of convolutions takes ten to twenty times as long, and they
+            take fewer. Of tables they start at the simple model that is best on held-out examples, series in
+            elementwise coordinates. Not for classes, nor beside a network.
         dequantize: width of the uniform noise added to the data, in their units; their spacing if they come in equal
             steps (whole numbers, k/255), otherwise 0.
         num_steps: optimiser steps.
@@ -137,10 +138,12 @@ def plan_prior(
     count = None if num_steps is None else check_count("num_steps", num_steps)
     found = "only 0 and 1" if binary else "whole numbers" if family == "categorical" else "real values"
     reasons = [f"family: {family} ({found} in the data)"]
-    given_kind, kind = kind, chosen_kind(kind, family, event_shape, network)
-    reasons += said_kind(kind, given_kind, event_shape) if network is None else []
     overridden = any(choice is not None for choice in (loc, scale, network)) or (schedule and schedule.is_learned)
-    if family == "gaussian" and size <= LARGEST_WHOLE and not overridden and _suits_a_table(array, dequantize):
+    small = family == "gaussian" and size <= LARGEST_WHOLE and not overridden
+    tabled = small and _suits_a_table(array, dequantize)
+    given_kind, kind = kind, chosen_kind(kind, family, event_shape, network, tabled)
+    reasons += said_kind(kind, given_kind, event_shape) if network is None else []
+    if tabled:
         return _for_table(key, array, dequantize, count, bounds, schedule, kind, reasons)
     if bounds is not None and not checked_bounds(bounds, array, 0.0).is_free.all():
         said = "gaussian family, up to 256 elements, and no loc, scale, learned schedule or network of one's own"
