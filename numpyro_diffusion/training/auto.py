@@ -22,7 +22,7 @@ from .checks import with_checks
 from .conditional import Pairs, Regressed, conditional_plan, described, with_residual_moments, without_context
 from .holding_out import held_out_rows
 from .holes import Gaps, find_gaps, find_gaps_of_table
-from .kinds import BATCH, Kind, share_held_out, validation_every, validation_of
+from .kinds import BATCH, Kind, kind_beside, share_held_out, validation_every, validation_of
 from .loop import fit
 from .missing import Laps, learn_with_gaps
 from .mixed import plan_mixed, refused
@@ -140,11 +140,7 @@ def fit_prior(
         )
     settings = _Settings(first, second, batch_size, learning_rate, checkpoint, progress_bar)
     if context is not None or np.isnan(data).any():
-        bounds = _unbounded(bounds)
-    if kind not in (None, "vector") and np.isnan(data).any():
-        raise ValueError(f"kind: expected None or 'vector' with missing cells, got {kind!r}")
-    if kind is None and network is None and (context is not None or np.isnan(data).any()):
-        kind = "vector"
+        bounds, kind = _unbounded(bounds), kind_beside(kind, network, bool(np.isnan(data).any()))
     # A network that takes a context too is put in its place once the plan for p(x) is there.
     own = network if context is None or network is None else without_context
     choose = functools.partial(

@@ -59,6 +59,17 @@ def chosen_kind(
     return kind
 
 
+def kind_beside(kind: Kind | None, network: object, missing: bool) -> Kind | None:
+    """The kind of what has a context, or missing cells: a vector unless it is said, as such fits take longer already.
+
+    Raises:
+        ValueError: convolutions with missing cells, which would be drawn by particles too slowly.
+    """
+    if missing and kind not in (None, "vector"):
+        raise ValueError(f"kind: expected None or 'vector' with missing cells, got {kind!r}")
+    return "vector" if kind is None and network is None else kind
+
+
 def _looks_like_an_image(event_shape: tuple[int, ...]) -> bool:
     """Two sides of at least eight, neither more than twice the other, of as many pixels as need no patches."""
     if len(event_shape) not in (2, 3):
