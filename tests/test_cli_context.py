@@ -8,7 +8,7 @@ import pytest
 import numpyro_diffusion as nd
 from numpyro_diffusion import cli
 from numpyro_diffusion.cli._context import contexts_for
-from numpyro_diffusion.training import conditional
+from numpyro_diffusion.training import kinds
 
 
 @pytest.mark.slow
@@ -16,7 +16,7 @@ def test_one_prior_goes_through_all_commands(tmp_path, capsys, monkeypatch):
     small = lambda key, shape, *, num_steps, width, context, outputs: nd.networks.MLP(
         key, shape, num_steps=num_steps, width=8, depth=1, outputs=outputs, context=context
     )
-    monkeypatch.setattr(conditional, "MLP", small)
+    monkeypatch.setattr(kinds, "MLP", small)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 200)
     files = {"data": rng.normal(10.0 * labels[:, None], 1.0, (200, 2)), "labels": labels, "one": np.array(1)}

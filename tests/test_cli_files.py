@@ -18,11 +18,11 @@ FIT = ["--steps", "20", "--batch-size", "32", "--seed", "3"]
 @pytest.fixture(scope="module", autouse=True)
 def small_network():
     """Less to compile than the network that is chosen for users."""
-    small = lambda key, shape, *, num_steps, width, outputs: nd.networks.MLP(
-        key, shape, num_steps=num_steps, width=8, depth=1, outputs=outputs
+    small = lambda key, shape, *, num_steps, width, outputs, context: nd.networks.MLP(
+        key, shape, num_steps=num_steps, width=8, depth=1, outputs=outputs, context=context
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("numpyro_diffusion.training.tables.MLP", small)
+        patch.setattr("numpyro_diffusion.training.kinds.MLP", small)
         yield
 
 
@@ -127,6 +127,7 @@ def test_info_describes_files_and_packaged_priors(folder, capsys):
         ("fit wrong.npy -o out", "data: expected examples that differ"),
         ("fit data.npy -o out --family binomial", "family: expected 'gaussian'"),
         ("fit data.npy -o out --network unet-small", "event_shape: expected a height and width divisible by 4"),
+        ("fit data.npy -o out --kind image --network unet-tiny", "kind: expected None with a network of your own"),
         ("fit data.npy -o out --checkpoint text.npy", "text.npy: not a safetensors file"),
         ("sample nobody -o out", "source: expected a file or a packaged prior"),
         ("sample data.npy -o out", "data.npy: not a safetensors file"),

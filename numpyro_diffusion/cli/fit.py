@@ -10,6 +10,7 @@ import numpy as np
 
 from ..networks import UNET_SIZES, UNet
 from ..training import BelowBaselineWarning, fit_prior, plan_prior
+from ..training.kinds import RANKS
 from ._arguments import add_seed, count, positive, share, width, writable
 from ._context import add_context, read_context
 from ._tables import read_examples
@@ -35,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", choices=families, help="binomial: bits; categorical: codes (default: by the data)")
     parser.add_argument("--dequantize", type=width, help="width of uniform noise to add (default: the data's spacing)")
     networks = ("mlp", *(f"unet-{size}" for size in UNET_SIZES))
-    parser.add_argument("--network", choices=networks, default="mlp", help="a U-Net suits images (default: mlp)")
+    parser.add_argument("--network", choices=networks, help="a U-Net suits images (default: by --kind)")
+    parser.add_argument("--kind", choices=tuple(RANKS), help="series: 1-d convolutions; image: a small U-Net; "
+                        "vector: an MLP (default: by the shape)")  # fmt: skip
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float32", help="weights in the file")
     parser.add_argument("--checkpoint", help="file to resume from and save to (default: OUTPUT.checkpoint, "
                         "which is removed at the end)")  # fmt: skip
@@ -51,10 +54,14 @@ def run(options: argparse.Namespace) -> None:
     checkpoint = writable("--checkpoint", options.checkpoint or f"{options.output}.checkpoint")
     data, columns = read_examples(options.data)
     key, network_key = jax.random.split(jax.random.key(options.seed))
-    choices: dict[str, Any] = {"family": options.family, "dequantize": options.dequantize, "num_steps": options.steps}
-    if options.network != "mlp" and options.context is not None:
+    choices: dict[str, Any] = {"family": options.family, "dequantize": options.dequantize, "num_steps": options.steps,
+                               "kind": options.kind}  # fmt: skip
+    own = options.network not in (None, "mlp")
+    if own and options.context is not None:
         raise ValueError(f"--network: expected 'mlp' with --context, got {options.network!r}")
-    if options.network != "mlp":
+    if options.kind is None and not own and (options.network is not None or options.context is not None):
+        choices["kind"] = "vector"  # as `fit_prior` has it with a context
+    if own:
         choices["network"] = UNet(network_key, data.shape[1:], **UNET_SIZES[options.network.removeprefix("unet-")])
     told: dict[str, Any] = {"context_dropout": options.context_dropout}
     if options.context is not None:
@@ -83,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _card(options: argparse.Namespace, data: np.ndarray, plan: Any) -> dict[str, Any]:
     used = {"--steps": plan.num_steps, "--batch-size": options.batch_size, "--learning-rate": options.learning_rate,
-            "--network": options.network, "--seed": options.seed,
+            "--network": options.network, "--kind": options.kind, "--seed": options.seed,
             "--context": options.context and Path(options.context).name}  # fmt: skip
     settings = " ".join(f"{name} {value}" for name, value in used.items() if value is not None)
     return {

@@ -186,11 +186,11 @@ class _Learner(NamedTuple):
         params = improved(rest, self.observed, self.shared, now, self.train, x[:, 0])
         flat = np.swapaxes(x, 0, 1).reshape(-1, *self.event_shape)  # all first draws, then all second ones, …
         if lap in FRESH:
+            own_network = self.options.get("network") is not None
+            usual = {"dequantize": 0.0} | ({} if own_network else {"kind": "vector"})  # convolutions draw slowly
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", BelowBaselineWarning)  # the held-out evidence is the judge
-                prior = fit_prior(
-                    run, flat, num_steps=self.first_steps, progress_bar=False, **{"dequantize": 0.0} | self.options
-                )
+                prior = fit_prior(run, flat, num_steps=self.first_steps, progress_bar=False, **usual | self.options)
             return Current(prior, params)
         result = fit(run, now.prior.process, flat, transform=now.prior.transform, num_steps=self.lap_steps,
                      validation=held_out.x[:, 0], ema=0.99, patience=10, progress_bar=False,

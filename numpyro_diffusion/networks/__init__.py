@@ -8,6 +8,7 @@ from .mlp import MLP
 from .multiscale import MultiScale
 from .patched import Patched
 from .rbf import RBF
+from .series import Series
 from .unet import UNET_SIZES, UNet
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Dense",
     "MultiScale",
     "Patched",
+    "Series",
     "SplineFeatures",
     "UNet",
     "sinusoidal",

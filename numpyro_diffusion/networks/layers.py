@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._checks import check_count
+from .embedding import sinusoidal
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
     {
@@ -77,3 +78,16 @@ def zero_linear(key: PRNGKeyArray, inputs: int, outputs: int) -> eqx.nn.Linear:
 def event_size(event_shape: tuple[int, ...]) -> int:
     """Return the number of elements of one example."""
     return math.prod(event_shape)
+
+
+def embedded_time(
+    embed: tuple[eqx.nn.Linear, eqx.nn.Linear], t: ArrayLike, num_steps: int, activation: str
+) -> Float[Array, " time_features"]:
+    """Return the step index as two layers on its sines and cosines see it."""
+    features = sinusoidal(t, embed[0].weight.shape[1], num_steps)
+    # A step in float32 must not make all that follows float32 where the weights are of a lower type.
+    weight = embed[0].weight.dtype
+    features = features if weight.itemsize >= 4 else features.astype(weight)
+    for layer in embed:
+        features = ACTIVATIONS[activation](layer(features))
+    return features

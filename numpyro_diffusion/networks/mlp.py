@@ -10,7 +10,6 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from .._checks import check_choice, check_count
 from . import layers
 from .context import ContextEmbedding, ContextFeatures, embedded
-from .embedding import sinusoidal
 
 
 class _Block(eqx.Module):
@@ -131,18 +130,10 @@ class MLP(eqx.Module):
             ValueError: if `x`, `t` or `context` has the wrong shape.
         """
         x = layers.flatten_event(x, self.event_shape)
-        condition = self._condition(t) + embedded(self.context, context)
+        condition = layers.embedded_time(self.embed, t, self.num_steps, self.activation)
+        condition = condition + embedded(self.context, context)
         h = self.lift(x)
         for block in self.blocks:
             h = block(h, condition, self.activation)
         direct = self.gain(condition).reshape(self.outputs, -1) * x
         return layers.split_outputs(self.readout(h) + direct.reshape(-1), self.outputs, self.event_shape)
-
-    def _condition(self, t: ArrayLike) -> Float[Array, " time_features"]:
-        """Embed the step index."""
-        activation = layers.ACTIVATIONS[self.activation]
-        features = sinusoidal(t, self.time_features, self.num_steps)
-        # A step in float32 must not make all that follows float32 where the weights are of a lower type.
-        weight = self.embed[0].weight.dtype
-        features = features if weight.itemsize >= 4 else features.astype(weight)
-        return activation(self.embed[1](activation(self.embed[0](features))))

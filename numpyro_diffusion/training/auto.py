@@ -16,12 +16,13 @@ from .._frames import AbstractTable, read_classes
 from ..distributions import DiffusionPrior
 from ..distributions.report import PriorReport
 from ..schedules import AbstractSchedule
-from ._arguments import cadence, check_data, check_numbers, split, split_context
+from ._arguments import check_data, check_numbers, split, split_context
 from .assemble import assembled
 from .checks import with_checks
 from .conditional import Pairs, Regressed, conditional_plan, described, with_residual_moments, without_context
 from .holding_out import held_out_rows
 from .holes import Gaps, find_gaps, find_gaps_of_table
+from .kinds import BATCH, Kind, kind_beside, share_held_out, validation_every, validation_of
 from .loop import fit
 from .missing import Laps, learn_with_gaps
 from .mixed import plan_mixed, refused
@@ -48,6 +49,7 @@ def fit_prior(
     scale: ArrayLike | None = None,
     schedule: AbstractSchedule | None = None,
     network: object = None,
+    kind: Kind | None = None,
     dequantize: float | None = None,
     num_steps: int | None = None,
     bounds: tuple[ArrayLike, ArrayLike] | None = None,
@@ -82,7 +84,11 @@ def fit_prior(
         loc: location of the Gaussian noise law; the mean unless given.
         scale: its scale; the standard deviation unless given.
         schedule: of the noise, in standardised or whitened coordinates; from the data's scale to their finest detail.
-        network: a callable ``fn(x_t, t)`` that predicts the velocity, or logits; an `MLP` unless given.
+        network: a callable ``fn(x_t, t)`` that predicts the velocity, or logits; chosen by `kind` unless given.
+        kind: of events: ``"vector"``, by an `MLP`; ``"series"``, by 1-d convolutions with zeros beyond the ends;
+            ``"image"``, by a small U-Net. Small images are known by their shape; all else, and what has a context or
+            missing cells, is a vector unless it is said. Series and images are not for classes, columns of several
+            kinds or missing cells.
         dequantize: width of the uniform noise for data in equal steps; their spacing unless given.
         num_steps: optimiser steps; chosen unless given.
         bounds: (low, high) of the elements of tables, −inf and inf for none: the support of the prior. Unless given,
@@ -123,7 +129,7 @@ def fit_prior(
     mixed = classes if classes is not None and (classes.is_mixed or not classes.known.all()) else None
     if mixed is not None:
         refused(family=family, loc=loc, scale=scale, schedule=schedule, dequantize=dequantize, context=context,
-                bounds=bounds)  # fmt: skip
+                bounds=bounds, kind=kind)  # fmt: skip
         data = mixed.values
     elif classes is not None:
         family, data = "categorical" if family is None else family, classes.values
@@ -134,12 +140,12 @@ def fit_prior(
         )
     settings = _Settings(first, second, batch_size, learning_rate, checkpoint, progress_bar)
     if context is not None or np.isnan(data).any():
-        bounds = _unbounded(bounds)
+        bounds, kind = _unbounded(bounds), kind_beside(kind, network, bool(np.isnan(data).any()))
     # A network that takes a context too is put in its place once the plan for p(x) is there.
     own = network if context is None or network is None else without_context
     choose = functools.partial(
         plan_prior, first, family=family, loc=loc, scale=scale, schedule=schedule, network=own, num_steps=num_steps,
-        bounds=bounds,
+        bounds=bounds, kind=kind,
     )  # fmt: skip
     said: tuple[str, ...] = ()  # what of the report has been printed before
     if mixed is not None and not mixed.known.all():
@@ -180,8 +186,10 @@ class _Settings(NamedTuple):
     def options(self, plan: PriorPlan, count: int) -> dict[str, Any]:
         """Arguments of `fit`, for so many examples."""
         few = plan.has_baseline and count <= 2_000
-        size = self.batch_size if self.batch_size is not None else 128 if few else 256
-        return {"batch_size": size, "dequantize": plan.dequantize, "progress_bar": self.progress_bar}
+        usual = BATCH if plan.kind != "vector" else 128 if few else 256
+        size = usual if self.batch_size is None else self.batch_size
+        return {"batch_size": size, "dequantize": plan.dequantize, "progress_bar": self.progress_bar,
+                "validate_every": validation_every(plan.kind, count)}  # fmt: skip
 
 
 def _unbounded(bounds: tuple[ArrayLike, ArrayLike] | None) -> tuple[float, float]:
@@ -241,11 +249,12 @@ def _learned(
     if plan.has_baseline:
         rate = warmed_up(float(rate)) if rate > 0 else rate
         options |= {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99 if len(train) <= 4_000 else 0.998}
+    options |= {"likelihood": validation_of(plan.kind, plan.process, len(held_out))}
     if plan.is_table:
-        options |= {"patience": _patience(len(train), plan.num_steps)}
+        options |= {"patience": _patience(plan, len(train))}
         keys = settings.plan_key, settings.run_key
         return learn_table(keys, plan, train, held_out, finish, options, checkpoint, pilot)
-    patience = _patience(len(train), plan.num_steps) if len(held_out) else None
+    patience = _patience(plan, len(train)) if len(held_out) else None
     options |= {"learning_rate": rate, "checkpoint": checkpoint, "patience": patience}
     result = fit(settings.run_key, plan.process, train, num_steps=plan.num_steps, validation=held_out, **options)
     models = simple_models(plan, train, held_out) if models is None else models
@@ -281,7 +290,7 @@ def _parts(key: Array, data: np.ndarray, plan: PriorPlan) -> tuple[np.ndarray, n
 
 
 def _share(plan: PriorPlan, count: int) -> float:
-    return 0.0 if not plan.num_steps else max(0.1, min(0.25, 25 / count))
+    return 0.0 if not plan.num_steps else share_held_out(plan.kind, count)
 
 
 def _of_pairs(
@@ -291,9 +300,10 @@ def _of_pairs(
     if plan.is_table and options["learning_rate"] > 0:
         options |= {"learning_rate": warmed_up(float(options["learning_rate"])), "weight_decay": WEIGHT_DECAY}
         options |= {"ema": 0.99 if len(pairs.x) <= 4_000 else 0.998}
+    options |= {"likelihood": validation_of(plan.kind, plan.process, len(unseen.x))}
     result = fit(
         key, plan.process, pairs.x, num_steps=plan.num_steps, transform=plan.transform, context=pairs.context,
-        validation=unseen.x, validation_context=unseen.context, patience=_patience(len(pairs.x), plan.num_steps),
+        validation=unseen.x, validation_context=unseen.context, patience=_patience(plan, len(pairs.x)),
         **options,
     )  # fmt: skip
     models = {} if model is None else {"linear regression": model.given(unseen.context)}
@@ -303,6 +313,6 @@ def _of_pairs(
     return DiffusionPrior(process, transform=plan.transform).with_report(report)
 
 
-def _patience(count: int, num_steps: int) -> int:
+def _patience(plan: PriorPlan, count: int) -> int:
     """Validations without a better one: a tenth of the training, 500 steps at least."""
-    return max(5, -(-max(500, num_steps // 10) // cadence(count)))
+    return max(5, -(-max(500, plan.num_steps // 10) // validation_every(plan.kind, count)))

@@ -14,12 +14,13 @@ from .._checks import check_finite
 from ..denoisers import Conditional, Context, FullGaussianMixture, LogVariances, Network, Regression, Residual
 from ..diffusions import GaussianDiffusion
 from ..moments import LARGEST_WHOLE, moments_of_draws
-from ..networks import MLP, ContextFeatures
+from ..networks import ContextFeatures
 from ..process import ReverseProcess
 from ..samplers import having_moments
 from ..transforms import PrincipalAxes
 from ._arguments import check_numbers
 from .baselines import LARGEST, Mixture, shrunk_gaussian
+from .kinds import hidden_width, network_of
 from .plan import PriorPlan, table_width
 from .run import to_latent
 from .tables import FEWEST, NUM_TIMES, finest_detail
@@ -149,12 +150,14 @@ def conditional_plan(
     model = regressed(pairs, features, plan.dequantize) if real and np.prod(event) <= LARGEST else None
     if plan.is_table and model is not None:
         # Of a context that is left out the baseline knows no variances: then all of it is the network's to learn.
-        model = model if len(event) > 1 or told.optional else _with_variances(model, pairs)
+        varied = plan.kind == "vector" and len(event) == 1 and not told.optional
+        model = _with_variances(model, pairs) if varied else model
         return _of_regression(key, plan, pairs, told, model), model
     denoiser: Any = plan.process.denoiser
     if network is None:
         shape = plan.process.diffusion.network_shape(event)
-        fn: Any = MLP(key, shape, num_steps=plan.process.num_steps, width=denoiser.fn.width, context=features)
+        sizes = {"num_steps": plan.process.num_steps, "width": hidden_width(shape)}
+        fn: Any = network_of(plan.kind, key, shape, **sizes, context=features)
     else:
         fn, named = network, f"network: {type(network).__name__} (given)"
         lines = tuple(named if line.startswith("network: ") else line for line in plan.reasons)
@@ -171,9 +174,10 @@ def _with_variances(model: Regressed, pairs: Pairs) -> Regressed:
 
 
 def _of_regression(key: Array, plan: PriorPlan, pairs: Pairs, told: Context, model: Regressed) -> PriorPlan:
-    """A network about a linear regression, vectors in the coordinates in which what that leaves is white."""
+    """A network about a linear regression; of vectors, in the coordinates in which what that leaves is white."""
     event, schedule = pairs.x.shape[1:], plan.schedule
-    place = _white(pairs, model) if len(event) == 1 else _as_it_is(pairs, model)
+    whole = plan.kind == "vector" and len(event) == 1
+    place = _white(pairs, model) if whole else _as_it_is(pairs, model)
     if schedule is None:
         schedule = schedules.log_snr(NUM_TIMES, scale=place.size, detail=place.detail)
     diffusion = GaussianDiffusion(schedule, *place.scaling)
@@ -181,7 +185,8 @@ def _of_regression(key: Array, plan: PriorPlan, pairs: Pairs, told: Context, mod
     make = Regression(model.features, place.weight, place.gaussian, variances)
     baseline = Conditional(make, told.shape, told.num_labels, told.optional)
     width = table_width(len(pairs.x), int(np.prod(event)))
-    fn = MLP(key, event, num_steps=schedule.num_steps, width=width, outputs=2, context=model.features)
+    sizes = {"num_steps": schedule.num_steps, "width": width}
+    fn = network_of(plan.kind, key, event, **sizes, outputs=2, context=model.features)
     process = ReverseProcess(diffusion, Residual(fn, baseline, told), event)
     others = [line for line in plan.reasons if not line.startswith(("coordinates", "baseline", "schedule"))]
     ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(schedule.num_steps)):.3g}"

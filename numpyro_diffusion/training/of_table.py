@@ -12,7 +12,7 @@ from jax import Array
 
 from ..distributions import DiffusionPrior
 from ..distributions.report import LEAST
-from ._arguments import cadence, default_validation
+from ._arguments import default_validation
 from .assemble import assembled
 from .loop import fit, held_out_values
 from .placing import with_placed_steps
@@ -63,10 +63,10 @@ def learn_table(
     """
     data = _best_bounds(plan, train, held_out)
     width = table_width(len(train) + len(held_out), data.train.shape[1])
-    tried, placed = candidates(keys[0], data, width, train.shape[1:], plan.schedule), "steps: as given"
+    tried, placed = candidates(keys[0], data, width, train.shape[1:], plan.schedule, plan.kind), "steps: as given"
     if plan.schedule is None:
         tried, placed = with_placed_steps(keys[0], tried, data)
-    short = min(plan.num_steps, pilot)
+    short = min(plan.num_steps, pilot) if len(tried) > 1 else plan.num_steps
 
     def run(candidate: Candidate, x: np.ndarray, steps: int, place: Path, **more: Any) -> FitResult:
         return fit(keys[1], candidate.process, x, transform=candidate.transform, num_steps=steps, checkpoint=place,
@@ -90,12 +90,12 @@ def learn_table(
         if whole is None or len(whole) > REFITTED:
             return prior
         all_of_it = table(_flat(whole), _flat(whole)[:0], plan.dequantize, data.bounds, whole.shape[1:], data.recipe)
-        again = candidates(keys[0], all_of_it, width, whole.shape[1:], plan.schedule)[best]
+        again = candidates(keys[0], all_of_it, width, whole.shape[1:], plan.schedule, plan.kind)[best]
         again = again.of_schedule(chosen.process.diffusion.schedule)
         count = report.steps
         place = start.with_name(f"{start.name}.all")
         # In laps of as many steps as lay between validations, so that one program is compiled.
-        alone = {"validation": 0.0, "patience": None, "log_every": min(count, cadence(len(train)), 100)}
+        alone = {"validation": 0.0, "patience": None, "log_every": min(count, options["validate_every"], 100)}
         process = run(again, whole, count, place, **alone).process if count else again.process
     return _better(plan, prior, chosen, result, again, process, whole, held_out)
 

@@ -1,6 +1,5 @@
 """What to train is chosen from the data's shape and values, and said."""
 
-import math
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,12 +12,12 @@ from .._numbers import check_resolution
 from ..denoisers import Network
 from ..diffusions import AbstractDiffusion
 from ..moments import LARGEST_WHOLE
-from ..networks import MLP
 from ..process import ReverseProcess
 from ..schedules import AbstractSchedule
 from ._arguments import check_number, check_numbers
 from .bounds import Bounds, checked_bounds, proposed_bounds
 from .holding_out import independent_rows
+from .kinds import MOST_STEPS, Kind, chosen_kind, hidden_width, most_steps, network_of, said_kind, said_of
 from .noise import for_bits, for_classes, for_reals, given_or_not
 from .scaling import spacing
 from .tables import FEWEST, MOST_COMPONENTS, candidates, same_elements, table, table_width, whitened_gaussian
@@ -41,6 +40,7 @@ class PriorPlan(NamedTuple):
         bounds: of elements whose log or logit may be modelled; None for none.
         bounds_given: whether they were, or held-out examples are to decide.
         schedule: the one that was given; None where steps are placed.
+        kind: of events, by which the network is chosen.
     """
 
     process: ReverseProcess
@@ -51,6 +51,7 @@ class PriorPlan(NamedTuple):
     bounds: Bounds | None = None
     bounds_given: bool = False
     schedule: AbstractSchedule | None = None
+    kind: Kind = "vector"
 
     @property
     def is_table(self) -> bool:
@@ -75,6 +76,7 @@ def plan_prior(
     scale: ArrayLike | None = None,
     schedule: AbstractSchedule | None = None,
     network: object = None,
+    kind: Kind | None = None,
     dequantize: float | None = None,
     num_steps: int | None = None,
     bounds: tuple[ArrayLike, ArrayLike] | None = None,
@@ -95,8 +97,15 @@ def plan_prior(
         scale: its scale; the standard deviation, one constant for images, one per element for events of rank 1.
         schedule: of the noise, in the standardised (or whitened) coordinates; unless given log-SNR from the data's
             scale to their finest detail, in equal steps, or for a table in steps that are placed.
-        network: a callable fn(x_t, t), predicting the velocity, or the logits of bits or classes; an `MLP` sized by
-            the event.
+        network: a callable fn(x_t, t), predicting the velocity, or the logits of bits or classes; chosen by `kind`
+            and sized by the event.
+        kind: of events, ``"vector"``: an `MLP`, for any shape; ``"series"``, of shape (length,) or (length, variables):
+            1-d convolutions (`networks.Series`) with zeros beyond the ends; ``"image"``, of shape (height, width) or
+            (height, width, colours): a small `UNet`, on patches (`networks.Patched`) where there are more than 200
+            pixels. Unless given, image for tables of two sides of at least 8, neither more than twice the other, of up
+            to 200 pixels, and vector for all others. A step of convolutions takes ten to twenty times as long, and they
+            take fewer. Of tables they start at the simple model that is best on held-out examples, series in
+            elementwise coordinates. Not for classes, nor beside a network.
         dequantize: width of the uniform noise added to the data, in their units; their spacing if they come in equal
             steps (whole numbers, k/255), otherwise 0.
         num_steps: optimiser steps.
@@ -130,12 +139,17 @@ def plan_prior(
     found = "only 0 and 1" if binary else "whole numbers" if family == "categorical" else "real values"
     reasons = [f"family: {family} ({found} in the data)"]
     overridden = any(choice is not None for choice in (loc, scale, network)) or (schedule and schedule.is_learned)
-    if family == "gaussian" and size <= LARGEST_WHOLE and not overridden and _suits_a_table(array, dequantize):
-        return _for_table(key, array, dequantize, count, bounds, schedule, reasons)
+    small = family == "gaussian" and size <= LARGEST_WHOLE and not overridden
+    tabled = small and _suits_a_table(array, dequantize)
+    given_kind, kind = kind, chosen_kind(kind, family, event_shape, network, tabled)
+    reasons += said_kind(kind, given_kind, event_shape) if network is None else []
+    if tabled:
+        return _for_table(key, array, dequantize, count, bounds, schedule, kind, reasons)
     if bounds is not None and not checked_bounds(bounds, array, 0.0).is_free.all():
         said = "gaussian family, up to 256 elements, and no loc, scale, learned schedule or network of one's own"
         raise ValueError(f"bounds: expected None but for tables ({said}), got {bounds!r:.80}")
-    steps = (10_000 if size <= 32 else 20_000) if count is None else count
+    longest = MOST_STEPS if kind != "vector" else 10_000 if size <= 32 else 20_000
+    steps = longest if count is None else count
     diffusion: AbstractDiffusion
     if family == "gaussian":
         diffusion, width = for_reals(array, loc, scale, schedule, dequantize, reasons)
@@ -145,12 +159,12 @@ def plan_prior(
             raise ValueError(f"{name}: expected None for the {family} family, got {value!r}")
         diffusion, width = (for_bits if family == "binomial" else for_classes)(array, schedule, reasons), 0.0
     shape = diffusion.network_shape(event_shape)
-    hidden = 128 if math.prod(shape) <= 8 else 256 if math.prod(shape) <= 128 else 512
-    fn: Any = MLP(key, shape, num_steps=diffusion.num_steps, width=hidden) if network is None else network
-    reasons.append(f"network: MLP of width {hidden}" if network is None else f"network: {type(fn).__name__} (given)")
+    make = lambda: network_of(kind, key, shape, num_steps=diffusion.num_steps, width=hidden_width(shape))
+    fn: Any = make() if network is None else network
+    reasons.append(f"network: {said_of(fn) if network is None else f'{type(fn).__name__} (given)'}")
     reasons.append(f"training: {steps} steps{given_or_not(num_steps)}")
     denoiser = Network(fn, "velocity" if family == "gaussian" else "logits")
-    return PriorPlan(ReverseProcess(diffusion, denoiser, event_shape), steps, width, tuple(reasons))
+    return PriorPlan(ReverseProcess(diffusion, denoiser, event_shape), steps, width, tuple(reasons), kind=kind)
 
 
 def _suits_a_table(array: np.ndarray, dequantize: float | None) -> bool:
@@ -168,6 +182,7 @@ def _for_table(
     num_steps: int | None,
     bounds: tuple[ArrayLike, ArrayLike] | None,
     given: AbstractSchedule | None,
+    kind: Kind,
     reasons: list[str],
 ) -> PriorPlan:
     """The plan for a table: its process is that about the Gaussian of all examples."""
@@ -194,13 +209,13 @@ def _for_table(
         reasons.append("coordinates: whitened, covariance shrunk as Ledoit and Wolf have it")
         reasons.append(f"training: none, a Gaussian is all that is fitted to {few} (fewer than {FEWEST})")
         process, transform = whitened_gaussian(simple, given)
-        return PriorPlan(process, 0, width, tuple(reasons), transform, own, bounds is not None, given)
-    steps = int(np.clip(5 * count, 1_000, 20_000)) if num_steps is None else num_steps
-    hidden = table_width(count, size)
-    first = candidates(key, simple, hidden, event_shape, given)[0]
+        return PriorPlan(process, 0, width, tuple(reasons), transform, own, bounds is not None, given, kind)
+    steps = most_steps(kind, count) if num_steps is None else num_steps
+    first = candidates(key, simple, table_width(count, size), event_shape, given, kind)[0]
     schedule = first.process.diffusion.schedule
     ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(schedule.num_steps)):.3g}"
     whitened = "whitened (covariance shrunk as Ledoit and Wolf have it) or elementwise, as validation decides"
+    whitened = whitened if kind == "vector" else "elementwise"
     units = f"those of the data, in units of {array.std():.4g} about {array.mean():.4g}"
     reasons.append(f"coordinates: {whitened if len(event_shape) == 1 else units}")
     if bounds is None and len(event_shape) == 1:
@@ -212,9 +227,10 @@ def _for_table(
         f"baseline: one Gaussian or up to {MOST_COMPONENTS}, as validation decides; the network learns the rest"
     )
     reasons.append(f"schedule: {schedule.num_steps} steps, {ends}{given_or_not(given)}")
-    reasons.append(f"network: MLP of width {hidden}, for {count} examples")
+    fn: Any = first.process.denoiser
+    reasons.append(f"network: {said_of(fn.fn)}, for {count} examples")
     reasons.append(f"training: at most {steps} steps{given_or_not(num_steps)}, the best on validation are kept")
-    return PriorPlan(first.process, steps, width, tuple(reasons), first.transform, own, bounds is not None, given)
+    return PriorPlan(first.process, steps, width, tuple(reasons), first.transform, own, bounds is not None, given, kind)
 
 
 def _checked(data: ArrayLike) -> np.ndarray:

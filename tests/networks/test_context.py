@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_diffusion.networks import MLP, UNET_SIZES, BumpReadout, ContextFeatures, MultiScale, UNet
+from numpyro_diffusion.networks import MLP, UNET_SIZES, BumpReadout, ContextFeatures, MultiScale, Series, UNet
 
 KEY = jax.random.key(0)
 IMAGE = (8, 8)
@@ -24,6 +24,7 @@ def test_features():
 
 NETWORKS = {
     "mlp": lambda context: MLP(KEY, IMAGE, num_steps=10, width=8, depth=1, context=context),
+    "series": lambda context: Series(KEY, IMAGE, num_steps=10, channels=6, depth=1, context=context),
     "multiscale": lambda context: BumpReadout(
         MultiScale(KEY, IMAGE, outputs=4, channels=4, depth=1, dense_width=8, dense_depth=1, context=context),
         num_steps=10, num_bumps=4, outputs=1,
@@ -32,7 +33,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["mlp", "multiscale", pytest.param("unet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mlp", "series", "multiscale", pytest.param("unet", marks=pytest.mark.slow)])
 def test_networks_use_it_and_ask_for_it(name):
     """Weights away from zero: another context is another answer, and an unknown one is a number too."""
     net = NETWORKS[name](ContextFeatures((2, 2)))

@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.networks import ContextFeatures
-from numpyro_diffusion.training import _arguments, conditional
+from numpyro_diffusion.training import _arguments, conditional, kinds
 
 WEIGHT, OFFSET = np.array([[1.5, 0.0], [-0.5, 1.0], [0.3, 0.3]]), np.array([1.0, 0.0, -2.0])
 ROOT = np.array([[0.8, 0.0, 0.0], [0.4, 0.5, 0.0], [-0.3, 0.2, 0.6]])
@@ -34,7 +34,7 @@ def small_network():
         key, shape, num_steps=num_steps, width=16, depth=1, outputs=outputs, context=context
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conditional, "MLP", small)
+        patch.setattr(kinds, "MLP", small)
         yield
 
 
