@@ -159,7 +159,7 @@ def test_weights_are_kept_that_know_examples_without_their_context():
     (c, x), (told, unseen) = make(1000), make(400)
     prior = nd.fit_prior(jax.random.key(0), x, context=c, context_dropout=0.3, num_steps=1500, progress_bar=False)
     below = norm.logpdf(unseen[:, 0], 0, np.sqrt(1.01)) - np.asarray(prior.given(None).log_prob(unseen))
-    assert below.mean() < 3  # for a small network; the regression is some 46 nats below
+    assert below.mean() < 3  # for a small network; the regression is some 60 nats below
     below = norm.logpdf(unseen[:, 0], told, 0.1) - np.asarray(prior.given(told).log_prob(unseen))
     assert below.mean() < 0.2
 
