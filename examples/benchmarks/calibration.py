@@ -1,11 +1,15 @@
-"""Simulation-based calibration of four inferences, 200 data sets each unless told otherwise.
+"""Simulation-based calibration of six inferences, 200 data sets each unless told otherwise.
 
 (a) the digits prior (its chain in 25 steps) and an unknown noise scale, half of the pixels hidden, by Gibbs;
 (b) a mixture prior seen through a linear operator, by SMC;
 (c) the same by NUTS on the prior's K bound, which is a bound: reported as it is;
-(d) a prior that depends on an unknown, and an unknown noise scale, by SMC of the whole model.
+(d) a prior that depends on an unknown, and an unknown noise scale, by SMC of the whole model;
+(e) the same by `nd.infer.Gibbs`, with particle Gibbs for x and NUTS for the rest;
+(f) the same by one NUTS, with `DiffusionReparam`.
 
-    python examples/benchmarks/calibration.py [--short] [--only a b c d] [--replicates 200] [--output figures]
+    python examples/benchmarks/calibration.py [--short] [--only a b c d e f] [--replicates 200] [--output figures]
+
+The chains of many data sets are one program: of ten in (a) and (c), of all in (e) and (f).
 """
 
 import argparse
@@ -18,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS, Gibbs
 
 import numpyro_diffusion as nd
@@ -89,7 +94,7 @@ def nuts(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
     return calibration, "(c) mixture, NUTS on K"
 
 
-def whole(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
+def context_model() -> Any:
     """N(c, 1) in two dimensions, c unknown in common, seen with an unknown noise scale."""
     denoiser = nd.denoisers.Conditional(lambda c: nd.denoisers.Gaussian(c, 1.0))
     diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(10, -9, 6))
@@ -101,26 +106,58 @@ def whole(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
         x = numpyro.sample("x", prior.given(c))
         numpyro.sample("y", dist.Normal(x, sigma).to_event(1))
 
-    inference = lambda model: nd.infer.SMC(model, num_particles=8, num_draws=size // 4, num_islands=1)
-    calibration = nd.diagnostics.calibrate(
-        jax.random.key(3), model, inference, observed="y", site=["c", "sigma", "x"], num_replicates=replicates,
-        num_draws=min(size // 10, 99),
+    return model
+
+
+def with_context(inference: Any, replicates: int, size: int, batch_size: int = 1) -> nd.diagnostics.Calibration:
+    """All unknowns of the model with a context."""
+    return nd.diagnostics.calibrate(
+        jax.random.key(3), context_model(), inference, observed="y", site=["c", "sigma", "x"],
+        num_replicates=replicates, num_draws=min(size // 10, 99), batch_size=batch_size,
     )  # fmt: skip
-    return calibration, "(d) context, noise scale and x, SMC"
+
+
+def whole(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
+    """The model with a context by SMC."""
+    inference = lambda model: nd.infer.SMC(model, num_particles=8, num_draws=size // 4, num_islands=1)
+    return with_context(inference, replicates, size), "(d) context, noise scale and x, SMC"
+
+
+def paths(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
+    """The model with a context by particle Gibbs, which hands on its chain, and NUTS."""
+
+    def inference(model: Any) -> MCMC:
+        blocks = [(nd.infer.ParticleGibbs(model, num_particles=8), ["x"]), (NUTS(model, max_tree_depth=5), None)]
+        return MCMC(nd.infer.Gibbs(blocks), num_warmup=min(size, 200), num_samples=size)
+
+    return with_context(inference, replicates, size, replicates), "(e) the same, Gibbs"
+
+
+def noise(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
+    """The model with a context by NUTS on c, the noise scale and the noise that makes x."""
+
+    def inference(model: Any) -> MCMC:
+        kernel = NUTS(reparam(model, config={"x": nd.infer.DiffusionReparam()}))
+        return MCMC(kernel, num_warmup=min(size, 500), num_samples=size)
+
+    return with_context(inference, replicates, size, replicates), "(f) the same, `DiffusionReparam` and NUTS"
+
+
+CHECKS = {"a": digits, "b": smc, "c": nuts, "d": whole, "e": paths, "f": noise}
 
 
 def main() -> None:
     """Calibrate, print p-values and coverage, draw the ranks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few and small replicates of (b) alone")
-    parser.add_argument("--only", nargs="*", default=["a", "b", "c", "d"], help="which of a, b, c, d")
+    parser.add_argument("--only", nargs="*", default=list(CHECKS), choices=CHECKS, help="which of them")
     parser.add_argument("--replicates", type=int, default=200, help="data sets of each")
     parser.add_argument("--output", type=Path, default=Path("figures"), help="folder of the pictures")
     options = parser.parse_args()
     replicates, size = (3, 40) if options.short else (options.replicates, 1000)
     print("| check | quantity | p (χ², 10 bins) | 90% interval covers | mean rank, in s.e. | seconds |")
     print("|---|---|---|---|---|---|")
-    for name, run in (("a", digits), ("b", smc), ("c", nuts), ("d", whole)):
+    for name, run in CHECKS.items():
         if name not in options.only or (options.short and name != "b"):
             continue
         start = time.perf_counter()

@@ -21,7 +21,7 @@ from ..process import ReverseProcess
 from .objectives import OBJECTIVES
 
 # Fold-ins of a run's key that no step number reaches.
-SPLIT, VALIDATION = 2**31 - 1, 2**31 - 2
+SPLIT, VALIDATION, VALIDATION_TOLD = 2**31 - 1, 2**31 - 2, 2**31 - 4
 
 
 def check_numbers(name: str, data: ArrayLike) -> np.ndarray:

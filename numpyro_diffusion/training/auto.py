@@ -96,8 +96,8 @@ def fit_prior(
         context: c of each example, shape (n, *context_shape), for a prior of p(x | c), ``prior.given(c)``: real
             numbers, or whole numbers from 0, which are labels. A network of one's own is called as ``fn(x_t, t, c)``.
             Real values start as a linear regression on c.
-        context_dropout: share of contexts that are left out in training, so that ``prior.given(None)`` is p(x) and NaN
-            or label −1 stands for what is not known; contexts may then have some.
+        context_dropout: share of contexts that are left out in training and validation, so that ``prior.given(None)``
+            is p(x) and NaN or label −1 stands for what is not known; contexts may then have some.
         batch_size: examples a step; 256 unless given, 128 for a table of at most 2,000 examples.
         learning_rate: the peak of a warm-up and a cosine, for Adam with clipped gradients.
         checkpoint: file to resume from if it exists, and to save to; of a table, that of what is tried first, with

@@ -36,6 +36,7 @@ from .resume import Saver, digest, resume
 from .run import TrainingRun
 from .sources import StreamEnded
 from .validation import held_out_values as held_out_values
+from .validation import validation_told
 
 Batches = Callable[[int], Any] | Iterable[Any]
 
@@ -100,8 +101,8 @@ def fit(
         validation: share of the data that is held out, or held-out data of their own, shape (m, *event); 0 for none.
             With batches, one of the latter two.
         context: of each example, shape (n, *context_shape), for a process of p(x | c).
-        context_dropout: share of contexts that are left out at random, so that the network learns p(x) too, for a
-            denoiser of ``Context(optional=True)``.
+        context_dropout: share of contexts that are left out at random, in validation too, so that the network learns
+            p(x) as well, for a denoiser of ``Context(optional=True)``.
         validation_context: of held-out data of their own.
         likelihood: estimator of the validation value, with the same noise each time; a K bound unless given, with
             more draws the fewer examples are held out.
@@ -174,6 +175,7 @@ def fit(
         accumulate, shard_weights,
     )  # fmt: skip
     run, where = made(batch_size, None), check_devices(devices, 0)
+    held_out_context = validation_told(run, key, held_out_context)
     if shard_weights and where is None:
         raise ValueError("shard_weights: expected False without devices to divide weights among, got True")
     now = resume(checkpoint, run.start(), given, is_writer(where))

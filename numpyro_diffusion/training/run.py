@@ -140,6 +140,10 @@ class TrainingRun(eqx.Module):
         if not self.dropout:
             return context
         left_out = jax.random.bernoulli(jax.random.fold_in(key, 0), self.dropout, (len(context),))
+        return self.without(left_out, context)
+
+    def without(self, left_out: Array, context: Array) -> Array:
+        """The contexts, shape (n, *context_shape), as unknown ones where `left_out`, shape (n,), is true."""
         left_out = left_out.reshape((-1,) + (1,) * (context.ndim - 1))
         return jnp.where(left_out, self.rest.denoiser.wanted.unknown, context)
 

@@ -10,7 +10,7 @@ from numpyro.distributions.transforms import Transform
 from .._batching import batched_map
 from ..likelihoods import AbstractLikelihood
 from ..process import ReverseProcess
-from ._arguments import VALIDATION
+from ._arguments import VALIDATION, VALIDATION_TOLD
 from .resume import Progress, extended
 from .run import Examples, TrainingRun, copied, dequantized, to_latent
 
@@ -30,6 +30,24 @@ def validate(
         best, best_step = copied((state.average, state.step))  # what a step overwrites is in no other place
         state = state._replace(best=best, best_value=best_value, best_step=best_step)
     return now._replace(state=state, history=extended(now.history, entry))
+
+
+def validation_told(run: TrainingRun, key: Array, context: Array | None) -> Array | None:
+    """The contexts of held-out examples, the run's share of them left out, the same ones in each validation.
+
+    With all of them, the best weights would be those for p(x | c), which may know p(x) badly. Of a few examples, a draw
+    with the run's probability might leave out none: the number is the nearest to the share, but at least one of each.
+
+    Args:
+        run: the training run.
+        key: of the run.
+        context: shape (n, *context_shape), or None.
+    """
+    if context is None or not run.dropout or len(context) < 2:
+        return context
+    count = min(max(round(run.dropout * len(context)), 1), len(context) - 1)
+    order = jax.random.permutation(jax.random.fold_in(key, VALIDATION_TOLD), len(context))
+    return run.without(order < count, context)
 
 
 def held_out_values(

@@ -1,5 +1,6 @@
 """Learning p(x | c) from pairs whose law is known."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from numpyro.diagnostics import effective_sample_size
 from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 
 import numpyro_diffusion as nd
+from numpyro_diffusion.likelihoods import AbstractLikelihood, Estimate
 from numpyro_diffusion.networks import ContextFeatures
 from numpyro_diffusion.training import _arguments, conditional, kinds
 
@@ -19,6 +21,26 @@ WEIGHT, OFFSET = np.array([[1.5, 0.0], [-0.5, 1.0], [0.3, 0.3]]), np.array([1.0,
 ROOT = np.array([[0.8, 0.0, 0.0], [0.4, 0.5, 0.0], [-0.3, 0.2, 0.6]])
 COVARIANCE = ROOT @ ROOT.T
 NOISE = 0.5
+
+
+class Scaled(eqx.Module):
+    """A network of one weight, which does not listen to the context."""
+
+    weight: jax.Array
+
+    def __call__(self, x, t, c):
+        return self.weight * x
+
+
+class Untold(AbstractLikelihood):
+    """1 for an example whose context is left out, and 0 for others."""
+
+    chunk: int | None = None
+
+    def estimate(self, key, process, x_0):
+        value = process.denoiser.told.value
+        missing = jnp.any(value < 0 if jnp.issubdtype(value.dtype, jnp.integer) else jnp.isnan(value))
+        return Estimate(missing.astype(float), jnp.zeros(()), None)
 
 
 def pairs(count, seed=0):
@@ -108,6 +130,38 @@ def test_labels_left_out_now_and_then():
         own = x[labels == label]
         assert abs(draws(label).mean() - own.mean()) < 0.1 and abs(draws(label).std() / own.std() - 1) < 0.2
     assert abs(draws(-1).mean() - x.mean()) < 0.15 and abs(draws(-1).std() / x.std() - 1) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("dropout", "held_out", "share"),
+    [(0.3, 20, 0.3), (0.05, 4, 0.25), (0.9, 4, 0.75), (0.3, 1, 0.0), (0.0, 20, 0.0)],
+)
+@pytest.mark.parametrize("num_labels", [None, 3])
+def test_validation_leaves_out_the_share_of_contexts_that_training_does(dropout, held_out, share, num_labels):
+    """As near as whole numbers come, one of each kind at least where there are two; the same at each validation."""
+    told = nd.denoisers.Context((2,), num_labels, optional=True)
+    denoiser = nd.denoisers.Network(Scaled(jnp.ones(())), told=told)
+    process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(4)), denoiser, 1)
+    x, c = np.zeros((30, 1)), np.zeros((30, 2), float if num_labels is None else int)
+    result = nd.fit(
+        jax.random.key(1), process, x, context=c, context_dropout=dropout, validation=x[:held_out],
+        validation_context=c[:held_out], likelihood=Untold(), num_steps=2, log_every=1, validate_every=1, batch_size=4,
+        progress_bar=False,
+    )  # fmt: skip
+    np.testing.assert_allclose(result.history["validation"], [share] * 3, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_weights_are_kept_that_know_examples_without_their_context():
+    """x = c + small noise, so that the start, a regression, is right for p(x | c) and hopeless for p(x)."""
+    rng = np.random.default_rng(5)
+    make = lambda count: (c := rng.normal(size=count), c[:, None] + 0.1 * rng.normal(size=(count, 1)))
+    (c, x), (told, unseen) = make(1000), make(400)
+    prior = nd.fit_prior(jax.random.key(0), x, context=c, context_dropout=0.3, num_steps=1500, progress_bar=False)
+    below = norm.logpdf(unseen[:, 0], 0, np.sqrt(1.01)) - np.asarray(prior.given(None).log_prob(unseen))
+    assert below.mean() < 3  # for a small network; the regression is some 60 nats below
+    below = norm.logpdf(unseen[:, 0], told, 0.1) - np.asarray(prior.given(told).log_prob(unseen))
+    assert below.mean() < 0.2
 
 
 def test_a_gradient_by_the_context_goes_through_network_and_baseline():
