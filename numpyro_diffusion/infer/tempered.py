@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from .._checks import check_callable, check_choice, check_count, check_key
 from ..samplers import ReliabilityWarning
+from ..samplers.reliability import farthest_mean
 from ..samplers.resampling import systematic
 from .evidence import evidence_error
 from .noise_model import check_model
@@ -200,6 +201,8 @@ class TemperedSMC:
             found.append(f"{np.sum(~np.isfinite(evidences))} of {len(evidences)} islands found no positive likelihood")
         elif (apart := float(np.ptp(evidences))) > APART:
             found.append(f"the islands' log evidences are {apart:.3g} nats apart, more than {APART:g}")
+        if far := farthest_mean(result.values).complaint:
+            found.append(far)
         if (least := self._least_acceptance()) < LOW_ACCEPTANCE:
             found.append(f"moves were accepted with a mean probability of {least:.3g} at one temperature")
         if short := int(np.sum(~np.asarray(result.records.finished))):

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from ..samplers import TwistedSMC
-from ..samplers.reliability import LARGEST_GAP, differences, warn_of
+from ..samplers.reliability import LARGEST_GAP, FarthestMean, differences, farthest_mean, warn_of
 from ..samplers.resampling import systematic
 from ..twists import Flat
 from .cross_check import CrossCheck, compared, mean_weight
@@ -43,6 +43,7 @@ class WholeReliability:
         deviation: their standard deviation, in nats; 0 for one island.
         undefined: the share of the prior's draws at which the model's density is no number.
         unfinished: islands in which the temperatures were too few.
+        farthest: the site whose mean in one island is farthest from the others', and how far.
     """
 
     noise: float
@@ -53,6 +54,7 @@ class WholeReliability:
     deviation: float
     undefined: float
     unfinished: int
+    farthest: FarthestMean
 
     @property
     def complaints(self) -> list[str]:
@@ -69,6 +71,8 @@ class WholeReliability:
             said.append(f"draws correlate by {self.correlation:.2f} with where they were before all moves")
         if not self.gap <= LARGEST_GAP:
             said.append(f"the islands' log evidences differ by up to {self.gap:.2f} nats")
+        if apart := self.farthest.complaint:
+            said.append(apart)
         if self.undefined:
             said.append(f"the model's density is no number at {self.undefined:.1%} of the prior's draws, where it is 0")
         if self.unfinished:
@@ -107,6 +111,7 @@ class WholeRun(NamedTuple):
             *differences(evidence),
             float(np.mean(island.records.undefined)) / int(self.plan.num_draws or 1),
             int(np.sum(~np.asarray(island.records.finished))),
+            farthest_mean(island.values),
         )
 
     @property

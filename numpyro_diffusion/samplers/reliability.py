@@ -1,6 +1,7 @@
 """What the weights of particles say about whether their answer can be trusted."""
 
 import warnings
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ LARGEST_KHAT = 0.7  # above it, means over weights are those of their tail (Veht
 _EQUAL = 0.9  # the effective share from which weights are about equal
 LARGEST_GAP = 1.0  # nats between the log evidences of two islands
 # Between an island's mean and the others', in posterior standard deviations: at least the first; more where few
-# effective particles make means noisy, each with a standard deviation of one over the root of their number.
+# effective particles make means noisy, each with an error of one over the root of their number, of which so many count.
 LARGEST_MEAN_GAP, MEAN_ERRORS = 1.0, 5.0
 _LEAST_SCALE = 0.25  # of the standard deviation of all islands together: a posterior is not narrower than that
 
@@ -94,27 +95,66 @@ def reliability(particles: Particles) -> Reliability:
 
 
 def mean_gap(particles: Particles) -> float:
-    """How far the mean of an element of x in one island is from the median island's, the largest; 0 for one island.
+    """`gap_of_means` of particles of leading shape (islands, *batch)."""
+    weight = np.exp(np.asarray(particles.log_weight, dtype=np.float64))
+    return gap_of_means(particles.x, weight, float(np.asarray(particles.effective_size)[..., -1].min()))
+
+
+def gap_of_means(draws: ArrayLike, weight: ArrayLike, size: float) -> float:
+    """How far the mean of an element in one island is from the median island's, the largest; 0 for one island.
 
     In posterior standard deviations: the median of those of the islands, since one island that has lost itself would
-    make any other too large, but at least a quarter of that of all islands together. That sees what evidences do not:
-    an island with a few hundredths of its mass where there is none, which hardly change the evidence, but every moment.
+    make any other too large, but at least a quarter of that of all islands together, or what chance makes of it in one
+    of many elements. That sees what evidences do not: an island with a few hundredths of its mass where there is none,
+    which hardly change the evidence, but every moment.
 
     Args:
-        particles: of leading shape (islands, *batch).
+        draws: shape (islands, *batch, N, *event).
+        weight: normalised, shape (islands, *batch, N).
+        size: how many independent draws an island counts as: of a rare value some have none, and some a few.
     """
-    log_weight = np.asarray(particles.log_weight, dtype=np.float64)
-    if len(log_weight) == 1:
+    weights = np.asarray(weight, dtype=np.float32)
+    count = len(weights)
+    if count == 1:
         return 0.0
-    weight = np.exp(log_weight).reshape(-1, log_weight.shape[-1]).astype(np.float32)
-    x = np.asarray(particles.x).astype(np.float32).reshape(*weight.shape, -1)
-    mean = np.stack([w @ each for w, each in zip(weight, x, strict=True)])
-    square = np.stack([w @ np.square(each - loc) for w, each, loc in zip(weight, x, mean, strict=True)])
-    mean, square = (each.reshape(len(log_weight), -1).astype(np.float64) for each in (mean, square))
+    each = weights.reshape(-1, weights.shape[-1])
+    x = np.asarray(draws).astype(np.float32).reshape(*each.shape, -1)
+    mean = np.stack([w @ some for w, some in zip(each, x, strict=True)])
+    square = np.stack([w @ np.square(some - loc) for w, some, loc in zip(each, x, mean, strict=True)])
+    mean, square = (found.reshape(count, -1).astype(np.float64) for found in (mean, square))
     whole = np.sqrt(square.mean(0) + mean.var(0))
-    scale = np.maximum(np.median(np.sqrt(square), axis=0), _LEAST_SCALE * whole)
+    least = max(_LEAST_SCALE, MEAN_ERRORS / np.sqrt(max(size, 1.0)))
+    scale = np.maximum(np.median(np.sqrt(square), axis=0), least * whole)
     rounding = 1e-5 * np.abs(mean).max(0) + np.finfo(np.float32).tiny
     return float(np.max(np.abs(mean - np.median(mean, axis=0)) / (scale + rounding)))
+
+
+class FarthestMean(NamedTuple):
+    """The site whose mean in one island is farthest from the others', and how far, in posterior standard deviations."""
+
+    site: str
+    gap: float
+
+    @property
+    def complaint(self) -> str | None:
+        """What it says against the answer, if anything."""
+        if self.gap <= LARGEST_MEAN_GAP:
+            return None
+        return f"an island's mean of {self.site!r} is {self.gap:.1f} posterior standard deviations from the others'"
+
+
+def farthest_mean(values: Mapping[str, ArrayLike]) -> FarthestMean:
+    """Of equally weighted draws of sites that were resampled and moved, each of shape (islands, N, *event).
+
+    One in four counts as independent. A site with values that are no numbers is left out.
+    """
+    gaps = {"": 0.0}
+    for name, each in values.items():
+        count = np.shape(each)[1]
+        gap = gap_of_means(each, np.full(np.shape(each)[:2], 1 / count), count / 4) if np.size(each) else 0.0
+        gaps[name] = 0.0 if np.isnan(gap) else gap
+    site = max(gaps, key=lambda name: gaps[name])
+    return FarthestMean(site, gaps[site])
 
 
 def least_allowed(num_particles: int) -> float:
