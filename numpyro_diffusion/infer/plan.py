@@ -83,7 +83,7 @@ def first_plan(found: Latent, sampler: TwistedSMC, num_islands: int) -> Plan:
     """The user's choices, and the twist by rule where there is none."""
     if sampler.twist is not None:
         return Plan(sampler, num_islands, "as asked for")
-    return Plan(dataclasses.replace(sampler, twist=_ruled(found)), num_islands, "chosen by rule")
+    return Plan(dataclasses.replace(sampler, twist=_ruled(found, sampler.num_particles)), num_islands, "chosen by rule")
 
 
 def alternatives(found: Latent, plan: Plan) -> list[Plan]:
@@ -159,13 +159,14 @@ def _excess(found: Reliability) -> float:
     return max(0.0, found.mean_gap - max(GOOD_MEAN_GAP, found.noise_of_means))
 
 
-def _ruled(found: Latent) -> AbstractTwist:
+def _ruled(found: Latent, num_particles: int) -> AbstractTwist:
     """`default_twist`, asked for one element of the site's batch."""
     chosen: list[AbstractTwist] = []
 
     def check(module: Any, factor: Any) -> Any:
         process = module.process
-        chosen.append(Flat() if factor is None else default_twist(process, simplify(factor, process.event_shape)))
+        whole = None if factor is None else simplify(factor, process.event_shape)
+        chosen.append(Flat() if whole is None else default_twist(process, whole, num_particles))
         return jnp.zeros(())
 
     jax.eval_shape(lambda: found.prior.map_batch(check, found.factor))

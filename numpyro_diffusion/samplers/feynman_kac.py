@@ -62,12 +62,13 @@ class TwistedChain(eqx.Module):
         num_steps: int | None = None,
         chunk: int | None = None,
         antithetic: bool = False,
+        num_particles: int | None = None,
     ) -> None:
         if not isinstance(factor, AbstractFactor):
             raise ValueError(f"factor: expected one from numpyro_diffusion.factors, got {factor!r}")
         factor.check(process.event_shape, process.diffusion.data_support)
         factor = simplify(factor, process.event_shape)
-        twist = default_twist(process, factor) if twist is None else twist
+        twist = default_twist(process, factor, num_particles) if twist is None else twist
         process = with_moments(process) if twist.needs_moments else process
         twist.check(process, factor)
         self.process, self.factor, self.twist = process, factor, twist
@@ -191,7 +192,7 @@ class ParticleSampler(eqx.Module):
 
     def chain(self, process: ReverseProcess, factor: AbstractFactor, antithetic: bool = False) -> TwistedChain:
         """The twisted chain, checked and ready."""
-        return TwistedChain(process, factor, self.twist, self.num_steps, self.chunk, antithetic)
+        return TwistedChain(process, factor, self.twist, self.num_steps, self.chunk, antithetic, self.num_particles)
 
 
 def _ratio(step: TwistedStep, x: Array) -> Array:

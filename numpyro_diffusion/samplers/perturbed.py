@@ -135,4 +135,4 @@ class Guided(AbstractPosteriorSampler):
 
     def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:
         """One draw, shape `event`."""
-        return run_particles(key, TwistedChain(process, factor, self.twist, self.num_steps), 1).x[0]
+        return run_particles(key, TwistedChain(process, factor, self.twist, self.num_steps, num_particles=1), 1).x[0]

@@ -126,7 +126,7 @@ def draw(
     total = len(leaves[0])
     first = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), observations)
     sampler = TwistedSMC(
-        effort.num_particles, _twist(now, first, read) if effort.twist is None else effort.twist,
+        effort.num_particles, _twist(now, first, read, effort.num_particles) if effort.twist is None else effort.twist,
         num_steps=effort.num_steps, threshold=0.5 if effort.corrected else 0.0, antithetic=effort.num_particles >= 32,
     )  # fmt: skip
     size = max(1, CALLS // (effort.num_particles * effort.num_islands))  # the same for all: one compiled program
@@ -153,12 +153,12 @@ def scored(
     return Draws(*(part[:total] for part in found))._replace(log_evidence=mean)
 
 
-def _twist(now: Current, observation: Any, read: Read) -> AbstractTwist:
+def _twist(now: Current, observation: Any, read: Read, num_particles: int) -> AbstractTwist:
     """By rule, asked of one observation."""
     chosen: list[AbstractTwist] = []
 
     def check(observation: Any) -> Array:
-        chosen.append(default_twist(now.prior.process, read(now, observation).factor))
+        chosen.append(default_twist(now.prior.process, read(now, observation).factor, num_particles))
         return jnp.zeros(())
 
     jax.eval_shape(check, observation)

@@ -9,7 +9,7 @@ from .linear import PseudoInverse
 from .tempered import Tempered
 
 
-def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTwist:
+def default_twist(process: ReverseProcess, factor: AbstractFactor, num_particles: int | None = None) -> AbstractTwist:
     """The twist that `TwistedSMC` and `ParticleGibbs` take where the user names none.
 
     `Flat` where there is no factor. For bits: `MomentMatched` where the factor acts on single bits, else `Averaged`.
@@ -20,9 +20,11 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTw
       more elements that are known, or of a normal law, where it is exact.
     - An exact denoiser and anything else: `Laplace`.
     - A learned denoiser: `Laplace`, `Tempered` to the power 0.5. Where the prior's covariance is not known in full and
-      Gaussian observations are among the factors, `PseudoInverse`, tempered to the power 1.
+      Gaussian observations are among the factors, `PseudoInverse`, tempered to the power 1; and for Gaussian
+      observations of more than 16 elements with nothing beside them, where `num_particles` are fewer than x has
+      elements: too few to pay for the decomposition of matrices that they share.
     """
-    twist = fitting_twist(process, factor)
+    twist = fitting_twist(process, factor, num_particles)
     if process.denoiser.is_exact or not isinstance(twist, Laplace | PseudoInverse):
         return twist
     # Trusted less at high noise, where x_0 given x_t has several modes (examples/benchmarks/twists.py).

@@ -1,5 +1,7 @@
 """The twist whose approximation fits a prior and a factor."""
 
+import math
+
 from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, factors_of
 from ..process import ReverseProcess
 from .averaged import Averaged
@@ -11,7 +13,7 @@ from .linear import MomentMatched, PseudoInverse, observation_size
 LARGEST_EXACT = 16
 
 
-def fitting_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTwist:
+def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles: int | None = None) -> AbstractTwist:
     """The twist of `default_twist`, untempered."""
     parts = factors_of(factor)
     if not parts:
@@ -27,5 +29,10 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor) -> AbstractTw
     known = any(isinstance(part, Delta) for part in parts)
     if exact and size is not None and not (whole and (normal or known)):
         return MomentMatched("iterative")
-    closed = any(isinstance(part, Gaussian | LinearGaussian | Delta) for part in parts)
-    return Laplace() if whole or not closed else PseudoInverse()
+    closed = [part for part in parts if isinstance(part, Gaussian | LinearGaussian | Delta)]
+    if not closed or (whole and exact):
+        return Laplace()
+    # The matrices of `Laplace` are shared by all particles: few of them are faster without, and as good.
+    few = num_particles is not None and num_particles < math.prod(process.event_shape)
+    many = size is not None and size > LARGEST_EXACT and not known
+    return PseudoInverse() if not whole or (few and many) else Laplace()

@@ -463,12 +463,12 @@ def test_the_default_twist_fits_the_factor(name):
 def test_the_default_of_learned_priors_is_tempered():
     """Laplace where the covariance is known in full, the cheap one where it is not and the observation is normal."""
     small, large = learned_process(), learned_process(300)
-    inverse = twists.Tempered(twists.PseudoInverse(), 1.0)
-    assert (
-        twists.default_twist(small, MANY) == twists.default_twist(small, ANY) == twists.Tempered(twists.Laplace(), 0.5)
-    )
-    assert twists.default_twist(large, PLAIN) == inverse and twists.Tempered().twist is None
-    assert twists.default_twist(large, ANY) == twists.Tempered(twists.Laplace(), 0.5)
+    inverse, laplace = twists.Tempered(twists.PseudoInverse(), 1.0), twists.Tempered(twists.Laplace(), 0.5)
+    assert twists.default_twist(large, PLAIN) == inverse
+    assert twists.default_twist(small, MANY) == twists.default_twist(small, ANY) == laplace
+    assert twists.default_twist(large, ANY) == laplace and twists.Tempered().twist is None
+    assert twists.default_twist(small, MANY, 3) == twists.default_twist(small, MANY * KNOWN, 2) == laplace
+    assert twists.default_twist(small, MANY, 2) == inverse and twists.default_twist(small, SUM, 2) == laplace
     many = Delta(np.zeros(20), np.ones(20, bool))
     mixture = nd.denoisers.GaussianMixture(np.zeros((2, 20)), [0.5, 0.4], [0.3, 0.7])
     process = nd.ReverseProcess(small.diffusion, mixture, 20)
