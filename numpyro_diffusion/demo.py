@@ -25,7 +25,7 @@ from .likelihoods import KBound
 from .networks import MLP
 from .samplers import Ancestral
 from .training import fit_prior
-from .twists import PseudoInverse
+from .twists import Laplace, Tempered
 
 TRUE_SIGMA = 0.2
 CHAIN_STEPS = 25
@@ -119,7 +119,7 @@ def log_evidence(
     points, weights = np.polynomial.hermite_e.hermegauss(5)
     middle, deviation = float(jnp.log(sigma).mean()), float(jnp.log(sigma).std())
     log_places = middle + deviation * points
-    smc = SMC(model, num_particles=num_particles, twist=PseudoInverse())  # named, so that nothing else is tried
+    smc = SMC(model, num_particles=num_particles, twist=Tempered(Laplace(), 0.5))  # named, so that nothing else is tried
     values, errors = np.zeros(5), np.zeros(5)
     for i in (0, 1, 3, 4, 2):  # the mean last, for the particles that are kept
         given = jnp.exp(jnp.asarray(log_places[i], dtype=sigma.dtype))
