@@ -119,7 +119,8 @@ def log_evidence(
     points, weights = np.polynomial.hermite_e.hermegauss(5)
     middle, deviation = float(jnp.log(sigma).mean()), float(jnp.log(sigma).std())
     log_places = middle + deviation * points
-    smc = SMC(model, num_particles=num_particles, twist=Tempered(Laplace(), 0.5))  # named, so that nothing else is tried
+    twist = Tempered(Laplace(), 0.5)  # named, so that nothing else is tried
+    smc = SMC(model, num_particles=num_particles, twist=twist)
     values, errors = np.zeros(5), np.zeros(5)
     for i in (0, 1, 3, 4, 2):  # the mean last, for the particles that are kept
         given = jnp.exp(jnp.asarray(log_places[i], dtype=sigma.dtype))
