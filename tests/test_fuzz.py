@@ -59,7 +59,11 @@ def array(rng):
         case 1 if plain and x.ndim == 2:
             return pandas.DataFrame(x)
         case 2 if plain and x.ndim == 2 and x.size:
-            return pandas.DataFrame(x).convert_dtypes()
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", RuntimeWarning
+                )  # of pandas 3.0, where a value is no whole number of 64 bits
+                return pandas.DataFrame(x).convert_dtypes()
         case 3 if plain:
             return np.ma.masked_array(x, rng.random(x.shape) < 0.1)
         case 4:
