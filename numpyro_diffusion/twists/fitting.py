@@ -20,19 +20,13 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
         return Flat()
     if not process.diffusion.is_gaussian:
         return MomentMatched() if all(part.is_elementwise for part in parts) else Averaged()
-    size, whole = observation_size(process, factor), process.has_whole_covariance
-    exact, normal = process.denoiser.is_exact, process.denoiser.is_gaussian
-    if exact and size is not None and size <= LARGEST_EXACT:
-        return MomentMatched("exact")
-    # Of many elements of a normal law `Laplace` has the covariance itself; and it does not count noise where known
-    # elements have none.
-    known = any(isinstance(part, Delta) for part in parts)
-    if exact and size is not None and not (whole and (normal or known)):
-        return MomentMatched("iterative")
+    size, whole, exact = observation_size(process, factor), process.has_whole_covariance, process.denoiser.is_exact
+    if exact and size is not None and (size <= LARGEST_EXACT or not whole):
+        return MomentMatched("exact" if size <= LARGEST_EXACT else "iterative")
     closed = [part for part in parts if isinstance(part, Gaussian | LinearGaussian | Delta)]
     if not closed or (whole and exact):
         return Laplace()
-    # The matrices of `Laplace` are shared by all particles: few of them are faster without, and as good.
+    # The matrices of `Laplace` are shared by all particles: few of them do not pay for these.
     few = num_particles is not None and num_particles < math.prod(process.event_shape)
-    many = size is not None and size > LARGEST_EXACT and not known
+    many = size is not None and size > LARGEST_EXACT and not any(isinstance(part, Delta) for part in parts)
     return PseudoInverse() if not whole or (few and many) else Laplace()
