@@ -13,6 +13,7 @@ from . import schedules as schedules
 from . import transforms as transforms
 from . import twists as twists
 from ._compiler import CompilerWarning as CompilerWarning
+from ._compiler import keep_enough_threads as _keep_enough_threads
 from ._compiler import keep_wrong_sums_away as _keep_wrong_sums_away
 from .checkpoints import CheckpointError as CheckpointError
 from .diffusions import AbstractDiffusion as AbstractDiffusion
@@ -48,6 +49,7 @@ from .samplers import ReliabilityWarning as ReliabilityWarning
 __version__ = "0.1.0"
 
 _keep_wrong_sums_away()
+_keep_enough_threads()
 
 # Optax, ArviZ and Matplotlib take a while to import, and a model needs none of them: these names load on first use.
 _ON_USE = {

@@ -1,9 +1,12 @@
-"""A fault of XLA's compiler for CPUs, kept away where that is still possible, and seen where it is not.
+"""Two faults of XLA on CPUs, kept away where that is still possible: wrong sums, and waiting for ever.
 
 jaxlib 0.10.2 and 0.12.0 hand some sums and maxima on a CPU to YNNPACK; 0.8.3, 0.9.2 and 0.10.0 do not. Where log(a s)
 and log(b s) occur together, for different constants a and b, it takes one for the other; likewise log1p and expm1. Log
 densities of some thousand particles then lack a constant such as log √(2π), and nothing shows it. XLA's own sums are
 right.
+
+A batched decomposition of matrices waits for threads of a pool that has as many as the machine has cores. Several at
+once take all threads of a small pool and then wait for one another's for ever.
 """
 
 import functools
@@ -19,6 +22,7 @@ import jax.numpy as jnp
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 # XLA ends the process when it is given a flag that it does not know, so only versions that are known to know it get it.
 FIRST, BEYOND = (0, 10, 1), (0, 13)
+THREADS = 16  # more than the decompositions that one program runs at once
 _SHAPE = (8192, 2)  # fewer numbers are not handed over
 
 
@@ -34,6 +38,15 @@ def keep_wrong_sums_away() -> None:
     # A TPU's compiler reads the flags too, and is of a version of its own.
     if FIRST <= numbers < BEYOND and FLAG not in flags and importlib.util.find_spec("libtpu") is None:
         os.environ["XLA_FLAGS"] = f"{flags} {FLAG}=-reduce".strip()
+
+
+def keep_enough_threads() -> None:
+    """Ask XLA for a pool in which decompositions find threads; for it to hear, before the first computation.
+
+    More threads than cores cost next to nothing, as most of them wait.
+    """
+    if (os.cpu_count() or 1) < THREADS:
+        os.environ.setdefault("NPROC", str(THREADS))
 
 
 def sums_are_right() -> bool:

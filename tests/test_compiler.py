@@ -27,6 +27,18 @@ print(sums_are_right(), [warning.category.__name__ for warning in caught])
 """
 
 
+DIGITS = """
+import numpyro_diffusion as nd
+from numpyro_diffusion.demo import *
+prior, keys = nd.load("digits"), jax.random.split(jax.random.key(0), 4)
+observed = observe(keys[1], jnp.asarray(digits().test_images[:3]))
+smc = SMC(model, num_particles=512, twist=Tempered(Laplace(), 0.5))
+for key in keys:
+    smc.run(key, short_chain(prior), observed.mask, observed.y, jnp.asarray(0.2))
+print(smc.log_evidence)
+"""
+
+
 def said(first):
     """What a process says that does something before it imports the package."""
     env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
@@ -74,6 +86,26 @@ def test_only_versions_that_know_the_flag_get_it(monkeypatch, version, flags, ex
     monkeypatch.setattr(_compiler.importlib.metadata, "version", lambda name: version)
     _compiler.keep_wrong_sums_away()
     assert os.environ["XLA_FLAGS"] == expected
+
+
+@pytest.mark.parametrize(("cores", "given", "expected"), [(2, None, "16"), (2, "4", "4"), (64, None, None)])
+def test_the_pool_of_threads_is_made_large_enough(monkeypatch, cores, given, expected):
+    """And what somebody has set stays."""
+    monkeypatch.setattr(_compiler.os, "cpu_count", lambda: cores)
+    monkeypatch.delenv("NPROC", raising=False)
+    if given is not None:
+        monkeypatch.setenv("NPROC", given)
+    _compiler.keep_enough_threads()
+    assert os.environ.get("NPROC") == expected
+
+
+@pytest.mark.slow
+def test_decompositions_do_not_wait_for_ever():
+    """With two threads this never ended on two cores, at the first or second of these four evidences."""
+    env = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "NPROC", "OMP_NUM_THREADS")}
+    command = [sys.executable, "-c", DIGITS]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=400)
+    assert float(run.stdout) < 0
 
 
 def test_a_warning_names_the_remedy(monkeypatch):

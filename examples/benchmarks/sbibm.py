@@ -9,9 +9,6 @@ The reference posteriors and the observations are in sbibm's wheel, which is 100
     pip download sbibm --no-deps && unzip 'sbibm-*.whl' -d sbibm-wheel
     python examples/benchmarks/sbibm.py --folder sbibm-wheel
 
-Where the likelihood decomposes matrices, as slcp's does, and the machine has few cores, the environment variable
-NPROC=16 keeps jaxlib's decompositions from waiting for one another's threads for ever.
-
 Without the folder two tasks run on simulated data, and with --short one of them.
 """
 
