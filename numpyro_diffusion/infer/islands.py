@@ -18,7 +18,8 @@ from .cross_check import CrossCheck, cross_check
 from .evidence import evidence_error, weight_variance
 from .extract import Latent, extract, over_batch
 from .mixtures import Labelled, Labels, labels_of, together
-from .plan import Plan, alternatives, badness, is_good
+from .noise_sampler import NoiseTempering
+from .plan import Plan, alternatives, badness, is_good, without_twist
 from .several import values_by_site
 from .sites import mixture_at
 
@@ -44,8 +45,9 @@ class IslandsRun(NamedTuple):
     def log_evidence_error(self) -> float:
         """Standard error of the log of the islands' mean evidence, in nats; NaN from one island."""
         sampler, sizes = self.plan.sampler, self.particles.effective_size
-        if self.particles.log_weight.shape[-1] != sampler.num_particles:
-            return evidence_error(self.log_evidences)  # those of several laws, whose weights are not one run's
+        of_several_laws = self.particles.log_weight.shape[-1] != sampler.num_particles
+        if sampler.threshold is None or of_several_laws:
+            return evidence_error(self.log_evidences)  # weights say nothing, or are not those of one run
         batch = sizes[0, ..., 0].size
         return evidence_error(
             self.log_evidences, batch * weight_variance(sizes, sampler.num_particles, sampler.threshold)
@@ -78,6 +80,10 @@ class IslandsRun(NamedTuple):
     def alternatives(self, found: Latent) -> list[Plan]:
         """Other twists to try."""
         return alternatives(found, self.plan)
+
+    def without_twist(self, found: Latent, plan: Plan) -> Plan | None:
+        """What to run instead of `plan` where no twist was well enough; None for nothing."""
+        return without_twist(found, plan)
 
     def labels(self, count: int) -> Labels:
         """Of so many labels."""
@@ -113,7 +119,12 @@ class Alone(NamedTuple):
 
 
 def run_islands(
-    model: Any, site: str, sampler: TwistedSMC, keys: Array, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: Any,
+    site: str,
+    sampler: TwistedSMC | NoiseTempering,
+    keys: Array,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> tuple[Particles, Array]:
     """The particles of every island, one for each key, and the log density of sites without the diffusion site.
 
@@ -135,7 +146,7 @@ def run_islands(
 def _run_islands(
     model: Any,
     site: str,
-    sampler: TwistedSMC,
+    sampler: TwistedSMC | NoiseTempering,
     keys: Array,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -149,7 +160,7 @@ def _run_islands(
 def traced_islands(
     model: Any,
     site: str,
-    sampler: TwistedSMC,
+    sampler: TwistedSMC | NoiseTempering,
     keys: Array,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -179,7 +190,7 @@ def _of_mixture(
 
 
 def _of_one_law(
-    found: Latent, sampler: TwistedSMC, keys: Array, apart: NamedSharding | None
+    found: Latent, sampler: TwistedSMC | NoiseTempering, keys: Array, apart: NamedSharding | None
 ) -> tuple[Particles, Array]:
     """The particles of all islands for a site with one law, in data coordinates."""
     run = lambda sampler, key, module, factor: sampler.run(key, module.process, factor)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from ..samplers import TwistedSMC
 from ..samplers.reliability import Reliability
 from ..twists import AbstractTwist, Flat, Laplace, Tempered, default_twist
 from .extract import Latent
+from .noise_sampler import CHUNK, NoiseTempering, can_temper
 
 # A run is taken as it is from this many effective particles on, up to this standard deviation of islands, in nats, and
 # this distance between the mean of x in an island and in the others, in posterior standard deviations.
@@ -36,27 +37,20 @@ class Plan(NamedTuple):
     """What an `SMC` run took, and why.
 
     Attributes:
-        sampler: with its twist, particles and steps.
+        sampler: with its particles and steps; a `TwistedSMC` with its twist, where any was well enough.
         num_islands: independent runs.
         reason: why this twist.
         num_draws: of the other unknowns in each island, each with a run of `sampler`; None where x alone is unknown.
     """
 
-    sampler: TwistedSMC
+    sampler: TwistedSMC | NoiseTempering
     num_islands: int
     reason: str
     num_draws: int | None = None
 
     def __str__(self) -> str:
-        sampler = self.sampler
-        steps = "" if sampler.num_steps is None else f", {sampler.num_steps} steps"
-        opposite = ", antithetic" if sampler.antithetic else ""
-        twist = type(sampler.twist).__name__
-        if isinstance(sampler.twist, Tempered):
-            twist = f"Tempered({type(sampler.twist.twist).__name__}, power={sampler.twist.power:g})"
         draws = "" if self.num_draws is None else f"{self.num_draws} draws of the other unknowns × "
-        count = f"{self.num_islands} × {draws}{sampler.num_particles} particles"
-        return f"{count}{steps}{opposite}; twist {twist}, {self.reason}"
+        return f"{self.num_islands} × {draws}{self.sampler.said}, {self.reason}"
 
     @property
     def size(self) -> int:
@@ -88,23 +82,32 @@ def first_plan(found: Latent, sampler: TwistedSMC, num_islands: int) -> Plan:
 
 def alternatives(found: Latent, plan: Plan) -> list[Plan]:
     """Other twists to try where the rule's was poor: trusted less at high noise, with another covariance, none."""
-    ruled: Any = plan.sampler.twist
+    first = cast(TwistedSMC, plan.sampler)
+    ruled: Any = first.twist
     plain = ruled.twist if isinstance(ruled, Tempered) else ruled
-    others: list[AbstractTwist] = [Tempered(plain, 1.0), Laplace(), Flat()]
-    if found.prior.is_discrete:
-        others.remove(Laplace())
-    sampler = lambda twist: dataclasses.replace(plan.sampler, twist=twist)
+    of_numbers: list[AbstractTwist] = [] if found.prior.is_discrete else [Tempered(Laplace(), 0.5), Laplace()]
+    others = [*of_numbers[:1], Tempered(plain, 1.0), *of_numbers[1:], Flat()]
+    sampler = lambda twist: dataclasses.replace(first, twist=twist)
     return [plan._replace(sampler=sampler(twist), reason="chosen by trial") for twist in others if twist != ruled]
 
 
+def without_twist(found: Latent, plan: Plan) -> Plan | None:
+    """The same by `NoiseTempering`, where that can be and does not cost too much; else None."""
+    count, chunk, steps = plan.sampler.num_particles, plan.sampler.chunk, plan.sampler.num_steps
+    if not can_temper(found, steps, plan.num_islands * count):
+        return None
+    tempering = NoiseTempering(count, steps, CHUNK if chunk is None else min(chunk, CHUNK))
+    return plan._replace(sampler=tempering, reason="chosen by trial")
+
+
 def best_run(once: Callable[[int, Plan], Any], plan: Plan, found: Latent, may_try: bool, may_grow: bool) -> Any:
-    """A run of the plan; where that is poor, of other twists, and then with more particles.
+    """A run of the plan; where that is poor, of other twists, then with more particles, and then without a twist.
 
     Args:
         once: the run of a plan, and how many there were before.
         plan: the first one.
         found: what it is about.
-        may_try: whether there may be other twists.
+        may_try: whether there may be other twists, or none.
         may_grow: whether there may be more particles.
     """
     tried = [once(0, plan)]
@@ -118,7 +121,8 @@ def best_run(once: Callable[[int, Plan], Any], plan: Plan, found: Latent, may_tr
         larger = [run.more for run in tried if run is best or contradicted(best, [run], DOUBTED)]
         tried = [once(count + k, plan) for k, plan in enumerate(larger)]
         best, count = most_credible(tried), count + len(tried)
-    return best
+    without = None if best.is_good or not may_try else best.without_twist(found, plan)
+    return best if without is None else most_credible([best, once(count, without)])
 
 
 def most_credible(runs: Sequence[Any]) -> Any:

@@ -1,7 +1,7 @@
 """Runs of SMC with other unknowns than x, what speaks against them, and a second opinion."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -154,6 +154,10 @@ class WholeRun(NamedTuple):
         """Other twists to try, where the likelihood is so noisy that more particles would not do."""
         return alternatives(found, self.plan) if self.reliability.noise > LARGEST_NOISE else []
 
+    def without_twist(self, found: Latent, plan: Plan) -> None:
+        """Nothing: runs for many values of the other unknowns would cost too much."""
+        del found, plan
+
     def labels(self, count: int) -> Labels:
         """The labels' posterior probabilities: islands weighted by their evidence."""
         del count
@@ -174,8 +178,9 @@ class Whole(NamedTuple):
 
     def run(self, key: Array, plan: Plan) -> WholeRun:
         """Run a plan, the islands one after the other in one compiled program."""
+        sampler = cast(TwistedSMC, plan.sampler)
         one = lambda key: run_whole(
-            self.model, self.site, plan.sampler, int(plan.num_draws or 0), key, self.args, self.kwargs
+            self.model, self.site, sampler, int(plan.num_draws or 0), key, self.args, self.kwargs
         )
         islands = [one(own) for own in jax.random.split(key, plan.num_islands)]
         return WholeRun(plan, jax.tree.map(lambda *leaves: jnp.stack(leaves), *islands))

@@ -90,6 +90,14 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
         check_devices(devices, self.num_particles, "num_particles")
         self.devices = devices if devices is None or isinstance(devices, int) else tuple(devices)
 
+    @property
+    def said(self) -> str:
+        """Particles, steps and twist in words."""
+        steps = "" if self.num_steps is None else f", {self.num_steps} steps"
+        opposite = ", antithetic" if self.antithetic else ""
+        twist = "by rule" if self.twist is None else self.twist.said
+        return f"{self.num_particles} particles{steps}{opposite}; twist {twist}"
+
     def on_one_device(self) -> "TwistedSMC":
         """The same, whose particles are not shared."""
         return TwistedSMC(

@@ -29,6 +29,11 @@ class AbstractTwist(eqx.Module):
     """Chooses r(x_t) at every noise level; written for one unbatched example."""
 
     @property
+    def said(self) -> str:
+        """The twist in words."""
+        return type(self).__name__
+
+    @property
     def needs_moments(self) -> bool:
         """Whether `step` uses the prior's own covariance, `process.moments`."""
         return False

@@ -21,7 +21,7 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
     if not process.diffusion.is_gaussian:
         return MomentMatched() if all(part.is_elementwise for part in parts) else Averaged()
     size, whole, exact = observation_size(process, factor), process.has_whole_covariance, process.denoiser.is_exact
-    if exact and size is not None and (size <= LARGEST_EXACT or not whole):
+    if exact and size is not None and (size <= LARGEST_EXACT or not (whole and process.denoiser.is_gaussian)):
         return MomentMatched("exact" if size <= LARGEST_EXACT else "iterative")
     closed = [part for part in parts if isinstance(part, Gaussian | LinearGaussian | Delta)]
     if not closed or (whole and exact):

@@ -42,6 +42,12 @@ class Tempered(AbstractTwist):
         self.twist, self.power = twist, float(power)
 
     @property
+    def said(self) -> str:
+        """Of what, and the power."""
+        inner = "" if self.twist is None else f"{self.twist.said}, "
+        return f"Tempered({inner}power={self.power:g})"
+
+    @property
     def needs_moments(self) -> bool:
         """As the twist does; one that is chosen may."""
         return self.twist is None or self.twist.needs_moments

@@ -16,6 +16,7 @@ class Try(NamedTuple):
     badness: float
     is_good: bool = False
     grows: bool = True
+    last: str | None = None
 
     @property
     def log_evidence_error(self):
@@ -27,6 +28,9 @@ class Try(NamedTuple):
 
     def alternatives(self, found):
         return found
+
+    def without_twist(self, found, plan):
+        return self.last
 
 
 LOW = Try("low", [-4.3, -4.1, -4.4, -4.2], 1.0)
@@ -64,3 +68,16 @@ def test_what_is_doubted_grows_beside_the_best():
     assert run({**every, "low": LOW._replace(is_good=True)}) == ("low", ["low"])
     assert run({**every, "high": LOW._replace(name="high", badness=0.0, is_good=True)}) == ("high", ["low", "high"])
     assert run(every, may_try=False) == ("low+", ["low", "low+"])
+
+
+def test_where_no_twist_will_do_there_is_none_at_last():
+    """After other twists and more particles; and it is not believed where another evidence contradicts it."""
+    grown = LOW._replace(name="low+", grows=False, last="tempered")
+    tempered = Try("tempered", [-3.5, -3.8, -3.6, -3.4], 0.0, is_good=True)
+    every = {"low": LOW, "high": LOW._replace(name="high", badness=5.0), "unsure": UNSURE._replace(badness=6.0)}
+    every |= {"low+": grown, "high+": grown, "unsure+": grown, "tempered": tempered}
+    assert run(every)[0] == "tempered" and run(every)[1][-1] == "tempered" and "low+" in run(every)[1]
+    assert run({**every, "tempered": tempered._replace(log_evidences=[-9.0, -9.1, -9.2, -8.9])})[0] == "low+"
+    assert "tempered" not in run({**every, "low+": grown._replace(is_good=True)})[1]
+    assert "tempered" not in run(every, may_try=False)[1]
+    assert run({**every, "low": LOW._replace(last="tempered")}, may_grow=False)[0] == "tempered"

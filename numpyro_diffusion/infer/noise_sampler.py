@@ -1,0 +1,126 @@
+"""Tempered SMC as a sampler of one diffusion law times a factor, where no twist does."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro
+from jax import Array
+from numpyro.handlers import block
+
+from ..distributions import DiffusionPrior
+from ..factors import AbstractFactor
+from ..process import ReverseProcess
+from ..samplers import Ancestral, Particles
+from .extract import Latent, over_batch
+from .noise_moves import Options, run_island
+from .tempering import Records, Settings
+
+CHUNK = 128  # particles whose gradients through the whole chain are in memory at once
+SETTINGS = Settings(ess=0.6, num_moves=20, max_temperatures=100)
+_MAX_LEAPFROGS = 16
+# Floating-point operations of one draw of the prior for every particle. Moves make some thousands of them: at the limit
+# some minutes of one core, where a network would take hours.
+LARGEST_COST = 3e8
+
+
+class NoiseTempering(eqx.Module):
+    """Particles that go from the prior to the posterior by powers of r, in the space of the chain's noise.
+
+    What `TemperedSMC` does, for one example, and with the answer that `TwistedSMC` gives: no twist is involved, and x
+    moves as a whole, so that a likelihood for which no twist is right at high noise is no harder than another. It
+    needs real values and no known elements. *Consistent as particles grow*; the evidence is *not unbiased*, as
+    temperatures and moves are chosen from the same particles.
+
+    Args:
+        num_particles: N, at least 2.
+        num_steps: how many steps of the chain to take; all unless given.
+        chunk: at most so many particles go through the chain at a time.
+    """
+
+    num_particles: int = eqx.field(static=True)
+    num_steps: int | None = eqx.field(static=True, default=None)
+    chunk: int = eqx.field(static=True, default=CHUNK)
+    threshold: None = eqx.field(static=True, default=None)  # resampled at every temperature
+    devices: None = eqx.field(static=True, default=None)
+
+    @property
+    def said(self) -> str:
+        """Particles and steps in words."""
+        steps = "" if self.num_steps is None else f", {self.num_steps} steps"
+        return f"{self.num_particles} particles{steps}; no twist, tempered in the space of the noise"
+
+    def on_one_device(self) -> "NoiseTempering":
+        """The same: particles are not shared."""
+        return self
+
+    def run(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Particles:
+        """One run, whose particles have equal weights; see `effective_sizes` for `Particles.effective_size`."""
+        options = Options(self.num_particles, "hmc", _MAX_LEAPFROGS, self.chunk, SETTINGS)
+        prior = DiffusionPrior(process, sampler=Ancestral(self.num_steps))
+        island = run_island(_model, options, key, (prior, factor), {})
+        count, stages = self.num_particles, SETTINGS.max_temperatures
+        log_weight = jnp.full(count, -jnp.log(float(count)))
+        same = jnp.broadcast_to(jnp.arange(count), (stages, count))
+        sizes = effective_sizes(island.records, count)
+        return Particles(island.values["x"], log_weight, island.log_evidence, sizes, same)
+
+
+def effective_sizes(records: Records, count: int) -> Array:
+    """Of how many independent particles the particles are worth, at the start and after each temperature's moves.
+
+    Resampling leaves the share that the temperature keeps; moves multiply what is common to particles, the excess of
+    a mean's variance over that of independent ones, by the square of their correlation with where they were. Where
+    the temperatures were too few, none is left.
+
+    Args:
+        records: of the temperatures.
+        count: of the particles.
+
+    Returns:
+        Shape (max_temperatures + 1,), which from the last temperature on stays as it is.
+    """
+
+    def stage(variance: Array, correlation: Array) -> tuple[Array, Array]:
+        after = 1 + jnp.square(correlation) * (variance / SETTINGS.ess - 1)
+        variance = jnp.where(jnp.isnan(correlation), variance, after)
+        return variance, variance
+
+    first = jnp.ones(())
+    _, variances = jax.lax.scan(stage, first, records.correlation)
+    return jnp.where(records.finished, count / jnp.append(first, variances), 0.0)
+
+
+def can_temper(found: Latent, num_steps: int | None, num_particles: int) -> bool:
+    """Whether `NoiseTempering` takes a site and its factor, and whether so many particles are affordable."""
+    costs = []
+
+    def check(sampler: Ancestral, key: Array, module: Any, factor: AbstractFactor) -> Array:
+        process = module.process
+        smooth = process.is_smooth and not factor.fixes_elements
+        costs.append(_cost(process, sampler) if smooth else math.inf)
+        return jnp.zeros(())
+
+    jax.eval_shape(lambda key: over_batch(check, Ancestral(num_steps), key, found), jax.random.key(0))
+    return math.prod(found.prior.batch_shape) * num_particles * costs[0] <= LARGEST_COST
+
+
+def _cost(process: ReverseProcess, sampler: Ancestral) -> float:
+    """Floating-point operations of a draw of the prior, from those of a chain of two steps, which is not compiled."""
+    steps = len(sampler.times(process))
+    short = Ancestral(min(2, steps))
+    noise = jax.ShapeDtypeStruct(short.noise_shape(process), float)
+    leaves, layout = jax.tree.flatten(process)
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    draw = jax.jit(lambda noise, leaves: short.from_noise(noise, jax.tree.unflatten(layout, leaves)))
+    analysis: Any = draw.lower(noise, shapes).cost_analysis()
+    return float(analysis["flops"]) * steps / min(2, steps)
+
+
+def _model(prior: DiffusionPrior, factor: AbstractFactor) -> None:
+    x = numpyro.sample("x", prior)
+    with block():  # a factor may run a model of its own, whose sites are none of this one
+        log_r = factor.log_r(x)
+    numpyro.factor("r", log_r)
