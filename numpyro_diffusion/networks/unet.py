@@ -193,6 +193,11 @@ class UNet(eqx.Module):
         own = jax.random.fold_in(key, 0)
         self.context = None if context is None else ContextEmbedding(own, context, 4 * self.channels[0])
 
+    @property
+    def said(self) -> str:
+        """In words."""
+        return f"U-Net of {', '.join(map(str, self.channels))} channels"
+
     def __call__(self, x: ArrayLike, t: ArrayLike, context: ArrayLike | None = None) -> Float[Array, "..."]:
         """Return the network's value at one example.
 
