@@ -10,7 +10,7 @@ import numpy as np
 
 from ..networks import UNET_SIZES, UNet
 from ..training import BelowBaselineWarning, fit_prior, plan_prior
-from ..training.kinds import RANKS
+from ..training.kinds import KINDS
 from ._arguments import add_seed, count, positive, share, width, writable
 from ._context import add_context, read_context
 from ._tables import read_examples
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dequantize", type=width, help="width of uniform noise to add (default: the data's spacing)")
     networks = ("mlp", *(f"unet-{size}" for size in UNET_SIZES))
     parser.add_argument("--network", choices=networks, help="a U-Net suits images (default: by --kind)")
-    parser.add_argument("--kind", choices=tuple(RANKS), help="series: 1-d convolutions; image: a small U-Net; "
+    parser.add_argument("--kind", choices=tuple(KINDS), help="series: 1-d convolutions; image: a small U-Net; "
                         "vector: an MLP (default: by the shape)")  # fmt: skip
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float32", help="weights in the file")
     parser.add_argument("--checkpoint", help="file to resume from and save to (default: OUTPUT.checkpoint, "

@@ -6,9 +6,9 @@ from typing import Any, final
 import equinox as eqx
 import jax
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
+from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion
 
 
@@ -16,7 +16,7 @@ class AbstractDenoiser(eqx.Module):
     """Inverts a diffusion. Written for one unbatched example; `ReverseProcess` batches and checks shapes."""
 
     @abstractmethod
-    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """Factorised law of x_0 given x_t, of the diffusion's family, event shape that of `x_t`.
 
         Its mean is the prediction E[x_0 | x_t]. Its variance may be 0 where only the mean is known.
@@ -24,7 +24,7 @@ class AbstractDenoiser(eqx.Module):
 
     @final
     def reverse(
-        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+        self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime, s: AnyTime | None = None
     ) -> dist.Distribution:
         """The kernel p(x_s | x_t), `s` = t − 1 unless given: the bridge averaged over the posterior.
 
@@ -33,7 +33,7 @@ class AbstractDenoiser(eqx.Module):
         return self.denoise(diffusion, x_t, t, s)[1]
 
     def denoise(
-        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+        self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime, s: AnyTime | None = None
     ) -> tuple[dist.Distribution, dist.Distribution]:
         """`posterior` and `reverse` together, from one evaluation of whatever is costly."""
         posterior = self.posterior(diffusion, x_t, t)
@@ -48,7 +48,7 @@ class AbstractDenoiser(eqx.Module):
         """Whether its kernels are laws that integrate to one, so that a chain of them needs no weights."""
         return True
 
-    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:
         """Covariance of x_0, flat, in units in which the noise law has variance 1, if it is known; shape (d, d)."""
         del diffusion, event_shape
         return None
@@ -90,7 +90,7 @@ class AbstractDenoiser(eqx.Module):
         """A tree of booleans like the denoiser: which arrays training may change; all floating ones unless it says."""
         return jax.tree.map(eqx.is_inexact_array, self)
 
-    def outputs(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> Any:
+    def outputs(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> Any:
         """The network's outputs at `x_t` and `t`, as arrays; None where nothing is costly to compute."""
         del diffusion, x_t, t
 

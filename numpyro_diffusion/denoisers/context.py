@@ -7,11 +7,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from .._checks import check_count, check_real, check_sizes, is_concrete
 from .._products import dot
+from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion
 from ..networks import ContextFeatures, SplineFeatures
 from .base import AbstractDenoiser
@@ -35,7 +35,7 @@ class Context(eqx.Module):
     shape: tuple[int, ...] = eqx.field(static=True)
     num_labels: int | None = eqx.field(static=True)
     optional: bool = eqx.field(static=True)
-    value: Array | None = None
+    value: Real[Array, "*context"] | None = None
 
     def __init__(self, shape: tuple[int, ...] = (), num_labels: int | None = None, optional: bool = False) -> None:
         self.shape = check_sizes("context_shape", shape)
@@ -43,16 +43,16 @@ class Context(eqx.Module):
         self.optional, self.value = bool(optional), None
 
     @property
-    def unknown(self) -> Array:
+    def unknown(self) -> Real[Array, "*context"]:
         """Nothing known: all NaN, or labels −1."""
         return jnp.full(self.shape, jnp.nan, float) if self.num_labels is None else jnp.full(self.shape, -1, int)
 
     @property
-    def example(self) -> Array:
+    def example(self) -> Real[Array, "*context"]:
         """Zeros."""
         return jnp.zeros_like(self.unknown)
 
-    def checked(self, value: Any) -> Array:
+    def checked(self, value: Any) -> Real[Array, "..."]:
         """Contexts of shape (*batch, *shape), as numbers or labels; None for what is unknown.
 
         Raises:
@@ -94,7 +94,7 @@ class Context(eqx.Module):
             raise ValueError(f"context: expected one, {self.said}, got shape {value.shape}")
         return eqx.tree_at(lambda told: told.value, self, value, is_leaf=lambda leaf: leaf is None)
 
-    def required(self) -> Array:
+    def required(self) -> Real[Array, "*context"]:
         """The value.
 
         Raises:
@@ -124,12 +124,12 @@ class Conditional(AbstractDenoiser):
         ValueError: `make` that cannot be called, what `Context` raises; no denoiser from `make` (when called).
     """
 
-    make: Callable[[Array], AbstractDenoiser]
+    make: Callable[[Real[Array, "*context"]], AbstractDenoiser]
     told: Context
 
     def __init__(
         self,
-        make: Callable[[Array], AbstractDenoiser],
+        make: Callable[[Real[Array, "*context"]], AbstractDenoiser],
         context_shape: tuple[int, ...] = (),
         num_labels: int | None = None,
         optional: bool = False,
@@ -155,17 +155,17 @@ class Conditional(AbstractDenoiser):
             raise ValueError(f"make: expected a denoiser, got {found!r}")
         return found
 
-    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """That of the denoiser that is made."""
         return self.made.posterior(diffusion, x_t, t)
 
     def denoise(
-        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+        self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime, s: AnyTime | None = None
     ) -> tuple[dist.Distribution, dist.Distribution]:
         """Those of the denoiser that is made."""
         return self.made.denoise(diffusion, x_t, t, s)
 
-    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:
         """That of x_0 given the context."""
         return self.made.covariance(diffusion, event_shape)
 
@@ -194,7 +194,7 @@ class Regression(eqx.Module):
     """
 
     features: ContextFeatures
-    weight: Array
+    weight: Float[Array, "d features"]
     gaussian: FullGaussianMixture
     log_variances: "LogVariances | None" = None
 
@@ -210,7 +210,7 @@ class Regression(eqx.Module):
         if log_variances is not None:
             _checked_weight(log_variances.weight, gaussian.locs.shape[1], log_variances.features.size)
 
-    def __call__(self, context: Array) -> FullGaussianMixture:
+    def __call__(self, context: Real[Array, "*context"]) -> FullGaussianMixture:
         """The Gaussian given one context."""
         moved = self.gaussian.locs + dot(self.weight, self.features(context))
         found = eqx.tree_at(lambda gaussian: gaussian.locs, self.gaussian, moved)
@@ -229,12 +229,12 @@ class LogVariances(eqx.Module):
     """
 
     features: SplineFeatures
-    weight: Array
+    weight: Float[Array, "d features"]
 
-    def __init__(self, features: SplineFeatures, weight: ArrayLike) -> None:
+    def __init__(self, features: SplineFeatures, weight: Real[ArrayLike, "d features"]) -> None:
         self.features, self.weight = features, jnp.asarray(weight, dtype=float)
 
-    def __call__(self, context: Array) -> Array:
+    def __call__(self, context: Real[Array, "*context"]) -> Float[Array, " d"]:
         """For one context, shape (d,)."""
         return dot(self.weight, self.features(context))
 

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
 from jax.scipy.special import logsumexp
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
 from .._checks import check_finite, check_real, checked_location, checked_scale, is_concrete
 from .._products import dot, tensordot
+from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion, require_gaussian
 from ..laws import IMPOSSIBLE, log_or_impossible, normal
 from .base import AbstractDenoiser
@@ -26,18 +26,18 @@ class Gaussian(AbstractDenoiser):
         ValueError: `loc` not finite or `scale` not positive.
     """
 
-    loc: Array
-    scale: Array
+    loc: Float[Array, "..."]
+    scale: Float[Array, "..."]
 
     def __init__(self, loc: ArrayLike, scale: ArrayLike) -> None:
         self.loc, self.scale = _location_scale(loc, scale)
 
-    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """N(E[x_0 | x_t], Var[x_0 | x_t]), exact."""
         mean, variance, _ = condition(diffusion, self.loc, self.scale, x_t, t)
         return normal(mean, variance)
 
-    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:
         """That of the data."""
         gaussian = require_gaussian(diffusion)
         return jnp.diag(jnp.broadcast_to(jnp.square(self.scale / gaussian.scale), event_shape).reshape(-1))
@@ -79,9 +79,9 @@ class GaussianMixture(AbstractDenoiser):
         ValueError: shapes that do not fit, `scales` not positive, `weights` that are no probabilities.
     """
 
-    locs: Array
-    scales: Array
-    weights: Array
+    locs: Float[Array, " k *event"]
+    scales: Float[Array, " k *event"]
+    weights: Float[Array, " k"]
 
     def __init__(self, locs: ArrayLike, scales: ArrayLike, weights: ArrayLike) -> None:
         self.locs, scales = _location_scale(locs, scales, "locs", "scales")
@@ -96,7 +96,7 @@ class GaussianMixture(AbstractDenoiser):
         self.scales = jnp.broadcast_to(scales, self.locs.shape)
         check_weights(self.weights)
 
-    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """Normal with the exact element-wise mean and variance of x_0 given x_t."""
         means, variances, log_evidence = jax.vmap(lambda loc, scale: condition(diffusion, loc, scale, x_t, t))(
             self.locs, self.scales
@@ -105,7 +105,7 @@ class GaussianMixture(AbstractDenoiser):
         mean = tensordot(share, means, 1)
         return normal(mean, tensordot(share, variances + jnp.square(means - mean), 1))
 
-    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:
         """That of the data: within components and between them."""
         gaussian = require_gaussian(diffusion)
         scale = jnp.broadcast_to(gaussian.scale, event_shape)
@@ -141,8 +141,8 @@ class Enumerated(AbstractDenoiser):
             a diffusion of other values.
     """
 
-    states: Array
-    probabilities: Array
+    states: Int[Array, " k *event"]
+    probabilities: Float[Array, " k"]
 
     def __init__(self, states: ArrayLike, probabilities: ArrayLike | None = None) -> None:
         check_finite("states", states)
@@ -161,7 +161,7 @@ class Enumerated(AbstractDenoiser):
             raise ValueError(f"probabilities: expected shape {(count,)}, got {self.probabilities.shape}")
         check_weights(self.probabilities, "probabilities")
 
-    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """Independent elements with the exact P(x_0 | x_t) of each."""
         if diffusion.num_values is None:
             raise ValueError(f"diffusion: Enumerated is for bits or classes, got {type(diffusion).__name__}")
@@ -173,7 +173,7 @@ class Enumerated(AbstractDenoiser):
         log_probs = [_log_sum(each, self.states == value) for value in range(diffusion.num_values)]
         return diffusion.posterior_of_values(jnp.stack(log_probs, -1), x_t)
 
-    def log_prob(self, x_0: ArrayLike) -> Array:
+    def log_prob(self, x_0: Shaped[ArrayLike, "*event"]) -> Float[Array, ""]:
         """Exact log probability of one example in nats, −inf off the listed states."""
         same = jnp.all(self.states == jnp.asarray(x_0), axis=tuple(range(1, self.states.ndim)))
         return jnp.log(jnp.sum(jnp.where(same, self.probabilities, 0.0)))
@@ -187,8 +187,12 @@ def _log_sum(log_share: Array, keep: Array) -> Array:
 
 
 def condition(
-    diffusion: AbstractDiffusion, loc: Array, scale: Array, x_t: Array, t: ArrayLike
-) -> tuple[Array, Array, Array]:
+    diffusion: AbstractDiffusion,
+    loc: Float[Array, "#*event"],
+    scale: Float[Array, "#*event"],
+    x_t: Shaped[Array, "*event"],
+    t: AnyTime,
+) -> tuple[Float[Array, "*event"], Float[Array, "#*event"], Float[Array, "*event"]]:
     """Mean and variance of x_0 given x_t for x_0 ~ N(loc, scale²), and log q(x_t), element by element."""
     diffusion = require_gaussian(diffusion, "diffusion: Gaussian oracles are for GaussianDiffusion")
     alpha_bar, noise_variance = diffusion.schedule.signal_and_noise(t)
@@ -210,7 +214,7 @@ def _location_scale(
     return checked_location(loc_name, loc), checked_scale(scale_name, scale)
 
 
-def check_weights(weights: Array, name: str = "weights") -> None:
+def check_weights(weights: Float[Array, " k"], name: str = "weights") -> None:
     """Raise ``ValueError`` unless `weights`, where they are known, are probabilities."""
     if is_concrete(weights):
         array = np.asarray(weights)

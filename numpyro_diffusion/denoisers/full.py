@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import check_finite, is_concrete
 from .._products import dot, einsum
+from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion, GaussianDiffusion, require_gaussian
 from ..laws import normal
 from .base import AbstractDenoiser
@@ -31,10 +31,10 @@ class FullGaussianMixture(AbstractDenoiser):
             probabilities; a diffusion whose scale differs between elements (when called).
     """
 
-    locs: Array
-    variances: Array
-    bases: Array
-    weights: Array
+    locs: Float[Array, "k d"]
+    variances: Float[Array, "k d"]
+    bases: Float[Array, "k d d"]
+    weights: Float[Array, " k"]
 
     def __init__(self, locs: ArrayLike, covariances: ArrayLike, weights: ArrayLike | None = None) -> None:
         check_finite("locs", locs)
@@ -58,7 +58,7 @@ class FullGaussianMixture(AbstractDenoiser):
             raise ValueError(f"weights: expected shape {(count,)}, got {self.weights.shape}")
         check_weights(self.weights)
 
-    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """Normal with the exact element-wise mean and variance of x_0 given x_t."""
         diffusion = _of_one_scale(diffusion)
         shape, scale, z = jnp.shape(x_t), diffusion.scale, diffusion.standardize(x_t).reshape(-1)
@@ -75,7 +75,7 @@ class FullGaussianMixture(AbstractDenoiser):
         variance = dot(share, own + jnp.square(means - mean)) * scale**2
         return normal(diffusion.unstandardize(mean.reshape(shape)), variance.reshape(shape))
 
-    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:
         """That of the data: within components and between them."""
         del event_shape
         within = einsum("k,kij,kj,klj->il", self.weights, self.bases, self.variances, self.bases)

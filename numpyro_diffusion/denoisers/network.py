@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import check_choice
+from .._shapes import AnyTime, Example, Time
 from ..diffusions import AbstractDiffusion, GaussianDiffusion
 from ..laws import normal
 from .base import AbstractDenoiser
@@ -102,12 +102,12 @@ class Network(AbstractDenoiser):
             return cast("Network", super().given(context))
         return eqx.tree_at(lambda denoiser: denoiser.told, self, self.told.holding(context))
 
-    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """Law of x_0 given x_t that the output stands for."""
         return self._posterior(diffusion, self._output(diffusion, x_t, t), x_t, t)
 
     def denoise(
-        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+        self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime, s: AnyTime | None = None
     ) -> tuple[dist.Distribution, dist.Distribution]:
         """Law of x_0 given x_t and kernel p(x_s | x_t), `s` = t − 1 unless given, from one call of the network."""
         output = self._output(diffusion, x_t, t)
@@ -115,11 +115,11 @@ class Network(AbstractDenoiser):
         kernel = self._kernel(diffusion, output, x_t, t, s)
         return posterior, diffusion.average_bridge(x_t, posterior, t, s) if kernel is None else kernel
 
-    def outputs(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, ...]:
+    def outputs(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> tuple[Float[Array, "*output"], ...]:
         """The network's outputs: one, or two."""
         return self._output(diffusion, x_t, t)[: self._num_outputs(diffusion)]
 
-    def with_outputs(self, outputs: tuple[Array, ...]) -> "Network":
+    def with_outputs(self, outputs: tuple[Float[Array, "*output"], ...]) -> "Network":
         """The same heads with outputs that were computed before."""
         return Network(Said(outputs if len(outputs) > 1 else outputs[0]), self.predicts, self.variance, self.clip)
 
@@ -141,7 +141,7 @@ class Network(AbstractDenoiser):
     def _num_outputs(self, diffusion: AbstractDiffusion) -> int:
         return 2 if self._learns_variance else diffusion.heads[self.predicts]
 
-    def _output(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
+    def _output(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> tuple[Array, Array]:
         """What the network says: its first output, and its second one or 0. The only place that calls it."""
         fits, shape = diffusion.heads, diffusion.network_shape(jnp.shape(x_t))
         if not fits:
@@ -174,7 +174,7 @@ class Network(AbstractDenoiser):
         return jax.tree.map(lambda part: jnp.asarray(part, z.dtype), out)
 
     def _posterior(
-        self, diffusion: AbstractDiffusion, output: tuple[Array, Array], x_t: Array, t: ArrayLike
+        self, diffusion: AbstractDiffusion, output: tuple[Array, Array], x_t: Example, t: AnyTime
     ) -> dist.Distribution:
         if self.predicts == "logits":
             return diffusion.posterior_from_logits(output[0], x_t)
@@ -186,7 +186,7 @@ class Network(AbstractDenoiser):
         return normal(mean, lost * diffusion.scale**2 if self.variance == "beta" else 0.0)
 
     def _kernel(
-        self, diffusion: AbstractDiffusion, output: tuple[Array, Array], x_t: Array, t: ArrayLike, s: ArrayLike | None
+        self, diffusion: AbstractDiffusion, output: tuple[Array, Array], x_t: Example, t: AnyTime, s: AnyTime | None
     ) -> Any:
         """p(x_s | x_t) where the output says more of it than the posterior does, else None."""
         if self.predicts == "mean":
@@ -201,7 +201,7 @@ class Network(AbstractDenoiser):
         log_variance = share * jnp.log(beta) + (1 - share) * jnp.log(_least_variance(diffusion, t, s))
         return normal(mean, jnp.exp(log_variance) * diffusion.scale**2)
 
-    def _prediction(self, diffusion: GaussianDiffusion, out: Array, x_t: Array, t: ArrayLike) -> Array:
+    def _prediction(self, diffusion: GaussianDiffusion, out: Array, x_t: Example, t: AnyTime) -> Array:
         """The prediction of x_0, in data units."""
         signal, sigma = (jnp.sqrt(part) for part in diffusion.schedule.signal_and_noise(t))
         z = diffusion.standardize(x_t)
@@ -225,7 +225,7 @@ class Said(eqx.Module):
 
     answer: Any
 
-    def __call__(self, x_t: Array, t: Array, *context: Array) -> Any:
+    def __call__(self, x_t: Float[Array, "*shown"], t: Time, *context: Array) -> Any:
         """The answer."""
         del x_t, t, context
         return self.answer
@@ -247,7 +247,7 @@ def _checked_clip(clip: Any, predicts: str) -> tuple[float, float]:
     return float(clip[0]), float(clip[1])
 
 
-def checked_output(out: Any, shape: tuple[int, ...]) -> Array:
+def checked_output(out: Any, shape: tuple[int, ...]) -> Float[Array, "..."]:
     """A network's output, once it has the shape of what the network is given."""
     if jnp.shape(out) != shape:
         raise ValueError(f"fn: expected an output of the shape of its input, {shape}, got {jnp.shape(out)}")

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
 from jax.scipy.special import logsumexp
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from .._checks import check_finite, check_real, checked_location, checked_scale, is_concrete
 from .._products import dot
+from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion, MixedDiffusion, require_mixed
 from ..laws import IMPOSSIBLE, Mixed, elements, log_or_impossible, normal, one_hot
 from .base import AbstractDenoiser
@@ -38,10 +38,10 @@ class ProductMixture(AbstractDenoiser):
             diffusion that is not mixed or has other columns.
     """
 
-    locs: Array
-    scales: Array
-    probabilities: Array
-    weights: Array
+    locs: Float[Array, "k d"]
+    scales: Float[Array, "k d"]
+    probabilities: Float[Array, "k d m"]
+    weights: Float[Array, " k"]
 
     def __init__(
         self, locs: ArrayLike, scales: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None
@@ -70,7 +70,7 @@ class ProductMixture(AbstractDenoiser):
         """True."""
         return True
 
-    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """The exact law of each bit and class, a normal one of exact mean and variance of each real column."""
         mixed = self._checked(diffusion)
         groups = [(own, np.array(places), x_t[np.array(places)])
@@ -87,7 +87,7 @@ class ProductMixture(AbstractDenoiser):
                 laws.append(own.posterior_of_values(logsumexp(log_share[:, None, None] + one, axis=0), x))
         return Mixed(laws, mixed.columns)
 
-    def log_prob(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+    def log_prob(self, diffusion: AbstractDiffusion, x_0: Shaped[Array, " d"]) -> Float[Array, ""]:
         """Exact log density of one example in nats, shape (): of real columns, times probabilities of the others."""
         mixed, total = self._checked(diffusion), log_or_impossible(self.weights)
         for own, places in zip(mixed.diffusions, mixed.columns, strict=True):
@@ -100,13 +100,13 @@ class ProductMixture(AbstractDenoiser):
             total = total + jnp.sum(each, 1)
         return logsumexp(total)
 
-    def _reals(self, own: Any, at: np.ndarray, x_t: Array, t: ArrayLike) -> tuple[Array, Array, Array]:
+    def _reals(self, own: Any, at: np.ndarray, x_t: Example, t: AnyTime) -> tuple[Array, Array, Array]:
         """Of each component: means and variances of x_0 given x_t, shape (k, n), and log q(x_t), shape (k,)."""
         one = lambda loc, scale: condition(own, loc, scale, x_t, t)
         means, variances, log_evidence = jax.vmap(one)(self.locs[:, at], self.scales[:, at])
         return means, variances, jnp.sum(log_evidence, 1)
 
-    def _values(self, own: Any, at: np.ndarray, x_t: Array, t: ArrayLike) -> tuple[Array, Array, Array]:
+    def _values(self, own: Any, at: np.ndarray, x_t: Example, t: AnyTime) -> tuple[Array, Array, Array]:
         """Of each component: log probabilities of x_0 given x_t, shape (k, n, m); itself; log q(x_t), shape (k,)."""
         seen = []
         for value in range(own.num_values):

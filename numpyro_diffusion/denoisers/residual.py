@@ -7,13 +7,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
+from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion
 from .base import AbstractDenoiser
 from .context import Context
 from .network import Said, checked_output, checked_told
+
+Pair = tuple[Float[Array, "*output"], Float[Array, "*output"]]
 
 
 class Residual(AbstractDenoiser):
@@ -72,7 +74,7 @@ class Residual(AbstractDenoiser):
             return fixed
         return fixed.given(self.told.value)  # another unknown may be in it: its gradient goes on
 
-    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """The law of x_0 given x_t: the baseline's, moved."""
         law = self.baseline.posterior(diffusion, x_t, t)
         return diffusion.corrected(law, self.outputs(diffusion, x_t, t), x_t)
@@ -82,7 +84,7 @@ class Residual(AbstractDenoiser):
         fixed = jax.tree.map(lambda _: False, self._baseline)
         return eqx.tree_at(lambda d: d._baseline, super().trainable(), fixed)
 
-    def outputs(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> tuple[Array, Array]:
+    def outputs(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> Pair:
         """The network's answer."""
         told = () if self.told is None else (self.told.required(),)
         shape = diffusion.network_shape(jnp.shape(x_t))
@@ -92,6 +94,6 @@ class Residual(AbstractDenoiser):
             raise ValueError(f"fn: expected a pair of outputs, each of shape {shape}, got {shapes}")
         return checked_output(out[0], shape), checked_output(out[1], shape)
 
-    def with_outputs(self, outputs: tuple[Array, Array]) -> "Residual":
+    def with_outputs(self, outputs: Pair) -> "Residual":
         """The same denoiser with outputs that were computed before."""
         return eqx.tree_at(lambda denoiser: denoiser.fn, self, Said(outputs))

@@ -33,7 +33,8 @@ class SMC:
     """Samples all unknowns of a model with a diffusion site and estimates its log evidence, by runs of `TwistedSMC`.
 
     *Consistent as particles grow*; where x alone is unknown and a twist leads the particles, the evidence estimate is
-    unbiased at any number of them. The independent runs, called islands, give the standard error and are the chains in ArviZ.
+    unbiased at any number of them. The independent runs, called islands, give the standard error and are the chains in
+    ArviZ.
 
     Other latent sites, on which the prior of x may depend, are drawn along: each island has `num_draws` draws of them,
     each with a run of its own for x, which estimates the likelihood without x, and never a bound. From draws of their
@@ -45,8 +46,8 @@ class SMC:
     What is not given is chosen, and said by `plan`: the twist by rule (`nd.twists.default_twist`); where that run has
     few effective particles on the way, or islands apart, other twists are tried, the best of them is kept, and if need
     be run again with four times as many particles. Where that is no better and the prior's chain is cheap, as with an
-    exact denoiser, particles are led by no twist at last, but tempered as in `TemperedSMC`. What then still speaks against the answer is a warning with its
-    numbers (`reliability`). `cross_check` compares with what needs no twist.
+    exact denoiser, no twist leads the particles at last: they are tempered as by `TemperedSMC`. What then still speaks
+    against the answer is a warning with its numbers (`reliability`). `cross_check` compares with what needs no twist.
 
     The site's law may be a mixture of priors, ``dist.MixtureGeneral(dist.Categorical(probs), [prior_a, prior_b])``:
     each is run with as many particles, and counts by its evidence; `labels` has the labels' probabilities.

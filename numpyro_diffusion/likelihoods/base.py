@@ -7,12 +7,12 @@ from typing import Any, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Real, Shaped
 
 from .. import diffusions
 from .._batching import batched_map
 from .._checks import check_event, check_key, check_real, is_concrete
+from .._shapes import Example
 from ..process import ReverseProcess
 
 # The fewest whole degrees of freedom with which Student's t has a variance: those of four replicates.
@@ -35,14 +35,14 @@ class Estimate(eqx.Module):
             Satterthwaite, shape (*batch,) or (); inf where the error bar needs no such correction.
     """
 
-    value: Array
-    standard_error: Array
+    value: Float[Array, "*batch"]
+    standard_error: Float[Array, "*batch"]
     terms: Any
     kind: Kind = eqx.field(static=True, default="unspecified")
-    degrees_of_freedom: ArrayLike = math.inf
+    degrees_of_freedom: Real[ArrayLike, "..."] = math.inf
 
     @property
-    def widened_error(self) -> Array:
+    def widened_error(self) -> Float[Array, "*batch"]:
         """`standard_error` times √(ν/(ν − 2)), in units of which errors have unit variance; inf for ν ≤ 2."""
         return StandardError(self.standard_error, self.degrees_of_freedom).widened
 
@@ -55,11 +55,11 @@ class StandardError(NamedTuple):
         degrees_of_freedom: ν, of that shape or ().
     """
 
-    value: Array
-    degrees_of_freedom: ArrayLike
+    value: Float[Array, "*batch"]
+    degrees_of_freedom: Real[ArrayLike, "..."]
 
     @property
-    def widened(self) -> Array:
+    def widened(self) -> Float[Array, "*batch"]:
         """Times √(ν/(ν − 2)), the standard deviation of Student's t; inf for ν ≤ 2, NaN where `value` is."""
         freedom = jnp.asarray(self.degrees_of_freedom)
         excess = 2 / jnp.maximum(freedom - 2, 0.5 * (LEAST_FREEDOM - 2))
@@ -67,7 +67,7 @@ class StandardError(NamedTuple):
         return jnp.where((freedom > 2) | jnp.isnan(self.value), widened, jnp.inf)
 
 
-def bits_per_dim(nats: ArrayLike, event_shape: tuple[int, ...]) -> Array:
+def bits_per_dim(nats: Real[ArrayLike, "*batch"], event_shape: tuple[int, ...]) -> Float[Array, "*batch"]:
     """Code length −log p(x_0) / (d log 2) of examples of d elements, in bits per dimension.
 
     It is one of a code where log p is a log probability (bits, and whole numbers by `DiscretisedStep`); for real values
@@ -93,7 +93,7 @@ class AbstractLikelihood(eqx.Module):
         del process
 
     @abstractmethod
-    def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
+    def estimate(self, key: PRNGKeyArray, process: ReverseProcess, x_0: Example) -> Estimate:
         """The estimate for one unbatched example; a deterministic, smooth function of `x_0` for one `key`."""
 
     def calls(self, process: ReverseProcess) -> int:
@@ -105,11 +105,13 @@ class AbstractLikelihood(eqx.Module):
         """How many network calls the estimate for one example makes in all; a JVP counts as one more."""
         return self.calls(process)
 
-    def examine(self, key: Array, process: ReverseProcess, x_0: Array, estimate: Estimate) -> None:
+    def examine(
+        self, key: PRNGKeyArray, process: ReverseProcess, x_0: Shaped[Array, "..."], estimate: Estimate
+    ) -> None:
         """Warn where a called estimator, outside of compiled code, sees that it misses an accuracy it was asked for."""
         del key, process, x_0, estimate
 
-    def __call__(self, key: Array, process: ReverseProcess, x_0: ArrayLike) -> Estimate:
+    def __call__(self, key: PRNGKeyArray, process: ReverseProcess, x_0: ArrayLike) -> Estimate:
         """Estimate log p(x_0), each example with noise of its own.
 
         Args:
@@ -154,7 +156,7 @@ def _compiled(likelihood: AbstractLikelihood, key: Array, process: ReverseProces
     return likelihood._batched(key, process, x_0, batch)
 
 
-def standard_error(parts: Array) -> StandardError:
+def standard_error(parts: Float[Array, "n terms"]) -> StandardError:
     r"""Standard error of a mean over n independent replicates, with its degrees of freedom; shape () each.
 
     Where terms with independent noise add up, so do the variances s² of their means. Errors in units of √(Σ s²) follow

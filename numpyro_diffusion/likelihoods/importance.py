@@ -6,11 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
 from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._batching import batched_map, checkpointed_scan
 from .._checks import check_choice, check_count
+from .._shapes import Example
 from ..laws import from_noise, normal
 from ..process import ReverseProcess
 from .base import AbstractLikelihood, Estimate, StandardError, require_gaussian, standard_error
@@ -27,9 +28,9 @@ class ImportanceTerms(NamedTuple):
         effective_size: effective number of trajectories, shape ().
     """
 
-    log_weight: Array
-    bound: Array
-    effective_size: Array
+    log_weight: Float[Array, " trajectories"]
+    bound: Float[Array, ""]
+    effective_size: Float[Array, ""]
 
 
 class ImportanceWeighted(AbstractLikelihood):
@@ -84,7 +85,7 @@ class ImportanceWeighted(AbstractLikelihood):
         """One for each step of each trajectory."""
         return self.num_trajectories * process.num_steps
 
-    def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
+    def estimate(self, key: PRNGKeyArray, process: ReverseProcess, x_0: Example) -> Estimate:
         """The estimate for one example, shape () in nats; smooth in `x_0` for one `key` (Gaussian diffusions)."""
         count = self.num_trajectories
         weigh = lambda key: self._log_weight(key, process, x_0)
@@ -117,7 +118,7 @@ class ImportanceWeighted(AbstractLikelihood):
         return log_weight + process.last_kernel(x_1).log_prob(x_0)
 
 
-def log_mean_error(log_weight: Array, share: Array) -> StandardError:
+def log_mean_error(log_weight: Float[Array, " n"], share: Float[Array, " n"]) -> StandardError:
     r"""Standard error of the log of the mean of N weights, in nats; *approximate*.
 
     The larger of two. To first order it is that of the mean of the weights' shares, which is *consistent*: right for

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped
 
 from .._checks import check_count, check_finite, check_optional_positive, check_positive
+from .._shapes import Example
 from ..diffusions import GaussianDiffusion
 from ..process import ReverseProcess
 from ._integral.denoising import Draws, draw, log_snr_ends, mean_and_error, num_calls
@@ -72,7 +72,7 @@ class AbstractIntegral(AbstractLikelihood):
         """The Gaussian law of standardised data whose own integral is the control variate."""
 
     @abstractmethod
-    def ends(self, process: ReverseProcess, x_0: Array) -> Array:
+    def ends(self, process: ReverseProcess, x_0: Example) -> Float[Array, ""]:
         """What the end at T costs, KL(q(x_T|x_0) ‖ ·) in nats, shape ()."""
 
     def check(self, process: ReverseProcess) -> None:
@@ -83,7 +83,9 @@ class AbstractIntegral(AbstractLikelihood):
         """One call for each point and product, and one for each draw of the last step."""
         return num_calls(process, self.sizes)
 
-    def examine(self, key: Array, process: ReverseProcess, x_0: Array, estimate: Estimate) -> None:
+    def examine(
+        self, key: PRNGKeyArray, process: ReverseProcess, x_0: Shaped[Array, "..."], estimate: Estimate
+    ) -> None:
         """Warn if T is too small for `accuracy`."""
         if self.accuracy is not None:
             warn_if_coarse(type(self).__name__, key, process, x_0, self.accuracy)
@@ -165,12 +167,12 @@ class ContinuousBound(AbstractIntegral):
         del diffusion
         return NOISE_LAW
 
-    def ends(self, process: ReverseProcess, x_0: Array) -> Array:
+    def ends(self, process: ReverseProcess, x_0: Example) -> Float[Array, ""]:
         """KL(q(x_T|x_0) ‖ π), the model's own end."""
         schedule = process.diffusion.schedule
         return terminal_kl(process, x_0, schedule.time_at(log_snr_ends(schedule)[0]))
 
-    def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
+    def estimate(self, key: PRNGKeyArray, process: ReverseProcess, x_0: Example) -> Estimate:
         """The bound for one example, shape () in nats; smooth in `x_0` for one `key`."""
         draws, kl, value, error = self._parts(key, process, x_0)
         terms = ContinuousTerms(jnp.mean(draws.integral), jnp.mean(draws.reconstruction), kl)
@@ -251,20 +253,22 @@ class PathIntegral(AbstractIntegral):
         loc = jnp.zeros(()) if self.loc is None else diffusion.standardize(self.loc)
         return Gaussian(loc, jnp.ones(()) if self.scale is None else jnp.square(self.scale / diffusion.scale))
 
-    def ends(self, process: ReverseProcess, x_0: Array) -> Array:
+    def ends(self, process: ReverseProcess, x_0: Example) -> Float[Array, ""]:
         """KL(q(x_T|x_0) ‖ p_T) for Gaussian data with the population's moments, exact."""
         diffusion: Any = process.diffusion
         population, log_snr = self.law(diffusion), log_snr_ends(diffusion.schedule)[0]
         return _terminal_kl(population, diffusion.standardize(x_0), log_snr)
 
-    def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
+    def estimate(self, key: PRNGKeyArray, process: ReverseProcess, x_0: Example) -> Estimate:
         """log p(x_0) for one example, shape () in nats; smooth in `x_0` for one `key`."""
         draws, kl, value, error = self._parts(key, process, x_0)
         terms = PathTerms(jnp.mean(draws.integral), jnp.mean(draws.reconstruction), kl)
         return Estimate(value, error.value, terms, "bound on average", error.degrees_of_freedom)
 
 
-def step_gap(key: Array, process: ReverseProcess, x_0: Array) -> tuple[Array, Array]:
+def step_gap(
+    key: PRNGKeyArray, process: ReverseProcess, x_0: Shaped[Array, "..."]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """What finite T costs: the continuous bound less the K bound, in nats, averaged over examples.
 
     Args:
@@ -282,7 +286,9 @@ def step_gap(key: Array, process: ReverseProcess, x_0: Array) -> tuple[Array, Ar
     return jnp.mean(one.value - two.value), jnp.sqrt(jnp.sum(variance)) / variance.size
 
 
-def warn_if_coarse(name: str, key: Array, process: ReverseProcess, x_0: Array, accuracy: float) -> None:
+def warn_if_coarse(
+    name: str, key: PRNGKeyArray, process: ReverseProcess, x_0: Shaped[Array, "..."], accuracy: float
+) -> None:
     """Warn, with the measured gap, if the chain has too few steps for its K bound to be within `accuracy`."""
     gap, error = (part / _size(process) for part in step_gap(key, process, x_0))
     if gap - 2 * error > accuracy:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Real
 
 from .._batching import batched_map
 from .._checks import check_count
+from .._shapes import AnyTime, Example, Time
 from ..laws import event_kl
 from ..process import ReverseProcess
 from ._integral.low_discrepancy import low_discrepancy_point
@@ -40,29 +40,29 @@ class KTerms(NamedTuple):
         step_kl: each KL term, weighted so that the mean over samples of the sum over times is `kl`.
     """
 
-    kl: Array
-    reconstruction: Array
-    kl_terminal: Array
-    entropy_terminal: Array
-    entropy_first: Array
-    entropy_prior: Array
-    correction: Array
-    null: Array
-    step: Array
-    step_kl: Array
+    kl: Float[Array, "*batch"]
+    reconstruction: Float[Array, "*batch"]
+    kl_terminal: Float[Array, "*batch"]
+    entropy_terminal: Float[Array, "*batch"]
+    entropy_first: Float[Array, "*batch"]
+    entropy_prior: Float[Array, "*batch"]
+    correction: Float[Array, "*batch"]
+    null: Float[Array, "*batch"]
+    step: Real[Array, "*batch samples times"]
+    step_kl: Float[Array, "*batch samples times"]
 
     @property
-    def value(self) -> Array:
+    def value(self) -> Float[Array, "*batch"]:
         """K itself, the sum of the parts, in nats."""
         return self.reconstruction - self.kl - self.kl_terminal
 
     @property
-    def gain(self) -> Array:
+    def gain(self) -> Float[Array, "*batch"]:
         """K − L_null in nats: what has been learned beyond noise; free of the data's units."""
         return self.value - self.null
 
     @property
-    def bits(self) -> dict[str, Array]:
+    def bits(self) -> dict[str, Float[Array, "*batch"]]:
         """``"value"``, ``"null"`` and ``"gain"`` (K, L_null and K − L_null) in bits."""
         return {name: getattr(self, name) / jnp.log(2.0) for name in ("value", "null", "gain")}
 
@@ -142,7 +142,7 @@ class KBound(AbstractLikelihood):
         if self.num_times is not None and self.num_times > process.num_steps - 1:
             raise ValueError(f"num_times: expected at most T - 1 = {process.num_steps - 1}, got {self.num_times}")
 
-    def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
+    def estimate(self, key: PRNGKeyArray, process: ReverseProcess, x_0: Example) -> Estimate:
         """K for one example, shape () in nats; smooth in `x_0` for one `key` (Gaussian diffusions)."""
         self.check(process)
         count = process.num_steps - 1 if self.num_times is None else self.num_times
@@ -247,13 +247,13 @@ def _with_outputs(process: ReverseProcess, outputs: Any) -> ReverseProcess:
     return eqx.tree_at(lambda p: p.denoiser, process, process.denoiser.with_outputs(outputs))
 
 
-def step_kl(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Array:
+def step_kl(process: ReverseProcess, x_0: Example, t: Time, noise: Float[Array, "*event"]) -> Float[Array, ""]:
     """KL(q(x_{t-1}|x_t,x_0) ‖ p(x_{t-1}|x_t)) at the x_t that `noise` makes, t ≥ 2; exact, nats, shape ()."""
     x_t = process.diffusion.marginal_from_noise(noise, x_0, t)
     return event_kl(process.diffusion.bridge(x_t, x_0, t, t - 1), process.inner_kernel(x_t, t, t - 1))
 
 
-def reconstruction(process: ReverseProcess, x_0: Array, noise: Array) -> Array:
+def reconstruction(process: ReverseProcess, x_0: Example, noise: Float[Array, "*event"]) -> Float[Array, ""]:
     """log p(x_0 | x_1) at the x_1 that `noise` makes, in nats, shape (); averaged in closed form where it can be."""
     diffusion = process.diffusion
     if process.last_step.has_expectation:
@@ -262,13 +262,15 @@ def reconstruction(process: ReverseProcess, x_0: Array, noise: Array) -> Array:
     return process.last_kernel(x_1).log_prob(x_0)
 
 
-def terminal_kl(process: ReverseProcess, x_0: Array, end: ArrayLike | None = None) -> Array:
+def terminal_kl(process: ReverseProcess, x_0: Example, end: AnyTime | None = None) -> Float[Array, ""]:
     """KL(q(x_T|x_0) ‖ π) in nats, exact, shape (); at another time than T if `end` is given."""
     end = process.num_steps if end is None else end
     return -process.diffusion.marginal_entropy(x_0, end) - process.diffusion.expected_log_terminal(x_0, end)
 
 
-def stratified_steps(key: Array, num_steps: int, count: int) -> tuple[Array, Array]:
+def stratified_steps(
+    key: PRNGKeyArray, num_steps: int, count: int
+) -> tuple[Int[Array, " count"], Real[Array, " count"]]:
     """One step from each of `count` strata of 2 … T, and the strata's sizes; shape (count,) each."""
     edges = jnp.round(jnp.linspace(0, num_steps - 1, count + 1)).astype(int)
     size = jnp.diff(edges)

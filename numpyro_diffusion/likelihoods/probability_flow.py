@@ -8,10 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, PRNGKeyArray, Shaped
 
 from .._batching import batched_map
 from .._checks import check_choice, check_count, check_optional_positive
+from .._shapes import Example
 from ..process import ReverseProcess
 from ._integral.denoising import log_snr_ends
 from .base import AbstractLikelihood, Estimate, StandardError, require_gaussian, standard_error
@@ -131,7 +132,7 @@ class ProbabilityFlow(AbstractLikelihood):
             return self.calls(process) * (stages + 1) + 1
         return self.calls(process) * ((traces or len(NODES) * self.num_solver_steps) + 1) + stages + 1
 
-    def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
+    def estimate(self, key: PRNGKeyArray, process: ReverseProcess, x_0: Example) -> Estimate:
         """log p(x_0) for one example, shape () in nats; smooth in `x_0` for one `key`."""
         return self._estimate(process, x_0, self._directions(key, process))
 
@@ -155,7 +156,9 @@ class ProbabilityFlow(AbstractLikelihood):
         error = standard_error(parts.T) if self._probes(process) else StandardError(jnp.zeros_like(value), jnp.inf)
         return Estimate(value, error.value, terms, "exact up to discretisation", error.degrees_of_freedom)
 
-    def examine(self, key: Array, process: ReverseProcess, x_0: Array, estimate: Estimate) -> None:
+    def examine(
+        self, key: PRNGKeyArray, process: ReverseProcess, x_0: Shaped[Array, "..."], estimate: Estimate
+    ) -> None:
         """Warn if the solver's steps are too few for `accuracy`."""
         if self.accuracy is None:
             return

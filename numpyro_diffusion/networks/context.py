@@ -137,7 +137,7 @@ class ContextEmbedding(eqx.Module):
         return self.outer(jax.nn.silu(self.inner(features)))
 
 
-def embedded(embedding: ContextEmbedding | None, context: ArrayLike | None) -> Array | float:
+def embedded(embedding: ContextEmbedding | None, context: ArrayLike | None) -> Float[Array, " conditions"] | float:
     """What is added to the embedding of time: nothing without a context.
 
     Raises:

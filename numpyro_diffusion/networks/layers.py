@@ -60,7 +60,7 @@ def check_example(shape: tuple[int, ...], event_shape: tuple[int, ...]) -> None:
         raise ValueError(f"x: expected one example of shape {event_shape}, got shape {shape} ({hint})")
 
 
-def split_outputs(flat: Array, outputs: int, event_shape: tuple[int, ...]) -> Float[Array, "..."]:
+def split_outputs(flat: Float[Array, "..."], outputs: int, event_shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Return a vector as `event_shape` if `outputs` is 1, else as `(outputs, *event_shape)`."""
     return flat.reshape(event_shape if outputs == 1 else (outputs, *event_shape))
 

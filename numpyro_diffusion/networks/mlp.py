@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._checks import check_choice, check_count
-from . import layers
-from .context import ContextEmbedding, ContextFeatures, embedded
+from . import layers, modulated
+from .context import ContextEmbedding, ContextFeatures
 
 
 class _Block(eqx.Module):
@@ -29,9 +29,7 @@ class _Block(eqx.Module):
         self, h: Float[Array, " width"], condition: Float[Array, " conditions"], activation: str
     ) -> Float[Array, " width"]:
         scale, shift = jnp.split(self.modulate(condition), 2)
-        # Sums over all units are at least float32, whatever the rest is computed in.
-        norm = jax.nn.standardize(h.astype(jnp.promote_types(h.dtype, jnp.float32))).astype(h.dtype)
-        update = self.inner(norm) * (1 + scale) + shift
+        update = self.inner(modulated.standardized(h)) * (1 + scale) + shift
         return h + self.outer(layers.ACTIVATIONS[activation](update))
 
 
@@ -102,18 +100,19 @@ class MLP(eqx.Module):
         self.depth = check_count("depth", depth)
         self.outputs = check_count("outputs", outputs)
         self.activation = check_choice("activation", activation, tuple(layers.ACTIVATIONS))
-        self.time_features = check_count("time_features", time_features)
-        if self.time_features % 2:
-            raise ValueError(f"time_features: expected an even number, got {time_features}")
-        size, features = layers.event_size(self.event_shape), self.time_features
-        keys = jax.random.split(key, 6)
-        self.embed = (layers.linear(keys[0], features, features), layers.linear(keys[1], features, features))
-        self.lift = layers.linear(keys[2], size, self.width)
-        self.blocks = tuple(_Block(k, self.width, features) for k in jax.random.split(keys[3], self.depth))
-        self.readout = layers.zero_linear(keys[4], self.width, self.outputs * size)
-        self.gain = layers.zero_linear(keys[5], features, self.outputs * size)
-        own = jax.random.fold_in(key, 0)
-        self.context = None if context is None else ContextEmbedding(own, context, features)
+        self.time_features = modulated.check_time_features(time_features)
+        size, answers = layers.event_size(self.event_shape), self.outputs * layers.event_size(self.event_shape)
+        ends = modulated.ends(
+            key, size, self.width, answers, depth=self.depth, features=self.time_features, context=context
+        )
+        self.embed, self.lift, self.readout, self.gain = ends.embed, ends.lift, ends.readout, ends.gain
+        self.blocks = tuple(_Block(own, self.width, self.time_features) for own in ends.blocks)
+        self.context = ends.context
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        return f"MLP of width {self.width}"
 
     def __call__(self, x: ArrayLike, t: ArrayLike, context: ArrayLike | None = None) -> Float[Array, "..."]:
         """Return the network's value at one example.
@@ -130,8 +129,7 @@ class MLP(eqx.Module):
             ValueError: if `x`, `t` or `context` has the wrong shape.
         """
         x = layers.flatten_event(x, self.event_shape)
-        condition = layers.embedded_time(self.embed, t, self.num_steps, self.activation)
-        condition = condition + embedded(self.context, context)
+        condition = modulated.condition(self, t, context)
         h = self.lift(x)
         for block in self.blocks:
             h = block(h, condition, self.activation)

@@ -51,6 +51,12 @@ class Patched(eqx.Module):
             expected = "(p h, p w) or (p h, p w, c) for a network of shape (h, w, p² c)"
             raise ValueError(f"event_shape: expected {expected}, got {self.event_shape} for {inner}")
 
+    @property
+    def said(self) -> str:
+        """In words; a network inside that has none of its own is named by its class."""
+        inner = getattr(self.network, "said", type(self.network).__name__)
+        return f"{inner}, over patches of {self.patch} × {self.patch} pixels"
+
     def __call__(self, x: ArrayLike, t: ArrayLike, *context: ArrayLike) -> Float[Array, "..."]:
         """Return the network's value at one example, of `event_shape` or `(outputs, *event_shape)`, given a context.
 

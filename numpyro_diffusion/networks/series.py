@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._checks import check_choice, check_count
-from . import layers
-from .context import ContextEmbedding, ContextFeatures, embedded
+from . import layers, modulated
+from .context import ContextEmbedding, ContextFeatures
 
 Padding = Literal["zeros", "edge", "circular"]
 _MODES: dict[Padding, str] = {"zeros": "constant", "edge": "edge", "circular": "wrap"}  # of jnp.pad
@@ -36,8 +36,7 @@ class _Block(eqx.Module):
 
     def __call__(self, h: Rows, condition: Float[Array, " conditions"], activation: str, padding: Padding) -> Rows:
         scale, shift = jnp.split(self.modulate(condition), 2)
-        # Sums over channels are at least float32, whatever the rest is computed in.
-        norm = jax.nn.standardize(h.astype(jnp.promote_types(h.dtype, jnp.float32))).astype(h.dtype)
+        norm = modulated.standardized(h)
         update = jax.vmap(self.inner)(_near(norm, self.dilation, padding)) * (1 + scale) + shift
         return h + jax.vmap(self.outer)(layers.ACTIVATIONS[activation](update))
 
@@ -119,19 +118,20 @@ class Series(eqx.Module):
         self.outputs = check_count("outputs", outputs)
         self.padding = check_choice("padding", padding, tuple(_MODES))
         self.activation = check_choice("activation", activation, tuple(layers.ACTIVATIONS))
-        self.time_features = features = check_count("time_features", time_features)
-        if features % 2:
-            raise ValueError(f"time_features: expected an even number, got {time_features}")
-        keys = jax.random.split(key, 6)
-        self.embed = (layers.linear(keys[0], features, features), layers.linear(keys[1], features, features))
-        self.lift = layers.linear(keys[2], variables, self.channels)
+        self.time_features = modulated.check_time_features(time_features)
+        answers = self.outputs * variables
+        ends = modulated.ends(
+            key, variables, self.channels, answers, depth=self.depth, features=self.time_features, context=context
+        )
+        self.embed, self.lift, self.readout, self.gain = ends.embed, ends.lift, ends.readout, ends.gain
         self.place = jnp.zeros((length, self.channels))
-        own = enumerate(jax.random.split(keys[3], self.depth))
-        self.blocks = tuple(_Block(k, self.channels, features, 2**i) for i, k in own)
-        self.readout = layers.zero_linear(keys[4], self.channels, self.outputs * variables)
-        self.gain = layers.zero_linear(keys[5], features, self.outputs * variables)
-        own_key = jax.random.fold_in(key, 0)
-        self.context = None if context is None else ContextEmbedding(own_key, context, features)
+        self.blocks = tuple(_Block(own, self.channels, self.time_features, 2**i) for i, own in enumerate(ends.blocks))
+        self.context = ends.context
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        return f"1-d convolutions of {self.channels} channels, with {self.padding} beyond the ends"
 
     def __call__(self, x: ArrayLike, t: ArrayLike, context: ArrayLike | None = None) -> Float[Array, "..."]:
         """Return the network's value at one example.
@@ -148,8 +148,7 @@ class Series(eqx.Module):
             ValueError: if `x`, `t` or `context` has the wrong shape.
         """
         rows = layers.flatten_event(x, self.event_shape).reshape(self.event_shape[0], -1)
-        condition = layers.embedded_time(self.embed, t, self.num_steps, self.activation)
-        condition = condition + embedded(self.context, context)
+        condition = modulated.condition(self, t, context)
         h = jax.vmap(self.lift)(rows) + self.place
         for block in self.blocks:
             h = block(h, condition, self.activation, self.padding)

@@ -13,16 +13,7 @@ from .._checks import check_choice, check_count
 from . import layers
 from .context import ContextEmbedding, ContextFeatures, embedded
 from .embedding import scalar_time, sinusoidal
-from .image_layers import (
-    Attention,
-    Convolution,
-    GroupNorm,
-    Image,
-    Pointwise,
-    ResidualBlock,
-    check_image_shape,
-    double,
-)
+from .image_layers import Attention, Convolution, GroupNorm, Image, Pointwise, ResidualBlock, check_image_shape, double
 
 ComputeType = Literal["bfloat16", "float32"]
 
@@ -192,6 +183,11 @@ class UNet(eqx.Module):
         self._build(key)
         own = jax.random.fold_in(key, 0)
         self.context = None if context is None else ContextEmbedding(own, context, 4 * self.channels[0])
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        return f"U-Net of {', '.join(map(str, self.channels))} channels"
 
     def __call__(self, x: ArrayLike, t: ArrayLike, context: ArrayLike | None = None) -> Float[Array, "..."]:
         """Return the network's value at one example.

@@ -6,10 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, Float, PRNGKeyArray, Real, Shaped
 
 from .._batching import checkpointed_scan
 from .._checks import check_count
+from .._shapes import Example
 from ..diffusions import require_gaussian
 from ..laws import from_noise
 from ..process import ReverseProcess
@@ -38,7 +39,7 @@ class Ancestral(AbstractSampler):
     def __init__(self, num_steps: int | None = None) -> None:
         self.num_steps = None if num_steps is None else check_count("num_steps", num_steps, 2)
 
-    def sample(self, key: Array, process: ReverseProcess) -> Array:
+    def sample(self, key: PRNGKeyArray, process: ReverseProcess) -> Example:
         """One draw of x_0, shape `event`; the chain is not kept.
 
         Raises:
@@ -48,14 +49,14 @@ class Ancestral(AbstractSampler):
         x_1, _, key = self._run(key, process, keep=False)
         return process.last_kernel(x_1).sample(key)
 
-    def sample_from(self, key: Array, process: ReverseProcess, x_t: Array, t: float) -> Array:
+    def sample_from(self, key: PRNGKeyArray, process: ReverseProcess, x_t: Example, t: float) -> Example:
         """One draw of x_0 from the state `x_t` at time `t`, by those of the sampler's steps that lie below `t`."""
         check_normalised(process)
         inner, last = jax.random.split(key)
         x_1, _ = self._steps(inner, process, x_t, self.times(process, check_start(t, process)), keep=False)
         return process.last_kernel(x_1).sample(last)
 
-    def sample_trajectory(self, key: Array, process: ReverseProcess) -> Array:
+    def sample_trajectory(self, key: PRNGKeyArray, process: ReverseProcess) -> Shaped[Array, " steps *event"]:
         """One draw of the chain, x_0 first; shape (num_steps + 1, *event).
 
         Raises:
@@ -64,7 +65,7 @@ class Ancestral(AbstractSampler):
         check_normalised(process)
         return self.unweighted(key, process)
 
-    def unweighted(self, key: Array, process: ReverseProcess) -> Array:
+    def unweighted(self, key: PRNGKeyArray, process: ReverseProcess) -> Shaped[Array, " steps *event"]:
         """The chain as it runs, x_0 first: for a product of priors, whose weights are left out, no draw of it."""
         x_1, chain, key = self._run(key, process, keep=True)
         x_0 = process.last_kernel(x_1).sample(key)
@@ -82,7 +83,7 @@ class Ancestral(AbstractSampler):
         """(steps + 1, *event): one standard normal for x_T and one for each step."""
         return (len(self.times(process)) + 1, *process.event_shape)
 
-    def from_noise(self, noise: Array, process: ReverseProcess) -> Array:
+    def from_noise(self, noise: Float[Array, " steps *event"], process: ReverseProcess) -> Float[Array, "*event"]:
         """The draw of x_0 that `noise` makes, x_T's noise first; its gradient keeps at most 256, or about 2 √T, states.
 
         Raises:
@@ -102,7 +103,7 @@ class Ancestral(AbstractSampler):
         x_1 = checkpointed_scan(step, x_T, (noise[1:-1], times[:-1], times[1:]))
         return from_noise(process.last_kernel(x_1), noise[-1])
 
-    def times(self, process: ReverseProcess, start: float | None = None) -> np.ndarray:
+    def times(self, process: ReverseProcess, start: float | None = None) -> Real[np.ndarray, " steps"]:
         """The steps that are visited, from `start` (T unless given) down to 1."""
         count = process.num_steps if self.num_steps is None else self.num_steps
         if count > process.num_steps:
@@ -110,12 +111,14 @@ class Ancestral(AbstractSampler):
         times = np.round(np.linspace(process.num_steps, 1, count)).astype(int)
         return times if start is None else np.append(start, times[times < start])
 
-    def _run(self, key: Array, process: ReverseProcess, keep: bool) -> tuple[Array, Any, Array]:
+    def _run(self, key: PRNGKeyArray, process: ReverseProcess, keep: bool) -> tuple[Example, Any, PRNGKeyArray]:
         """x_1, the states before it (T first) if `keep`, and the key of the last step."""
         first, inner, last = jax.random.split(key, 3)
         return *self._steps(inner, process, process.terminal().sample(first), self.times(process), keep), last
 
-    def _steps(self, key: Array, process: ReverseProcess, x: Array, times: np.ndarray, keep: bool) -> tuple[Array, Any]:
+    def _steps(
+        self, key: PRNGKeyArray, process: ReverseProcess, x: Array, times: np.ndarray, keep: bool
+    ) -> tuple[Array, Any]:
         """The state at the last of the times, and the states before it if `keep`."""
 
         def step(x_t: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array | None]:

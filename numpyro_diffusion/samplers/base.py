@@ -5,8 +5,9 @@ from abc import abstractmethod
 from typing import Any, TypeVar
 
 import equinox as eqx
-from jax import Array
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
+from .._shapes import Example
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
 
@@ -17,15 +18,15 @@ class AbstractSampler(eqx.Module):
     """Draws x_0, or the whole chain, from a reverse process; one unbatched example a call."""
 
     @abstractmethod
-    def sample(self, key: Array, process: ReverseProcess) -> Array:
+    def sample(self, key: PRNGKeyArray, process: ReverseProcess) -> Example:
         """One draw of x_0, shape `event`."""
 
     @abstractmethod
-    def sample_from(self, key: Array, process: ReverseProcess, x_t: Array, t: float) -> Array:
+    def sample_from(self, key: PRNGKeyArray, process: ReverseProcess, x_t: Example, t: float) -> Example:
         """One draw of x_0 from the state `x_t` at time `t` in [1, T], both of shape `event`: the rest of the chain."""
 
     @abstractmethod
-    def sample_trajectory(self, key: Array, process: ReverseProcess) -> Array:
+    def sample_trajectory(self, key: PRNGKeyArray, process: ReverseProcess) -> Shaped[Array, " steps *event"]:
         """One draw of the chain, ordered by time, x_0 first; shape (steps + 1, *event)."""
 
     def chain_steps(self, process: ReverseProcess) -> int | None:
@@ -42,7 +43,7 @@ class AbstractSampler(eqx.Module):
         """Shape of the standard-normal noise that `from_noise` takes."""
 
     @abstractmethod
-    def from_noise(self, noise: Array, process: ReverseProcess) -> Array:
+    def from_noise(self, noise: Float[Array, " steps *event"], process: ReverseProcess) -> Float[Array, "*event"]:
         """The draw of x_0 that `noise` makes, shape `event`; for chains of Gaussian steps."""
 
 
@@ -50,7 +51,7 @@ class AbstractPosteriorSampler(eqx.Module):
     """Draws x_0 from p(x_0) r(x_0)/Z; one unbatched example a call."""
 
     @abstractmethod
-    def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:
+    def sample(self, key: PRNGKeyArray, process: ReverseProcess, factor: AbstractFactor) -> Example:
         """One draw of x_0, shape `event`."""
 
 

@@ -2,14 +2,16 @@
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float
 
 from ..laws import from_noise
 from ..process import ReverseProcess
 from .ancestral import Ancestral
 
+Chain = Float[Array, " steps *event"]
 
-def noise_of_chain(process: ReverseProcess, chain: Array, num_steps: int | None = None) -> Array:
+
+def noise_of_chain(process: ReverseProcess, chain: Chain, num_steps: int | None = None) -> Chain:
     """The noise from which `Ancestral.from_noise` makes a chain of Gaussian steps; *exact*.
 
     Args:
@@ -29,7 +31,7 @@ def noise_of_chain(process: ReverseProcess, chain: Array, num_steps: int | None 
     return jnp.concatenate([first[None], inner(states[:-2], states[1:-1], times[:-1], times[1:]), last[None]])
 
 
-def chain_of_noise(process: ReverseProcess, noise: Array, num_steps: int | None = None) -> Array:
+def chain_of_noise(process: ReverseProcess, noise: Chain, num_steps: int | None = None) -> Chain:
     """The chain, x_0 first, that `Ancestral.from_noise` goes through; shapes as in `noise_of_chain`."""
     times = jnp.asarray(Ancestral(num_steps).times(process))
 

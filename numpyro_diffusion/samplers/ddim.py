@@ -1,16 +1,13 @@
 """DDIM: strided chains, from deterministic to ancestral, without retraining."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax.numpy as jnp
-from jax import Array
 
 from .._checks import check_count
 from ..process import ReverseProcess
 from .ancestral import Ancestral
 from .sde import check_share
-from .smooth import AbstractSmoothSampler, Level, Move, State, mixed
+from .smooth import AbstractSmoothSampler, Level, Move, Noise, Predict, State, mixed
 
 
 class DDIM(AbstractSmoothSampler):
@@ -55,7 +52,7 @@ class DDIM(AbstractSmoothSampler):
         t = jnp.asarray(Ancestral(self.num_steps).times(process, start), dtype=schedule.times.dtype)
         return Level(t, schedule.log_snr(t))
 
-    def step(self, predict: Callable[[Array, Level], Array], state: State, move: Move, noise: Array) -> State:
+    def step(self, predict: Predict, state: State, move: Move, noise: Noise) -> State:
         """One step down."""
         # β̃/(1−ᾱ_s) = 1 − SNR_t/SNR_s, which is well defined where nothing of the signal is left too.
         share = -jnp.expm1(move.now.log_snr - move.to.log_snr)

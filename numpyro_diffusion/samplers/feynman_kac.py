@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from .._batching import batched_map
 from .._checks import check_count, check_scalar
+from .._shapes import Example, Time
 from ..factors import AbstractFactor, simplify
 from ..laws import log_ahead, log_excess, mirrored
 from ..process import ReverseProcess
@@ -18,6 +19,8 @@ from ..twists import AbstractTwist, TwistedStep, default_twist, last_step
 from ..twists.base import check_twist
 from .ancestral import Ancestral
 from .moments import with_moments
+
+Weighted = tuple[Shaped[Array, " n *event"], Float[Array, " n"]]  # particles and their log weights
 
 
 class Cloud(NamedTuple):
@@ -29,8 +32,8 @@ class Cloud(NamedTuple):
         step: what each needs for its next step, leading shape (N,).
     """
 
-    x: Array
-    log_weight: Array
+    x: Shaped[Array, " n *event"]
+    log_weight: Float[Array, " n"]
     step: TwistedStep
 
 
@@ -80,27 +83,27 @@ class TwistedChain(eqx.Module):
         self.antithetic = antithetic
 
     @property
-    def inner(self) -> tuple[np.ndarray, np.ndarray]:
+    def inner(self) -> tuple[Int[np.ndarray, " steps"], Int[np.ndarray, " steps"]]:
         """The steps t → s to s ≥ 1: their t and their s."""
         times = np.array(self.times, dtype=int)
         return times[:-1], times[1:]
 
-    def start(self, key: Array, count: int, known: Array | None = None) -> tuple[Array, Array]:
+    def start(self, key: PRNGKeyArray, count: int, known: Example | None = None) -> Weighted:
         """`count` particles at T, the first of them `known`, if given; and their log weights, without ψ_T."""
         law = self.process.terminal()
         x = jax.vmap(lambda noise: self._draw(law, noise))(self._noise(key, count))
         x = x if known is None else x.at[0].set(known.astype(x.dtype))
         return x, jax.vmap(lambda x: log_excess(law, x))(x)
 
-    def weigh(self, x: Array, log_weight: Array, t: Array, s: Array) -> Cloud:
+    def weigh(self, x: Shaped[Array, " n *event"], log_weight: Float[Array, " n"], t: Time, s: Time) -> Cloud:
         """Particles at t ≥ 2 with ψ_t and what a step to s needs: the one evaluation of denoiser and twist at t."""
         return self._weigh(x, log_weight, lambda x: self.twist.step(self.process, self.factor, self.shared, x, t, s))
 
-    def weigh_last(self, x: Array, log_weight: Array) -> Cloud:
+    def weigh_last(self, x: Shaped[Array, " n *event"], log_weight: Float[Array, " n"]) -> Cloud:
         """Particles at t = 1 with ψ_1 and what the step to the data needs."""
         return self._weigh(x, log_weight, lambda x: last_step(self.process, self.factor, x))
 
-    def move(self, key: Array, cloud: Cloud, known: Array | None = None) -> tuple[Array, Array]:
+    def move(self, key: PRNGKeyArray, cloud: Cloud, known: Example | None = None) -> Weighted:
         """The step to s ≥ 1: particles there, and their log weights, without ψ_s."""
 
         def one(args: tuple[Any, TwistedStep, Array | None]) -> tuple[Array, Array]:
@@ -111,7 +114,7 @@ class TwistedChain(eqx.Module):
         x, gain = self._each(one, self._noise(key, len(cloud.x)), cloud.step, known)
         return x, _finite(cloud.log_weight + gain)
 
-    def finish(self, key: Array, cloud: Cloud, known: Array | None = None) -> tuple[Array, Array]:
+    def finish(self, key: PRNGKeyArray, cloud: Cloud, known: Example | None = None) -> Weighted:
         """The step to the data: x_0 and the final log weights."""
 
         def one(args: tuple[Array, TwistedStep, Array | None]) -> tuple[Array, Array]:
@@ -122,7 +125,7 @@ class TwistedChain(eqx.Module):
         x, gain = self._each(one, jax.random.split(key, len(cloud.x)), cloud.step, known)
         return x, cloud.log_weight if self.ends_exactly else _finite(cloud.log_weight + gain)
 
-    def predictions(self, cloud: Cloud, t: Array, s: Array) -> Array:
+    def predictions(self, cloud: Cloud, t: Time, s: Time) -> Float[Array, " n *event"]:
         """The part of each particle's kernel mean that its prediction of x_0 makes, for the step from t to s ≥ 1.
 
         Shape (N, *event). Unlike x_t itself it has no noise of its own.
@@ -131,7 +134,7 @@ class TwistedChain(eqx.Module):
         rest = lambda x: self.process.diffusion.bridge(x, nothing, t, s).mean
         return jax.vmap(lambda x, step: step.kernel.mean - rest(x))(cloud.x, cloud.step)
 
-    def log_kernel(self, cloud: Cloud, x_s: Array) -> Array:
+    def log_kernel(self, cloud: Cloud, x_s: Example) -> Float[Array, " n"]:
         """log p(x_s | x_t) − log ψ_t(x_t) from every particle to one state, shape (N,)."""
         return jax.vmap(lambda step: _log_kernel(step, x_s) - step.log_psi)(cloud.step)
 

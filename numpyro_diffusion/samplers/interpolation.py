@@ -5,8 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._checks import check_choice, check_event, check_finite
 from ..diffusions import require_gaussian
@@ -18,7 +17,7 @@ Mix = Literal["linear", "spherical"]
 
 
 def interpolate(
-    key: Array,
+    key: PRNGKeyArray,
     process: ReverseProcess,
     x_a: ArrayLike,
     x_b: ArrayLike,
@@ -27,7 +26,7 @@ def interpolate(
     *,
     sampler: AbstractSampler | None = None,
     mix: Mix = "linear",
-) -> Array:
+) -> Float[Array, " n *event"]:
     """Draws of x_0 from mixtures of two diffused examples, x̄_t = (1 − w) x_t + w x_t' ([DDPM 2020] §4.3, Fig. 8).
 
     The paper's formula prints x_0 where it means x_t. All weights share the noise of x_t, of x_t' and of the reverse

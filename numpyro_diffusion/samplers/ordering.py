@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float, Int
 
 from .._products import dot
 
@@ -10,7 +10,7 @@ _BITS = 10  # of each of the curve's two coordinates
 _ITERATIONS = 4
 
 
-def curve_order(points: Array) -> Array:
+def curve_order(points: Float[Array, "n ..."]) -> Int[Array, " n"]:
     """The order of points along a Hilbert curve through the two directions in which they differ most.
 
     The directions are those of a few power iterations from a fixed start: *approximate*, which makes no sampler wrong,
@@ -38,7 +38,7 @@ def curve_order(points: Array) -> Array:
     return jnp.argsort(hilbert_index((plane - corner) / width))
 
 
-def hilbert_index(square: Array) -> Array:
+def hilbert_index(square: Float[Array, "n 2"]) -> Int[Array, " n"]:
     """Where points of the unit square, shape (N, 2), lie along Hilbert's curve of 2¹⁰ cells a side, shape (N,)."""
     side = 1 << _BITS
     cells = jnp.clip((square * side).astype(jnp.int32), 0, side - 1)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from .._checks import check_event
 from ..factors import AbstractFactor
@@ -24,10 +24,10 @@ class Path(NamedTuple):
         changed: the share of states that are not those of the chain before, shape ().
     """
 
-    x: Array
-    log_r: Array
-    effective_size: Array
-    changed: Array
+    x: Shaped[Array, " states *event"]
+    log_r: Float[Array, ""]
+    effective_size: Float[Array, ""]
+    changed: Float[Array, ""]
 
 
 class ParticleGibbs(ParticleSampler):
@@ -51,12 +51,14 @@ class ParticleGibbs(ParticleSampler):
     ) -> None:
         super().__init__(num_particles, twist, num_steps=num_steps, threshold=threshold, chunk=chunk)
 
-    def init(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Path:
+    def init(self, key: PRNGKeyArray, process: ReverseProcess, factor: AbstractFactor) -> Path:
         """A first chain: one of a plain SMC run's particles, traced back."""
         chain = self.chain(process, factor)
         return self._run(key, chain, None)
 
-    def step(self, key: Array, process: ReverseProcess, factor: AbstractFactor, path: Array) -> Path:
+    def step(
+        self, key: PRNGKeyArray, process: ReverseProcess, factor: AbstractFactor, path: Shaped[Array, "..."]
+    ) -> Path:
         """The next chain.
 
         Args:

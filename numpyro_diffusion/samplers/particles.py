@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.scipy.special import logsumexp
 from jax.sharding import NamedSharding
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from .._devices import share
+from .._shapes import Example
 from .feynman_kac import Cloud, TwistedChain
 from .ordering import curve_order
 from .resampling import effective_size, systematic
@@ -33,14 +34,17 @@ class Step(NamedTuple):
 
     t: Any
     s: Any
-    known: Array | None
+    known: Example | None
+
+
+Passed = tuple[Cloud, Float[Array, ""], Any]  # who goes on, the gain in log evidence, and what to record
 
 
 class AbstractBetween(eqx.Module):
     """What happens to particles before each of their steps."""
 
     @abstractmethod
-    def __call__(self, key: Array, chain: TwistedChain, cloud: Cloud, step: Step) -> tuple[Cloud, Array, Any]:
+    def __call__(self, key: PRNGKeyArray, chain: TwistedChain, cloud: Cloud, step: Step) -> Passed:
         """The particles that go on; what they gain in log evidence, in nats, shape (); what to record, a pytree."""
 
 
@@ -55,19 +59,19 @@ class ParticleRun(NamedTuple):
         key: unused, for what follows.
     """
 
-    x: Array
-    log_weight: Array
-    log_evidence: Array
+    x: Shaped[Array, " n *event"]
+    log_weight: Float[Array, " n"]
+    log_evidence: Float[Array, ""]
     record: Any
-    key: Array
+    key: PRNGKeyArray
 
 
 def run_particles(
-    key: Array,
+    key: PRNGKeyArray,
     chain: TwistedChain,
     num_particles: int,
     between: AbstractBetween | None = None,
-    known: Array | None = None,
+    known: Shaped[Array, " states *event"] | None = None,
     sharding: NamedSharding | None = None,
 ) -> ParticleRun:
     """Start, step by step advance, and finish.
@@ -121,7 +125,7 @@ class Resample(AbstractBetween):
 
     threshold: float = eqx.field(static=True)  # as a fraction of the particles
 
-    def __call__(self, key: Array, chain: TwistedChain, cloud: Cloud, step: Step) -> tuple[Cloud, Array, Any]:
+    def __call__(self, key: PRNGKeyArray, chain: TwistedChain, cloud: Cloud, step: Step) -> Passed:
         """Resample if need be."""
         count = len(cloud.log_weight)
         size = effective_size(cloud.log_weight)
@@ -143,7 +147,7 @@ class ConditionalResample(AbstractBetween):
 
     threshold: float = eqx.field(static=True)  # as a fraction of the particles
 
-    def __call__(self, key: Array, chain: TwistedChain, cloud: Cloud, step: Step) -> tuple[Cloud, Array, Any]:
+    def __call__(self, key: PRNGKeyArray, chain: TwistedChain, cloud: Cloud, step: Step) -> Passed:
         """Resample if need be."""
         count = len(cloud.log_weight)
         size = effective_size(cloud.log_weight)
@@ -159,7 +163,7 @@ class ConditionalResample(AbstractBetween):
         return _descendants(cloud, ancestors, log_weight), gain, (cloud.x, size, ancestors)
 
 
-def log_mean(log_weight: Array) -> Array:
+def log_mean(log_weight: Float[Array, " n"]) -> Float[Array, ""]:
     """Log of the mean weight, in nats, shape ()."""
     return logsumexp(log_weight) - jnp.log(float(log_weight.size))
 

@@ -6,9 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from .._checks import check_choice, check_count
+from .._shapes import Example
 from ..factors import AbstractFactor, Delta, simplify
 from ..process import ReverseProcess
 from ..twists import AbstractTwist, multiplied
@@ -41,7 +42,7 @@ class Perturbed(AbstractPosteriorSampler):
         self.choice = check_choice("choice", choice, ("constant", "annealed"))
         self.num_steps = None if num_steps is None else check_count("num_steps", num_steps, 2)
 
-    def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:
+    def sample(self, key: PRNGKeyArray, process: ReverseProcess, factor: AbstractFactor) -> Example:
         """One draw, shape `event`."""
         factor.check(process.event_shape, process.diffusion.data_support)
         factor = simplify(factor, process.event_shape)
@@ -81,7 +82,7 @@ class Replacement(AbstractPosteriorSampler):
         self.num_jumps = check_count("num_jumps", num_jumps)
         self.num_steps = None if num_steps is None else check_count("num_steps", num_steps, 2)
 
-    def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:
+    def sample(self, key: PRNGKeyArray, process: ReverseProcess, factor: AbstractFactor) -> Example:
         """One draw, shape `event`.
 
         Raises:
@@ -133,6 +134,6 @@ class Guided(AbstractPosteriorSampler):
         self.twist = check_twist(twist)
         self.num_steps = None if num_steps is None else check_count("num_steps", num_steps, 2)
 
-    def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:
+    def sample(self, key: PRNGKeyArray, process: ReverseProcess, factor: AbstractFactor) -> Example:
         """One draw, shape `event`."""
         return run_particles(key, TwistedChain(process, factor, self.twist, self.num_steps, num_particles=1), 1).x[0]

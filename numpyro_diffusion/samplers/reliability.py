@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jax.typing import ArrayLike
+from jaxtyping import ArrayLike, Float, Shaped
 from numpyro.infer.importance import _psis_khat
 
 from .smc import Particles
@@ -100,7 +100,11 @@ def mean_gap(particles: Particles) -> float:
     return gap_of_means(particles.x, weight, float(np.asarray(particles.effective_size)[..., -1].min()))
 
 
-def gap_of_means(draws: ArrayLike, weight: ArrayLike, size: float) -> float:
+def gap_of_means(
+    draws: Shaped[ArrayLike, "islands ..."],
+    weight: Shaped[ArrayLike, "islands ..."],
+    size: float,
+) -> float:
     """How far the mean of an element in one island is from the median island's, the largest; 0 for one island.
 
     In posterior standard deviations: the median of those of the islands, since one island that has lost itself would
@@ -143,7 +147,7 @@ class FarthestMean(NamedTuple):
         return f"an island's mean of {self.site!r} is {self.gap:.1f} posterior standard deviations from the others'"
 
 
-def farthest_mean(values: Mapping[str, ArrayLike]) -> FarthestMean:
+def farthest_mean(values: Mapping[str, Shaped[ArrayLike, "islands n ..."]]) -> FarthestMean:
     """Of equally weighted draws of sites that were resampled and moved, each of shape (islands, N, *event).
 
     One in four counts as independent. A site with values that are no numbers is left out.
@@ -162,7 +166,7 @@ def least_allowed(num_particles: int) -> float:
     return min(LEAST_SIZE, max(FEWEST_SIZE, SHARE * num_particles))
 
 
-def differences(log_evidence: np.ndarray) -> tuple[float, float]:
+def differences(log_evidence: Float[np.ndarray, "islands ..."]) -> tuple[float, float]:
     """How far islands are apart, shape (islands, *batch): the largest gap and standard deviation; 0 for one island."""
     if len(log_evidence) == 1:
         return 0.0, 0.0
@@ -170,7 +174,7 @@ def differences(log_evidence: np.ndarray) -> tuple[float, float]:
         return float(np.ptp(log_evidence, axis=0).max()), float(np.std(log_evidence, axis=0, ddof=1).max())
 
 
-def pareto_khat(log_weight: ArrayLike) -> float:
+def pareto_khat(log_weight: Shaped[ArrayLike, " n"]) -> float:
     """Shape k̂ of the Pareto law that fits the largest weights (Vehtari et al. 2024); 0 for fewer than 25 weights.
 
     About equal weights, of an effective size of 0.9 of their number, have no tail that could matter: 0 too.

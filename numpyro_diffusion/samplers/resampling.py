@@ -2,22 +2,22 @@
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
-def normalise(log_weight: Array) -> Array:
+def normalise(log_weight: Float[Array, " n"]) -> Float[Array, " n"]:
     """Normalised log weights; equal ones where all are zero."""
     total = logsumexp(log_weight)
     return jnp.where(jnp.isfinite(total), log_weight - total, -jnp.log(float(log_weight.size)))
 
 
-def effective_size(log_weight: Array) -> Array:
+def effective_size(log_weight: Float[Array, " n"]) -> Float[Array, ""]:
     """(Σ w)² / Σ w², between 1 and the number of particles, shape ()."""
     return jnp.minimum(jnp.exp(-logsumexp(2 * normalise(log_weight))), float(log_weight.size))
 
 
-def systematic(key: Array, log_weight: Array) -> Array:
+def systematic(key: PRNGKeyArray, log_weight: Float[Array, " n"]) -> Int[Array, " n"]:
     """Indices of as many particles: each appears ⌊N w⌋ or ⌈N w⌉ times, N w on average."""
     size = log_weight.size
     points = (jax.random.uniform(key) + jnp.arange(size)) / size

@@ -1,6 +1,6 @@
 """The reverse SDE at any noise level, from the deterministic flow to more noise than the forward process has."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import ceil
 from typing import Any, Literal
 
@@ -8,18 +8,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from .._checks import check_choice, check_count, check_event, check_real
 from ..process import ReverseProcess
 from ..schedules import LEAST_LOG_SNR, AbstractSchedule
-from .smooth import AbstractSmoothSampler, Level, Move, State, mixed
+from .smooth import AbstractSmoothSampler, Level, Move, Noise, Predict, State, mixed
 
 Method = Literal["euler", "heun", "exponential", "multistep"]
 Form = Literal["preserving", "exploding"]
 Grid = Literal["log_snr", "steps"]
-Predict = Callable[[Array, Level], Array]
 
 _METHODS: tuple[Method, ...] = ("euler", "heun", "exponential", "multistep")
 
@@ -99,7 +97,7 @@ class SDE(AbstractSmoothSampler):
         """Whether λ = 0."""
         return self.noise == 0
 
-    def encode(self, process: ReverseProcess, x_0: ArrayLike) -> Array:
+    def encode(self, process: ReverseProcess, x_0: Shaped[ArrayLike, "*example"]) -> Float[Array, "*example"]:
         """The noise x_T that the flow (λ = 0) leads to x_0: the inverse of `decode`, up to the error of the steps.
 
         The flow is that of the data with the noise of t = 1 added, of variance σ_1² c², and starts there: x_0 is taken
@@ -117,7 +115,7 @@ class SDE(AbstractSmoothSampler):
         """
         return self._flow(process, "x_0", x_0, up=True)
 
-    def decode(self, process: ReverseProcess, x_T: ArrayLike) -> Array:
+    def decode(self, process: ReverseProcess, x_T: Shaped[ArrayLike, "*example"]) -> Float[Array, "*example"]:
         """The data that the flow (λ = 0) leads from x_T; draws of π become draws of the law that `encode` speaks of.
 
         Args:
@@ -150,11 +148,11 @@ class SDE(AbstractSmoothSampler):
         log_snr = jnp.linspace(cleanest, noisiest, count)[::-1]
         return Level(schedule.time_at(log_snr), log_snr)
 
-    def begin(self, z: Array) -> State:
+    def begin(self, z: Float[Array, "*event"]) -> State:
         """The state before the first step; several steps of one kind remember the last prediction."""
         return State(z, jnp.zeros_like(z) if self.method == "multistep" else None)
 
-    def step(self, predict: Predict, state: State, move: Move, noise: Array) -> State:
+    def step(self, predict: Predict, state: State, move: Move, noise: Noise) -> State:
         """One step, up or down."""
         prediction = predict(state.z, move.now)
         if self.method == "exponential":

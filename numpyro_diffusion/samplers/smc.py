@@ -5,9 +5,10 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from .._devices import Devices, check_devices
+from .._shapes import Example
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
 from ..twists import AbstractTwist
@@ -28,11 +29,11 @@ class Particles(NamedTuple):
         ancestors: the particle that each came from at each step, shape (K, N).
     """
 
-    x: Array
-    log_weight: Array
-    log_evidence: Array
-    effective_size: Array
-    ancestors: Array
+    x: Shaped[Array, " n *event"]
+    log_weight: Float[Array, " n"]
+    log_evidence: Float[Array, ""]
+    effective_size: Float[Array, " sizes"]
+    ancestors: Int[Array, "steps n"]
 
 
 class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
@@ -105,7 +106,7 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
             antithetic=self.antithetic,
         )  # fmt: skip
 
-    def run(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Particles:
+    def run(self, key: PRNGKeyArray, process: ReverseProcess, factor: AbstractFactor) -> Particles:
         """One run.
 
         Args:
@@ -126,7 +127,7 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
         sizes = jnp.append(sizes, effective_size(run.log_weight))
         return Particles(run.x, normalise(run.log_weight), run.log_evidence, sizes, ancestors)
 
-    def sample(self, key: Array, process: ReverseProcess, factor: AbstractFactor) -> Array:
+    def sample(self, key: PRNGKeyArray, process: ReverseProcess, factor: AbstractFactor) -> Example:
         """One draw of x_0 from one run's particles, shape `event`: *consistent as particles grow*."""
         run, pick = jax.random.split(key)
         particles = self.run(run, process, factor)

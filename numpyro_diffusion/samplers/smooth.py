@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from .._batching import checkpointed_scan
+from .._shapes import Example
 from ..diffusions import GaussianDiffusion, require_gaussian
 from ..laws import from_noise
 from ..process import ReverseProcess
@@ -24,21 +25,21 @@ class Level(NamedTuple):
         log_snr: log ᾱ/(1 − ᾱ) there.
     """
 
-    t: Array
-    log_snr: Array
+    t: Float[Array, "*steps"]
+    log_snr: Float[Array, "*steps"]
 
     @property
-    def signal(self) -> Array:
+    def signal(self) -> Float[Array, "*steps"]:
         """√ᾱ."""
         return jnp.sqrt(jax.nn.sigmoid(self.log_snr))
 
     @property
-    def variance(self) -> Array:
+    def variance(self) -> Float[Array, "*steps"]:
         """1 − ᾱ."""
         return jax.nn.sigmoid(-self.log_snr)
 
     @property
-    def noise_scale(self) -> Array:
+    def noise_scale(self) -> Float[Array, "*steps"]:
         """√(1 − ᾱ)."""
         return jnp.sqrt(self.variance)
 
@@ -51,7 +52,7 @@ class State(NamedTuple):
         memory: what the sampler carries from step to step beside it.
     """
 
-    z: Array
+    z: Float[Array, "*event"]
     memory: Any
 
 
@@ -66,7 +67,11 @@ class Move(NamedTuple):
 
     now: Level
     to: Level
-    before: Array
+    before: Float[Array, "*steps"]
+
+
+Predict = Callable[[Float[Array, "*event"], Level], Float[Array, "*event"]]
+Noise = Float[Array, "#*event"]  # a single 0 where a step has none
 
 
 class AbstractSmoothSampler(AbstractSampler):
@@ -82,14 +87,14 @@ class AbstractSmoothSampler(AbstractSampler):
         """The levels that are visited, from `start` (T unless given) down to 1; shape (steps,)."""
 
     @abstractmethod
-    def step(self, predict: Callable[[Array, Level], Array], state: State, move: Move, noise: Array) -> State:
+    def step(self, predict: Predict, state: State, move: Move, noise: Noise) -> State:
         """One step; `predict(z, level)` is E[x_0 | x_t], standardised, `noise` a standard normal or unused."""
 
-    def begin(self, z: Array) -> State:
+    def begin(self, z: Float[Array, "*event"]) -> State:
         """The state before the first step."""
         return State(z, None)
 
-    def sample(self, key: Array, process: ReverseProcess) -> Array:
+    def sample(self, key: PRNGKeyArray, process: ReverseProcess) -> Example:
         """One draw of x_0, shape `event`; the chain is not kept.
 
         Raises:
@@ -99,7 +104,7 @@ class AbstractSmoothSampler(AbstractSampler):
         first, rest = jax.random.split(key)
         return self._down(rest, process, diffusion.marginal_noise(first, process.event_shape), self.levels(process))
 
-    def sample_from(self, key: Array, process: ReverseProcess, x_t: Array, t: float) -> Array:
+    def sample_from(self, key: PRNGKeyArray, process: ReverseProcess, x_t: Example, t: float) -> Example:
         """One draw of x_0 from the state `x_t` at time `t`, both of shape `event`.
 
         Raises:
@@ -108,7 +113,7 @@ class AbstractSmoothSampler(AbstractSampler):
         z = self._diffusion(process).standardize(x_t)
         return self._down(key, process, z, self.levels(process, check_start(t, process)))
 
-    def sample_trajectory(self, key: Array, process: ReverseProcess) -> Array:
+    def sample_trajectory(self, key: PRNGKeyArray, process: ReverseProcess) -> Shaped[Array, " steps *event"]:
         """One draw of the chain, x_0 first; shape (steps + 1, *event)."""
         diffusion = self._diffusion(process)
         first, inner, last = jax.random.split(key, 3)
@@ -125,7 +130,7 @@ class AbstractSmoothSampler(AbstractSampler):
         count = jax.eval_shape(lambda: self.levels(process)).t.shape[0]
         return (2 if self.is_deterministic else count + 1, *process.event_shape)
 
-    def from_noise(self, noise: Array, process: ReverseProcess) -> Array:
+    def from_noise(self, noise: Float[Array, " steps *event"], process: ReverseProcess) -> Float[Array, "*event"]:
         """The draw of x_0 that `noise` makes, x_T's noise first; its gradient keeps at most 256, or about 2 √n, states.
 
         Raises:
@@ -137,13 +142,18 @@ class AbstractSmoothSampler(AbstractSampler):
         return from_noise(process.last_kernel(diffusion.unstandardize(z_1)), noise[-1])
 
     def run(
-        self, process: ReverseProcess, z: Array, levels: Level, source: Array, draw: Callable[[Array], Array]
-    ) -> Array:
+        self,
+        process: ReverseProcess,
+        z: Float[Array, "*event"],
+        levels: Level,
+        source: Shaped[Array, "steps ..."],
+        draw: Callable[[Array], Noise],
+    ) -> Float[Array, "*event"]:
         """The state at the last of the levels, standardised; each step's noise is `draw` of its `source`."""
         step = self._step(process, draw)
         return checkpointed_scan(step, self.begin(z), (_moves(levels), source)).z
 
-    def _down(self, key: Array, process: ReverseProcess, z: Array, levels: Level) -> Array:
+    def _down(self, key: PRNGKeyArray, process: ReverseProcess, z: Array, levels: Level) -> Array:
         inner, last = jax.random.split(key)
         z_1 = self.run(process, z, levels, jax.random.split(inner, len(levels.t) - 1), self._draw(process))
         return process.last_kernel(self._diffusion(process).unstandardize(z_1)).sample(last)
@@ -170,7 +180,13 @@ class AbstractSmoothSampler(AbstractSampler):
         return require_gaussian(process.diffusion, expected, hint)
 
 
-def mixed(z: Array, prediction: Array, move: Move, noise: Array, fresh: Array | None) -> Array:
+def mixed(
+    z: Float[Array, "*event"],
+    prediction: Float[Array, "*event"],
+    move: Move,
+    noise: Noise,
+    fresh: Float[Array, ""] | None,
+) -> Float[Array, "*event"]:
     """√ᾱ_s x̂_0 + √(1−ᾱ_s) (√(1−f) ε̂ + √f ε), f = `fresh` or 0: the steps that are exact for a known x_0."""
     direction = (z - move.now.signal * prediction) / move.now.noise_scale
     if fresh is not None:

@@ -190,11 +190,16 @@ def check_dropout(dropout: Any, process: ReverseProcess) -> float:
     return float(dropout)
 
 
+def are_examples(validation: Any) -> bool:
+    """Whether `validation` is held-out data, and no share of the data."""
+    return isinstance(validation, (list, tuple)) or np.ndim(validation) > 0
+
+
 def split_context(
     key: Array, context: Array | None, validation: Any, validation_context: Any, process: ReverseProcess, held_out: int
 ) -> tuple[Array | None, Array | None]:
     """The contexts of the examples that `split` trains on, and of those it holds out."""
-    own = isinstance(validation, (list, tuple)) or np.ndim(validation) > 0
+    own = are_examples(validation)
     if not own and validation_context is not None:
         raise ValueError("validation_context: expected None without validation data of their own, got some")
     if own:
@@ -207,7 +212,7 @@ def split_context(
 
 def split(key: Array, data: Array, validation: float | ArrayLike, process: ReverseProcess) -> tuple[Array, Array]:
     """The data to train on and those that are held out, which may be none."""
-    if isinstance(validation, (list, tuple)) or np.ndim(validation) > 0:
+    if are_examples(validation):
         return data, check_data("validation", validation, process)
     train, held_out = split_rows(key, len(data), validation)
     return data[train], data[held_out]

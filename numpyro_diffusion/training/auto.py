@@ -22,7 +22,7 @@ from .checks import with_checks
 from .conditional import Pairs, Regressed, conditional_plan, described, with_residual_moments, without_context
 from .holding_out import held_out_rows
 from .holes import Gaps, find_gaps, find_gaps_of_table
-from .kinds import BATCH, Kind, kind_beside, share_held_out, validation_every, validation_of
+from .kinds import KINDS, Kind, kind_beside
 from .loop import fit
 from .missing import Laps, learn_with_gaps
 from .mixed import plan_mixed, refused
@@ -186,10 +186,9 @@ class _Settings(NamedTuple):
     def options(self, plan: PriorPlan, count: int) -> dict[str, Any]:
         """Arguments of `fit`, for so many examples."""
         few = plan.has_baseline and count <= 2_000
-        usual = BATCH if plan.kind != "vector" else 128 if few else 256
-        size = usual if self.batch_size is None else self.batch_size
+        size = KINDS[plan.kind].batch_size(few) if self.batch_size is None else self.batch_size
         return {"batch_size": size, "dequantize": plan.dequantize, "progress_bar": self.progress_bar,
-                "validate_every": validation_every(plan.kind, count)}  # fmt: skip
+                "validate_every": KINDS[plan.kind].validation_every(count)}  # fmt: skip
 
 
 def _unbounded(bounds: tuple[ArrayLike, ArrayLike] | None) -> tuple[float, float]:
@@ -249,7 +248,7 @@ def _learned(
     if plan.has_baseline:
         rate = warmed_up(float(rate)) if rate > 0 else rate
         options |= {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99 if len(train) <= 4_000 else 0.998}
-    options |= {"likelihood": validation_of(plan.kind, plan.process, len(held_out))}
+    options |= {"likelihood": KINDS[plan.kind].validation(plan.process, len(held_out))}
     if plan.is_table:
         options |= {"patience": _patience(plan, len(train))}
         keys = settings.plan_key, settings.run_key
@@ -290,7 +289,7 @@ def _parts(key: Array, data: np.ndarray, plan: PriorPlan) -> tuple[np.ndarray, n
 
 
 def _share(plan: PriorPlan, count: int) -> float:
-    return 0.0 if not plan.num_steps else share_held_out(plan.kind, count)
+    return 0.0 if not plan.num_steps else KINDS[plan.kind].share_held_out(count)
 
 
 def _of_pairs(
@@ -300,7 +299,7 @@ def _of_pairs(
     if plan.is_table and options["learning_rate"] > 0:
         options |= {"learning_rate": warmed_up(float(options["learning_rate"])), "weight_decay": WEIGHT_DECAY}
         options |= {"ema": 0.99 if len(pairs.x) <= 4_000 else 0.998}
-    options |= {"likelihood": validation_of(plan.kind, plan.process, len(unseen.x))}
+    options |= {"likelihood": KINDS[plan.kind].validation(plan.process, len(unseen.x))}
     result = fit(
         key, plan.process, pairs.x, num_steps=plan.num_steps, transform=plan.transform, context=pairs.context,
         validation=unseen.x, validation_context=unseen.context, patience=_patience(plan, len(pairs.x)),
@@ -315,4 +314,4 @@ def _of_pairs(
 
 def _patience(plan: PriorPlan, count: int) -> int:
     """Validations without a better one: a tenth of the training, 500 steps at least."""
-    return max(5, -(-max(500, plan.num_steps // 10) // validation_every(plan.kind, count)))
+    return max(5, -(-max(500, plan.num_steps // 10) // KINDS[plan.kind].validation_every(count)))

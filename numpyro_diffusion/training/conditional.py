@@ -20,7 +20,7 @@ from ..samplers import having_moments
 from ..transforms import PrincipalAxes
 from ._arguments import check_numbers
 from .baselines import LARGEST, Mixture, shrunk_gaussian
-from .kinds import hidden_width, network_of
+from .kinds import KINDS, Sizes, hidden_width
 from .plan import PriorPlan, table_width
 from .run import to_latent
 from .tables import FEWEST, NUM_TIMES, finest_detail
@@ -150,14 +150,14 @@ def conditional_plan(
     model = regressed(pairs, features, plan.dequantize) if real and np.prod(event) <= LARGEST else None
     if plan.is_table and model is not None:
         # Of a context that is left out the baseline knows no variances: then all of it is the network's to learn.
-        varied = plan.kind == "vector" and len(event) == 1 and not told.optional
+        varied = KINDS[plan.kind].is_whitened and len(event) == 1 and not told.optional
         model = _with_variances(model, pairs) if varied else model
         return _of_regression(key, plan, pairs, told, model), model
     denoiser: Any = plan.process.denoiser
     if network is None:
         shape = plan.process.diffusion.network_shape(event)
-        sizes = {"num_steps": plan.process.num_steps, "width": hidden_width(shape)}
-        fn: Any = network_of(plan.kind, key, shape, **sizes, context=features)
+        sizes = Sizes(plan.process.num_steps, hidden_width(shape), context=features)
+        fn: Any = KINDS[plan.kind].network(key, shape, sizes)
     else:
         fn, named = network, f"network: {type(network).__name__} (given)"
         lines = tuple(named if line.startswith("network: ") else line for line in plan.reasons)
@@ -176,7 +176,7 @@ def _with_variances(model: Regressed, pairs: Pairs) -> Regressed:
 def _of_regression(key: Array, plan: PriorPlan, pairs: Pairs, told: Context, model: Regressed) -> PriorPlan:
     """A network about a linear regression; of vectors, in the coordinates in which what that leaves is white."""
     event, schedule = pairs.x.shape[1:], plan.schedule
-    whole = plan.kind == "vector" and len(event) == 1
+    whole = KINDS[plan.kind].is_whitened and len(event) == 1
     place = _white(pairs, model) if whole else _as_it_is(pairs, model)
     if schedule is None:
         schedule = schedules.log_snr(NUM_TIMES, scale=place.size, detail=place.detail)
@@ -185,8 +185,8 @@ def _of_regression(key: Array, plan: PriorPlan, pairs: Pairs, told: Context, mod
     make = Regression(model.features, place.weight, place.gaussian, variances)
     baseline = Conditional(make, told.shape, told.num_labels, told.optional)
     width = table_width(len(pairs.x), int(np.prod(event)))
-    sizes = {"num_steps": schedule.num_steps, "width": width}
-    fn = network_of(plan.kind, key, event, **sizes, outputs=2, context=model.features)
+    sizes = Sizes(schedule.num_steps, width, outputs=2, context=model.features)
+    fn = KINDS[plan.kind].network(key, event, sizes)
     process = ReverseProcess(diffusion, Residual(fn, baseline, told), event)
     others = [line for line in plan.reasons if not line.startswith(("coordinates", "baseline", "schedule"))]
     ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(schedule.num_steps)):.3g}"

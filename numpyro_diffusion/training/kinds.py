@@ -1,7 +1,10 @@
 """Networks by kind of event: a vector, a series or an image, and what trains them in bearable time."""
 
 import math
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jax import Array
@@ -14,17 +17,186 @@ from ._arguments import cadence, default_validation
 
 Kind = Literal["vector", "series", "image"]
 
-RANKS = {"vector": None, "series": (1, 2), "image": (2, 3)}  # of an event; any for a vector
-SHAPES = {
-    "series": "(n, length) or (n, length, variables)",
-    "image": "(n, height, width) or (n, height, width, colours)",
-}
 CHANNELS = 24  # of a series' network
 MOST_PIXELS = 200  # of the image that a U-Net is given, above which pixels are folded into patches
 MOST_HELD_OUT = 500  # examples
 VALIDATION_TERMS, VALIDATION_CALLS = 16, 4_000
 LEAST_SIDE = 8  # of what is taken for an image
 BATCH, LEAST_EVERY, MOST_STEPS = 64, 100, 5_000
+
+
+class Sizes(NamedTuple):
+    """What a network is made for.
+
+    Attributes:
+        num_steps: T.
+        width: of an `MLP`.
+        outputs: arrays of the shape of what it is given, which it returns.
+        context: of a network that is told one.
+    """
+
+    num_steps: int
+    width: int
+    outputs: int = 1
+    context: ContextFeatures | None = None
+
+
+class AbstractKind(ABC):
+    """A kind of event: its network, and how that is trained.
+
+    Attributes:
+        is_quick: whether its network trains so fast that several models may be tried, and that missing cells can be
+            drawn by particles.
+        is_whitened: whether its coordinates may be mixed, which leaves what it is.
+        takes_classes: whether its network takes classes.
+    """
+
+    is_quick: ClassVar[bool]
+    is_whitened: ClassVar[bool]
+    takes_classes: ClassVar[bool]
+
+    def check(self, event_shape: tuple[int, ...]) -> None:
+        """Raise ``ValueError`` unless an event of this shape may be one of the kind; any may, unless it says more."""
+        del event_shape
+
+    @abstractmethod
+    def network(self, key: Array, shape: tuple[int, ...], sizes: Sizes) -> Any:
+        """The network, which is zero before it is trained.
+
+        Args:
+            key: JAX random key, for the first weights.
+            shape: of what it is given.
+            sizes: all else.
+        """
+
+    @abstractmethod
+    def said(self, given: bool, event_shape: tuple[int, ...]) -> list[str]:
+        """A line for a plan, if there is something to say; whether the kind was `given`."""
+
+    @abstractmethod
+    def most_steps(self, count: int) -> int:
+        """Steps of the optimiser for so many examples about a baseline."""
+
+    @abstractmethod
+    def longest(self, size: int) -> int:
+        """Steps of the optimiser without a baseline, for examples of so many elements."""
+
+    @abstractmethod
+    def batch_size(self, few: bool) -> int:
+        """Examples in a step, which may be `few` about a baseline."""
+
+    def share_held_out(self, count: int) -> float:
+        """A tenth, but 25 examples or a quarter of them where they are few."""
+        return max(0.1, min(0.25, 25 / count))
+
+    def validation_every(self, count: int) -> int:
+        """Steps between validations."""
+        return cadence(count)
+
+    def validation(self, process: ReverseProcess, count: int) -> AbstractLikelihood | None:
+        """What `count` held-out examples are judged by; None for `fit`'s own."""
+        del process, count
+        return None
+
+
+class _Vector(AbstractKind):
+    """Numbers in no order, for an `MLP`; of any shape."""
+
+    is_quick = is_whitened = takes_classes = True
+
+    def network(self, key: Array, shape: tuple[int, ...], sizes: Sizes) -> MLP:
+        return MLP(key, shape, **sizes._asdict())
+
+    def said(self, given: bool, event_shape: tuple[int, ...]) -> list[str]:
+        del given  # nothing for vectors that are nothing else
+        return ['kind: vector; kind="series" or "image" is for convolutions'] if len(event_shape) > 1 else []
+
+    def most_steps(self, count: int) -> int:
+        return int(np.clip(5 * count, 1_000, 20_000))
+
+    def longest(self, size: int) -> int:
+        return 10_000 if size <= 32 else 20_000
+
+    def batch_size(self, few: bool) -> int:
+        return 128 if few else 256
+
+
+class _Convolved(AbstractKind):
+    """What is taken by convolutions, whose steps cost ten times as much or more."""
+
+    name: ClassVar[str]
+    ranks: ClassVar[tuple[int, ...]]  # of an event
+    shapes: ClassVar[str]  # of data, in words
+    is_quick = is_whitened = takes_classes = False
+
+    def check(self, event_shape: tuple[int, ...]) -> None:
+        if len(event_shape) not in self.ranks:
+            got = f"({', '.join(['n', *map(str, event_shape)])})"
+            raise ValueError(f"kind: expected data of shape {self.shapes} for {self.name!r}, got {got}")
+
+    def said(self, given: bool, event_shape: tuple[int, ...]) -> list[str]:
+        del event_shape
+        found = " (given)" if given else ', by the shape; kind="vector" takes an MLP, which is faster'
+        return [f"kind: {self.name}{found}"]
+
+    def most_steps(self, count: int) -> int:
+        return int(np.clip(2 * count, 1_000, MOST_STEPS))
+
+    def longest(self, size: int) -> int:
+        del size
+        return MOST_STEPS
+
+    def batch_size(self, few: bool) -> int:
+        del few
+        return BATCH
+
+    def share_held_out(self, count: int) -> float:
+        """As for vectors, but no more than 500 examples."""
+        return min(super().share_held_out(count), MOST_HELD_OUT / count)
+
+    def validation_every(self, count: int) -> int:
+        return max(LEAST_EVERY, cadence(count))
+
+    def validation(self, process: ReverseProcess, count: int) -> AbstractLikelihood | None:
+        """K by about as many network calls as twenty steps make."""
+        if not count:
+            return None
+        terms = min(process.num_steps - 1, VALIDATION_TERMS)
+        draws = min(8, VALIDATION_CALLS // (count * terms))
+        usual = default_validation(process, count)
+        return KBound(max(1, draws - draws % 2), terms, low_discrepancy=usual.low_discrepancy, chunk=usual.chunk)
+
+
+class _Series(_Convolved):
+    """Numbers in order, for 1-d convolutions."""
+
+    name, ranks, shapes = "series", (1, 2), "(n, length) or (n, length, variables)"
+
+    def network(self, key: Array, shape: tuple[int, ...], sizes: Sizes) -> Series:
+        return Series(
+            key, shape, num_steps=sizes.num_steps, channels=CHANNELS, outputs=sizes.outputs, context=sizes.context
+        )
+
+
+class _Image(_Convolved):
+    """Pixels, for a small U-Net."""
+
+    name, ranks = "image", (2, 3)
+    shapes = "(n, height, width) or (n, height, width, colours)"
+
+    def network(self, key: Array, shape: tuple[int, ...], sizes: Sizes) -> UNet | Patched:
+        height, breadth, colours = (*shape, 1)[:3]
+        patch = _patch(height, breadth)
+        inner = (height // patch, breadth // patch, patch**2 * colours)
+        even = inner[0] % 2 == inner[1] % 2 == 0 and min(inner[:2]) > 2
+        settings: dict[str, Any] = {**UNET_SIZES["tiny"]}
+        settings["channels"] = settings["channels"] if even else settings["channels"][:1]
+        unet = UNet(key, shape if patch == 1 else inner, outputs=sizes.outputs, context=sizes.context, **settings)
+        return unet if patch == 1 else Patched(unet, shape)
+
+
+KINDS: Mapping[Kind, AbstractKind] = MappingProxyType({"vector": _Vector(), "series": _Series(), "image": _Image()})
+USUAL: Kind = "vector"
 
 
 def chosen_kind(
@@ -46,16 +218,13 @@ def chosen_kind(
         ValueError: an unknown kind, one for classes or beside a network, or one that does not fit the shape.
     """
     if kind is None:
-        return "image" if has_baseline and _looks_like_an_image(event_shape) else "vector"
-    check_choice("kind", kind, tuple(RANKS))
+        return "image" if has_baseline and _looks_like_an_image(event_shape) else USUAL
+    check_choice("kind", kind, tuple(KINDS))
     if network is not None:
         raise ValueError(f"kind: expected None with a network of your own, got {kind!r}")
-    if family == "categorical" and kind != "vector":
-        raise ValueError(f"kind: expected None or 'vector' for the categorical family, got {kind!r}")
-    ranks = RANKS[kind]
-    if ranks is not None and len(event_shape) not in ranks:
-        got = f"({', '.join(['n', *map(str, event_shape)])})"
-        raise ValueError(f"kind: expected data of shape {SHAPES[kind]} for {kind!r}, got {got}")
+    if family == "categorical" and not KINDS[kind].takes_classes:
+        raise ValueError(f"kind: expected None or {USUAL!r} for the categorical family, got {kind!r}")
+    KINDS[kind].check(event_shape)
     return kind
 
 
@@ -65,9 +234,9 @@ def kind_beside(kind: Kind | None, network: object, missing: bool) -> Kind | Non
     Raises:
         ValueError: convolutions with missing cells, which would be drawn by particles too slowly.
     """
-    if missing and kind not in (None, "vector"):
-        raise ValueError(f"kind: expected None or 'vector' with missing cells, got {kind!r}")
-    return "vector" if kind is None and network is None else kind
+    if missing and kind not in (None, *(name for name, own in KINDS.items() if own.is_quick)):
+        raise ValueError(f"kind: expected None or {USUAL!r} with missing cells, got {kind!r}")
+    return USUAL if kind is None and network is None else kind
 
 
 def _looks_like_an_image(event_shape: tuple[int, ...]) -> bool:
@@ -78,41 +247,6 @@ def _looks_like_an_image(event_shape: tuple[int, ...]) -> bool:
     return LEAST_SIDE <= short and long <= 2 * short and short * long <= MOST_PIXELS
 
 
-def network_of(
-    kind: Kind,
-    key: Array,
-    shape: tuple[int, ...],
-    *,
-    num_steps: int,
-    width: int,
-    outputs: int = 1,
-    context: ContextFeatures | None = None,
-) -> Any:
-    """The network of a kind, which is zero before it is trained.
-
-    Args:
-        kind: of events.
-        key: JAX random key, for the first weights.
-        shape: of what it is given.
-        num_steps: T.
-        width: of the `MLP` of vectors.
-        outputs: arrays of that shape which it returns.
-        context: of a network that is told one.
-    """
-    if kind == "vector":
-        return MLP(key, shape, num_steps=num_steps, width=width, outputs=outputs, context=context)
-    if kind == "series":
-        return Series(key, shape, num_steps=num_steps, channels=CHANNELS, outputs=outputs, context=context)
-    height, breadth, colours = (*shape, 1)[:3]
-    patch = _patch(height, breadth)
-    inner = (height // patch, breadth // patch, patch**2 * colours)
-    even = inner[0] % 2 == inner[1] % 2 == 0 and min(inner[:2]) > 2
-    settings: dict[str, Any] = {**UNET_SIZES["tiny"]}
-    settings["channels"] = settings["channels"] if even else settings["channels"][:1]
-    unet = UNet(key, shape if patch == 1 else inner, outputs=outputs, context=context, **settings)
-    return unet if patch == 1 else Patched(unet, shape)
-
-
 def _patch(height: int, width: int) -> int:
     """The side of the patches that become channels: the least that leaves an image small enough, if one does."""
     both = math.gcd(height, width)
@@ -120,55 +254,7 @@ def _patch(height: int, width: int) -> int:
     return fitting[0] if fitting else both
 
 
-def said_kind(kind: Kind, given: Kind | None, event_shape: tuple[int, ...]) -> list[str]:
-    """A line for a plan; none for vectors that are nothing else."""
-    if kind == "vector":
-        return ['kind: vector; kind="series" or "image" is for convolutions'] if len(event_shape) > 1 else []
-    return [
-        f"kind: {kind} (given)" if given else f'kind: {kind}, by the shape; kind="vector" takes an MLP, which is faster'
-    ]
-
-
-def said_of(network: Any) -> str:
-    """A network in words."""
-    if isinstance(network, Series):
-        return f"1-d convolutions of {network.channels} channels, with {network.padding} beyond the ends"
-    if isinstance(network, Patched):
-        return f"{said_of(network.network)}, over patches of {network.patch} × {network.patch} pixels"
-    if isinstance(network, UNet):
-        return f"U-Net of {', '.join(map(str, network.channels))} channels"
-    return f"MLP of width {network.width}"
-
-
 def hidden_width(shape: tuple[int, ...]) -> int:
     """Hidden units of an `MLP` without a baseline, for what it is given."""
     size = math.prod(shape)
     return 128 if size <= 8 else 256 if size <= 128 else 512
-
-
-def most_steps(kind: Kind, count: int) -> int:
-    """Steps of the optimiser for so many examples about a baseline: convolutions' cost ten times as much or more."""
-    if kind == "vector":
-        return int(np.clip(5 * count, 1_000, 20_000))
-    return int(np.clip(2 * count, 1_000, MOST_STEPS))
-
-
-def share_held_out(kind: Kind, count: int) -> float:
-    """A tenth, but 25 examples or a quarter of them where they are few; of convolutions no more than 500."""
-    share = max(0.1, min(0.25, 25 / count))
-    return share if kind == "vector" else min(share, MOST_HELD_OUT / count)
-
-
-def validation_every(kind: Kind, count: int) -> int:
-    """Steps between validations."""
-    return cadence(count) if kind == "vector" else max(LEAST_EVERY, cadence(count))
-
-
-def validation_of(kind: Kind, process: ReverseProcess, count: int) -> AbstractLikelihood | None:
-    """K of `count` held-out examples by about as many network calls as twenty steps make; None for `fit`'s own."""
-    if kind == "vector" or not count:
-        return None
-    terms = min(process.num_steps - 1, VALIDATION_TERMS)
-    draws = min(8, VALIDATION_CALLS // (count * terms))
-    usual = default_validation(process, count)
-    return KBound(max(1, draws - draws % 2), terms, low_discrepancy=usual.low_discrepancy, chunk=usual.chunk)

@@ -97,8 +97,7 @@ def simple_loss(
         The loss, shape (): summed over the elements of an example, averaged over the batch.
     """
     keys = jax.random.split(key, 4)
-    t = 1 + _stratified_times(keys[0], len(batch), process.num_steps)
-    (told, x_0, t, noise), mean = part.of(context, batch, t, _noise(keys[1], process, batch))
+    (told, x_0, t, noise), mean = _at_any_step(keys[:2], process, batch, context, part)
     loss = mean(_each(process, _denoising_loss, told)(x_0, t, noise))
     if not jax.tree.leaves(eqx.filter(process.last_step, eqx.is_inexact_array)):
         return loss
@@ -126,8 +125,7 @@ def hybrid_loss(
         The loss, shape (): summed over the elements of an example, averaged over the batch.
     """
     keys = jax.random.split(key, 4)
-    t = 1 + _stratified_times(keys[0], len(batch), process.num_steps)
-    (told, x_0, t, noise), mean = part.of(context, batch, t, _noise(keys[1], process, batch))
+    (told, x_0, t, noise), mean = _at_any_step(keys[:2], process, batch, context, part)
     simple, kl = _each(process, _hybrid_terms, told)(x_0, t, noise)
     bound = process.num_steps * mean(kl)
     bound -= _mean_last(keys[2:], process, batch, context, part, _last_of_fixed_mean)
@@ -153,6 +151,14 @@ def _hybrid_terms(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -
     posterior, kernel = process.denoiser.denoise(diffusion, x_t, t)
     kl = event_kl(diffusion.bridge(x_t, x_0, t_kl, s), _of_fixed_mean(kernel))
     return diffusion.simple_loss(posterior, x_0, t), jnp.where(t > 1, kl, 0.0)
+
+
+def _at_any_step(
+    keys: Array, process: ReverseProcess, batch: Array, context: Array | None, part: Part
+) -> tuple[Any, Callable[[Array], Array]]:
+    """The part's contexts, x_0, t in 1 … T and noise that makes x_t, and how a mean over the part is taken."""
+    t = 1 + _stratified_times(keys[0], len(batch), process.num_steps)
+    return part.of(context, batch, t, _noise(keys[1], process, batch))
 
 
 def _each(process: ReverseProcess, function: Callable[..., Any], context: Array | None) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from ..schedules import AbstractSchedule
 from ._arguments import check_number, check_numbers
 from .bounds import Bounds, checked_bounds, proposed_bounds
 from .holding_out import independent_rows
-from .kinds import MOST_STEPS, Kind, chosen_kind, hidden_width, most_steps, network_of, said_kind, said_of
+from .kinds import KINDS, Kind, Sizes, chosen_kind, hidden_width
 from .noise import for_bits, for_classes, for_reals, given_or_not
 from .scaling import spacing
 from .tables import FEWEST, MOST_COMPONENTS, candidates, same_elements, table, table_width, whitened_gaussian
@@ -142,14 +142,13 @@ def plan_prior(
     small = family == "gaussian" and size <= LARGEST_WHOLE and not overridden
     tabled = small and _suits_a_table(array, dequantize)
     given_kind, kind = kind, chosen_kind(kind, family, event_shape, network, tabled)
-    reasons += said_kind(kind, given_kind, event_shape) if network is None else []
+    reasons += KINDS[kind].said(given_kind is not None, event_shape) if network is None else []
     if tabled:
         return _for_table(key, array, dequantize, count, bounds, schedule, kind, reasons)
     if bounds is not None and not checked_bounds(bounds, array, 0.0).is_free.all():
         said = "gaussian family, up to 256 elements, and no loc, scale, learned schedule or network of one's own"
         raise ValueError(f"bounds: expected None but for tables ({said}), got {bounds!r:.80}")
-    longest = MOST_STEPS if kind != "vector" else 10_000 if size <= 32 else 20_000
-    steps = longest if count is None else count
+    steps = KINDS[kind].longest(size) if count is None else count
     diffusion: AbstractDiffusion
     if family == "gaussian":
         diffusion, width = for_reals(array, loc, scale, schedule, dequantize, reasons)
@@ -159,9 +158,9 @@ def plan_prior(
             raise ValueError(f"{name}: expected None for the {family} family, got {value!r}")
         diffusion, width = (for_bits if family == "binomial" else for_classes)(array, schedule, reasons), 0.0
     shape = diffusion.network_shape(event_shape)
-    make = lambda: network_of(kind, key, shape, num_steps=diffusion.num_steps, width=hidden_width(shape))
+    make = lambda: KINDS[kind].network(key, shape, Sizes(diffusion.num_steps, hidden_width(shape)))
     fn: Any = make() if network is None else network
-    reasons.append(f"network: {said_of(fn) if network is None else f'{type(fn).__name__} (given)'}")
+    reasons.append(f"network: {fn.said if network is None else f'{type(fn).__name__} (given)'}")
     reasons.append(f"training: {steps} steps{given_or_not(num_steps)}")
     denoiser = Network(fn, "velocity" if family == "gaussian" else "logits")
     return PriorPlan(ReverseProcess(diffusion, denoiser, event_shape), steps, width, tuple(reasons), kind=kind)
@@ -210,12 +209,12 @@ def _for_table(
         reasons.append(f"training: none, a Gaussian is all that is fitted to {few} (fewer than {FEWEST})")
         process, transform = whitened_gaussian(simple, given)
         return PriorPlan(process, 0, width, tuple(reasons), transform, own, bounds is not None, given, kind)
-    steps = most_steps(kind, count) if num_steps is None else num_steps
+    steps = KINDS[kind].most_steps(count) if num_steps is None else num_steps
     first = candidates(key, simple, table_width(count, size), event_shape, given, kind)[0]
     schedule = first.process.diffusion.schedule
     ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(schedule.num_steps)):.3g}"
     whitened = "whitened (covariance shrunk as Ledoit and Wolf have it) or elementwise, as validation decides"
-    whitened = whitened if kind == "vector" else "elementwise"
+    whitened = whitened if KINDS[kind].is_whitened else "elementwise"
     units = f"those of the data, in units of {array.std():.4g} about {array.mean():.4g}"
     reasons.append(f"coordinates: {whitened if len(event_shape) == 1 else units}")
     if bounds is None and len(event_shape) == 1:
@@ -228,7 +227,7 @@ def _for_table(
     )
     reasons.append(f"schedule: {schedule.num_steps} steps, {ends}{given_or_not(given)}")
     fn: Any = first.process.denoiser
-    reasons.append(f"network: {said_of(fn.fn)}, for {count} examples")
+    reasons.append(f"network: {fn.fn.said}, for {count} examples")
     reasons.append(f"training: at most {steps} steps{given_or_not(num_steps)}, the best on validation are kept")
     return PriorPlan(first.process, steps, width, tuple(reasons), first.transform, own, bounds is not None, given, kind)
 

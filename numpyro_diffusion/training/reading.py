@@ -9,7 +9,7 @@ from jax import Array
 
 from ..checkpoints import digest
 from ..process import ReverseProcess
-from ._arguments import check_context, check_data, check_number, split, split_context, split_rows
+from ._arguments import are_examples, check_context, check_data, check_number, split, split_context, split_rows
 from .sources import Called, InMemory, Iterated, OnDisk, Streamed
 
 SAMPLE = 64  # rows by which a file is known again
@@ -58,7 +58,7 @@ def _of_stream(
 ) -> Read:
     if context is not None:
         raise ValueError("context: expected None with a stream, whose batches are pairs (x, context), got some")
-    if isinstance(validation, (list, tuple)) or np.ndim(validation) > 0:
+    if are_examples(validation):
         held_out = check_data("validation", validation, process)
         held_out_context = check_context("validation_context", validation_context, process, len(held_out))
     else:
@@ -77,7 +77,7 @@ def _of_file(
         raise ValueError(f"data: expected shape ({sizes}) with n >= 1, got {data.shape}")
     few = check_data("data", data[:: max(1, len(data) // SAMPLE)], process)
     context = check_context("context", context, process, len(data))
-    if isinstance(validation, (list, tuple)) or np.ndim(validation) > 0:
+    if are_examples(validation):
         rows, held_out = np.arange(len(data)), check_data("validation", validation, process)
     else:
         rows, held = split_rows(key, len(data), validation)

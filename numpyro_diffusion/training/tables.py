@@ -17,7 +17,7 @@ from ..transforms import Bounded
 from .baselines import Mixture, fit_mixture
 from .bounds import Bounds, Pushed
 from .covariances import chosen_structure, structures
-from .kinds import Kind, network_of
+from .kinds import KINDS, Kind, Sizes
 
 NUM_TIMES = 64  # T
 MOST_COMPONENTS = 5
@@ -184,11 +184,11 @@ def candidates(
     copies = Mixture(*(np.repeat(part, count, axis=0) for part in data.gaussian))
     gaussian, several = copies._replace(weights=np.full(count, 1 / count)), f"mixture of {count} Gaussians"
     models = [("Gaussian", gaussian)] + ([(several, data.mixture)] if count > 1 else [])
-    roots = [("whitened", whitened)] + ([("elementwise", each)] if len(whole) > 1 else [])
-    if kind != "vector":
-        models, roots = models[-1:], [("elementwise", each)]
+    models = models if KINDS[kind].is_quick else models[-1:]
+    roots = [("whitened", whitened)] if KINDS[kind].is_whitened else []
+    roots += [("elementwise", each)] if len(whole) > 1 or not roots else []
     steps = NUM_TIMES if schedule is None else schedule.num_steps
-    fn = network_of(kind, key, event_shape, num_steps=steps, width=width, outputs=2)
+    fn = KINDS[kind].network(key, event_shape, Sizes(steps, width, outputs=2))
     if len(event_shape) > 1:
         return [_of_one_scale(fn, data, f"one scale, {model}", mixture, schedule) for model, mixture in models]
     return [

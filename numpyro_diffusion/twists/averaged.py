@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
+from jaxtyping import Array, Float, Real
 
 from .._checks import check_count
+from .._shapes import Example, Time
 from ..factors import AbstractFactor, Delta, Product, factors_of
 from ..laws import Categories, Mixed, Operation, PartlyKnown, bit_logits, bits, categories, class_logits
 from ..laws.bits import KINDS as BITS
@@ -17,6 +18,8 @@ from ..process import ReverseProcess
 from . import classes, draws
 from .base import AbstractTwist, TwistedStep
 from .bits import average, points
+
+Averages = tuple[Float[Array, ""], dist.Distribution]  # log E[r] in nats, and the law that r leads
 
 
 class Averaged(AbstractTwist):
@@ -59,7 +62,7 @@ class Averaged(AbstractTwist):
         return averaging_points(process.terminal(), self.num_draws)
 
     def step(
-        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Example, t: Time, s: Time
     ) -> TwistedStep:
         """ψ_t(x_t), and the kernel to x_s with the values that r wants."""
         posterior, kernel = process.denoiser.denoise(process.diffusion, x_t, t, s)
@@ -69,15 +72,15 @@ class Averaged(AbstractTwist):
 
 
 @Operation
-def averaging_points(law: dist.Distribution, num_draws: int) -> Array:
+def averaging_points(law: dist.Distribution, num_draws: int) -> Real[Array, "*draws d"]:
     """Where `averaged` looks: all states of few elements, else fixed uniform numbers for `num_draws` draws each."""
     raise averaging_points.refuse(law)
 
 
 @Operation
 def averaged(
-    law: dist.Distribution, factor: AbstractFactor, at: Array, known: PartlyKnown | None = None
-) -> tuple[Array, dist.Distribution]:
+    law: dist.Distribution, factor: AbstractFactor, at: Real[Array, "*draws d"], known: PartlyKnown | None = None
+) -> Averages:
     """log E[r] in nats, shape (), and a law of the same family that is close to the law times r.
 
     Args:
@@ -90,28 +93,28 @@ def averaged(
 
 
 @averaging_points.register(*BITS)
-def _bit_points(law: dist.Distribution, num_draws: int) -> Array:
+def _bit_points(law: dist.Distribution, num_draws: int) -> Real[Array, "*draws d"]:
     return points(num_draws, math.prod(law.event_shape))
 
 
 @averaged.register(*BITS)
 def _averaged_bits(
-    law: dist.Distribution, factor: AbstractFactor, at: Array, known: PartlyKnown | None = None
-) -> tuple[Array, dist.Distribution]:
+    law: dist.Distribution, factor: AbstractFactor, at: Real[Array, "*draws d"], known: PartlyKnown | None = None
+) -> Averages:
     logits = bit_logits(law if known is None else known)
     found = average(lambda b: factor.log_r(b.reshape(logits.shape)), logits.reshape(-1), at)
     return found.log_psi, bits(found.logits.reshape(logits.shape))
 
 
 @averaging_points.register(Categories)
-def _class_points(law: dist.Distribution, num_draws: int) -> Array:
+def _class_points(law: dist.Distribution, num_draws: int) -> Real[Array, "*draws d"]:
     return classes.points(num_draws, math.prod(law.event_shape), class_logits(law).shape[-1])
 
 
 @averaged.register(Categories)
 def _averaged_classes(
-    law: dist.Distribution, factor: AbstractFactor, at: Array, known: PartlyKnown | None = None
-) -> tuple[Array, dist.Distribution]:
+    law: dist.Distribution, factor: AbstractFactor, at: Real[Array, "*draws d"], known: PartlyKnown | None = None
+) -> Averages:
     logits = class_logits(law if known is None else known)
     flat = logits.reshape(-1, logits.shape[-1])
     found = classes.average(lambda x: factor.log_r(x.reshape(law.event_shape)), flat, at)
@@ -119,23 +122,23 @@ def _averaged_classes(
 
 
 @averaging_points.register(Mixed)
-def _mixed_points(law: Mixed, num_draws: int) -> Array:
+def _mixed_points(law: Mixed, num_draws: int) -> Real[Array, "*draws d"]:
     return draws.points(4 * num_draws, math.prod(law.event_shape))
 
 
 @averaged.register(Mixed)
-def _averaged_mixed(law: Mixed, factor: AbstractFactor, at: Array) -> tuple[Array, dist.Distribution]:
+def _averaged_mixed(law: Mixed, factor: AbstractFactor, at: Real[Array, "*draws d"]) -> Averages:
     x = jax.vmap(lambda uniform: draws.drawn(law, uniform))(at)
     log_psi, weight, share = draws.average(jax.vmap(factor.log_r)(x))
     return log_psi, draws.led(law, x, weight, share)
 
 
 @averaged.register(PartlyKnown)
-def _averaged_partly_known(law: PartlyKnown, factor: AbstractFactor, at: Array) -> tuple[Array, dist.Distribution]:
+def _averaged_partly_known(law: PartlyKnown, factor: AbstractFactor, at: Real[Array, "*draws d"]) -> Averages:
     return averaged(law.law, factor, at, law)
 
 
-def multiplied_out(factor: AbstractFactor, law: Any) -> tuple[Array, dist.Distribution, Product]:
+def multiplied_out(factor: AbstractFactor, law: Any) -> tuple[Float[Array, ""], dist.Distribution, Product]:
     """Multiply what factorises in closed form, known elements last: the integral, the product and what is left."""
     parts = sorted(factors_of(factor), key=lambda part: isinstance(part, Delta))
     total, rest = jnp.zeros(()), []

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpyro.distributions as dist
-from jax import Array
+from jaxtyping import Array, Float
 
+from .._shapes import Example, Time
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
 
@@ -20,7 +21,7 @@ class TwistedStep(NamedTuple):
         proposal: a law of x_s that is close to p(x_s | x_t) ψ_s(x_s); any error of it is weighted away.
     """
 
-    log_psi: Array
+    log_psi: Float[Array, ""]
     kernel: dist.Distribution
     proposal: dist.Distribution
 
@@ -45,7 +46,7 @@ class AbstractTwist(eqx.Module):
 
     @abstractmethod
     def step(
-        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Example, t: Time, s: Time
     ) -> TwistedStep:
         """ψ_t(x_t) and the step to x_s, 1 ≤ s < t."""
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.nn import log_sigmoid, sigmoid
 from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
 
 from .._products import dot
 from ..laws import FARTHEST
@@ -36,11 +36,11 @@ class Average(NamedTuple):
         logits: of single bits under the law times r, shape (d,): at most five from those of the law.
     """
 
-    log_psi: Array
-    logits: Array
+    log_psi: Float[Array, ""]
+    logits: Float[Array, " d"]
 
 
-def points(num_draws: int, size: int) -> Array:
+def points(num_draws: int, size: int) -> Float[Array, "*draws d"]:
     """What `average` needs for examples of `size` bits: their states, shape (2^d, d), or uniform numbers.
 
     The numbers are of shape (4, num_draws, d): a Latin hypercube (McKay et al. 1979) for each of four laws, fixed.
@@ -51,7 +51,9 @@ def points(num_draws: int, size: int) -> Array:
     return (rank + 0.5) / num_draws
 
 
-def average(log_r: Callable[[Array], Array], logits: Array, at: Array) -> Average:
+def average(
+    log_r: Callable[[Float[Array, " d"]], Float[Array, ""]], logits: Float[Array, " d"], at: Float[Array, "*draws d"]
+) -> Average:
     """E[r(b)] for independent bits of these logits, which may be infinite, and the logits that r wants.
 
     Args:

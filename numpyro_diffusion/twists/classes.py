@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Int, Real
 
 from ..laws import FARTHEST, IMPOSSIBLE, Categories, one_hot
 
@@ -32,11 +32,11 @@ class Average(NamedTuple):
         logits: log probabilities of classes under the law times r, shape (d, S): each at most five from the law's own.
     """
 
-    log_psi: Array
-    logits: Array
+    log_psi: Float[Array, ""]
+    logits: Float[Array, "d classes"]
 
 
-def points(num_draws: int, size: int, num_states: int) -> Array:
+def points(num_draws: int, size: int, num_states: int) -> Real[Array, "*draws d"]:
     """What `average` needs for examples of `size` classes: their states, shape (S^d, d), or uniform numbers.
 
     The numbers are of shape (4, num_draws, d): a Latin hypercube (McKay et al. 1979) for each of four laws, fixed.
@@ -47,7 +47,11 @@ def points(num_draws: int, size: int, num_states: int) -> Array:
     return (rank + 0.5) / num_draws
 
 
-def average(log_r: Callable[[Array], Array], logits: Array, at: Array) -> Average:
+def average(
+    log_r: Callable[[Int[Array, " d"]], Float[Array, ""]],
+    logits: Float[Array, "d classes"],
+    at: Real[Array, "*draws d"],
+) -> Average:
     """E[r(x)] for independent classes of these log probabilities, and the classes that r wants.
 
     Args:
@@ -92,7 +96,9 @@ def _adapted(laws: list[Array], draws: Array, value: Array, enough: bool) -> Arr
     return near(laws[0], jnp.log((count * wanted + _SMOOTH * own) / (count + _SMOOTH)))
 
 
-def counted(log_weight: Array, draws: Array, num_states: int) -> Array:
+def counted(
+    log_weight: Float[Array, " n"], draws: Int[Array, " n *event"], num_states: int
+) -> Float[Array, "*event classes"]:
     """The weighted frequency of each class, shape (d, S)."""
     weight = jax.nn.softmax(jnp.maximum(log_weight, LEAST))
     return jnp.sum(jnp.where(one_hot(draws, num_states), weight[:, None, None], 0.0), 0)
@@ -103,7 +109,9 @@ def _log_prob(logits: Array, draws: Array) -> Array:
     return jnp.sum(jnp.where(one_hot(draws, logits.shape[-1]), logits, 0.0), (-2, -1))
 
 
-def near(logits: Array, wanted: Array) -> Array:
+def near(
+    logits: Float[Array, "*event classes"], wanted: Float[Array, "*event classes"]
+) -> Float[Array, "*event classes"]:
     """`wanted` within five of `logits`; what cannot be stays so."""
     shift = jnp.clip(wanted - logits, -FARTHEST, FARTHEST)
     return jnp.where(logits > IMPOSSIBLE / 2, logits + jnp.where(jnp.isnan(shift), 0.0, shift), IMPOSSIBLE)

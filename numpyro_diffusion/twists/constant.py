@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
+from jaxtyping import Array, Float
 
+from .._shapes import Example, Time
 from ..factors import AbstractFactor
 from ..laws import tilt
 from ..process import ReverseProcess
@@ -20,7 +21,7 @@ class Constant(AbstractTwist):
     """
 
     def step(
-        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Example, t: Time, s: Time
     ) -> TwistedStep:
         """ψ_t(x_t), and the kernel to x_s times r(x_s)."""
         del shared
@@ -33,7 +34,7 @@ class Annealed(AbstractTwist):
     """ψ_t(x_t) = r(x_t)^{(T−t)/T}, so that the chain starts from noise itself ([2015] §2.5)."""
 
     def step(
-        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Example, t: Time, s: Time
     ) -> TwistedStep:
         """ψ_t(x_t), and the kernel to x_s times r(x_s)^{(T−s)/T}."""
         del shared
@@ -43,7 +44,9 @@ class Annealed(AbstractTwist):
         return TwistedStep(log_psi, kernel, multiplied(factor, kernel, power(s)))
 
 
-def multiplied(factor: AbstractFactor, kernel: dist.Distribution, power: Array | None = None) -> dist.Distribution:
+def multiplied(
+    factor: AbstractFactor, kernel: dist.Distribution, power: Float[Array, ""] | None = None
+) -> dist.Distribution:
     """The kernel times r^power ([2015] Table App. 1): in closed form for r itself where there is one.
 
     Otherwise it is perturbed by ∇ log r at its mean, which needs r to be smooth on the scale of the kernel.

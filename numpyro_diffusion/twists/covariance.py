@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
 from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float
 
 from .._products import dot
+from .._shapes import Time
 from ..factors import LinearGaussian
 from ..process import ReverseProcess
 
@@ -19,15 +20,15 @@ class Covariance(NamedTuple):
         shape: of one example.
     """
 
-    root: Array
+    root: Float[Array, "d d"] | Float[Array, " d"]
     shape: tuple[int, ...]
 
-    def lift(self, z: Array) -> Array:
+    def lift(self, z: Float[Array, " d"]) -> Float[Array, "*event"]:
         """L z as an example, from white noise of shape (d,)."""
         flat = self.root * z if self.root.ndim == 1 else dot(self.root, z)
         return flat.reshape(self.shape)
 
-    def apply(self, x: Array) -> Array:
+    def apply(self, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
         """V x, both of the shape of an example."""
         flat = x.reshape(-1)
         if self.root.ndim == 1:
@@ -35,13 +36,13 @@ class Covariance(NamedTuple):
         return dot(self.root, dot(self.root.T, flat)).reshape(self.shape)
 
     @property
-    def variance(self) -> Array:
+    def variance(self) -> Float[Array, "*event"]:
         """Variance of each element, shape `event`."""
         each = self.root**2 if self.root.ndim == 1 else jnp.sum(self.root**2, 1)
         return each.reshape(self.shape)
 
 
-def covariance_at(process: ReverseProcess, t: Array) -> Covariance:
+def covariance_at(process: ReverseProcess, t: Time) -> Covariance:
     """Covariance of x_0 given x_t by the prior's own covariance: at most that, and at most what a flat prior leaves."""
     diffusion: Any = process.diffusion
     moments: Any = process.moments
@@ -63,14 +64,14 @@ class Observed(NamedTuple):
         directions: rows W with V − Wᵀ W left, shape (m, *event).
     """
 
-    gain: Array
-    lower: Array
-    log_det: Array
+    gain: Float[Array, " m *event"]
+    lower: Float[Array, "m m"]
+    log_det: Float[Array, ""]
     covariance: Covariance
-    directions: Array
+    directions: Float[Array, " m *event"]
 
 
-def observe(covariance: Covariance, factor: LinearGaussian, rows: Array, *, root: bool) -> Observed:
+def observe(covariance: Covariance, factor: LinearGaussian, rows: Float[Array, " m *event"], *, root: bool) -> Observed:
     """Condition on a linear observation; the root of what is left is computed only if asked for."""
     flat = rows.reshape(len(rows), -1)
     white = flat * covariance.root if covariance.root.ndim == 1 else dot(flat, covariance.root)  # A L

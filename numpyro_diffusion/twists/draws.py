@@ -7,8 +7,8 @@ What the weighted draws say of single elements is believed as far as there are e
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
 from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Shaped
 from numpyro.distributions import Normal
 
 from .. import laws
@@ -19,13 +19,13 @@ from .classes import LEAST, counted, near
 SMOOTH = 2.0  # draws that the law itself counts for
 
 
-def points(num_draws: int, size: int) -> Array:
+def points(num_draws: int, size: int) -> Float[Array, "draws d"]:
     """Uniform numbers of a Latin hypercube (McKay et al. 1979), fixed, shape (num_draws, size)."""
     rank = jnp.argsort(jax.random.uniform(jax.random.key(0), (num_draws, size)), axis=0)
     return (rank + 0.5) / num_draws
 
 
-def average(log_weight: Array) -> tuple[Array, Array, Array]:
+def average(log_weight: Float[Array, " n"]) -> tuple[Float[Array, ""], Float[Array, " n"], Float[Array, ""]]:
     """log of the mean weight in nats, shape (); normalised weights; how much their answers are believed, in [0, 1)."""
     log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
     log_mean = jnp.maximum(logsumexp(log_weight) - jnp.log(float(len(log_weight))), LEAST)
@@ -35,13 +35,15 @@ def average(log_weight: Array) -> tuple[Array, Array, Array]:
 
 
 @Operation
-def drawn(law: dist.Distribution, uniform: Array) -> Array:
+def drawn(law: dist.Distribution, uniform: Float[Array, "*event"]) -> Shaped[Array, "*event"]:
     """The draw that uniform numbers make, shape `event`; where the law's noise is uniform they are that."""
     return laws.from_noise(law, uniform)
 
 
 @Operation
-def led(law: dist.Distribution, draws: Array, weight: Array, share: Array) -> dist.Distribution:
+def led(
+    law: dist.Distribution, draws: Shaped[Array, " n *event"], weight: Float[Array, " n"], share: Float[Array, ""]
+) -> dist.Distribution:
     """A law of the same kind, nearer to what weighted draws of it say.
 
     Args:

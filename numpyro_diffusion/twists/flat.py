@@ -3,8 +3,8 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
 
+from .._shapes import Example, Time
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
@@ -17,7 +17,7 @@ class Flat(AbstractTwist):
     """
 
     def step(
-        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Example, t: Time, s: Time
     ) -> TwistedStep:
         """log ψ_t = 0, and the kernel as proposal."""
         del factor, shared

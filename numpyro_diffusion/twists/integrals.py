@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
 
 from .._products import dot, vdot
 from .covariance import Covariance
@@ -37,9 +37,9 @@ class Approximation(NamedTuple):
         precision: of the product at its mode in units of V, shape (d, d); None where only its products are known.
     """
 
-    log_psi: Array
-    mean: Array
-    precision: Array | None
+    log_psi: Float[Array, ""]
+    mean: Float[Array, "*event"]
+    precision: Float[Array, "d d"] | None
 
 
 class _Search(NamedTuple):
@@ -52,14 +52,18 @@ class _Search(NamedTuple):
     moved: Array
 
 
-def white_draws(count: int, size: int) -> Array:
+def white_draws(count: int, size: int) -> Float[Array, "draws d"]:
     """`count` fixed antithetic draws of white noise, shape (count, size)."""
     half = jax.random.normal(jax.random.key(0), ((count + 1) // 2, size))
     return jnp.concatenate([half, -half])[:count]
 
 
 def integrate(
-    log_r: Callable[[Array], Array], centre: Array, covariance: Covariance, noise: Array, num_newton: int
+    log_r: Callable[[Float[Array, "*event"]], Float[Array, ""]],
+    centre: Float[Array, "*event"],
+    covariance: Covariance,
+    noise: Float[Array, "n d"],
+    num_newton: int,
 ) -> Approximation:
     """∫ N(x; centre, V) r(x) dx: with curvature as a matrix for few elements, its largest term for many."""
     if covariance.root.shape[-1] > LARGEST_DENSE:
@@ -68,7 +72,11 @@ def integrate(
 
 
 def laplace(
-    log_r: Callable[[Array], Array], centre: Array, covariance: Covariance, noise: Array, num_newton: int
+    log_r: Callable[[Float[Array, "*event"]], Float[Array, ""]],
+    centre: Float[Array, "*event"],
+    covariance: Covariance,
+    noise: Float[Array, "n d"],
+    num_newton: int,
 ) -> Approximation:
     """Newton's mode, and importance sampling by a mixture of N(centre, V) and the normal law at the mode."""
     size = noise.shape[1]
@@ -105,7 +113,7 @@ def laplace(
     return Approximation(jnp.maximum(log_psi, _LEAST), centre + covariance.lift(dot(weight, draws)), precision)
 
 
-def safe_cholesky(precision: Array) -> tuple[Array, Array]:
+def safe_cholesky(precision: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
     """Cholesky factor of a symmetric matrix, and the matrix; made definite where it is not, by Gershgorin's circles."""
     size = len(precision)
     precision = jnp.where(jnp.all(jnp.isfinite(precision)), precision, jnp.eye(size))
@@ -118,7 +126,10 @@ def safe_cholesky(precision: Array) -> tuple[Array, Array]:
 
 
 def largest_term(
-    log_r: Callable[[Array], Array], centre: Array, covariance: Covariance, num_newton: int
+    log_r: Callable[[Float[Array, "*event"]], Float[Array, ""]],
+    centre: Float[Array, "*event"],
+    covariance: Covariance,
+    num_newton: int,
 ) -> Approximation:
     """max_x N(x; centre, V) r(x) up to a constant, by Newton steps whose systems conjugate gradients solve.
 

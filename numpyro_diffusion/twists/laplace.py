@@ -7,12 +7,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
 from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array
 
 from .. import laws
 from .._checks import check_count
 from .._products import dot, tensordot
+from .._shapes import Example, Time
 from ..diffusions import require_gaussian
 from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, Product, factors_of
 from ..factors.linear import stack
@@ -65,7 +66,7 @@ class Laplace(AbstractTwist):
         return linear, rows, rest, white_draws(self.num_draws, math.prod(process.event_shape))
 
     def step(
-        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Example, t: Time, s: Time
     ) -> TwistedStep:
         """ψ_t(x_t), and the kernel to x_s moved as E[x_0 | x_t, r] is."""
         diffusion: Any = process.diffusion

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
+from jaxtyping import Array
 
 from .. import laws
+from .._shapes import Example
 from ..factors import AbstractFactor
 from ..laws import (
     FARTHEST,
@@ -24,7 +25,7 @@ from ..laws import (
 )
 from ..laws.bits import KINDS as BITS
 from ..process import ReverseProcess
-from .averaged import averaged, averaging_points, multiplied_out
+from .averaged import Averages, averaged, averaging_points, multiplied_out
 from .base import TwistedStep
 from .covariance import Covariance
 from .integrals import Approximation, integrate, white_draws
@@ -32,7 +33,7 @@ from .integrals import Approximation, integrate, white_draws
 _NUM_DRAWS, _NUM_NEWTON = 16, 6
 
 
-def last_step(process: ReverseProcess, factor: AbstractFactor, x_1: Array) -> TwistedStep:
+def last_step(process: ReverseProcess, factor: AbstractFactor, x_1: Example) -> TwistedStep:
     """The step from x_1 to the data.
 
     Where the factor multiplies the last kernel in closed form, ψ_1(x_1) = ∫ p(x_0 | x_1) r(x_0) dx_0 and the proposal
@@ -50,9 +51,7 @@ def last_step(process: ReverseProcess, factor: AbstractFactor, x_1: Array) -> Tw
 
 
 @Operation
-def integrated(
-    law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None
-) -> tuple[Array, dist.Distribution]:
+def integrated(law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None) -> Averages:
     """log ∫ law · r in nats, shape (), and a law of the same family that is close to the product.
 
     Args:
@@ -64,38 +63,32 @@ def integrated(
 
 
 @integrated.register(PartlyKnown)
-def _integrated_partly_known(law: PartlyKnown, factor: AbstractFactor) -> tuple[Array, dist.Distribution]:
+def _integrated_partly_known(law: PartlyKnown, factor: AbstractFactor) -> Averages:
     value, led = integrated(law.law, factor, law)
     return value, PartlyKnown(led, law.values, law.mask)
 
 
 @integrated.register(*BITS, Categories)
-def _integrated_values(
-    law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None
-) -> tuple[Array, dist.Distribution]:
+def _integrated_values(law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None) -> Averages:
     value, led = averaged(law, factor, averaging_points(law, _NUM_DRAWS), known)
     # Certain elements where they are known would make the density of the others NaN.
     return value, led if known is None else chosen(led, law, known.mask)
 
 
 @integrated.register(Mixed)
-def _integrated_mixed(law: dist.Distribution, factor: AbstractFactor) -> tuple[Array, dist.Distribution]:
+def _integrated_mixed(law: dist.Distribution, factor: AbstractFactor) -> Averages:
     return averaged(law, factor, averaging_points(law, _NUM_DRAWS))
 
 
 @integrated.register(dist.Normal)
-def _integrated_normal(
-    law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None
-) -> tuple[Array, dist.Distribution]:
+def _integrated_normal(law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None) -> Averages:
     found = _around_mode(law, factor.log_r, known)
     whole = found.precision is not None and known is None
     return found.log_psi, _narrowed(law, found) if whole else laws.normal(found.mean, laws.variance(law))
 
 
 @integrated.register(DiscretisedNormal)
-def _integrated_levels(
-    law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None
-) -> tuple[Array, dist.Distribution]:
+def _integrated_levels(law: dist.Distribution, factor: AbstractFactor, known: PartlyKnown | None = None) -> Averages:
     each = elements(law)
     top = each.num_levels - 1
 

@@ -8,13 +8,14 @@ from typing import Any, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from .. import laws
 from .._checks import check_choice, check_count
 from .._products import dot
+from .._shapes import Example, Time
 from ..diffusions import GaussianDiffusion, require_gaussian
 from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, Product, factors_of
 from ..factors.linear import condition, stack
@@ -35,9 +36,9 @@ NARROWING = 0.75
 class Spectrum(NamedTuple):
     """A linear observation in the basis where its noise is white and A Aᵀ diagonal; computed once."""
 
-    whiten: Array  # (m, m): from a residual to white noise
-    squares: Array  # (m,): eigenvalues of A Aᵀ there
-    log_det: Array  # () of the noise
+    whiten: Float[Array, "m m"]  # from a residual to white noise
+    squares: Float[Array, " m"]  # eigenvalues of A Aᵀ there
+    log_det: Float[Array, ""]  # of the noise
 
 
 def spectrum(factor: LinearGaussian, event_shape: tuple[int, ...]) -> Spectrum:
@@ -91,7 +92,7 @@ class PseudoInverse(AbstractTwist):
         return [spectrum(part, process.event_shape) if isinstance(part, LinearGaussian) else None for part in parts]
 
     def step(
-        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Example, t: Time, s: Time
     ) -> TwistedStep:
         """ψ_t(x_t), and the kernel to x_s led by the gradient of log ψ_t."""
         diffusion: Any = process.diffusion
@@ -185,7 +186,7 @@ class MomentMatched(AbstractTwist):
         return linear, (linear.rows if how == "exact" else partial(spectrum, linear))(process.event_shape)
 
     def step(
-        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Example, t: Time, s: Time
     ) -> TwistedStep:
         """ψ_t(x_t) and the product of p(x_s | x_t) with it."""
         diffusion: Any = process.diffusion
@@ -247,7 +248,12 @@ def _iterative(view: _View, iterations: int) -> TwistedStep:
     return TwistedStep(factor.log_density(square, log_det), kernel, normal(kernel.mean + shift, laws.variance(kernel)))
 
 
-def conjugate_gradients(matvec: Any, target: Array, preconditioner: Array, iterations: int) -> Array:
+def conjugate_gradients(
+    matvec: Callable[[Float[Array, " m"]], Float[Array, " m"]],
+    target: Float[Array, " m"],
+    preconditioner: Float[Array, " m"],
+    iterations: int,
+) -> Float[Array, " m"]:
     """Solve with a positive definite matrix, approximately: a fixed number of steps from 0."""
 
     def step(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:

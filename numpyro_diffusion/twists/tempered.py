@@ -5,9 +5,9 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from .._checks import check_scalar
+from .._shapes import Example, Time
 from ..factors import AbstractFactor
 from ..laws import between
 from ..process import ReverseProcess
@@ -61,7 +61,7 @@ class Tempered(AbstractTwist):
         self._inner(process, factor).check(process, factor)
 
     def step(
-        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Example, t: Time, s: Time
     ) -> TwistedStep:
         """The twist's step, its ψ_t tempered, and a proposal as far from the kernel as ψ_s is tempered."""
         step = self._inner(process, factor).step(process, factor, shared, x_t, t, s)

@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float
 
+from .._shapes import Example, Time
 from ..diffusions import GaussianDiffusion
 from ..factors import AbstractFactor, Delta, factors_of
 from ..laws import normal, tilt, variance
@@ -32,7 +33,7 @@ class Tweedie(AbstractTwist):
             raise ValueError("twist: Tweedie has no gradient for a Delta factor; take PseudoInverse or MomentMatched")
 
     def step(
-        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Array, t: Array, s: Array
+        self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Example, t: Time, s: Time
     ) -> TwistedStep:
         """ψ_t(x_t), and the kernel to x_s led by the gradient of log ψ_t."""
         del shared
@@ -55,14 +56,16 @@ class Tweedie(AbstractTwist):
         return TwistedStep(log_psi, kernel, shifted(process, kernel, jnp.clip(shift, -claimed, claimed), t, s))
 
 
-def shifted(process: ReverseProcess, kernel: Any, shift: Array, t: Array, s: Array) -> Any:
+def shifted(process: ReverseProcess, kernel: Any, shift: Float[Array, "*event"], t: Time, s: Time) -> Any:
     """The kernel with its mean moved as E[x_0] is, its variance as it is."""
     diffusion: Any = process.diffusion
     from_data, _, _ = diffusion.bridge_coefficients(t, s)
     return normal(kernel.mean + from_data * shift, variance(kernel))
 
 
-def jacobian_shift(process: ReverseProcess, gradient: Array, claimed: Array, t: Array) -> Array:
+def jacobian_shift(
+    process: ReverseProcess, gradient: Float[Array, "*event"], claimed: Float[Array, "*event"], t: Time
+) -> Float[Array, "*event"]:
     """Cov[x_0 | x_t] ∇ log ψ by the denoiser's Jacobian, (1 − ᾱ_t)/√ᾱ_t c² ∇_{x_t} log ψ_t, of bounded length.
 
     A learned Jacobian may be anything. Its answer is held within what a flat prior leaves, and within the total
@@ -82,7 +85,7 @@ def jacobian_shift(process: ReverseProcess, gradient: Array, claimed: Array, t: 
     return along * jnp.minimum(1.0, limit / jnp.where(length > 0, length, 1.0))
 
 
-def covariance_factor(diffusion: GaussianDiffusion, t: Array) -> Array:
+def covariance_factor(diffusion: GaussianDiffusion, t: Time) -> Float[Array, ""]:
     """(1 − ᾱ_t)/√ᾱ_t: Cov[x_0 | x_t] v is it times ∂E[x_0 | x_t]/∂x_t (c² v), c the diffusion's scale."""
     signal = jnp.sqrt(jnp.maximum(diffusion.schedule.alpha_bar(t), 1e-12))
     return diffusion.schedule.noise_variance(t) / signal

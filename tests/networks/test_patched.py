@@ -36,6 +36,11 @@ def test_each_pixel_goes_to_its_patch_and_back(shape, inner):
             np.testing.assert_array_equal(network.seen[i, j], patch.reshape(-1))
 
 
+def test_it_says_what_is_inside():
+    assert Patched(Double((2, 3, 4)), (4, 6)).said == "Double, over patches of 2 × 2 pixels"
+    assert Patched(MLP(KEY, (2, 2, 4), num_steps=10, width=8), (4, 4)).said.startswith("MLP of width 8, over patches")
+
+
 def test_it_is_saved_with_its_network(tmp_path):
     net = Patched(MLP(KEY, (2, 2, 4), num_steps=10, width=8, depth=1), (4, 4))
     assert net(jnp.ones((4, 4)), 1).shape == (4, 4)

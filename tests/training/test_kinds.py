@@ -72,7 +72,7 @@ def test_what_is_no_table_is_a_vector_unless_it_is_said():
 
 @pytest.mark.parametrize(("shape", "patch"), [((28, 28), 2), ((32, 32, 3), 4), ((17, 17), 17), ((14, 14), 1)])
 def test_large_images_are_folded_into_patches(shape, patch):
-    fn = kinds.network_of("image", KEY, shape, num_steps=10, width=8)
+    fn = kinds.KINDS["image"].network(KEY, shape, kinds.Sizes(10, 8))
     assert getattr(fn, "patch", 1) == patch and jax.eval_shape(fn, jnp.ones(shape), 1.0).shape == shape
 
 
@@ -113,12 +113,14 @@ def test_validation_of_convolutions_is_kept_to_a_budget():
     """Fewer network calls than the default's, as many as 4,000 where rows allow it, and at most 500 rows."""
     process = plan_prior(KEY, _normal(40, 9), kind="series").process
     for count in (4, 25, 100, 500):
-        found = kinds.validation_of("series", process, count)
+        found = kinds.KINDS["series"].validation(process, count)
         calls = count * found.num_samples * found.num_times
         assert calls <= 8_000 and (found.num_samples == 8 or calls > 2_000 or found.num_samples <= 2)
-    assert kinds.validation_of("vector", process, 100) is None and kinds.validation_of("series", process, 0) is None
-    assert kinds.share_held_out("image", 60_000) * 60_000 == pytest.approx(500)
-    assert kinds.share_held_out("vector", 60_000) == 0.1 and kinds.share_held_out("image", 50) == 0.25
+    assert (
+        kinds.KINDS["vector"].validation(process, 100) is None and kinds.KINDS["series"].validation(process, 0) is None
+    )
+    assert kinds.KINDS["image"].share_held_out(60_000) * 60_000 == pytest.approx(500)
+    assert kinds.KINDS["vector"].share_held_out(60_000) == 0.1 and kinds.KINDS["image"].share_held_out(50) == 0.25
 
 
 VECTORS, MAPS, COLOURS = _normal(40, 6), _normal(40, 4, 4), _normal(40, 4, 4, 2)

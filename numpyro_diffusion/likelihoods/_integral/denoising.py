@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._batching import batched_map
+from ..._shapes import Example
 from ...process import ReverseProcess
 from ...schedules import LEAST_LOG_SNR, AbstractSchedule
 from ..base import StandardError, standard_error
@@ -34,11 +35,11 @@ class Draws(NamedTuple):
         reconstruction: log p(x_0 | x_1), likewise.
     """
 
-    integral: Array
-    reconstruction: Array
+    integral: Float[Array, " samples"]
+    reconstruction: Float[Array, " samples"]
 
 
-def log_snr_ends(schedule: AbstractSchedule) -> tuple[Array, Array]:
+def log_snr_ends(schedule: AbstractSchedule) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The log-SNR at T and at t = 1; a small finite one in place of −∞ for a chain that erases everything."""
     table = schedule.table
     return jnp.where(jnp.isfinite(table[-1]), table[-1], LEAST_LOG_SNR), table[1]
@@ -59,9 +60,9 @@ def num_calls(process: ReverseProcess, sizes: tuple[int, int, int]) -> int:
 
 
 def draw(
-    key: Array,
+    key: PRNGKeyArray,
     process: ReverseProcess,
-    x_0: Array,
+    x_0: Example,
     reference: Gaussian | None,
     sizes: tuple[int, int, int],
     chunk: int | None,
@@ -113,7 +114,13 @@ def draw(
     return Draws(integral, jnp.mean(terms, axis=1))
 
 
-def noise_error(process: ReverseProcess, x_0: Array, reference: Gaussian | None, log_snr: Array, noise: Array) -> Array:
+def noise_error(
+    process: ReverseProcess,
+    x_0: Example,
+    reference: Gaussian | None,
+    log_snr: Float[Array, ""],
+    noise: Float[Array, "*event"],
+) -> Float[Array, ""]:
     """½ ‖ε − ε̂‖² of the process less that of the reference, at one point, shape ()."""
     diffusion: Any = process.diffusion
     t, z_0 = diffusion.schedule.time_at(log_snr), diffusion.standardize(x_0)
@@ -128,6 +135,6 @@ def _pairs(num_samples: int, count: int) -> tuple[Array, Array]:
     return jnp.repeat(jnp.arange(num_samples), count), jnp.tile(jnp.arange(count), num_samples)
 
 
-def mean_and_error(replicates: Array) -> tuple[Array, StandardError]:
+def mean_and_error(replicates: Float[Array, " n"]) -> tuple[Float[Array, ""], StandardError]:
     """The mean of independent replicates and its standard error (NaN from one), shape () each."""
     return jnp.mean(replicates), standard_error(replicates[:, None])

@@ -5,13 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 MAX_DIMENSION = 2048  # memory; and in so many dimensions evenness is lost anyhow
 
 
 @functools.lru_cache(maxsize=16)
-def sobol(count: int, dimension: int) -> np.ndarray:
+def sobol(count: int, dimension: int) -> UInt32[np.ndarray, "count dimension"]:
     """The first `count` Sobol points as 32-bit fractions, shape (count, dimension)."""
     from scipy.stats import qmc  # half a second to import
 
@@ -19,7 +19,7 @@ def sobol(count: int, dimension: int) -> np.ndarray:
     return np.floor(points[:count] * 2.0**32).astype(np.uint32)
 
 
-def scrambled(point: Array, seed: Array) -> Array:
+def scrambled(point: UInt32[Array, " d"], seed: UInt32[Array, " d"]) -> Float[Array, " d"]:
     """The point, scrambled by nested uniform scrambling (Owen 1995; hashed as in Burley 2020), in (0, 1).
 
     Args:
@@ -33,7 +33,9 @@ def scrambled(point: Array, seed: Array) -> Array:
     return (_reverse_bits(bits) >> 9).astype(jnp.float32) * 2.0**-23 + 2.0**-24
 
 
-def low_discrepancy_point(key: Array, index: Array, count: int, dimension: int) -> Array:
+def low_discrepancy_point(
+    key: PRNGKeyArray, index: Int[Array, ""], count: int, dimension: int
+) -> Float[Array, " dimension"]:
     """Point `index` of a set of `count` that `key` makes, shape (dimension,), each uniform in the unit cube.
 
     Coordinates beyond the first `MAX_DIMENSION` are independent.

@@ -11,14 +11,16 @@ derivative of −log p(x_λ) along the path, but for a constant: its integral is
 the path's ends say, which `draw_paths` cancels. What noise is left is that of the sum over λ and of the trace.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._batching import batched_map
 from ..._products import dot
+from ..._shapes import Example
 from ...process import ReverseProcess
 from ..k_bound import reconstruction
 from .reference import Gaussian, last_control
@@ -28,14 +30,14 @@ _STIR = 1e-3
 
 
 def draw_paths(
-    key: Array,
+    key: PRNGKeyArray,
     process: ReverseProcess,
-    x_0: Array,
+    x_0: Example,
     reference: Gaussian | None,
     sizes: tuple[int, int, int],
-    ends: tuple[Array, Array],
+    ends: tuple[Float[Array, ""], Float[Array, ""]],
     chunk: int | None,
-) -> tuple[Array, Array]:
+) -> tuple[Float[Array, " samples"], Float[Array, " samples"]]:
     """The integral and the last step's term along independent paths, shape (num_samples,) each, in nats.
 
     Args:
@@ -78,14 +80,14 @@ def draw_paths(
 
 
 def path_error(
-    key: Array,
+    key: PRNGKeyArray,
     process: ReverseProcess,
-    x_0: Array,
+    x_0: Example,
     reference: Gaussian | None,
-    log_snr: Array,
-    noise: Array,
+    log_snr: Float[Array, ""],
+    noise: Float[Array, "*event"],
     num_products: int,
-) -> Array:
+) -> Float[Array, ""]:
     """½ (ε̂·(ε̂ − ε) − div (ε̂ − ε)) of the process less that of the reference, at one point, shape ()."""
     diffusion: Any = process.diffusion
     t, z_0 = diffusion.schedule.time_at(log_snr), diffusion.standardize(x_0)
@@ -100,7 +102,12 @@ def path_error(
     return error if reference is None else error - reference.path_error(z_0, log_snr, noise)
 
 
-def trace(key: Array, push: Any, start: Array, num_products: int) -> Array:
+def trace(
+    key: PRNGKeyArray,
+    push: Callable[[Float[Array, "*event"]], Float[Array, "*event"]],
+    start: Float[Array, "*event"],
+    num_products: int,
+) -> Float[Array, ""]:
     """The trace of a linear map, without bias, by Jacobian-vector products, shape ().
 
     Exact with as many products as elements. With fewer, all but one go along directions in which the map is large,

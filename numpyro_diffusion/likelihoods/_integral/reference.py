@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float
 
 from ..._products import dot
+from ..._shapes import Example, Time
 from ...moments import LARGEST_WHOLE, Moments
 from ...process import ReverseProcess
 
@@ -20,24 +21,28 @@ class Gaussian(NamedTuple):
         variance: likewise, positive.
     """
 
-    loc: Array | float
-    variance: Array | float
+    loc: Float[Array, "..."] | float
+    variance: Float[Array, "..."] | float
 
-    def error(self, z_0: Array, log_snr: Array, noise: Array) -> Array:
+    def error(
+        self, z_0: Float[Array, "*event"], log_snr: Float[Array, ""], noise: Float[Array, "*event"]
+    ) -> Float[Array, ""]:
         """½ ‖ε − ε̂‖² of this law's exact denoiser, shape ()."""
         alpha_bar, noise_variance = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
         marginal = alpha_bar * self.variance + noise_variance
         gap = jnp.sqrt(alpha_bar * noise_variance) * (z_0 - self.loc) - alpha_bar * self.variance * noise
         return 0.5 * jnp.sum(jnp.square(gap / marginal))
 
-    def mean_error(self, z_0: Array, log_snr: Array) -> Array:
+    def mean_error(self, z_0: Float[Array, "*event"], log_snr: Float[Array, ""]) -> Float[Array, ""]:
         """`error` averaged over standard normal noise, exact, shape ()."""
         alpha_bar, noise_variance = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
         marginal = alpha_bar * self.variance + noise_variance
         square = alpha_bar * noise_variance * jnp.square(z_0 - self.loc) + jnp.square(alpha_bar * self.variance)
         return 0.5 * jnp.sum(square / jnp.square(marginal))
 
-    def path_error(self, z_0: Array, log_snr: Array, noise: Array) -> Array:
+    def path_error(
+        self, z_0: Float[Array, "*event"], log_snr: Float[Array, ""], noise: Float[Array, "*event"]
+    ) -> Float[Array, ""]:
         """½ (ε̂·(ε̂ − ε) − div (ε̂ − ε)) of this law's exact denoiser, of mean `mean_error`, shape ()."""
         alpha_bar, noise_variance = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
         marginal = alpha_bar * self.variance + noise_variance
@@ -45,7 +50,7 @@ class Gaussian(NamedTuple):
         gap = jnp.sqrt(alpha_bar * noise_variance) * (z_0 - self.loc) / marginal - share * noise
         return 0.5 * jnp.sum((noise + gap) * gap + share)
 
-    def integral(self, z_0: Array, low: Array, high: Array) -> Array:
+    def integral(self, z_0: Float[Array, "*event"], low: Float[Array, ""], high: Float[Array, ""]) -> Float[Array, ""]:
         """`mean_error` integrated over log-SNR from `low` to `high`, exact, shape ()."""
         return self._antiderivative(z_0, high) - self._antiderivative(z_0, low)
 
@@ -68,11 +73,11 @@ class _Turned(NamedTuple):
     """
 
     law: Gaussian
-    z_0: Array
-    noise: Array
+    z_0: Float[Array, " d"]
+    noise: Float[Array, " d"]
 
 
-def step_control(process: ReverseProcess, x_0: Array, t: Array, noise: Array) -> Array:
+def step_control(process: ReverseProcess, x_0: Example, t: Time, noise: Float[Array, "*event"]) -> Float[Array, ""]:
     """About what `step_kl` has too much for this `noise`; shape (), mean 0 for any process.
 
     It is what `step_kl` would be for Gaussian data with the prior's covariance (`known_moments`), less its average over
@@ -94,7 +99,7 @@ def step_control(process: ReverseProcess, x_0: Array, t: Array, noise: Array) ->
     return 0.5 * jnp.sum(weight * (square - mean))
 
 
-def moment_last_control(process: ReverseProcess, x_0: Array, noise: Array) -> Array:
+def moment_last_control(process: ReverseProcess, x_0: Example, noise: Float[Array, "*event"]) -> Float[Array, ""]:
     """`last_control` with the prior's covariance (`known_moments`) in place of a given law; shape (), mean 0."""
     diffusion: Any = process.diffusion
     log_snr, (law, z_0, noise) = diffusion.schedule.log_snr(1.0), _turned(process, x_0, noise)
@@ -130,7 +135,9 @@ def _turned(process: ReverseProcess, x_0: Array, noise: Array) -> _Turned:
     return _Turned(Gaussian(0.0, moments.variances), z_0, noise)
 
 
-def last_control(process: ReverseProcess, x_0: Array, reference: Gaussian, noise: Array) -> Array:
+def last_control(
+    process: ReverseProcess, x_0: Example, reference: Gaussian, noise: Float[Array, "*event"]
+) -> Float[Array, ""]:
     """About what `reconstruction` has too little for this `noise`; shape (), mean 0 for any process."""
     diffusion: Any = process.diffusion
     log_snr, z_0 = diffusion.schedule.log_snr(1.0), diffusion.standardize(x_0)
