@@ -1,6 +1,6 @@
 """Shapes in signatures, checked at every call that a test makes.
 
-Only what jaxtyping writes is checked, and only of arrays: wrong arguments of other kinds go on to the package's own
+Only what jaxtyping writes is checked, and only of arrays of numbers: wrong arguments of other kinds go on to the package's own
 messages. A name such as ``*event`` has to mean one shape within one call. jaxtyping's own import hook wraps every
 function of a package, and a type checker in it refuses arguments before the package can say what is wrong with them.
 """
@@ -65,7 +65,7 @@ def check(where: str, value: Any, hint: Any) -> None:
             raise WrongShape(f"{where}: expected {len(parts)} parts, got {len(value)}")
         for i, (part, own) in enumerate(zip(value, parts, strict=True)):
             check(f"{where}[{i}]", part, own)
-    elif isinstance(value, jax.Array | np.ndarray) and has_shape(hint):
+    elif isinstance(value, jax.Array | np.ndarray) and value.dtype != object and has_shape(hint):
         union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
         options = typing.get_args(hint) if union else (hint,)
         shaped = [option for option in options if has_shape(option)]

@@ -188,11 +188,11 @@ def _log_sum(log_share: Array, keep: Array) -> Array:
 
 def condition(
     diffusion: AbstractDiffusion,
-    loc: Float[Array, "#*event"],
-    scale: Float[Array, "#*event"],
+    loc: Float[Array, "..."],
+    scale: Float[Array, "..."],
     x_t: Shaped[Array, "*event"],
     t: AnyTime,
-) -> tuple[Float[Array, "*event"], Float[Array, "#*event"], Float[Array, "*event"]]:
+) -> tuple[Float[Array, "*event"], Float[Array, "..."], Float[Array, "*event"]]:
     """Mean and variance of x_0 given x_t for x_0 ~ N(loc, scale²), and log q(x_t), element by element."""
     diffusion = require_gaussian(diffusion, "diffusion: Gaussian oracles are for GaussianDiffusion")
     alpha_bar, noise_variance = diffusion.schedule.signal_and_noise(t)

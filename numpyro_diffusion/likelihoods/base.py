@@ -111,7 +111,7 @@ class AbstractLikelihood(eqx.Module):
         """Warn where a called estimator, outside of compiled code, sees that it misses an accuracy it was asked for."""
         del key, process, x_0, estimate
 
-    def __call__(self, key: PRNGKeyArray, process: ReverseProcess, x_0: ArrayLike) -> Estimate:
+    def __call__(self, key: Array, process: ReverseProcess, x_0: ArrayLike) -> Estimate:
         """Estimate log p(x_0), each example with noise of its own.
 
         Args:
