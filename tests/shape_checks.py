@@ -1,8 +1,9 @@
 """Shapes in signatures, checked at every call that a test makes.
 
-Only what jaxtyping writes is checked, and only of arrays of numbers: wrong arguments of other kinds go on to the package's own
-messages. A name such as ``*event`` has to mean one shape within one call. jaxtyping's own import hook wraps every
-function of a package, and a type checker in it refuses arguments before the package can say what is wrong with them.
+Only what jaxtyping writes is checked, and only of arrays of numbers: wrong arguments of other kinds go on to the
+package's own messages. A name such as ``*event`` has to mean one shape within one call. jaxtyping's own import hook
+wraps every function of a package, and a type checker in it refuses arguments before the package can say what is wrong
+with them.
 """
 
 import ast

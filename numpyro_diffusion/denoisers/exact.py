@@ -192,7 +192,7 @@ def condition(
     scale: Float[Array, "..."],
     x_t: Shaped[Array, "*event"],
     t: AnyTime,
-) -> tuple[Float[Array, "*event"], Float[Array, "..."], Float[Array, "*event"]]:
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
     """Mean and variance of x_0 given x_t for x_0 ~ N(loc, scale²), and log q(x_t), element by element."""
     diffusion = require_gaussian(diffusion, "diffusion: Gaussian oracles are for GaussianDiffusion")
     alpha_bar, noise_variance = diffusion.schedule.signal_and_noise(t)
