@@ -4,4 +4,4 @@ from jaxtyping import Array, ArrayLike, Real, Shaped
 
 Example = Shaped[Array, "*event"]  # one example, or one state of a chain
 Time = Real[Array, ""]  # whole or fractional
-AnyTime = Real[ArrayLike, ""]  # the same, a plain number too
+AnyTime = Real[ArrayLike, "..."]  # as a user gives it, a plain number too; what computes with it refuses a wrong shape

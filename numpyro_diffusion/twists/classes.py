@@ -97,7 +97,7 @@ def _adapted(laws: list[Array], draws: Array, value: Array, enough: bool) -> Arr
 
 
 def counted(
-    log_weight: Float[Array, " n"], draws: Int[Array, " n *event"], num_states: int
+    log_weight: Float[Array, " n"], draws: Real[Array, " n *event"], num_states: int
 ) -> Float[Array, "*event classes"]:
     """The weighted frequency of each class, shape (d, S)."""
     weight = jax.nn.softmax(jnp.maximum(log_weight, LEAST))
