@@ -111,7 +111,7 @@ def _cost(process: ReverseProcess, sampler: Ancestral) -> float:
     """Floating-point operations of a draw of the prior, from those of a chain of two steps, which is not compiled."""
     steps = len(sampler.times(process))
     short = Ancestral(min(2, steps))
-    noise = jax.ShapeDtypeStruct(short.noise_shape(process), float)
+    noise = jax.ShapeDtypeStruct(short.noise_shape(process), jnp.zeros(()).dtype)
     leaves, layout = jax.tree.flatten(process)
     shapes = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
     draw = jax.jit(lambda noise, leaves: short.from_noise(noise, jax.tree.unflatten(layout, leaves)))
