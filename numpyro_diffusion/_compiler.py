@@ -41,10 +41,7 @@ def keep_wrong_sums_away() -> None:
 
 
 def keep_enough_threads() -> None:
-    """Ask XLA for a pool in which decompositions find threads; for it to hear, before the first computation.
-
-    More threads than cores cost next to nothing, as most of them wait.
-    """
+    """Ask XLA for a pool in which decompositions find threads; for it to hear, before the first computation."""
     if (os.cpu_count() or 1) < THREADS:
         os.environ.setdefault("NPROC", str(THREADS))
 

@@ -101,7 +101,7 @@ def test_the_pool_of_threads_is_made_large_enough(monkeypatch, cores, given, exp
 
 @pytest.mark.slow
 def test_decompositions_do_not_wait_for_ever():
-    """With two threads this never ended on two cores, at the first or second of these four evidences."""
+    """With two threads this never ended on two cores."""
     env = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "NPROC", "OMP_NUM_THREADS")}
     command = [sys.executable, "-c", DIGITS]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=400)

@@ -18,7 +18,7 @@ from scipy.special import logsumexp
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.samplers.resampling import systematic
-from numpyro_diffusion.twists import Laplace, MomentMatched, PseudoInverse
+from numpyro_diffusion.twists import Laplace, MomentMatched, PseudoInverse, Tempered
 
 COMPONENTS, HALF_WIDTH, NOISE = 10, 1.3, 0.1
 TWISTS = {
@@ -26,6 +26,7 @@ TWISTS = {
     "PseudoInverse": PseudoInverse(),
     "Laplace": Laplace(),
     "iterative": MomentMatched("iterative"),
+    "tempered Laplace": Tempered(Laplace(), 0.5),
 }
 
 

@@ -439,7 +439,7 @@ CHOICES = {
     "delta": (gaussian_process, KNOWN, twists.MomentMatched),
     "linear": (gaussian_process, SUM, twists.MomentMatched),
     "large": (gaussian_process, MANY, twists.Laplace),
-    "large_mixture": (mixture_process, MANY, twists.MomentMatched),
+    "large_mixture": (mixture_process, MANY, twists.Tempered),
     "mixture_and_any": (mixture_process, SUM * ANY, twists.Laplace),
     "learned": (learned_process, SUM, twists.Tempered),
     "learned_and_any": (learned_process, ANY, twists.Tempered),
@@ -469,12 +469,12 @@ def test_the_default_of_learned_priors_is_tempered():
     assert twists.default_twist(large, ANY) == laplace and twists.Tempered().twist is None
     assert twists.default_twist(small, MANY, 3) == twists.default_twist(small, MANY * KNOWN, 2) == laplace
     assert twists.default_twist(small, MANY, 2) == inverse and twists.default_twist(small, SUM, 2) == laplace
-    for size in (20, 300):
+    iterative = twists.MomentMatched("iterative")
+    for size, observed, known in ((20, laplace, laplace), (160, iterative, laplace), (300, iterative, iterative)):
         mixture = nd.denoisers.GaussianMixture(np.zeros((2, size)), [0.5, 0.4], [0.3, 0.7])
-        process, observed = nd.ReverseProcess(small.diffusion, mixture, size), Gaussian(np.zeros(size), 1.0)
-        assert twists.default_twist(process, observed) == twists.MomentMatched("iterative")
-    many = Delta(np.zeros(300), np.arange(300) < 20)
-    assert twists.default_twist(process, many) == twists.MomentMatched("iterative")
+        process, entries = nd.ReverseProcess(small.diffusion, mixture, size), np.arange(size) < 20
+        assert twists.default_twist(process, Gaussian(np.zeros(size), 1.0)) == observed
+        assert twists.default_twist(process, Delta(np.zeros(size), entries)) == known
 
 
 def test_automatic_covariances():
