@@ -12,13 +12,13 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from .._devices import agree, check_devices, check_hashing, collect, is_shared, share
-from ..samplers import Particles, Reliability, TwistedSMC, reliability
+from ..samplers import Particles, Reliability, reliability
 from ..samplers.resampling import systematic
 from .cross_check import CrossCheck, cross_check
 from .evidence import evidence_error, weight_variance
 from .extract import Latent, extract, over_batch
 from .mixtures import Labelled, Labels, labels_of, together
-from .noise_sampler import NoiseTempering
+from .noise_sampler import IslandSampler
 from .plan import Plan, alternatives, badness, is_good, without_twist
 from .several import values_by_site
 from .sites import mixture_at
@@ -45,9 +45,8 @@ class IslandsRun(NamedTuple):
     def log_evidence_error(self) -> float:
         """Standard error of the log of the islands' mean evidence, in nats; NaN from one island."""
         sampler, sizes = self.plan.sampler, self.particles.effective_size
-        of_several_laws = self.particles.log_weight.shape[-1] != sampler.num_particles
-        if sampler.threshold is None or of_several_laws:
-            return evidence_error(self.log_evidences)  # weights say nothing, or are not those of one run
+        if self.particles.log_weight.shape[-1] != sampler.num_particles:
+            return evidence_error(self.log_evidences)  # those of several laws, whose weights are not one run's
         batch = sizes[0, ..., 0].size
         return evidence_error(
             self.log_evidences, batch * weight_variance(sizes, sampler.num_particles, sampler.threshold)
@@ -119,12 +118,7 @@ class Alone(NamedTuple):
 
 
 def run_islands(
-    model: Any,
-    site: str,
-    sampler: TwistedSMC | NoiseTempering,
-    keys: Array,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    model: Any, site: str, sampler: IslandSampler, keys: Array, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Particles, Array]:
     """The particles of every island, one for each key, and the log density of sites without the diffusion site.
 
@@ -146,7 +140,7 @@ def run_islands(
 def _run_islands(
     model: Any,
     site: str,
-    sampler: TwistedSMC | NoiseTempering,
+    sampler: IslandSampler,
     keys: Array,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -160,7 +154,7 @@ def _run_islands(
 def traced_islands(
     model: Any,
     site: str,
-    sampler: TwistedSMC | NoiseTempering,
+    sampler: IslandSampler,
     keys: Array,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -190,7 +184,7 @@ def _of_mixture(
 
 
 def _of_one_law(
-    found: Latent, sampler: TwistedSMC | NoiseTempering, keys: Array, apart: NamedSharding | None
+    found: Latent, sampler: IslandSampler, keys: Array, apart: NamedSharding | None
 ) -> tuple[Particles, Array]:
     """The particles of all islands for a site with one law, in data coordinates."""
     run = lambda sampler, key, module, factor: sampler.run(key, module.process, factor)

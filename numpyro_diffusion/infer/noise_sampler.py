@@ -1,7 +1,7 @@
 """Tempered SMC as a sampler of one diffusion law times a factor, where no twist does."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -13,7 +13,7 @@ from numpyro.handlers import block
 from ..distributions import DiffusionPrior
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
-from ..samplers import Ancestral, Particles
+from ..samplers import Ancestral, Particles, TwistedSMC
 from .extract import Latent, over_batch
 from .noise_moves import Options, run_island
 from .tempering import Records, Settings
@@ -43,8 +43,8 @@ class NoiseTempering(eqx.Module):
     num_particles: int = eqx.field(static=True)
     num_steps: int | None = eqx.field(static=True, default=None)
     chunk: int = eqx.field(static=True, default=CHUNK)
-    threshold: None = eqx.field(static=True, default=None)  # resampled at every temperature
-    devices: None = eqx.field(static=True, default=None)
+    threshold: ClassVar[float] = 1.0  # resampled at every temperature
+    devices: ClassVar[None] = None
 
     @property
     def said(self) -> str:
@@ -63,34 +63,39 @@ class NoiseTempering(eqx.Module):
         island = run_island(_model, options, key, (prior, factor), {})
         count, stages = self.num_particles, SETTINGS.max_temperatures
         log_weight = jnp.full(count, -jnp.log(float(count)))
-        same = jnp.broadcast_to(jnp.arange(count), (stages, count))
+        same = jnp.broadcast_to(jnp.arange(count), (stages + 1, count))
         sizes = effective_sizes(island.records, count)
         return Particles(island.values["x"], log_weight, island.log_evidence, sizes, same)
 
 
 def effective_sizes(records: Records, count: int) -> Array:
-    """Of how many independent particles the particles are worth, at the start and after each temperature's moves.
+    """Of how many independent particles the particles are worth: at the start, at each temperature, and at the end.
 
-    Resampling leaves the share that the temperature keeps; moves multiply what is common to particles, the excess of
-    a mean's variance over that of independent ones, by the square of their correlation with where they were. Where
-    the temperatures were too few, none is left.
+    A temperature's weights leave the share that it keeps. Then moves multiply what is common to particles, the excess
+    of a mean's variance over that of independent ones, by the square of their correlation with where they were. Where
+    the temperatures were too few, none is left. *Approximate*.
 
     Args:
         records: of the temperatures.
         count: of the particles.
 
     Returns:
-        Shape (max_temperatures + 1,), which from the last temperature on stays as it is.
+        Shape (max_temperatures + 2,): before the first temperature, by the weights of each of them, all particles for
+        those that were not needed, and after the last one's moves.
     """
 
     def stage(variance: Array, correlation: Array) -> tuple[Array, Array]:
-        after = 1 + jnp.square(correlation) * (variance / SETTINGS.ess - 1)
-        variance = jnp.where(jnp.isnan(correlation), variance, after)
-        return variance, variance
+        weighted, needed = variance / SETTINGS.ess, ~jnp.isnan(correlation)
+        moved = 1 + jnp.square(correlation) * (weighted - 1)
+        return jnp.where(needed, moved, variance), jnp.where(needed, weighted, 1.0)
 
     first = jnp.ones(())
-    _, variances = jax.lax.scan(stage, first, records.correlation)
-    return jnp.where(records.finished, count / jnp.append(first, variances), 0.0)
+    last, weighted = jax.lax.scan(stage, first, records.correlation)
+    variances = jnp.concatenate([first[None], weighted, last[None]])
+    return jnp.where(records.finished, count / variances, 0.0)
+
+
+IslandSampler = TwistedSMC | NoiseTempering
 
 
 def can_temper(found: Latent, num_steps: int | None, num_particles: int) -> bool:

@@ -15,7 +15,7 @@ from ..samplers import TwistedSMC
 from ..samplers.reliability import Reliability
 from ..twists import AbstractTwist, Flat, Laplace, Tempered, default_twist
 from .extract import Latent
-from .noise_sampler import CHUNK, NoiseTempering, can_temper
+from .noise_sampler import CHUNK, IslandSampler, NoiseTempering, can_temper
 
 # A run is taken as it is from this many effective particles on, up to this standard deviation of islands, in nats, and
 # this distance between the mean of x in an island and in the others, in posterior standard deviations.
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
         num_draws: of the other unknowns in each island, each with a run of `sampler`; None where x alone is unknown.
     """
 
-    sampler: TwistedSMC | NoiseTempering
+    sampler: IslandSampler
     num_islands: int
     reason: str
     num_draws: int | None = None

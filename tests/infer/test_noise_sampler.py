@@ -68,14 +68,16 @@ def test_labels_of_a_mixture_of_priors_have_their_probabilities():
 
 @pytest.mark.parametrize(("correlation", "share"), [(0.0, 1.0), (1.0, 0.36), (0.5, 1 / 1.2361111)])
 def test_particles_that_do_not_move_are_worth_what_resampling_left(correlation, share):
-    """Two temperatures, each of which keeps six tenths: 1 + ρ² (v / 0.6 − 1) twice, from v = 1."""
+    """Two temperatures, each of which keeps six tenths: v / 0.6, then 1 + ρ² (v / 0.6 − 1), twice, from v = 1."""
     blank = jnp.full(SETTINGS.max_temperatures, jnp.nan)
     records = Records(
         jnp.asarray(2), jnp.asarray(True), blank, blank, blank, blank.at[:2].set(correlation), jnp.asarray(0)
     )
     sizes = effective_sizes(records, 100)
-    assert sizes.shape == (SETTINGS.max_temperatures + 1,) and sizes[0] == 100
-    np.testing.assert_allclose(sizes[2:], 100 * share, rtol=1e-4)
+    assert sizes.shape == (SETTINGS.max_temperatures + 2,) and sizes[0] == 100
+    np.testing.assert_allclose(sizes[-1], 100 * share, rtol=1e-4)
+    np.testing.assert_allclose(sizes[1], 60, rtol=1e-4)
+    assert (sizes[3:-1] == 100).all()  # temperatures that were not needed
     assert (effective_sizes(records._replace(finished=jnp.asarray(False)), 100) == 0).all()
 
 
@@ -134,3 +136,52 @@ def test_the_crescents_are_those_of_quadrature():
     assert abs(share - 0.5) < 0.1
     across, along = np.abs(theta.sum(1)) / np.sqrt(2) - 0.25, (theta[:, 0] - theta[:, 1]) / np.sqrt(2)
     np.testing.assert_allclose(np.hypot(across, along).mean(), 0.1, atol=0.003)
+
+
+def mixture():
+    denoiser = nd.denoisers.GaussianMixture([[-1.5, 0.0], [1.0, 1.0], [0.0, 2.0]], [0.5, 0.4, 0.7], [0.3, 0.5, 0.2])
+    return prior_of(denoiser, 2, 16)
+
+
+def learned():
+    """A small network about two moons, in which x_0 given x_t has several modes."""
+    rng = np.random.default_rng(0)
+    angle, side = rng.uniform(0, np.pi, 1_000), rng.integers(0, 2, 1_000)
+    points = np.stack([np.cos(angle) * (1 - 2 * side) + side, np.sin(angle) * (1 - 2 * side) + 0.5 * side], 1)
+    data = 2 * points + 0.2 * rng.normal(size=points.shape)
+    network = nd.networks.MLP(jax.random.key(2), (2,), num_steps=8, width=16, depth=2)
+    return nd.fit_prior(
+        jax.random.key(1), data, num_steps=400, schedule=nd.schedules.log_snr(8), network=network, progress_bar=False
+    )
+
+
+LIKELIHOODS = {
+    "counts": lambda x: dist.Poisson(jnp.exp(x)).log_prob(jnp.array([3.0, 2.0])).sum(),
+    "modulus": lambda x: dist.Normal(jnp.abs(x[0] - x[1]), 0.2).log_prob(1.0),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("made", [mixture, learned])
+def test_of_learned_priors_and_mixtures_it_is_right_beside_reweighted_draws(made, name):
+    prior, log_r = made(), LIKELIHOODS[name]
+    draws = np.asarray(prior.sample(jax.random.key(9), (100_000,)), np.float64)
+    each = np.asarray(jax.vmap(log_r)(jnp.asarray(draws, float)), np.float64)
+    weight = np.exp(each - each.max())
+    truth, error = np.log(weight.mean()) + each.max(), weight.std() / weight.mean() / np.sqrt(len(weight))
+    share = weight / weight.sum()
+    mean = share @ draws
+    deviation = np.sqrt(share @ (draws - mean) ** 2)
+
+    def model():
+        numpyro.factor("y", log_r(numpyro.sample("x", prior)))
+
+    target, found = run(model, (), num_particles=256)
+    assert found.is_good
+    value = logsumexp(np.asarray(found.log_evidences, np.float64)) - np.log(4)
+    assert abs(value - truth) < 4 * np.hypot(found.log_evidence_error, error)
+    x = np.asarray(target.draws(found, jax.random.key(1), False)["x"])
+    # A third of the 1,024 draws count as independent.
+    assert np.all(np.abs(x.mean(0) - mean) < 5 * deviation / np.sqrt(340))
+    np.testing.assert_allclose(x.std(0) / deviation, 1.0, atol=0.15)
