@@ -64,9 +64,11 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 100
+python_use_unqualified_type_names = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 
 # MathJax comes from a Python package and is copied into the site, as one file.
 _mathjax = importlib.util.find_spec("mathjax").submodule_search_locations[0]
@@ -90,16 +92,25 @@ def escape_shapes(app, what, name, obj, options, lines):
 
 # What `jax.typing.ArrayLike` is, spelt out, as annotations come to Sphinx.
 ARRAY_LIKE = re.compile(r"~?[\w.]*Array \| ~?[\w.]*ndarray \| (?:~?[\w.]+ \| )*~?[\w.]*complex")
+# The same with a shape, as `Real[ArrayLike, "..."]`: one kind of array, then the other, then Python's numbers.
+ARRAY_LIKE_OF_SHAPE = re.compile(
+    r"(?P<kind>~?[\w.]+)\[[\w.]*Array, (?P<shape>'[^']*')\] \| (?P=kind)\[[\w.]*ndarray, (?P=shape)\]"
+    r"(?: \| ~?[\w.]*(?:number|bool_?|int|float|complex)\b)*"
+)
 
 
 def shorten_types(app, what, name, obj, options, signature, returned):
     """ArrayLike is a word, not the union of eight types."""
-    short = [None if text is None else ARRAY_LIKE.sub("ArrayLike", text) for text in (signature, returned)]
-    return tuple(short)
+
+    def short(text):
+        return ARRAY_LIKE_OF_SHAPE.sub(r"\g<kind>[ArrayLike, \g<shape>]", ARRAY_LIKE.sub("ArrayLike", text))
+
+    return tuple(None if text is None else short(text) for text in (signature, returned))
 
 
 # Names under which objects come to Sphinx, or which docstrings use, and those under which they are documented.
 DOCUMENTED_AS = {
+    "Array": "jax.Array",
     "ArrayLike": "jax.typing.ArrayLike",
     "jax.jaxlib._jax.Array": "jax.Array",
     "jaxlib._jax.Array": "jax.Array",
