@@ -1,6 +1,7 @@
 """Saved priors: files of the user's own, and the ones that come with the package."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 from jax.typing import ArrayLike
 
 from ._checks import check_count
+from ._compiled import is_tracing
 from ._contents import check_contents
 from .checkpoints import CheckpointError, describe, read_module
 from .diffusers import read_process
@@ -47,8 +49,13 @@ def load(source: str | PathLike[str], *, classes: Iterable[type[eqx.Module]] = (
             sense: unknown names, counts below 0, NaN, shapes that do not fit each other.
         TypeError: `classes` that are no `equinox.Module` classes.
     """
-    with jax.ensure_compile_time_eval():  # values are checked, also where a model that is being traced loads a prior
+    with _evaluated():
         return _read_prior(_locate(source), classes)
+
+
+def _evaluated() -> AbstractContextManager[Any]:
+    """Values can be checked, also where a model that is being traced loads a prior."""
+    return jax.ensure_compile_time_eval() if is_tracing() else nullcontext()
 
 
 def _read_prior(path: Path, classes: Iterable[type[eqx.Module]]) -> DiffusionPrior:
@@ -111,7 +118,7 @@ def load_diffusers(
         image_size = check_count("image_size", image_size[0]), check_count("image_size", image_size[1])
     if integers and (loc is not None or scale is not None):
         raise ValueError(f"loc, scale: expected None with integers, whose units are fixed, got {loc!r} and {scale!r}")
-    with jax.ensure_compile_time_eval():
+    with _evaluated():
         return DiffusionPrior(read_process(folder, image_size, loc, scale, compute_dtype, integers))
 
 

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from . import laws
 from ._batching import batched_map
 from ._checks import check_count, check_event, check_finite
+from ._compiled import compiled
 from .diffusions import GaussianDiffusion, require_gaussian
 from .process import ReverseProcess
 from .schedules import LEAST_LOG_SNR, AbstractSchedule, Schedule
@@ -88,7 +89,7 @@ class Placement(eqx.Module):
         length, middle = table[1:-1] - table[2:], (table[1:-1] + table[2:]) / 2
         return jnp.sum(jnp.square(length * jnp.interp(middle, self.levels, self.root)))
 
-    @eqx.filter_jit
+    @compiled
     def _placed_together(self, num_steps: int) -> tuple[Array, Array]:
         return self._placed(num_steps)
 
@@ -118,7 +119,7 @@ def placement(
     return Placement(process.diffusion.schedule, levels, root, math.prod(process.event_shape))
 
 
-@eqx.filter_jit
+@compiled
 def _losses(key: Array, process: Any, x_0: Array, num_levels: int, together: int | None) -> tuple[Array, Array]:
     """Levels of log-SNR, and the root of what δ² multiplies there."""
     diffusion, old = process.diffusion, process.diffusion.schedule

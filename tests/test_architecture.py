@@ -15,7 +15,7 @@ MAX_LINES = 320
 
 # From the bottom up. Parts of one layer do not import one another; a part may import from any layer below its own.
 LAYERS = [
-    {"_checks", "_compiler", "_files", "_functions", "_products", "_shapes"},
+    {"_checks", "_compiled", "_compiler", "_files", "_functions", "_products", "_shapes"},
     {"_batching", "_devices", "_numbers", "_structure", "transforms"},
     {"_packing"},
     {"_frames", "networks", "checkpoints", "laws", "moments", "schedules"},

@@ -179,5 +179,5 @@ def test_a_command_loads_only_what_it_needs():
     imports = {name: re.findall(r"^from (\.\S*) import (.+)$", text, re.MULTILINE) for name, text in source.items()}
     assert imports["__init__"] == [("..", "__version__")]
     used = {module for name in ("info", "evaluate") for module, _ in imports[name]}
-    below = {".._checks", ".._numbers", "..hub", "..likelihoods", "._arguments", "._context", "._tables"}
+    below = {".._checks", ".._compiled", ".._numbers", "..hub", "..likelihoods", "._arguments", "._context", "._tables"}
     assert used <= below

@@ -5,13 +5,13 @@ import json
 import math
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from jax import Array
 from tqdm.auto import tqdm
 
 from .._checks import check_event, check_finite
+from .._compiled import compiled
 from .._numbers import check_resolution
 from ..hub import card, load
 from ..likelihoods import KBound
@@ -102,7 +102,7 @@ def _bound(key: Array, prior: Any, data: np.ndarray, context: Any, progress_bar:
     return value, gain
 
 
-@eqx.filter_jit
+@compiled
 def _estimate(key: Array, prior: Any, x_0: np.ndarray, context: Array | None) -> tuple[Array, Array]:
     if context is None:
         found = prior.estimate(x_0, key=key)

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +11,7 @@ from jax.typing import ArrayLike
 
 from .._batching import batched_map
 from .._checks import check_count, check_event, check_finite
+from .._compiled import compiled
 from ..diffusions import require_gaussian
 from ..likelihoods import terminal_kl
 from ..process import ReverseProcess
@@ -82,12 +82,12 @@ def mutual_information(
     )
 
 
-@eqx.filter_jit
+@compiled
 def _draws(keys: Array, process: ReverseProcess) -> Array:
     return jax.vmap(lambda key: Ancestral().sample(key, process))(keys)
 
 
-@eqx.filter_jit
+@compiled
 def _information(key: Array, process: Any, x_0: Array, count: int, chunk: int | None) -> tuple[Array, Array, Array]:
     """Times, log-SNRs, and for each example the integral up to every level and its part of the entropy."""
     diffusion, schedule = process.diffusion, process.diffusion.schedule

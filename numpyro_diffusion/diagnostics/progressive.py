@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from jax.typing import ArrayLike
 
 from .._batching import batched_map
 from .._checks import check_count, check_event
+from .._compiled import compiled
 from ..distributions import DiffusionPrior
 from ..laws import event_kl
 from ..likelihoods import bits_per_dim, reconstruction, terminal_kl
@@ -114,7 +114,7 @@ def _process(prior: DiffusionPrior | ReverseProcess) -> ReverseProcess:
     return process
 
 
-@eqx.filter_jit
+@compiled
 def _code(key: Array, process: ReverseProcess, x_0: Array, chunk: int | None) -> tuple[Array, Array, Array]:
     """Rates and distortions, shape (n, T) each, and bits of the last step, shape (n,)."""
     diffusion, examples = process.diffusion, jnp.arange(len(x_0))
@@ -151,7 +151,7 @@ def _distance(x_0: Array, prediction: Array) -> Array:
     return jnp.sqrt(jnp.mean(jnp.square(x_0 - prediction)))
 
 
-@eqx.filter_jit
+@compiled
 def _predictions(keys: Array, process: ReverseProcess, sampler: Ancestral) -> Array:
     times = jnp.asarray(sampler.times(process)[::-1])
     chains = jax.vmap(lambda key: sampler.sample_trajectory(key, process))(keys)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
 import numpyro.distributions as dist
@@ -15,6 +14,7 @@ from scipy.special import logsumexp
 
 from .._batching import batched_map
 from .._checks import check_count
+from .._compiled import compiled
 from ..distributions import DiffusionPosterior
 from ..infer.extract import extract, over_batch
 from ..infer.sites import glance, only_site
@@ -157,7 +157,7 @@ def _checked(
     return data
 
 
-@eqx.filter_jit
+@compiled
 def _simulated(
     model: Any,
     site: str,
@@ -177,7 +177,7 @@ def _simulated(
     return batched_map(one, keys, batch_size)
 
 
-@eqx.filter_jit
+@compiled
 def _log_evidences(
     model: Any,
     site: str,

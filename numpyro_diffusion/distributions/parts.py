@@ -10,6 +10,7 @@ from jax import Array
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
+from .._compiled import compiled
 from ..factors import AbstractFactor, pull_back, with_known
 from ..likelihoods import AbstractLikelihood, Estimate
 from ..process import ReverseProcess
@@ -109,7 +110,7 @@ class PosteriorParts(eqx.Module):
     sampler: AbstractPosteriorSampler
 
 
-@eqx.filter_jit
+@compiled
 def run_islands(parts: PosteriorParts, keys: Array) -> Particles:
     """The particles of an independent SMC run for each key."""
     prior = parts.prior

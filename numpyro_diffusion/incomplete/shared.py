@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
 
+from .._compiled import compiled
 from ..distributions import DiffusionPrior
 from ..training.posterior_draws import Current
 from .reading import Observed, Unknowns
@@ -38,7 +38,7 @@ def improved(
     return _maximised(observed, shared, now.prior, now.params, some, draws)
 
 
-@eqx.filter_jit
+@compiled
 def _maximised(
     observed: Observed, shared: Unknowns, prior: DiffusionPrior, params: dict[str, Array], some: Any, x: Array
 ) -> dict[str, Array]:

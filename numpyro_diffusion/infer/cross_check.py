@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._batching import batched_map
+from .._compiled import compiled
 from ..samplers import Ancestral
 from ..samplers.reliability import LARGEST_KHAT, pareto_khat
 from .extract import Latent, extract, over_batch
@@ -108,7 +108,7 @@ def mean_weight(log_weight: ArrayLike) -> tuple[float, float, bool]:
     return value, float(np.sqrt(np.sum(relative**2))), enough
 
 
-@eqx.filter_jit
+@compiled
 def _log_r(key: Array, found: Latent, sampler: Ancestral, num_draws: int) -> Array:
     """log r of draws of the prior, shape (*batch, num_draws)."""
 

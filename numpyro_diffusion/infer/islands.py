@@ -1,16 +1,15 @@
 """Independent runs of a particle sampler for one site of a model, and equally weighted draws from their particles."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding
 
+from .._compiled import compiled
 from .._devices import agree, check_devices, check_hashing, collect, is_shared, share
 from ..samplers import Particles, Reliability, reliability
 from ..samplers.resampling import systematic
@@ -136,7 +135,7 @@ def run_islands(
     return collect(_run_islands(model, site, sampler, keys, args, kwargs, apart, sharding), sharding)
 
 
-@eqx.filter_jit
+@compiled
 def _run_islands(
     model: Any,
     site: str,
@@ -211,7 +210,7 @@ def check_evidence(log_evidences: Array, num_particles: int) -> None:
         )
 
 
-@partial(jax.jit, static_argnames="group_by_chain")
+@compiled
 def equally_weighted(key: Any, particles: Particles, group_by_chain: bool) -> Array:
     """Equally weighted draws by systematic resampling, as many as particles.
 

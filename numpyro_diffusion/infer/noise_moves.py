@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from .._batching import batched_map
+from .._compiled import compiled
 from .noise_model import NoiseModel
 from .rotation import Point, Reference, move, reference
 from .tempering import AbstractMoves, Records, Settings, anneal
@@ -42,7 +42,7 @@ class Island(NamedTuple):
     records: Records
 
 
-@eqx.filter_jit
+@compiled
 def run_island(
     model: Callable[..., Any], options: Options, key: Array, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Island:

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -15,6 +14,7 @@ from numpyro.util import is_prng_key
 
 from .. import samplers
 from .._checks import check_callable, check_site
+from .._compiled import compiled
 from ..samplers.base import following
 from ..twists import AbstractTwist
 from .extract import Latent, extract, over_batch
@@ -253,7 +253,7 @@ class ParticleGibbs(MCMCKernel):
         return ParticleGibbsState(z, path.x, path.effective_size, path.changed, key, moments)
 
 
-@eqx.filter_jit
+@compiled
 def _start(kernel: ParticleGibbs, rng_key: Array, model_args: Any, model_kwargs: Any) -> ParticleGibbsState:
     if not is_prng_key(rng_key):
         return jax.vmap(lambda key: kernel._init(key, model_args, model_kwargs))(rng_key)

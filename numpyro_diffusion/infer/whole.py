@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
 from numpyro.handlers import seed, substitute, trace
 
 from .._batching import batched_map
+from .._compiled import compiled
 from .._devices import agree, check_devices, check_hashing, collect, is_shared
 from ..samplers import TwistedSMC
 from .islands import traced_islands
@@ -75,7 +75,7 @@ def run_whole(
     return collect(found, sharding) if is_shared(sharding) else found
 
 
-@eqx.filter_jit
+@compiled
 def _run_whole(
     model: Any, site: str | None, sampler: TwistedSMC, num_draws: int, key: Array, args: Any, kwargs: Any, sharding: Any
 ) -> Island:
@@ -92,7 +92,7 @@ def _run_whole(
     return agree(Island(values, log_evidence, records, noise, least_size, shares), sharding)
 
 
-@eqx.filter_jit
+@compiled
 def prior_weights(
     model: Any, site: str | None, sampler: TwistedSMC, num_draws: int, key: Array, args: Any, kwargs: Any
 ) -> Array:

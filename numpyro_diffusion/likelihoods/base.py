@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Real, Shaped
 from .. import diffusions
 from .._batching import batched_map
 from .._checks import check_event, check_key, check_real, is_concrete
+from .._compiled import compiled
 from .._shapes import Example
 from ..process import ReverseProcess
 
@@ -150,7 +151,7 @@ class AbstractLikelihood(eqx.Module):
         return jax.tree.map(lambda leaf: leaf.reshape(batch + leaf.shape[1:]), estimates)
 
 
-@eqx.filter_jit
+@compiled
 def _compiled(likelihood: AbstractLikelihood, key: Array, process: ReverseProcess, x_0: Array, batch: Any) -> Estimate:
     """The estimates, in one program that later calls of the same shapes find again."""
     return likelihood._batched(key, process, x_0, batch)

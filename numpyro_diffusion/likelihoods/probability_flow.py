@@ -12,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray, Shaped
 
 from .._batching import batched_map
 from .._checks import check_choice, check_count, check_optional_positive
+from .._compiled import compiled
 from .._shapes import Example
 from ..process import ReverseProcess
 from ._integral.denoising import log_snr_ends
@@ -272,7 +273,7 @@ class ProbabilityFlow(AbstractLikelihood):
         return solution.ys
 
 
-@eqx.filter_jit
+@compiled
 def _change(flow: ProbabilityFlow, key: Array, process: ReverseProcess, x_0: Array) -> Array:
     """How far twice as many steps change a value of the batch, at most; shape () in nats."""
     traces = None if flow.num_traces is None else 2 * flow.num_traces

@@ -8,12 +8,12 @@ take from the denoiser's Jacobian (Tweedie's formula) is compared with the squar
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .._compiled import compiled
 from ..distributions import DiffusionPrior
 from ..distributions.report import PriorChecks
 from ..process import ReverseProcess
@@ -39,7 +39,7 @@ def check_prior(
         width: of the uniform noise that the data were dequantised with.
     """
     draw, noise, pairs = jax.random.split(key, 3)
-    draws = np.asarray(jax.jit(lambda key: prior.sample(key, (NUM_DRAWS,)))(draw), np.float64)
+    draws = np.asarray(_draws(draw, prior), np.float64)
     near, first = (np.asarray(dequantized(k, jnp.asarray(x[:limit], float), width), np.float64)
                    for k, x, limit in zip(jax.random.split(noise), (held_out, train), (NUM_DRAWS, MOST_TRAINING),
                                           strict=True))  # fmt: skip
@@ -102,7 +102,12 @@ def _jacobian(key: Array, prior: DiffusionPrior, x: np.ndarray) -> tuple[tuple[f
     return tuple((float(np.sqrt(alpha_bar[t - 1])), float(r)) for t, r in zip(times, ratios, strict=True))
 
 
-@eqx.filter_jit
+@compiled
+def _draws(key: Array, prior: DiffusionPrior) -> Array:
+    return prior.sample(key, (NUM_DRAWS,))
+
+
+@compiled
 def _ratios(key: Array, process: ReverseProcess, z: Array, times: Array) -> Array:
     diffusion: Any = process.diffusion
 

@@ -1,9 +1,9 @@
 """How many steps the candidates for a table take, and where."""
 
-import jax
 import numpy as np
 from jax import Array
 
+from .._compiled import compiled
 from ..placement import Placement, placement
 from .tables import Candidate, Table
 
@@ -30,7 +30,7 @@ def with_placed_steps(key: Array, tried: list[Candidate], data: Table) -> tuple[
     return placed, f"steps: {count}, placed where the baseline's kernels lose most, {fewest[chosen]:.2g} nats or more"
 
 
-@jax.jit
+@compiled
 def _lost(each: Placement) -> list[Array]:
     """What steps lose together, for each number of them."""
     return [each.loss(count) for count in MORE_TIMES]

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
 
+from .._compiled import compiled
 from ..distributions import DiffusionPrior
 from ..factors import AbstractFactor, Delta, pull_back, with_known
 from ..samplers import TwistedSMC, with_moments
@@ -165,7 +165,7 @@ def _twist(now: Current, observation: Any, read: Read, num_particles: int) -> Ab
     return chosen[0]
 
 
-@eqx.filter_jit
+@compiled
 def _block(
     keys: Array, now: Current, sampler: TwistedSMC, read: Read, observations: Any, effort: Effort, count: int
 ) -> tuple[Array, ...]:

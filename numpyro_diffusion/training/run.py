@@ -11,6 +11,7 @@ from jax import Array
 from jax.sharding import NamedSharding
 from numpyro.distributions.transforms import Transform
 
+from .._compiled import compiled
 from .._devices import agree, hold_parts, share
 from ..process import ReverseProcess, trainable
 from .objectives import Part
@@ -173,8 +174,8 @@ def _advance_once(given: tuple[TrainingRun, Array, Array, Array | None, Array], 
 
 
 Advance = Callable[[tuple[Any, ...], State], tuple[State, Array]]
-advance: Advance = eqx.filter_jit(_advance, donate="all-except-first")
-advance_once: Advance = eqx.filter_jit(_advance_once, donate="all-except-first")
+advance: Advance = compiled(_advance, "all-except-first")
+advance_once: Advance = compiled(_advance_once, "all-except-first")
 
 
 def chosen(key: Array, step: Array, batch_size: int, count: Array | int) -> Array:

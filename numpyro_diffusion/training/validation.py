@@ -1,6 +1,5 @@
 """What a run is told of held-out data, and when."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +7,7 @@ from jax import Array
 from numpyro.distributions.transforms import Transform
 
 from .._batching import batched_map
+from .._compiled import compiled
 from ..likelihoods import AbstractLikelihood
 from ..process import ReverseProcess
 from ._arguments import VALIDATION, VALIDATION_TOLD
@@ -64,7 +64,7 @@ def held_out_values(
     return _held_out_values(likelihood, key, process, data, dequantize, transform, context)
 
 
-@eqx.filter_jit
+@compiled
 def _held_out_values(
     likelihood: AbstractLikelihood,
     key: Array,
