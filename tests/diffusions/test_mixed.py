@@ -236,6 +236,6 @@ def test_rounded_columns_other_factors_and_files(tmp_path: Any) -> None:
     same = nd.ReverseProcess(diffusion, baseline, 3, last_step=nd.MixedStep([5, None]))
     np.testing.assert_allclose(kernel.mean, same.last_kernel(jnp.array([1.7, 2.1, 1.0])).mean, rtol=1e-5)
     factor = Elementwise([0.0, 0, 1.0]) * LinearGaussian(jnp.array([3.0]), jnp.array([[1.0, 1.0, 1.0]]), 0.5)
-    x = TwistedSMC(16).run(jax.random.key(1), prior.process, factor).x
+    x = jax.jit(lambda key: TwistedSMC(16).run(key, prior.process, factor).x)(jax.random.key(1))
     assert np.isin(x[:, 2], (0, 1)).all() and np.isin(x[:, :2], range(5)).all()
     assert bool(np.all(prior.support(x))) and not bool(prior.support(jnp.array([0.5, 1.0, 1.0])))
