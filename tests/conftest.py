@@ -81,6 +81,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_file(shared_folder: Path) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`shared_file(name, make)`: the file of that name, which is made once for all test processes."""
+    return lambda name, make: made_once(shared_folder / name, make)
+
+
+@pytest.fixture(scope="session")
 def banana(shared_folder: Path) -> object:
     """A prior that was learned, a network's bend, of which nothing is exact."""
     import numpyro_diffusion as nd

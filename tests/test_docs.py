@@ -6,9 +6,11 @@ import os
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 import numpyro_diffusion as nd
+from numpyro_diffusion import checkpoints
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,12 +23,25 @@ def blocks(page):
     return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
+@pytest.fixture
+def learned_briefly(shared_file, monkeypatch):
+    """`fit_prior` with fewer steps: how good a prior gets is for other tests. What two pages learn is learned once."""
+    whole = nd.fit_prior
+
+    def fit_prior(key, data, **options):
+        if options != {"progress_bar": False}:
+            return whole(key, data, **({"num_steps": 200} | options))
+        learn = lambda path: whole(key, data, num_steps=200, **options).save(path)
+        name = f"{checkpoints.digest(key)}-{checkpoints.digest(jnp.asarray(data))}.safetensors"
+        return nd.load(shared_file(name, learn))
+
+    monkeypatch.setattr(nd, "fit_prior", fit_prior)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES_WITH_CODE)
-def test_code_runs(page, tmp_path, monkeypatch):
-    """All of it, but that what is learned is learned briefly: how good a prior gets is for other tests."""
-    whole = nd.fit_prior
-    monkeypatch.setattr(nd, "fit_prior", lambda *given, **named: whole(*given, **({"num_steps": 200} | named)))
+def test_code_runs(page, tmp_path, monkeypatch, learned_briefly):
+    """All of it, but that what is learned is learned briefly."""
     monkeypatch.chdir(tmp_path)
     code = blocks(page)
     assert code
