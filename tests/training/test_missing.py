@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.training import DroppedRowsWarning
+from numpyro_diffusion.training import DroppedRowsWarning, posterior_draws
 
 KEY = jax.random.key(0)
 
@@ -54,8 +54,9 @@ def test_few_rows_make_a_gaussian_and_empty_ones_are_dropped():
 
 
 @pytest.mark.slow
-def test_a_prior_of_incomplete_rows(tmp_path):
+def test_a_prior_of_incomplete_rows(tmp_path, monkeypatch):
     """Better than a Gaussian on rows never seen, known in full; resumed to the same; files keep the record."""
+    monkeypatch.setattr(posterior_draws, "BUDGET", 500_000)  # fewer particles
     _, data = curve(150, 1)
     options = {"num_steps": 100, "progress_bar": False, "checkpoint": tmp_path / "laps"}
     prior = nd.fit_prior(KEY, data, **options)
