@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.incomplete import imputation
-from numpyro_diffusion.training import DroppedRowsWarning
+from numpyro_diffusion.training import DroppedRowsWarning, posterior_draws
 
 KEY = jax.random.key(0)
 SHARES, NAMES = np.array([0.5, 0.3, 0.2]), ("red", "green", "blue")
@@ -56,13 +56,14 @@ def means_given(cells, known):
 
 
 @pytest.mark.slow
-def test_a_mixed_frame_with_holes_is_completed_by_its_law():
+def test_a_mixed_frame_with_holes_is_completed_by_its_law(monkeypatch):
     """Learned from 300 rows, of which one in seven is complete; what is known and all types are as they were."""
     rng = np.random.default_rng(1)
     cells = rows(300, rng)
     known = rng.random(cells.shape) > 0.3
     known[~known.any(1), 0] = True
     frame = frame_of(cells, known)
+    monkeypatch.setattr(posterior_draws, "BUDGET", 300_000)  # fewer particles while it learns
     prior = nd.fit_prior(KEY, frame, num_steps=60, progress_bar=False)
     report = prior.report()
     assert f"missing: {(~known).sum()} of 1500 cells" in str(report) and report.columns == tuple(COLUMNS)
@@ -97,6 +98,7 @@ def test_a_frame_of_classes_with_holes_is_completed(monkeypatch):
     known[7] = False
     pick = lambda i, levels: [levels[c] if k else None for c, k in zip(codes[:, i], known[:, i], strict=True)]
     frame = pd.DataFrame({"a": pick(0, "rgb"), "b": pick(1, ("no", "yes")), "c": pick(2, (False, True))})
+    monkeypatch.setattr(posterior_draws, "BUDGET", 300_000)  # fewer particles while it learns
     with pytest.warns(DroppedRowsWarning, match="1 of 300 rows"):
         prior = nd.fit_prior(KEY, frame, num_steps=60, progress_bar=False)
     assert prior.process.diffusion.description()["family"] == "mixed"
