@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import NamedSharding
+from jaxtyping import Array, Float
 
 from .._compiled import compiled
 from .._devices import agree, check_devices, check_hashing, collect, is_shared, share
@@ -36,7 +36,7 @@ class IslandsRun(NamedTuple):
         return reliability(self.particles)
 
     @property
-    def log_evidences(self) -> Array:
+    def log_evidences(self) -> Float[Array, " islands"]:
         """Of every island, in nats, shape (num_islands,)."""
         return self.particles.log_evidence.reshape(self.plan.num_islands, -1).sum(-1) + self.constant
 
@@ -200,7 +200,7 @@ def _kind(leaf: Array) -> tuple[Any, ...]:
     return jnp.shape(leaf), jnp.result_type(leaf)
 
 
-def check_evidence(log_evidences: Array, num_particles: int) -> None:
+def check_evidence(log_evidences: Float[Array, " islands"], num_particles: int) -> None:
     """Raise ``ValueError`` if no island found a positive likelihood, or one no number."""
     evidence = np.asarray(log_evidences)
     if np.isneginf(evidence).all() or np.isnan(evidence).any():

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln
 from jax.sharding import NamedSharding
+from jaxtyping import Array, Float
 
 from .._batching import batched_map
 from .._devices import share
@@ -48,11 +48,11 @@ class Estimated(NamedTuple):
 class StudentT(NamedTuple):
     """A multivariate t law of `FREEDOM` degrees of freedom: location, and a triangular root of its scale."""
 
-    loc: Array
-    root: Array
+    loc: Float[Array, " d"]
+    root: Float[Array, "d d"]
 
     @classmethod
-    def of(cls, draws: Array) -> "StudentT":
+    def of(cls, draws: Float[Array, "n d"]) -> "StudentT":
         """The law with about the mean and covariance of equally weighted draws, shape (n, D).
 
         The fewer draws, the less their correlations count.
@@ -66,19 +66,19 @@ class StudentT(NamedTuple):
         covariance = (1 - shrinkage) * covariance + jnp.diag(shrinkage * variance + least)
         return cls(draws.mean(0), jnp.linalg.cholesky(covariance))
 
-    def sample(self, key: Array) -> Array:
+    def sample(self, key: Array) -> Float[Array, " d"]:
         """One draw, shape (D,)."""
         first, second = jax.random.split(key)
         v = jax.random.normal(first, self.loc.shape) * jnp.sqrt(FREEDOM / 2 / jax.random.gamma(second, FREEDOM / 2))
         return self.loc + self.root @ v
 
-    def log_prob(self, x: Array) -> Array:
+    def log_prob(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """Log density, in nats, shape ()."""
         size, half = len(self.loc), (FREEDOM + len(self.loc)) / 2
         constant = gammaln(half) - gammaln(FREEDOM / 2) - size / 2 * math.log(FREEDOM * math.pi)
         return constant - jnp.sum(jnp.log(jnp.diagonal(self.root))) - half * jnp.log1p(self._square(x) / FREEDOM)
 
-    def rotate(self, key: Array, x: Array, turn: Array) -> Array:
+    def rotate(self, key: Array, x: Float[Array, " d"], turn: Float[Array, ""]) -> Float[Array, " d"]:
         """A step that is reversible for the law: small for a small angle, a new draw for a quarter turn.
 
         The law is a normal one of random precision, which is drawn given x first; given that, the step is the

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 from numpyro.distributions import biject_to
 from numpyro.handlers import seed, substitute, trace
 
@@ -88,14 +88,14 @@ class Others:
         shown = self._at(position)
         return {name: shown[name]["value"] for name in self.names}
 
-    def log_prior(self, position: Position) -> Array:
+    def log_prior(self, position: Position) -> Float[Array, ""]:
         """Log density of the prior as a law of the position, without the sites in `below`, in nats, shape ()."""
         shown, real = self._at(position), self._unravel(position.real)
         own = [name for name in self.names if name not in self.below]
         each = [log_prior(shown[n], real[n]) if n in real else log_density(shown[n]) for n in own]
         return sum(each, jnp.zeros(()))
 
-    def log_rest(self, position: Position) -> Array:
+    def log_rest(self, position: Position) -> Float[Array, ""]:
         """What counts besides the prior and the factor of the diffusion sites, in nats, shape ().
 
         The densities of sites with a given value that depend on the position, and log |dx/du| of the sites in `below`,
@@ -108,7 +108,7 @@ class Others:
             each.append(jnp.sum(transform.log_abs_det_jacobian(real[name], shown[name]["value"])))
         return sum(each, jnp.zeros(()))
 
-    def features(self, position: Position) -> Array:
+    def features(self, position: Position) -> Float[Array, " features"]:
         """Numbers that say where a position is, one vector."""
         return jnp.concatenate([position.real, position.whole.astype(position.real.dtype)])
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Bool, Float
 
 
 class Point(NamedTuple):
@@ -32,14 +32,14 @@ class Point(NamedTuple):
 class Reference(NamedTuple):
     """A normal law of independent elements, near the target: moves rotate about its mean, in units of its scale."""
 
-    loc: Array
-    scale: Array
+    loc: Float[Array, " d"]
+    scale: Float[Array, " d"]
 
 
 Evaluate = Callable[[Array, Array], Point]
 
 
-def reference(z: Array, is_noise: Array) -> Reference:
+def reference(z: Float[Array, "n d"], is_noise: Bool[Array, " d"]) -> Reference:
     """The reference from equally weighted particles.
 
     Noise keeps its unit scale, and its mean moves only where the particles' mean is surely not 0, beyond the universal

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
+from jaxtyping import Array, Float
 
 from .._checks import check_callable, check_count, check_key, check_site
 from .._devices import Devices
@@ -220,7 +220,7 @@ class SMC:
         return by_island(self._of("acceptance_rates", Whole, "with other unknowns than x").island.records, "acceptance")
 
     @property
-    def log_evidences(self) -> Array:
+    def log_evidences(self) -> Float[Array, " islands"]:
         """Log evidence of every island, all observed sites counted, in nats, shape (num_islands,)."""
         return self._done().log_evidences
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
 from numpyro.diagnostics import print_summary
 from tqdm.auto import tqdm
 
@@ -118,7 +118,7 @@ class TemperedSMC:
         return self
 
     @property
-    def log_evidences(self) -> Array:
+    def log_evidences(self) -> Float[Array, " islands"]:
         """Log evidence of every island, all observed sites counted, in nats, shape (num_islands,)."""
         return self._done().log_evidence
 

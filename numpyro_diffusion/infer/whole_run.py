@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, Float
 
 from ..samplers import TwistedSMC
 from ..samplers.reliability import LARGEST_GAP, FarthestMean, differences, farthest_mean, warn_of
@@ -115,7 +115,7 @@ class WholeRun(NamedTuple):
         )
 
     @property
-    def log_evidences(self) -> Array:
+    def log_evidences(self) -> Float[Array, " islands"]:
         """Of every island, in nats, shape (num_islands,)."""
         return self.island.log_evidence
 

@@ -7,8 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 from jax.sharding import NamedSharding
+from jaxtyping import Array, Bool, Int, Shaped
 from numpyro.distributions.transforms import Transform
 
 from .._compiled import compiled
@@ -143,7 +143,9 @@ class TrainingRun(eqx.Module):
         left_out = jax.random.bernoulli(jax.random.fold_in(key, 0), self.dropout, (len(context),))
         return self.without(left_out, context)
 
-    def without(self, left_out: Array, context: Array) -> Array:
+    def without(
+        self, left_out: Bool[Array, " n"], context: Shaped[Array, " n *context"]
+    ) -> Shaped[Array, " n *context"]:
         """The contexts, shape (n, *context_shape), as unknown ones where `left_out`, shape (n,), is true."""
         left_out = left_out.reshape((-1,) + (1,) * (context.ndim - 1))
         return jnp.where(left_out, self.rest.denoiser.wanted.unknown, context)
@@ -178,7 +180,7 @@ advance: Advance = compiled(_advance, "all-except-first")
 advance_once: Advance = compiled(_advance_once, "all-except-first")
 
 
-def chosen(key: Array, step: Array, batch_size: int, count: Array | int) -> Array:
+def chosen(key: Array, step: Int[Array, ""], batch_size: int, count: Int[Array, ""] | int) -> Int[Array, " batch"]:
     """Which of `count` examples a step learns from, shape (batch_size,)."""
     return jax.random.randint(_keys(key, step)[0], (batch_size,), 0, count)
 
@@ -193,14 +195,16 @@ def copied(tree: Any) -> Any:
     return eqx.combine(jax.tree.map(jnp.copy, arrays), rest)
 
 
-def dequantized(key: Array, batch: Array, width: float) -> Array:
+def dequantized(key: Array, batch: Shaped[Array, "*batch"], width: float) -> Shaped[Array, "*batch"]:
     """The batch with uniform noise of that width."""
     if not width:
         return batch
     return batch + width * (jax.random.uniform(key, batch.shape, dtype=batch.dtype) - 0.5)
 
 
-def to_latent(transform: Transform | None, x: Array) -> tuple[Array, Array]:
+def to_latent(
+    transform: Transform | None, x: Shaped[Array, " n *event"]
+) -> tuple[Shaped[Array, " n *event"], Shaped[Array, " n"]]:
     """The z with x = T(z), and log |det dx/dz| of each example, shape (n,); x itself and 0 where there is no T."""
     if transform is None:
         return x, jnp.zeros(len(x), x.dtype)
