@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 
 # What jaxlib may know (0.12 has one compiler for fused loops only); what it does not is left out.
 OPTIONS: dict[str, bool | int] = {
@@ -64,7 +63,7 @@ def _is_known(name: str, value: bool | int) -> bool:
 
 def is_tracing() -> bool:
     """Whether JAX records what is computed now, as under `jax.jit`, not under `jax.vmap`."""
-    return isinstance(jnp.zeros(()), jax.core.Tracer)
+    return isinstance(jax.lax.iota(int, 1), jax.core.Tracer)  # which nothing has to be sent to a device for
 
 
 def _is_traced(args: Any, kwargs: Any) -> bool:

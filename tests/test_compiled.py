@@ -41,6 +41,14 @@ def test_what_is_written_over() -> None:
     assert state.is_deleted()
 
 
+def test_nothing_is_sent_to_a_device() -> None:
+    x = jnp.ones(3)
+    first = wave(x, 2)
+    with jax.transfer_guard("disallow"):
+        again = wave(x, 2)
+    np.testing.assert_array_equal(first, again)
+
+
 def test_tracing_is_seen() -> None:
     found = []
     jax.jit(lambda x: found.append(is_tracing()) or x)(1.0)
