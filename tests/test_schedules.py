@@ -108,6 +108,17 @@ def test_fractions_decrease_and_lie_between_their_neighbours(name: str) -> None:
     np.testing.assert_allclose(_at(schedule, "time_at", fine), fine, atol=1e-3)
 
 
+@NAMES
+def test_whole_steps_are_looked_up_and_are_those_of_fractional_times(name: str) -> None:
+    schedule = CASES[name][0]()
+    whole = np.arange(T + 1)
+    looked_up = np.asarray(schedule.log_snr(whole))
+    np.testing.assert_array_equal(looked_up, np.asarray(schedule.table))
+    np.testing.assert_allclose(looked_up, schedule.log_snr(whole.astype(float)), rtol=1e-5, atol=1e-4)
+    assert schedule.log_snr(3) == looked_up[3]
+    assert schedule.log_snr(()).shape == (0,)
+
+
 @pytest.mark.parametrize("name", ["linear", "cosine", "log_snr", "learned", "from_beta"])
 def test_log_snr_is_linear_between_steps(name: str) -> None:
     """Halfway between two steps the log-SNR is their mean; before the first step alpha_bar is linear."""

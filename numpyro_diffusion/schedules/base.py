@@ -49,9 +49,10 @@ class AbstractSchedule(eqx.Module):
         :math:`\bar\alpha`, the neighbours' :math:`\bar\alpha` are mixed instead.
         """
         check_time("t", t, 0, self.num_steps)
-        if jnp.issubdtype(jnp.result_type(t), jnp.integer):  # nothing to interpolate, so little to compile
-            return jnp.take(self.table, jnp.asarray(t), mode="clip")
-        return _log_snr_at(self.table, jnp.asarray(t, dtype=self.times.dtype), self.interpolation)
+        times = jnp.asarray(t)
+        if jnp.issubdtype(times.dtype, jnp.integer):  # nothing to interpolate, so little to compile
+            return jnp.take(self.table, times, mode="clip")
+        return _log_snr_at(self.table, times.astype(self.times.dtype), self.interpolation)
 
     def log_alpha_bar(self, t: Shaped[ArrayLike, "*t"]) -> Float[Array, "*t"]:
         r""":math:`\log\bar\alpha_t`, exactly 0 at t = 0."""
