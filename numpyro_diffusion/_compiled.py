@@ -1,8 +1,8 @@
 """Whole programs for a CPU, compiled in about two thirds of the time that XLA's own choices take.
 
-Most of what runs for seconds is spent on compiling: hundreds of small kernels, each optimised as if it ran for hours.
-With LLVM's first level of optimisation, and without a second compiler for fused loops, they run as fast and are ready
-sooner.
+Of an answer that takes seconds, most goes into compiling hundreds of small kernels, each optimised as if it ran for
+hours. With LLVM's first level of optimisation, and without a second compiler for fused loops, they run about as fast
+and are ready sooner (`examples/benchmarks/first_call.py`).
 """
 
 import functools
@@ -54,8 +54,9 @@ def options() -> dict[str, bool | int]:
 
 
 def _is_known(name: str, value: bool | int) -> bool:
+    number = jax.ShapeDtypeStruct((), "float32")  # nothing is sent to a device, which may be forbidden
     try:
-        jax.jit(lambda x: x + 1, compiler_options={name: value})(0)
+        jax.jit(lambda x: x + 1, compiler_options={name: value}).lower(number).compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True

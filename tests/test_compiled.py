@@ -71,9 +71,13 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of the CPU's compiler")
 def test_options_that_are_known_and_not_given(fresh: pytest.MonkeyPatch) -> None:
-    known = _compiled.options()
+    with jax.transfer_guard("disallow"):
+        known = _compiled.options()
     assert known.items() <= OPTIONS.items()
     assert known["xla_backend_optimization_level"] == 1
+    x = jnp.linspace(0.1, 4.0, 4_000)  # by programs with these options, as the others of this file have none
+    logs = compiled(lambda x: jnp.sum(jnp.log(2 * x)) - jnp.sum(jnp.log(x)))(x)
+    np.testing.assert_allclose(logs, 4_000 * np.log(2), rtol=1e-4)
     fresh.setitem(OPTIONS, "xla_no_such_option", 1)
     _compiled.options.cache_clear()
     assert _compiled.options() == known
