@@ -89,21 +89,21 @@ def train(key, process, data, validation, work, options, *, dequantize):
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
     process, steps, seconds = _constant_rate(key, process, data, work, options, common | {"optimizer": optimizer})
     start = time.perf_counter()
-    falling = {"num_steps": 3 * steps // 7, "learning_rate": options.rate}
+    falling = {"max_steps": 3 * steps // 7, "learning_rate": options.rate}
     if options.short:  # another optimiser would be compiled again
-        falling = {"num_steps": steps, "optimizer": optimizer}
-    print(f"{steps} steps at a constant rate ({seconds / 60:.0f} minutes), then {falling['num_steps']}", flush=True)
+        falling = {"max_steps": steps, "optimizer": optimizer}
+    print(f"{steps} steps at a constant rate ({seconds / 60:.0f} minutes), then {falling['max_steps']}", flush=True)
     result = nd.fit(jax.random.fold_in(key, 1), process, data, **falling, checkpoint=work / "falling.state", **common)
     if not options.short:
         plots.history(result).figure.savefig(work / "history.png", dpi=120)
-    return result.process, steps, falling["num_steps"], seconds + time.perf_counter() - start
+    return result.process, steps, falling["max_steps"], seconds + time.perf_counter() - start
 
 
 def train_steps(key, process, data, work, options, *, dequantize):
     """A warm-up and a cosine over a number of steps that is known: one program. Resumable; the process and seconds."""
     start = time.perf_counter()
     result = nd.fit(
-        key, process, data, num_steps=options.steps, objective=options.objective, batch_size=options.batch,
+        key, process, data, max_steps=options.steps, objective=options.objective, batch_size=options.batch,
         learning_rate=options.rate, dequantize=dequantize, validation=0,
         checkpoint=work / "training.state", checkpoint_every=ROUND,
     )  # fmt: skip
@@ -121,7 +121,7 @@ def _constant_rate(key, process, data, work, options, common):
     while True:
         start = time.perf_counter()
         steps = steps if over else min(steps + ROUND, options.steps or steps + ROUND)
-        result = nd.fit(key, process, data, num_steps=steps, checkpoint=state, **common)
+        result = nd.fit(key, process, data, max_steps=steps, checkpoint=state, **common)
         seconds += time.perf_counter() - start
         clock.write_text(json.dumps({"seconds": seconds}))
         if over or (steps >= options.steps if options.steps else seconds >= 60 * STEADY * options.minutes):

@@ -24,7 +24,7 @@ def main() -> None:
     options = parser.parse_args()
     steps = 100 if options.short else options.steps
     start = time.perf_counter()
-    prior = train_prior(jax.random.key(options.seed), num_steps=steps)
+    prior = train_prior(jax.random.key(options.seed), max_steps=steps)
     seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         path = options.save or Path(folder) / "digits.safetensors"

@@ -59,7 +59,7 @@ def train(key, num_steps, steps, width, validation):
     data = datasets.heartbeat(keys[1], 10_000)
     untrained = process(num_steps, denoisers.Network(network, "logits"))
     return nd.fit(
-        keys[2], untrained, data, num_steps=steps, learning_rate=3e-3, validation=validation, validate_every=4000
+        keys[2], untrained, data, max_steps=steps, learning_rate=3e-3, validation=validation, validate_every=4000
     )
 
 

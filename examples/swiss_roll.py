@@ -153,7 +153,7 @@ def main():
     process = untrained(keys[2], args.first_beta, args.centers)
     process = fit_basis(keys[3], process, iterations, points)
     result = nd.fit(
-        keys[4], process, data, num_steps=steps, batch_size=256 if args.short else 1024, validation=0,
+        keys[4], process, data, max_steps=steps, batch_size=256 if args.short else 1024, validation=0,
         optimizer=variances_only(optax.adam(optax.cosine_decay_schedule(1e-2, steps))),
     )  # fmt: skip
     print(f"seed {args.seed}, {args.centers} centres, first beta {args.first_beta:g}, {iterations} iterations, "

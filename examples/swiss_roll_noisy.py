@@ -78,7 +78,7 @@ def main():
     data, held_out = datasets.swiss_roll(keys[0], 100_000, NOISE), datasets.swiss_roll(keys[1], count, NOISE)
     start = time.perf_counter()
     result = nd.fit(
-        keys[2], untrained(keys[3], num_steps, width), data, num_steps=steps, batch_size=512, learning_rate=2e-3,
+        keys[2], untrained(keys[3], num_steps, width), data, max_steps=steps, batch_size=512, learning_rate=2e-3,
         validation=0 if args.short else 0.01, validate_every=1000,
     )  # fmt: skip
     print(f"seed {args.seed}, T = {num_steps}, {steps} steps: {time.perf_counter() - start:.0f} s of training")

@@ -46,13 +46,13 @@ class Observation(NamedTuple):
     y: Array
 
 
-def train_prior(key: Array, *, num_steps: int = 6000, progress_bar: bool = True) -> DiffusionPrior:
+def train_prior(key: Array, *, max_steps: int = 6000, progress_bar: bool = True) -> DiffusionPrior:
     """Learn the digits prior from the 1,500 training images; the packaged one is made by this very call."""
     first, second = jax.random.split(key)
     network = MLP(first, (8, 8), num_steps=100, width=96, depth=2)
     images = digits().train_images
     return fit_prior(
-        second, images, network=network, num_steps=num_steps, learning_rate=2e-3, progress_bar=progress_bar
+        second, images, network=network, max_steps=max_steps, learning_rate=2e-3, progress_bar=progress_bar
     )
 
 
@@ -190,9 +190,9 @@ def run(
     return data
 
 
-def _trained(key: Array, num_steps: int, progress_bar: bool) -> DiffusionPrior:
+def _trained(key: Array, max_steps: int, progress_bar: bool) -> DiffusionPrior:
     start = time.perf_counter()
-    prior = train_prior(key, num_steps=num_steps, progress_bar=progress_bar)
+    prior = train_prior(key, max_steps=max_steps, progress_bar=progress_bar)
     seconds = time.perf_counter() - start
     value, error = held_out_bound(jax.random.key(0), prior)
     recorded = card("digits")["bound"]

@@ -96,7 +96,7 @@ def banana(shared_folder: Path) -> object:
         first = rng.standard_normal(800)
         data = np.stack([first, 0.5 * first**2 + 0.3 * rng.standard_normal(800)], 1)
         schedule = nd.schedules.log_snr(20, -8, 6)
-        nd.fit_prior(jax.random.key(0), data, num_steps=300, schedule=schedule, progress_bar=False).save(path)
+        nd.fit_prior(jax.random.key(0), data, max_steps=300, schedule=schedule, progress_bar=False).save(path)
 
     return nd.load(made_once(shared_folder / "banana.safetensors", learn))
 

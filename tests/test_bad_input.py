@@ -33,7 +33,7 @@ LEARNING = nd.ReverseProcess(REALS, denoisers.Network(networks.RBF(KEY, (2,), nu
 
 
 def _fit(process=LEARNING, data=DATA, key=KEY, **options):
-    return nd.fit(key, process, data, progress_bar=False, **({"num_steps": 2} | options))
+    return nd.fit(key, process, data, progress_bar=False, **({"max_steps": 2} | options))
 
 
 def _mixture(locs=((0.0,) * 3,) * 2, scales=(1.0, 1.0), weights=(0.5, 0.5)):
@@ -283,7 +283,7 @@ VALUE_ERRORS = {
     "validation times": (lambda: _fit(likelihood=nd.KBound(2, 9), validation=0.5), "num_times: expected at most T - 1"),
     "patience without validation": (lambda: _fit(validation=0.0, patience=3), "patience: expected None without valid"),
     "no patience": (lambda: _fit(patience=0), "patience: expected a whole number of at least 1, got 0"),
-    "zero steps": (lambda: _fit(num_steps=0), "num_steps: expected a whole number of at least 1, got 0"),
+    "zero steps": (lambda: _fit(max_steps=0), "max_steps: expected a whole number of at least 1, got 0"),
     "half a batch": (lambda: _fit(batch_size=0.5), "batch_size: expected a whole number of at least 1, got 0.5"),
     "never validated": (lambda: _fit(validate_every=0), "validate_every: expected a whole number of at least 1, got 0"),
     "never saved": (lambda: _fit(checkpoint_every=-1), "checkpoint_every: expected a whole number .* got -1"),

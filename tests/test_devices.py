@@ -49,7 +49,7 @@ assert len(two.sharding.device_set) == 2 and two.addressable_shards[0].data.shap
 np.testing.assert_allclose(two, one, atol=1e-5)
 data = np.random.default_rng(0).normal(size=(64, *event))
 train = lambda count, **options: nd.fit(
-    jax.random.key(2), process, data, num_steps=6, batch_size=16, log_every=3, validation=0.0, devices=count,
+    jax.random.key(2), process, data, max_steps=6, batch_size=16, log_every=3, validation=0.0, devices=count,
     objective="simple", progress_bar=False, **options)
 one, two = (train(count).history["loss"] for count in (1, 2))
 assert one[-1] != one[0]

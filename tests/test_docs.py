@@ -30,8 +30,8 @@ def learned_briefly(shared_file, monkeypatch):
 
     def fit_prior(key, data, **options):
         if options != {"progress_bar": False}:
-            return whole(key, data, **({"num_steps": 200} | options))
-        learn = lambda path: whole(key, data, num_steps=200, **options).save(path)
+            return whole(key, data, **({"max_steps": 200} | options))
+        learn = lambda path: whole(key, data, max_steps=200, **options).save(path)
         name = f"{checkpoints.digest(key)}-{checkpoints.digest(jnp.asarray(data))}.safetensors"
         return nd.load(shared_file(name, learn))
 

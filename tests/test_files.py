@@ -91,16 +91,16 @@ def test_a_disk_that_fills_up_does_not_lose_the_weights(tmp_path, monkeypatch):
         return fsync(file) if len(calls) < 3 else full_disk(file)  # the probe and the first save
 
     options = {"optimizer": optax.sgd(1e-3)}
-    expected = fit(None, num_steps=6, **options).process
+    expected = fit(None, max_steps=6, **options).process
     monkeypatch.setattr("os.fsync", filling)
     path = tmp_path / "run"
     with pytest.raises(
         CheckpointNotWritten, match=r"checkpoint: expected to write '.*run', got No space left"
     ) as error:
-        fit(path, num_steps=8, **options)
+        fit(path, max_steps=8, **options)
     result = error.value.result
     assert result.steps == 6 and result.stopped == "unsaved" and error.value.errno == errno.ENOSPC
     jax.tree.map(np.testing.assert_array_equal, result.process, expected)
     assert [file.name for file in Path(tmp_path).iterdir()] == ["run"]  # that of step 2, from which a run goes on
     monkeypatch.setattr("os.fsync", fsync)
-    assert fit(path, num_steps=8, **options).steps == 8
+    assert fit(path, max_steps=8, **options).steps == 8

@@ -33,7 +33,7 @@ def _fit(data, **options):
     process = nd.ReverseProcess(diffusion, nd.denoisers.Network(network, "velocity"), (2,))
     often = {"log_every": 2, "checkpoint_every": 2, "validate_every": 4, "validation": _batch(100)}
     options |= {"objective": "simple", "progress_bar": False}
-    return nd.fit(jax.random.key(1), process, data, num_steps=STEPS, **often, **options)
+    return nd.fit(jax.random.key(1), process, data, max_steps=STEPS, **often, **options)
 
 
 def _smc(num_islands, **options):

@@ -61,14 +61,14 @@ def demand() -> tuple[np.ndarray, np.ndarray]:
 
 def main() -> None:
     """Learn all, print their reports, save them."""
-    prior = nd.fit_prior(jax.random.key(0), table_with_holes()[1], num_steps=400, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(0), table_with_holes()[1], max_steps=400, progress_bar=False)
     print(prior.report(), flush=True)
     prior.save(FOLDER / "diabetes.safetensors", card={"data": "scikit-learn's diabetes, with cells taken out"})
     examples = epidemics(np.random.default_rng(0), 1000)
-    prior = nd.fit_prior(jax.random.key(0), examples, num_steps=1000, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(0), examples, max_steps=1000, progress_bar=False)
     print(prior.report())
     prior.save(FOLDER / "epidemics.safetensors", card={"data": "1,000 simulated epidemics, log infections a day"})
-    prior = nd.fit_prior(jax.random.key(0), demand()[0], num_steps=1000, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(0), demand()[0], max_steps=1000, progress_bar=False)
     print(prior.report())
     prior.save(FOLDER / "demand.safetensors", card={"data": "896 days of ItalyPowerDemand, as sktime ships it"})
 

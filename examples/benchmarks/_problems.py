@@ -91,7 +91,7 @@ def mixture_of_curves(size: int) -> nd.DiffusionPrior:
 def swiss_roll() -> nd.DiffusionPrior:
     """The README's prior."""
     points = nd.datasets.swiss_roll(jax.random.key(0), 2_000, noise=0.5)
-    return nd.fit_prior(jax.random.key(1), points, num_steps=500, progress_bar=False)
+    return nd.fit_prior(jax.random.key(1), points, max_steps=500, progress_bar=False)
 
 
 def banana() -> nd.DiffusionPrior:
@@ -103,13 +103,13 @@ def banana() -> nd.DiffusionPrior:
 def correlated() -> nd.DiffusionPrior:
     """Four elements of unit variance and correlation 0.8, learned from 400 draws."""
     rows = np.random.default_rng(0).multivariate_normal(np.zeros(4), 0.8 + 0.2 * np.eye(4), 400)
-    return nd.fit_prior(jax.random.key(1), rows, num_steps=1_000, progress_bar=False)
+    return nd.fit_prior(jax.random.key(1), rows, max_steps=1_000, progress_bar=False)
 
 
 def skewed() -> nd.DiffusionPrior:
     """A one-dimensional law with a long tail."""
     rows = np.random.default_rng(0).gamma(2.0, 0.7, (2_000, 1)) - 1.0
-    return nd.fit_prior(jax.random.key(1), rows, num_steps=1_000, progress_bar=False)
+    return nd.fit_prior(jax.random.key(1), rows, max_steps=1_000, progress_bar=False)
 
 
 def learned_curves(size: int) -> nd.DiffusionPrior:
@@ -118,7 +118,7 @@ def learned_curves(size: int) -> nd.DiffusionPrior:
     network = nd.networks.MLP(jax.random.key(2), (size,), num_steps=50, width=128)
     rows = curves(jax.random.key(0), 4_000, size)
     return nd.fit_prior(
-        jax.random.key(1), rows, num_steps=2_000, schedule=schedule, network=network, progress_bar=False
+        jax.random.key(1), rows, max_steps=2_000, schedule=schedule, network=network, progress_bar=False
     )  # fmt: skip
 
 

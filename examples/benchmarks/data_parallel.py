@@ -22,7 +22,7 @@ process = nd.ReverseProcess(diffusion, nd.denoisers.Network(network, "velocity")
 results = {}
 for count in (1, 8):
     start = time.perf_counter()
-    results[count] = nd.fit(jax.random.key(1), process, data, num_steps=steps, batch_size=256, log_every=1,
+    results[count] = nd.fit(jax.random.key(1), process, data, max_steps=steps, batch_size=256, log_every=1,
                             validation=0.0, devices=count, progress_bar=False)
     losses = results[count].history["loss"]
     print(f"{count} device(s): {time.perf_counter() - start:.1f} s, loss {losses[0]:.2f} to {losses[-1]:.2f}")

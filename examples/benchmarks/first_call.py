@@ -47,7 +47,7 @@ def fit(seed):
     rng = np.random.default_rng(int(seed))
     first = rng.standard_normal(800)
     data = np.stack([first, 0.5 * first**2 + 0.3 * rng.standard_normal(800)], 1)
-    return nd.fit_prior(jax.random.key(0), data, num_steps=300, progress_bar=False).sample(jax.random.key(1))
+    return nd.fit_prior(jax.random.key(0), data, max_steps=300, progress_bar=False).sample(jax.random.key(1))
 
 
 CASES = {

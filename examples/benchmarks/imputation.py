@@ -86,7 +86,7 @@ def run(name: str, count: int, short: bool) -> str:
     few: dict[str, Any] = {}
     if short:
         network = nd.networks.MLP(jax.random.key(0), train.shape[1:], num_steps=10, width=16, depth=1)
-        few = {"num_steps": 20, "network": network, "schedule": nd.schedules.log_snr(10, -6, 5)}
+        few = {"max_steps": 20, "network": network, "schedule": nd.schedules.log_snr(10, -6, 5)}
     prior = nd.fit_prior(jax.random.key(0), train, progress_bar=False, **few)
     given = (prior, jnp.where(known, truth, 0.0), jnp.asarray(known))
     start = time.process_time()

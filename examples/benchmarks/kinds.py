@@ -73,7 +73,7 @@ def gaussian(train: np.ndarray, held_out: np.ndarray) -> np.ndarray:
 def row(name: str, short: bool) -> str:
     """One line of the table."""
     own, train, held_out = case(name, short)
-    options: dict[str, Any] = {"num_steps": 20, "schedule": nd.schedules.log_snr(8)} if short else {}
+    options: dict[str, Any] = {"max_steps": 20, "schedule": nd.schedules.log_snr(8)} if short else {}
     likelihood, values, seconds = nd.KBound(4, 4 if short else 32), [], []
     for kind in ("vector", own):
         start = time.process_time()

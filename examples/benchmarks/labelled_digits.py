@@ -43,7 +43,7 @@ def learned(path, train):
     digits = nd.datasets.digits()
     start = time.process_time()
     prior = nd.fit_prior(
-        jax.random.key(0), digits.train_images, context=np.asarray(digits.train_labels), num_steps=train,
+        jax.random.key(0), digits.train_images, context=np.asarray(digits.train_labels), max_steps=train,
         progress_bar=False,
     )  # fmt: skip
     print(f"{prior.report()}\nlearned in {time.process_time() - start:.0f} s of CPU time\n", flush=True)

@@ -122,7 +122,7 @@ def learned(name: str) -> tuple[nd.ReverseProcess, Array]:
         data = np.stack([noise[:, 0], noise[:, 0] ** 2 - 1 + 0.3 * noise[:, 1]], 1)
     else:
         data = noise @ np.linalg.cholesky(0.8 * np.ones((8, 8)) + 0.2 * np.eye(8)).T.astype(np.float32)
-    prior = nd.fit_prior(jax.random.key(0), data, num_steps=500, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(0), data, max_steps=500, progress_bar=False)
     return prior.process, jnp.asarray(data[:64])
 
 

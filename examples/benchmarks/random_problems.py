@@ -76,7 +76,7 @@ def learned_priors() -> dict[int, nd.DiffusionPrior]:
         network = nd.networks.MLP(jax.random.key(size), (size,), num_steps=30, width=32)
         schedule = nd.schedules.log_snr(30, detail=0.2)
         priors[size] = nd.fit_prior(
-            jax.random.key(1), rows, num_steps=500, schedule=schedule, network=network, progress_bar=False
+            jax.random.key(1), rows, max_steps=500, schedule=schedule, network=network, progress_bar=False
         )
     return priors
 

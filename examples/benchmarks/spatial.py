@@ -175,7 +175,7 @@ def learned(field, options):
         return nd.load(options.prior)
     x, lengths = field.draws(np.random.default_rng(0), options.fields)
     start = time.process_time()
-    prior = nd.fit_prior(jax.random.key(0), x, context=lengths, num_steps=options.train, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(0), x, context=lengths, max_steps=options.train, progress_bar=False)
     print(f"{prior.report()}\nlearned from {len(x)} fields in {time.process_time() - start:.0f} s of CPU time\n")
     if options.prior is not None:
         prior.save(options.prior)

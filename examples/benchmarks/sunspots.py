@@ -59,7 +59,7 @@ def run(series: np.ndarray, months: int, shift: int, steps: int | None) -> str:
     apart = held_out - law.location_
     square = np.einsum("ni,ij,nj->n", apart, law.precision_, apart)
     gaussian = -0.5 * (square + np.linalg.slogdet(2 * np.pi * law.covariance_)[1])
-    prior = nd.fit_prior(jax.random.key(0), train, num_steps=steps, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(0), train, max_steps=steps, progress_bar=False)
     seconds = [time.process_time() - start]
     own = np.asarray(prior.estimate(held_out, key=jax.random.key(1)).value, np.float64)
     gap = own - gaussian

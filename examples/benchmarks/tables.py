@@ -134,7 +134,7 @@ def one_split(table: np.ndarray, seed: int, steps: int | None, with_flow: bool) 
     if with_flow:
         values["flow"] = flow(train, held_out, seed)
         start = time.process_time()
-    prior = nd.fit_prior(jax.random.key(seed), train, num_steps=steps, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(seed), train, max_steps=steps, progress_bar=False)
     seconds = time.process_time() - start
     bound = prior.estimate(held_out.astype(np.float32), key=jax.random.key(1)).value
     report = prior.report()

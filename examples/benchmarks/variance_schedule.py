@@ -68,7 +68,7 @@ def exact(size: int, short: bool) -> None:
     count, start = 20 if short else 600, nd.schedules.learned(T, FIRST_BETA, objective="variance")
     data = mixture(start, size).denoiser.data().sample(jax.random.key(1), (5000,))
     fitted = nd.fit(
-        jax.random.key(3), mixture(start, size), data, num_steps=count, log_every=count, batch_size=128,
+        jax.random.key(3), mixture(start, size), data, max_steps=count, log_every=count, batch_size=128,
         learning_rate=2e-3, validation=0.0, progress_bar=False,
     )  # fmt: skip
     learned = fitted.process.diffusion.schedule
@@ -82,7 +82,7 @@ def trained(short: bool) -> None:
     even = process.diffusion.schedule
     start = nd.schedules.learned(even.num_steps, float(even.noise_variance(1)), even, objective="variance")
     fitted = nd.fit(
-        jax.random.key(3), with_schedule(process, start), digits.train_images, num_steps=count, log_every=count,
+        jax.random.key(3), with_schedule(process, start), digits.train_images, max_steps=count, log_every=count,
         batch_size=256, dequantize=1 / 16, validation=0.0, progress_bar=False,
     ).process  # fmt: skip
     learned = fitted.diffusion.schedule

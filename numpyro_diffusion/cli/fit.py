@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     checkpoint = writable("--checkpoint", options.checkpoint or f"{options.output}.checkpoint")
     data, columns = read_examples(options.data)
     key, network_key = jax.random.split(jax.random.key(options.seed))
-    choices: dict[str, Any] = {"family": options.family, "dequantize": options.dequantize, "num_steps": options.steps,
+    choices: dict[str, Any] = {"family": options.family, "dequantize": options.dequantize, "max_steps": options.steps,
                                "kind": options.kind}  # fmt: skip
     own = options.network not in (None, "mlp")
     if own and options.context is not None:
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _card(options: argparse.Namespace, data: np.ndarray, plan: Any) -> dict[str, Any]:
-    used = {"--steps": plan.num_steps, "--batch-size": options.batch_size, "--learning-rate": options.learning_rate,
+    used = {"--steps": plan.max_steps, "--batch-size": options.batch_size, "--learning-rate": options.learning_rate,
             "--network": options.network, "--kind": options.kind, "--seed": options.seed,
             "--context": options.context and Path(options.context).name}  # fmt: skip
     settings = " ".join(f"{name} {value}" for name, value in used.items() if value is not None)

@@ -1,6 +1,7 @@
 """A prior where no clean data exist: from noisy, blurred or incomplete observations."""
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
 from os import PathLike
@@ -108,6 +109,7 @@ def fit_prior_from_observations(
     Raises:
         ValueError: a model with other latent sites, observations that do not fit one another, are fewer than 8 or not
             finite; an event of more than 256 elements without a `start`; what `extract_factor` and `fit_prior` raise.
+        TypeError: an option that `fit_prior` does not have, or that is decided here.
         CheckpointError: the checkpoint is damaged, or of another run.
     """
     key, model = check_key("key", key), check_callable("model", model)
@@ -120,6 +122,7 @@ def fit_prior_from_observations(
             check_count(name, some, 2)
     check_scalar("loc", loc)
     check_scalar("scale", scale)
+    _check_options(options)
     if start is None and int(np.prod(shape)) > LARGEST:
         raise ValueError(f"start: expected a prior to begin with for events of more than {LARGEST} elements, got None")
     observations, total = _checked(observations)
@@ -190,13 +193,22 @@ class _Learner(NamedTuple):
             usual = {"dequantize": 0.0} | ({} if own_network else {"kind": "vector"})  # convolutions draw slowly
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", BelowBaselineWarning)  # the held-out evidence is the judge
-                prior = fit_prior(run, flat, num_steps=self.first_steps, progress_bar=False, **usual | self.options)
+                prior = fit_prior(run, flat, max_steps=self.first_steps, progress_bar=False, **usual | self.options)
             return Current(prior, params)
-        result = fit(run, now.prior.process, flat, transform=now.prior.transform, num_steps=self.lap_steps,
+        result = fit(run, now.prior.process, flat, transform=now.prior.transform, max_steps=self.lap_steps,
                      validation=held_out.x[:, 0], ema=0.99, patience=10, progress_bar=False,
                      batch_size=self.options.get("batch_size") or 256,
                      learning_rate=self.options.get("learning_rate", 1e-3))  # fmt: skip
         return Current(assembled(result.process, now.prior.transform, flat), params)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Before anything is drawn, as the first lap's training comes late."""
+    ours = {"key", "data", "max_steps", "context", "context_dropout", "checkpoint", "progress_bar"}
+    for name in options:
+        if name not in set(inspect.signature(fit_prior).parameters) - ours:
+            hint = " (the optimiser's steps are first_steps and lap_steps)" if name == "max_steps" else ""
+            raise TypeError(f"options: expected those of fit_prior that are not decided here{hint}, got {name!r}")
 
 
 def _effort(now: Current, count: int, num_particles: int | None, num_steps: int | None) -> Effort:

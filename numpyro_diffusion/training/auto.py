@@ -51,7 +51,7 @@ def fit_prior(
     network: object = None,
     kind: Kind | None = None,
     dequantize: float | None = None,
-    num_steps: int | None = None,
+    max_steps: int | None = None,
     bounds: tuple[ArrayLike, ArrayLike] | None = None,
     context: ArrayLike | None = None,
     context_dropout: float = 0.0,
@@ -90,7 +90,7 @@ def fit_prior(
             missing cells, is a vector unless it is said. Series and images are not for classes, columns of several
             kinds or missing cells.
         dequantize: width of the uniform noise for data in equal steps; their spacing unless given.
-        num_steps: optimiser steps; chosen unless given.
+        max_steps: optimiser steps; chosen unless given.
         bounds: (low, high) of the elements of tables, −inf and inf for none: the support of the prior. Unless given,
             proposed for some columns and decided by held-out examples; with missing cells or a context none.
         context: c of each example, shape (n, *context_shape), for a prior of p(x | c), ``prior.given(c)``: real
@@ -110,7 +110,7 @@ def fit_prior(
 
     Example:
         >>> table = jax.random.normal(jax.random.key(0), (300, 3))
-        >>> prior = nd.fit_prior(jax.random.key(1), table, num_steps=20, progress_bar=False)
+        >>> prior = nd.fit_prior(jax.random.key(1), table, max_steps=20, progress_bar=False)
         >>> prior.sample(jax.random.key(2), (5,)).shape
         (5, 3)
 
@@ -144,15 +144,15 @@ def fit_prior(
     # A network that takes a context too is put in its place once the plan for p(x) is there.
     own = network if context is None or network is None else without_context
     choose = functools.partial(
-        plan_prior, first, family=family, loc=loc, scale=scale, schedule=schedule, network=own, num_steps=num_steps,
+        plan_prior, first, family=family, loc=loc, scale=scale, schedule=schedule, network=own, max_steps=max_steps,
         bounds=bounds, kind=kind,
     )  # fmt: skip
     said: tuple[str, ...] = ()  # what of the report has been printed before
     if mixed is not None and not mixed.known.all():
-        begin = ProductStart(first, mixed, network, num_steps)
-        prior = _of_gaps(settings, find_gaps_of_table(mixed), begin, num_steps)
+        begin = ProductStart(first, mixed, network, max_steps)
+        prior = _of_gaps(settings, find_gaps_of_table(mixed), begin, max_steps)
     elif mixed is not None:
-        prior = _of_mixed(settings, mixed, network, num_steps)
+        prior = _of_mixed(settings, mixed, network, max_steps)
     elif context is not None:
         plan = choose(data, dequantize=dequantize)
         prior, said = _conditional(settings, plan, np.asarray(data), context, context_dropout, network)
@@ -160,7 +160,7 @@ def fit_prior(
         raise ValueError(f"context_dropout: expected 0 without a context, got {context_dropout!r}")
     elif np.isnan(data).any():
         gaps = find_gaps(data, dequantize)
-        prior = _of_gaps(settings, gaps, GaussianStart(choose, gaps.event_shape), num_steps)
+        prior = _of_gaps(settings, gaps, GaussianStart(choose, gaps.event_shape), max_steps)
     else:
         plan = choose(data, dequantize=dequantize)
         prior, said = _complete(settings, plan, np.asarray(data)), plan.reasons
@@ -198,18 +198,18 @@ def _unbounded(bounds: tuple[ArrayLike, ArrayLike] | None) -> tuple[float, float
     return -np.inf, np.inf
 
 
-def _of_mixed(settings: _Settings, table: AbstractTable, network: Any, num_steps: int | None) -> DiffusionPrior:
+def _of_mixed(settings: _Settings, table: AbstractTable, network: Any, max_steps: int | None) -> DiffusionPrior:
     """A prior of a table of mixed columns."""
-    plan, models, train, held_out = plan_mixed(settings.plan_key, settings.run_key, table, network, num_steps)
+    plan, models, train, held_out = plan_mixed(settings.plan_key, settings.run_key, table, network, max_steps)
     if settings.progress_bar:
         print(plan)
     finish = Finish(lambda prior: with_checks(prior, train, held_out, 0.0))
     return _learned(settings, settings.checkpoint, plan, train, held_out, finish=finish, models=models)
 
 
-def _of_gaps(settings: _Settings, gaps: Gaps, start: AbstractStart, num_steps: int | None) -> DiffusionPrior:
+def _of_gaps(settings: _Settings, gaps: Gaps, start: AbstractStart, max_steps: int | None) -> DiffusionPrior:
     """A prior of rows with missing cells."""
-    laps = Laps.of(settings.batch_size, settings.learning_rate, num_steps)
+    laps = Laps.of(settings.batch_size, settings.learning_rate, max_steps)
     learn = functools.partial(_learned, settings, None, pilot=FIRST_PILOT, models={})
     tell = print if settings.progress_bar else _silent
     return learn_with_gaps(settings.run_key, gaps, start, learn, laps, checkpoint=settings.checkpoint, tell=tell)
@@ -242,7 +242,7 @@ def _learned(
     """A prior, with its report beside simple models, of examples to train on and others held out."""
     options = settings.options(plan, len(train))
     rate: Any = settings.learning_rate
-    if not plan.num_steps:
+    if not plan.max_steps:
         report = PriorReport(None, (), len(train), 0, 0, plan.reasons, {})
         return DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
     if plan.has_baseline:
@@ -255,7 +255,7 @@ def _learned(
         return learn_table(keys, plan, train, held_out, finish, options, checkpoint, pilot)
     patience = _patience(plan, len(train)) if len(held_out) else None
     options |= {"learning_rate": rate, "checkpoint": checkpoint, "patience": patience}
-    result = fit(settings.run_key, plan.process, train, num_steps=plan.num_steps, validation=held_out, **options)
+    result = fit(settings.run_key, plan.process, train, max_steps=plan.max_steps, validation=held_out, **options)
     models = simple_models(plan, train, held_out) if models is None else models
     report = report_of(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
     return finish.check(assembled(result.process, None, train).with_report(report))
@@ -289,7 +289,7 @@ def _parts(key: Array, data: np.ndarray, plan: PriorPlan) -> tuple[np.ndarray, n
 
 
 def _share(plan: PriorPlan, count: int) -> float:
-    return 0.0 if not plan.num_steps else KINDS[plan.kind].share_held_out(count)
+    return 0.0 if not plan.max_steps else KINDS[plan.kind].share_held_out(count)
 
 
 def _of_pairs(
@@ -301,7 +301,7 @@ def _of_pairs(
         options |= {"ema": 0.99 if len(pairs.x) <= 4_000 else 0.998}
     options |= {"likelihood": KINDS[plan.kind].validation(plan.process, len(unseen.x))}
     result = fit(
-        key, plan.process, pairs.x, num_steps=plan.num_steps, transform=plan.transform, context=pairs.context,
+        key, plan.process, pairs.x, max_steps=plan.max_steps, transform=plan.transform, context=pairs.context,
         validation=unseen.x, validation_context=unseen.context, patience=_patience(plan, len(pairs.x)),
         **options,
     )  # fmt: skip
@@ -314,4 +314,4 @@ def _of_pairs(
 
 def _patience(plan: PriorPlan, count: int) -> int:
     """Validations without a better one: a tenth of the training, 500 steps at least."""
-    return max(5, -(-max(500, plan.num_steps // 10) // KINDS[plan.kind].validation_every(count)))
+    return max(5, -(-max(500, plan.max_steps // 10) // KINDS[plan.kind].validation_every(count)))

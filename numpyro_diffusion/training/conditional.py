@@ -143,7 +143,7 @@ def conditional_plan(
         network: one that was given, or None.
     """
     event = pairs.x.shape[1:]
-    if not plan.num_steps:
+    if not plan.max_steps:
         raise ValueError(f"data: expected at least {FEWEST} examples to learn from with contexts, got {len(pairs.x)}")
     plan = plan._replace(reasons=(*plan.reasons, f"context: {told.said.replace('*batch', 'n')}"))
     real = plan.process.diffusion.is_gaussian

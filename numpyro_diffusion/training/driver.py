@@ -20,7 +20,7 @@ from .validation import validate as _validate
 class Cadences(NamedTuple):
     """How often things are done, in steps of the optimiser; see `fit`."""
 
-    num_steps: int
+    max_steps: int
     validate_every: int
     log_every: int
     checkpoint_every: int
@@ -88,7 +88,7 @@ class Driver(NamedTuple):
     def _seen(self, now: Progress) -> Progress:
         """With a validation, if one is due, and shown on the bar."""
         if len(self.held_out[0]) and is_due(
-            now, self.cadences.num_steps, self.cadences.validate_every, self.cadences.log_every
+            now, self.cadences.max_steps, self.cadences.validate_every, self.cadences.log_every
         ):
             now = _validate(self.run, self.key, now, self.held_out, self.likelihood)
         self.bar.update(int(now.state.step) - self.bar.n)
@@ -97,7 +97,7 @@ class Driver(NamedTuple):
 
     def _stopped(self, now: Progress) -> str:
         """Why training is over; empty while it is not."""
-        if int(now.state.step) >= self.cadences.num_steps:
+        if int(now.state.step) >= self.cadences.max_steps:
             return "finished"
         waited = sum(step > int(now.state.best_step) for step in now.history["validation_step"])
         if self.cadences.patience is not None and waited >= self.cadences.patience:
@@ -124,7 +124,7 @@ def _keep(driver: Driver, now: Progress, wait: bool = True) -> None:
 def _advance(driver: Driver, now: Progress) -> Progress:
     """The progress up to the next entry of the history. Its state takes the place of the one that there was."""
     before, every = int(now.state.step), driver.cadences.log_every
-    count = min(every - before % every, driver.cadences.num_steps - before)
+    count = min(every - before % every, driver.cadences.max_steps - before)
     state, losses, place = driver.source.steps(driver.run, driver.key, now, count)
     taken = int(state.step) - before
     entry = {"step": int(state.step), "loss": float(np.asarray(losses)[:taken].mean())} if taken else {}

@@ -46,7 +46,7 @@ def fit(
     process: ReverseProcess,
     data: ArrayLike | Batches,
     *,
-    num_steps: int = 10_000,
+    max_steps: int = 10_000,
     objective: Objective = "bound",
     batch_size: int = 256,
     learning_rate: float | optax.Schedule = 1e-3,
@@ -84,7 +84,7 @@ def fit(
             fetched ahead, by another thread. A run that is resumed asks a function for the next step, an iterator that
             has `get_state` and `set_state` (Grain's) for where it was, and skips what an iterable had before; another
             iterator cannot go on from a checkpoint.
-        num_steps: optimiser steps in all.
+        max_steps: optimiser steps in all.
         objective: ``"bound"`` for K, ``"simple"`` for the unweighted loss, ``"hybrid"`` for that with a thousandth of
             −K, which teaches a learned variance and nothing else.
         batch_size: examples a step, drawn with replacement; not of batches, which come as they are.
@@ -110,7 +110,7 @@ def fit(
             `log_every`. From 50 for small tables to 1,000 unless given.
         patience: stop after so many validations without a better one, and return the best; never unless given.
         checkpoint: file to resume from if it exists, and to save to, while training goes on: also on an interrupt
-            from the keyboard. A run with an optimizer or a schedule of its own may be resumed with more `num_steps`.
+            from the keyboard. A run with an optimizer or a schedule of its own may be resumed with more `max_steps`.
         checkpoint_every: steps between saves; rounded up to whole `log_every`.
         log_every: steps between entries of the history; also the number of steps compiled into one scan. At most
             100, and no more than `validate_every`, unless given.
@@ -134,7 +134,7 @@ def fit(
         >>> denoiser = nd.denoisers.Network(network, predicts="velocity")
         >>> process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(20)), denoiser, 2)
         >>> data = jax.random.normal(jax.random.key(1), (300, 2))
-        >>> result = nd.fit(jax.random.key(2), process, data, num_steps=20, validation=0.0, progress_bar=False)
+        >>> result = nd.fit(jax.random.key(2), process, data, max_steps=20, validation=0.0, progress_bar=False)
         >>> nd.DiffusionPrior(result.process).event_shape
         (2,)
 
@@ -155,21 +155,21 @@ def fit(
     )
     dropout = check_dropout(context_dropout, process)
     validate_every = cadence(size) if validate_every is None else validate_every
-    counts = {"num_steps": num_steps, "batch_size": batch_size, "validate_every": validate_every,
+    counts = {"max_steps": max_steps, "batch_size": batch_size, "validate_every": validate_every,
               "checkpoint_every": checkpoint_every, "accumulate": accumulate}  # fmt: skip
     for name, value in counts.items():
         check_count(name, value)
     log_every = check_count("log_every", min(100, validate_every) if log_every is None else log_every)
     likelihood = check_validation(key, process, held_out, likelihood, patience)
     given = {"objective": objective, "batch_size": batch_size, "ema": float(ema), "dequantize": float(dequantize),
-             "log_every": log_every} | optimizer_settings(optimizer, learning_rate, num_steps)  # fmt: skip
+             "log_every": log_every} | optimizer_settings(optimizer, learning_rate, max_steps)  # fmt: skip
     given |= {"transform": digest(transform)} if transform is not None else {}
     given |= {"weight_decay": float(weight_decay)} if weight_decay else {}
     given |= {"context_dropout": dropout} if context is not None else {}
     given |= {"key": digest(key), "process": digest(process)} | digests
     if optimizer is None:
         rate = learning_rate if callable(learning_rate) else float(learning_rate)
-        optimizer = default_optimizer(rate, 0 if callable(rate) else num_steps, float(weight_decay))
+        optimizer = default_optimizer(rate, 0 if callable(rate) else max_steps, float(weight_decay))
     made = lambda batch_size, sharding: TrainingRun(
         process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, sharding, transform, dropout,
         accumulate, shard_weights,
@@ -182,14 +182,14 @@ def fit(
     begun = int(now.state.step)
     check_hashing(where)
     check_agreement("checkpoint (the step in its file)", begun, where)
-    bar = tqdm(total=num_steps, initial=begun, disable=not progress_bar, desc="training", unit="step")
+    bar = tqdm(total=max_steps, initial=begun, disable=not progress_bar, desc="training", unit="step")
     with bar, contextlib.closing(source), contextlib.closing(Saver(checkpoint, given, is_writer(where))) as saver:
-        batch_size = source.open(run, key, now) if begun < num_steps else batch_size
+        batch_size = source.open(run, key, now) if begun < max_steps else batch_size
         sharding = check_batch(devices, batch_size, accumulate)
         run, now, key = (divide if shard_weights else replicate)((made(batch_size, sharding), now, key), sharding)
         source.shard(sharding)
         unseen = distribute(held_out, sharding), distribute(held_out_context, sharding)
-        cadences = Cadences(num_steps, validate_every, log_every, checkpoint_every, patience)
+        cadences = Cadences(max_steps, validate_every, log_every, checkpoint_every, patience)
         result = Driver(run, key, source, unseen, likelihood, cadences, saver, bar).train(now)
     _tell(source.failed, result.steps)
     return result

@@ -46,12 +46,12 @@ class Laps(NamedTuple):
     most: int = LAPS
 
     @classmethod
-    def of(cls, batch_size: int | None, learning_rate: float, num_steps: int | None) -> "Laps":
+    def of(cls, batch_size: int | None, learning_rate: float, max_steps: int | None) -> "Laps":
         """As the arguments of `fit_prior` want it."""
         rate: Any = warmed_up(float(learning_rate)) if learning_rate > 0 else learning_rate
         options = {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99, "patience": 10}
         options |= {"batch_size": 128 if batch_size is None else batch_size}
-        return cls(FIRST_LAP if num_steps is None else num_steps, options)
+        return cls(FIRST_LAP if max_steps is None else max_steps, options)
 
 
 def learn_with_gaps(
@@ -78,7 +78,7 @@ def learn_with_gaps(
     rng = generator_of(key)
     tell(gaps.said)
     begun = start.begun(rng, gaps.noisy(rng))
-    if not begun.plan.num_steps:
+    if not begun.plan.max_steps:
         (law,) = begun.laws.values()
         report = PriorReport(None, (), len(begun.train.x), 0, 0, (gaps.said, *begun.plan.reasons), {})
         return start.chain(law, begun.plan).with_report(report)
@@ -128,7 +128,7 @@ class _Run(NamedTuple):
         """Complete the rows by what there is, the simple model first, and train on them."""
         own, run = jax.random.split(key)
         unseen = held_out.x[:, 0]
-        plan = self.begun.plan._replace(num_steps=min(self.begun.plan.num_steps, self.laps.first_steps))
+        plan = self.begun.plan._replace(max_steps=min(self.begun.plan.max_steps, self.laps.first_steps))
         if lap == 1:
             train, every = self.begun.train, self._every
             again = Rows(np.repeat(train.x, every, 0), np.repeat(train.known, every, 0))
@@ -136,7 +136,7 @@ class _Run(NamedTuple):
             return Current(self.learn(plan, self.shaped(x), unseen), {})
         prior = now.prior
         x = np.swapaxes(self._drawn(own, now, self.begun.train, 1).x, 0, 1).reshape(-1, *self.event_shape)
-        result = fit(run, prior.process, x, transform=prior.transform, num_steps=min(LAP_STEPS, plan.num_steps),
+        result = fit(run, prior.process, x, transform=prior.transform, max_steps=min(LAP_STEPS, plan.max_steps),
                      validation=unseen, progress_bar=False, **self.laps.options)  # fmt: skip
         return Current(assembled(result.process, prior.transform, x).with_report(prior._report), {})
 

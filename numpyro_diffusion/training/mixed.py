@@ -83,7 +83,7 @@ def refused(**given: Any) -> None:
             raise ValueError(f"{name}: expected None for a frame of mixed columns, got {value!r:.80}")
 
 
-def plan_mixed(key: Array, run_key: Array, table: AbstractTable, network: Any, num_steps: int | None) -> MixedPlan:
+def plan_mixed(key: Array, run_key: Array, table: AbstractTable, network: Any, max_steps: int | None) -> MixedPlan:
     """Choose noise, baseline and network for a complete table.
 
     Args:
@@ -91,7 +91,7 @@ def plan_mixed(key: Array, run_key: Array, table: AbstractTable, network: Any, n
         run_key: by which rows are held out, as `fit` would.
         table: complete.
         network: ``fn(x_t, t)`` with a pair of outputs, or None for an `MLP`.
-        num_steps: of the optimiser, or None.
+        max_steps: of the optimiser, or None.
 
     Raises:
         ValueError: see `check_columns` and `plan_about`.
@@ -101,7 +101,7 @@ def plan_mixed(key: Array, run_key: Array, table: AbstractTable, network: Any, n
     x = table.values + widths(table) * noise
     train, held_out = (x[part] for part in split_rows(run_key, count, max(0.1, min(0.25, 25 / count))))
     independent, best = fit_products(train, held_out, columns)
-    plan = plan_about(key, table, best, train, network, num_steps)
+    plan = plan_about(key, table, best, train, network, max_steps)
     return MixedPlan(plan, by_name(independent, best), train, held_out)
 
 
@@ -112,7 +112,7 @@ def by_name(independent: Products, best: Products) -> dict[str, Products]:
 
 
 def plan_about(
-    key: Array, table: AbstractTable, law: Products, x: np.ndarray, network: Any, num_steps: int | None
+    key: Array, table: AbstractTable, law: Products, x: np.ndarray, network: Any, max_steps: int | None
 ) -> PriorPlan:
     """A process whose network learns what a mixture leaves.
 
@@ -122,7 +122,7 @@ def plan_about(
         law: of the rows.
         x: complete rows to train on, with noise between whole numbers, shape (n, d).
         network: ``fn(x_t, t)`` with a pair of outputs, or None for an `MLP`.
-        num_steps: of the optimiser, or None.
+        max_steps: of the optimiser, or None.
 
     Raises:
         ValueError: numbers that float32 cannot tell apart; no function; no count.
@@ -139,7 +139,7 @@ def plan_about(
     fn = MLP(key, (width,), num_steps=length, width=hidden, outputs=2) if network is None else network
     last = MixedStep([levels for _, _, levels in groups])
     process = ReverseProcess(diffusion, Residual(fn, law.denoiser), diffusion.size, last_step=last)
-    steps = int(np.clip(5 * count, 1_000, 20_000)) if num_steps is None else check_count("num_steps", num_steps)
+    steps = int(np.clip(5 * count, 1_000, 20_000)) if max_steps is None else check_count("max_steps", max_steps)
     kinds = {kind: [name for name, own in zip(table.names, table.kinds, strict=True) if own == kind] for kind in _SAID}
     reasons = (
         "family: mixed (" + "; ".join(f"{_SAID[kind]}: {', '.join(own)}" for kind, own in kinds.items() if own) + ")",
@@ -148,7 +148,7 @@ def plan_about(
         "the rest",
         f"schedule: {length} steps",
         f"network: {f'MLP of width {hidden}' if network is None else f'{type(fn).__name__} (given)'}, {count} examples",
-        f"training: at most {steps} steps{'' if num_steps is None else ' (given)'}, the best on validation are kept",
+        f"training: at most {steps} steps{'' if max_steps is None else ' (given)'}, the best on validation are kept",
     )
     return PriorPlan(process, steps, 0.0, reasons)
 

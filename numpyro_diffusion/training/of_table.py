@@ -53,7 +53,7 @@ def learn_table(
 
     Args:
         keys: of the networks' first weights, and of the runs.
-        plan: its `num_steps` is the most that are taken.
+        plan: its `max_steps` is the most that are taken.
         train: examples, shape (n, *event).
         held_out: others, shape (m, *event).
         finish: what becomes of the prior.
@@ -66,10 +66,10 @@ def learn_table(
     tried, placed = candidates(keys[0], data, width, train.shape[1:], plan.schedule, plan.kind), "steps: as given"
     if plan.schedule is None:
         tried, placed = with_placed_steps(keys[0], tried, data)
-    short = min(plan.num_steps, pilot) if len(tried) > 1 else plan.num_steps
+    short = min(plan.max_steps, pilot) if len(tried) > 1 else plan.max_steps
 
     def run(candidate: Candidate, x: np.ndarray, steps: int, place: Path, **more: Any) -> FitResult:
-        return fit(keys[1], candidate.process, x, transform=candidate.transform, num_steps=steps, checkpoint=place,
+        return fit(keys[1], candidate.process, x, transform=candidate.transform, max_steps=steps, checkpoint=place,
                    **options | more)  # fmt: skip
 
     with tempfile.TemporaryDirectory() as folder:
@@ -78,8 +78,8 @@ def learn_table(
         known = {"validation": held_out}
         results = [run(c, train, short, place, **known) for c, place in zip(tried, places, strict=True)]
         best = int(np.argmax([max(result.history["validation"]) for result in results]))
-        if short < plan.num_steps:
-            results[best] = run(tried[best], train, plan.num_steps, places[best], **known)
+        if short < plan.max_steps:
+            results[best] = run(tried[best], train, plan.max_steps, places[best], **known)
         chosen, result = tried[best], results[best]
         reasons = (*plan.reasons, *_said(plan, data), placed, _compared(tried, results, best))
         curves = {candidate.name: found for candidate, found in zip(tried, results, strict=True)}

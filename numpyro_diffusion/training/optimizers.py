@@ -13,12 +13,12 @@ WEIGHT_DECAY = 0.01  # of `fit_prior`
 
 @functools.lru_cache(maxsize=32)
 def default_optimizer(
-    learning_rate: float | optax.Schedule, num_steps: int, weight_decay: float
+    learning_rate: float | optax.Schedule, max_steps: int, weight_decay: float
 ) -> optax.GradientTransformation:
     """Cached, since two optimisers made alike are not equal, and would not share compiled code."""
     if not callable(learning_rate):
         learning_rate = optax.warmup_cosine_decay_schedule(
-            0.0, learning_rate, max(1, num_steps // 50), max(2, num_steps), 0.01 * learning_rate
+            0.0, learning_rate, max(1, max_steps // 50), max(2, max_steps), 0.01 * learning_rate
         )
     adam = optax.adam(learning_rate)
     if weight_decay:  # of matrices alone: offsets and scales are no weights
@@ -27,11 +27,11 @@ def default_optimizer(
     return optax.chain(optax.clip_by_global_norm(1.0), adam)
 
 
-def optimizer_settings(optimizer: Any, learning_rate: Any, num_steps: int) -> dict[str, Any]:
+def optimizer_settings(optimizer: Any, learning_rate: Any, max_steps: int) -> dict[str, Any]:
     """What can be said about the optimiser in JSON; only the default schedule depends on the number of steps."""
     if optimizer is not None or callable(learning_rate):
         return {"learning_rate": "given by an optimizer" if optimizer is not None else "given by a schedule"}
-    return {"learning_rate": float(learning_rate), "num_steps": num_steps}
+    return {"learning_rate": float(learning_rate), "max_steps": max_steps}
 
 
 @functools.lru_cache(maxsize=32)

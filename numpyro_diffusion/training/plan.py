@@ -33,7 +33,7 @@ class PriorPlan(NamedTuple):
 
     Attributes:
         process: the untrained reverse process; of a table, the first of those that `fit_prior` tries, about a Gaussian.
-        num_steps: optimiser steps; 0 where a Gaussian is all that is fitted.
+        max_steps: optimiser steps; 0 where a Gaussian is all that is fitted.
         dequantize: width of the uniform noise added to data that come in steps; 0 for none.
         reasons: what was chosen, and from what.
         transform: from the process's coordinates to the data's; None where they are the same.
@@ -44,7 +44,7 @@ class PriorPlan(NamedTuple):
     """
 
     process: ReverseProcess
-    num_steps: int
+    max_steps: int
     dequantize: float
     reasons: tuple[str, ...]
     transform: Transform | None = None
@@ -78,7 +78,7 @@ def plan_prior(
     network: object = None,
     kind: Kind | None = None,
     dequantize: float | None = None,
-    num_steps: int | None = None,
+    max_steps: int | None = None,
     bounds: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> PriorPlan:
     """Choose family, scaling, schedule, network and training length for some data; every choice can be overridden.
@@ -108,7 +108,7 @@ def plan_prior(
             elementwise coordinates. Not for classes, nor beside a network.
         dequantize: width of the uniform noise added to the data, in their units; their spacing if they come in equal
             steps (whole numbers, k/255), otherwise 0.
-        num_steps: optimiser steps.
+        max_steps: optimiser steps.
         bounds: where the elements of tables lie, (low, high), each of a shape that broadcasts to the event's, −inf and
             inf for none: the prior has this support, and models the log of elements with one bound, the logit of those
             with two. Unless given, vectors' elements whose log or logit is much nearer to a normal law are proposed,
@@ -135,7 +135,7 @@ def plan_prior(
     check_choice("family", family, ("gaussian", "binomial", "categorical"))
     check_key("key", key)
     _check_overrides(family, array, schedule, network, dequantize)
-    count = None if num_steps is None else check_count("num_steps", num_steps)
+    count = None if max_steps is None else check_count("max_steps", max_steps)
     found = "only 0 and 1" if binary else "whole numbers" if family == "categorical" else "real values"
     reasons = [f"family: {family} ({found} in the data)"]
     overridden = any(choice is not None for choice in (loc, scale, network)) or (schedule and schedule.is_learned)
@@ -161,7 +161,7 @@ def plan_prior(
     make = lambda: KINDS[kind].network(key, shape, Sizes(diffusion.num_steps, hidden_width(shape)))
     fn: Any = make() if network is None else network
     reasons.append(f"network: {fn.said if network is None else f'{type(fn).__name__} (given)'}")
-    reasons.append(f"training: {steps} steps{given_or_not(num_steps)}")
+    reasons.append(f"training: {steps} steps{given_or_not(max_steps)}")
     denoiser = Network(fn, "velocity" if family == "gaussian" else "logits")
     return PriorPlan(ReverseProcess(diffusion, denoiser, event_shape), steps, width, tuple(reasons), kind=kind)
 
@@ -178,7 +178,7 @@ def _for_table(
     key: Array,
     array: np.ndarray,
     dequantize: float | None,
-    num_steps: int | None,
+    max_steps: int | None,
     bounds: tuple[ArrayLike, ArrayLike] | None,
     given: AbstractSchedule | None,
     kind: Kind,
@@ -209,7 +209,7 @@ def _for_table(
         reasons.append(f"training: none, a Gaussian is all that is fitted to {few} (fewer than {FEWEST})")
         process, transform = whitened_gaussian(simple, given)
         return PriorPlan(process, 0, width, tuple(reasons), transform, own, bounds is not None, given, kind)
-    steps = KINDS[kind].most_steps(count) if num_steps is None else num_steps
+    steps = KINDS[kind].most_steps(count) if max_steps is None else max_steps
     first = candidates(key, simple, table_width(count, size), event_shape, given, kind)[0]
     schedule = first.process.diffusion.schedule
     ends = f"log-SNR {float(schedule.log_snr(1)):.3g} to {float(schedule.log_snr(schedule.num_steps)):.3g}"
@@ -228,7 +228,7 @@ def _for_table(
     reasons.append(f"schedule: {schedule.num_steps} steps, {ends}{given_or_not(given)}")
     fn: Any = first.process.denoiser
     reasons.append(f"network: {fn.fn.said}, for {count} examples")
-    reasons.append(f"training: at most {steps} steps{given_or_not(num_steps)}, the best on validation are kept")
+    reasons.append(f"training: at most {steps} steps{given_or_not(max_steps)}, the best on validation are kept")
     return PriorPlan(first.process, steps, width, tuple(reasons), first.transform, own, bounds is not None, given, kind)
 
 

@@ -88,7 +88,7 @@ class GaussianStart(AbstractStart):
         whole = completed(rng, gaussian, rows)
         check_resolution("data", whole)
         plan = self._choose(whole.reshape(len(whole), *self._event_shape), dequantize=0.0)
-        if not plan.num_steps:
+        if not plan.max_steps:
             return Begun(plan, {"Gaussian": gaussian}, rows, rows.take(slice(0)))
         train, out = parted(rng, rows)
         gaussian = fit_gaussian(train)
@@ -118,18 +118,18 @@ class ProductStart(AbstractStart):
         key: JAX random key, for the network's first weights.
         table: of which the rows are.
         network: ``fn(x_t, t)`` with a pair of outputs, or None for an `MLP`.
-        num_steps: of the optimiser, or None.
+        max_steps: of the optimiser, or None.
     """
 
-    def __init__(self, key: Array, table: AbstractTable, network: Any, num_steps: int | None) -> None:
-        self.twist, self._of = None, (key, table, network, num_steps)
+    def __init__(self, key: Array, table: AbstractTable, network: Any, max_steps: int | None) -> None:
+        self.twist, self._of = None, (key, table, network, max_steps)
 
     def begun(self, rng: np.random.Generator, rows: Rows) -> Begun:
         """The number of components is chosen on held-out rows, and the network learns what the better model leaves."""
-        key, table, network, num_steps = self._of
+        key, table, network, max_steps = self._of
         train, out = parted(rng, rows)
         independent, best = fit_products(train.cells, out.cells, check_columns(table))
-        plan = plan_about(key, table, best, best.completed(rng, train.cells), network, num_steps)
+        plan = plan_about(key, table, best, best.completed(rng, train.cells), network, max_steps)
         return Begun(plan, by_name(independent, best), train, out)
 
     def known_log_prob(self, law: Products, rows: Rows) -> np.ndarray:

@@ -83,13 +83,13 @@ def _held_out_values(
     return batched_map(one, (jax.random.split(draws, len(z)), context, z), together) - log_volume
 
 
-def is_due(now: Progress, num_steps: int, every: int, log_every: int) -> bool:
+def is_due(now: Progress, max_steps: int, every: int, log_every: int) -> bool:
     """Whether the state as it is should be validated and has not been: also that of a run which was stopped before."""
     step = int(now.state.step)
     if step in now.history["validation_step"][-1:]:
         return False
     before = (step - 1) // log_every * log_every  # the entry of the history before this one
-    return step in (0, num_steps) or passed(step, step - before, every)
+    return step in (0, max_steps) or passed(step, step - before, every)
 
 
 def passed(step: int, count: int, every: int) -> bool:

@@ -102,7 +102,7 @@ def test_a_prior_of_a_frame_of_classes(tmp_path):
     codes = LISTED[rng.choice(4, 800, p=SHARES)].astype(float)
     network = nd.networks.MLP(jax.random.key(2), (3, 4), num_steps=8, width=32, depth=1)
     learned = nd.fit_prior(
-        KEY, frame_of(codes), network=network, schedule=nd.schedules.erasing(8), num_steps=400, learning_rate=5e-3,
+        KEY, frame_of(codes), network=network, schedule=nd.schedules.erasing(8), max_steps=400, learning_rate=5e-3,
         progress_bar=False,
     )  # fmt: skip
     learned.save(tmp_path / "classes.safetensors")

@@ -88,7 +88,7 @@ def test_what_cannot_be_learned_from_is_refused_by_name(name):
 @pytest.mark.filterwarnings("ignore:these imputations may be wrong")
 def test_a_learned_prior_and_imputed_cells(tmp_path, monkeypatch):
     """K near that of the mixture it begins at, draws with the data's law, and classes as likely as their law says."""
-    prior = nd.fit_prior(KEY, frame(500), num_steps=50, progress_bar=False)
+    prior = nd.fit_prior(KEY, frame(500), max_steps=50, progress_bar=False)
     report = prior.report()
     assert report.baselines[0].name == "independent columns" and report.baselines[0].gain > 1.0
     assert report.baselines[1].gain > -0.3 and report.columns == ("x", "colour", "on", "count")

@@ -64,7 +64,7 @@ def test_a_mixed_frame_with_holes_is_completed_by_its_law(monkeypatch):
     known[~known.any(1), 0] = True
     frame = frame_of(cells, known)
     monkeypatch.setattr(posterior_draws, "BUDGET", 300_000)  # fewer particles while it learns
-    prior = nd.fit_prior(KEY, frame, num_steps=60, progress_bar=False)
+    prior = nd.fit_prior(KEY, frame, max_steps=60, progress_bar=False)
     report = prior.report()
     assert f"missing: {(~known).sum()} of 1500 cells" in str(report) and report.columns == tuple(COLUMNS)
     assert report.prior.value == max(report.laps["score"]) and not report.is_worse
@@ -100,7 +100,7 @@ def test_a_frame_of_classes_with_holes_is_completed(monkeypatch):
     frame = pd.DataFrame({"a": pick(0, "rgb"), "b": pick(1, ("no", "yes")), "c": pick(2, (False, True))})
     monkeypatch.setattr(posterior_draws, "BUDGET", 300_000)  # fewer particles while it learns
     with pytest.warns(DroppedRowsWarning, match="1 of 300 rows"):
-        prior = nd.fit_prior(KEY, frame, num_steps=60, progress_bar=False)
+        prior = nd.fit_prior(KEY, frame, max_steps=60, progress_bar=False)
     assert prior.process.diffusion.description()["family"] == "mixed"
     monkeypatch.setattr(imputation, "MORE", ())  # k̂ would have most rows run again, with many more particles
     found = nd.impute(KEY, frame, prior, 30, num_particles=64, num_steps=32, progress_bar=False)

@@ -118,6 +118,12 @@ def test_what_cannot_be_learned_from_is_refused_by_name(function, seen, options,
         nd.fit_prior_from_observations(KEY, function, seen, **{"event_shape": 2, "progress_bar": False} | options)
 
 
+@pytest.mark.parametrize(("name", "said"), [("max_steps", "first_steps and lap_steps"), ("width", "got 'width'")])
+def test_options_that_are_not_passed_on_are_refused_before_the_first_lap(name, said):
+    with pytest.raises(TypeError, match=said):
+        nd.fit_prior_from_observations(KEY, model, SEEN, event_shape=2, progress_bar=False, **{name: 10})
+
+
 @pytest.mark.slow
 def test_draws_and_the_gaussian_start_against_closed_forms():
     """Evidence of each observation; then mean, covariance and noise near the truth, no worse than it on evidence."""

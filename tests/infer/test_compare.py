@@ -162,7 +162,7 @@ def test_a_learned_prior_under_a_nonlinear_likelihood():
     network = nd.networks.MLP(jax.random.key(4), (2,), num_steps=40, width=48, depth=2)
     schedule = nd.schedules.log_snr(40, -7.0, 6.0)
     learned = nd.fit_prior(
-        jax.random.key(0), ring, num_steps=500, schedule=schedule, network=network, progress_bar=False
+        jax.random.key(0), ring, max_steps=500, schedule=schedule, network=network, progress_bar=False
     )
     blob = nd.ReverseProcess(nd.GaussianDiffusion(schedule), nd.denoisers.Gaussian(0.0, 0.7), 2)
     few = nd.samplers.Ancestral(10)

@@ -277,7 +277,7 @@ def test_a_learned_prior_under_counts_with_an_unknown_context():
     network = nd.networks.MLP(jax.random.key(0), (2,), num_steps=12, width=32, context=features)
     denoiser = nd.denoisers.Network(network, "velocity", told=told)
     untrained = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(12, -8, 6)), denoiser, (2,))
-    key, options = jax.random.key(0), {"num_steps": 300, "batch_size": 128, "progress_bar": False}
+    key, options = jax.random.key(0), {"max_steps": 300, "batch_size": 128, "progress_bar": False}
     prior = nd.DiffusionPrior(nd.fit(key, untrained, data, context=c, **options).process)
     log_r = lambda x: dist.Poisson(jnp.exp(x[0] + x[1])).log_prob(4)
 

@@ -20,7 +20,7 @@ def learned(seed, data, diffusion, shape=(2,), head="velocity"):
     """A small network, trained briefly: what is wrong with the prior is no concern here."""
     network = nd.networks.MLP(jax.random.key(seed), shape, num_steps=diffusion.num_steps, width=32, depth=1)
     process = nd.ReverseProcess(diffusion, nd.denoisers.Network(network, head), data.shape[1:])
-    return nd.DiffusionPrior(nd.fit(KEY, process, data, num_steps=400, batch_size=128, progress_bar=False).process)
+    return nd.DiffusionPrior(nd.fit(KEY, process, data, max_steps=400, batch_size=128, progress_bar=False).process)
 
 
 def draws(prior, seed):

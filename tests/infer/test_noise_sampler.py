@@ -151,7 +151,7 @@ def learned():
     data = 2 * points + 0.2 * rng.normal(size=points.shape)
     network = nd.networks.MLP(jax.random.key(2), (2,), num_steps=8, width=16, depth=2)
     return nd.fit_prior(
-        jax.random.key(1), data, num_steps=400, schedule=nd.schedules.log_snr(8), network=network, progress_bar=False
+        jax.random.key(1), data, max_steps=400, schedule=nd.schedules.log_snr(8), network=network, progress_bar=False
     )
 
 

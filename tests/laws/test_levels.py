@@ -193,7 +193,7 @@ def _learning():
 def test_training_on_whole_numbers():
     """The last step's scale is learned with the rest, and validation is a code length."""
     process, data = _learning(), np.random.default_rng(0).binomial(7, 0.4, (200, 2))
-    result = nd.fit(KEY, process, data, num_steps=60, log_every=60, batch_size=64, learning_rate=3e-3,
+    result = nd.fit(KEY, process, data, max_steps=60, log_every=60, batch_size=64, learning_rate=3e-3,
                     progress_bar=False, validation=data[:50], likelihood=nd.KBound(2, 4))  # fmt: skip
     assert result.process.last_step.step.log_scale != process.last_step.step.log_scale
     assert -3 * np.log(8) < result.history["validation"][-1] < 0  # a code of 3 bits for each would do
@@ -209,7 +209,7 @@ def test_training_refuses_data_that_are_no_levels():
     ]
     for values, more, message in cases:
         with pytest.raises(ValueError, match=message):
-            nd.fit(KEY, process, values, num_steps=2, progress_bar=False, **more)
+            nd.fit(KEY, process, values, max_steps=2, progress_bar=False, **more)
 
 
 @pytest.mark.slow

@@ -150,19 +150,19 @@ def test_vectors_in_steps_are_scaled_with_the_noise_that_fills_the_gaps():
 def test_every_choice_can_be_overridden():
     data, schedule, network = _normal(60, 2), schedules.cosine(7), Affine(7, 2)
     plan = plan_prior(
-        KEY, data, loc=1.0, scale=[2.0, 3.0], schedule=schedule, network=network, dequantize=0.25, num_steps=12
+        KEY, data, loc=1.0, scale=[2.0, 3.0], schedule=schedule, network=network, dequantize=0.25, max_steps=12
     )
     diffusion = plan.process.diffusion
     assert diffusion.schedule is schedule and plan.process.denoiser.fn is network
     assert float(diffusion.loc) == 1 and diffusion.scale.tolist() == [2.0, 3.0]
-    assert plan.dequantize == 0.25 and plan.num_steps == 12
+    assert plan.dequantize == 0.25 and plan.max_steps == 12
     assert all("given" in _said(plan, start) for start in ("noise law", "dequantize", "schedule", "network"))
     assert _said(plan, "training") == "training: 12 steps (given)"
     default = plan_prior(KEY, data)
-    assert "given" not in str(default) and default.num_steps == 1_000
+    assert "given" not in str(default) and default.max_steps == 1_000
     assert isinstance(default.process.denoiser, nd.denoisers.Residual)
     large = plan_prior(KEY, _normal(20, 17, 17))
-    assert large.num_steps == 20_000 and large.process.denoiser.predicts == "velocity"
+    assert large.max_steps == 20_000 and large.process.denoiser.predicts == "velocity"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_every_choice_can_be_overridden():
 )
 def test_the_network_grows_with_the_event(shape, width, steps):
     plan = plan_prior(KEY, _normal(10, *shape), loc=0.0)
-    assert plan.process.denoiser.fn.width == width and plan.num_steps == steps
+    assert plan.process.denoiser.fn.width == width and plan.max_steps == steps
     assert f"MLP of width {width}" in _said(plan, "network") and str(steps) in _said(plan, "training")
 
 
@@ -179,7 +179,7 @@ def test_the_network_grows_with_the_event(shape, width, steps):
 )
 def test_a_tables_network_grows_with_the_number_of_examples(count, size, width, steps):
     plan = plan_prior(KEY, _normal(count, size))
-    assert plan.process.denoiser.fn.width == width and plan.num_steps == steps
+    assert plan.process.denoiser.fn.width == width and plan.max_steps == steps
     assert f"MLP of width {width}, for {count} examples" in _said(plan, "network")
     assert "whitened" in _said(plan, "coordinates") and "Gaussian" in _said(plan, "baseline")
 
@@ -275,8 +275,8 @@ def test_a_plan_is_made_of_complete_data():
         ({"network": 3}, r"network: expected a callable fn\(x_t, t\), got 3"),
         ({"network": lambda x, t: x[:1]}, r"fn: expected an output of the shape of its input, \(2,\), got \(1,\)"),
         ({"dequantize": -1.0}, r"dequantize: expected a width of at least 0 \(0 for bits and classes\), got -1.0"),
-        ({"num_steps": 0}, "num_steps: expected a whole number of at least 1, got 0"),
-        ({"num_steps": 1.5}, "num_steps: expected a whole number of at least 1, got 1.5"),
+        ({"max_steps": 0}, "max_steps: expected a whole number of at least 1, got 0"),
+        ({"max_steps": 1.5}, "max_steps: expected a whole number of at least 1, got 1.5"),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value)) if isinstance(value, dict) else "bad",
 )
@@ -316,7 +316,7 @@ def test_a_prior_is_learned(family, capsys):
         chance = np.array([0.1, 0.5, 0.95])
         best = (chance * np.log(chance) + (1 - chance) * np.log(1 - chance)).sum()
     network = Affine(8, data.shape[1])
-    choices |= {"network": network, "num_steps": 600}
+    choices |= {"network": network, "max_steps": 600}
     prior = fit_prior(KEY, data, learning_rate=0.03, **choices)
     shown = capsys.readouterr()
     plan = plan_prior(KEY, data, **choices)
@@ -332,7 +332,7 @@ def test_a_prior_is_learned(family, capsys):
 def test_quiet_and_checkpointed(tmp_path, capsys):
     data, path = _normal(2000, 2), tmp_path / "run"
     # The compiled code of the test above serves here too.
-    choices = {"schedule": schedules.log_snr(8, -7.0, 4.0), "network": Affine(8, 2), "num_steps": 600, "loc": 0.0}
+    choices = {"schedule": schedules.log_snr(8, -7.0, 4.0), "network": Affine(8, 2), "max_steps": 600, "loc": 0.0}
     options = {"scale": 2.0, "learning_rate": 0.03, "checkpoint": path, "progress_bar": False}
     prior = fit_prior(KEY, data, **choices, **options)
     shown = capsys.readouterr()

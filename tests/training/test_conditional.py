@@ -88,7 +88,7 @@ def test_labels_of_a_regression_add_nothing_on_average():
 def test_linear_gaussian_pairs_and_an_unknown_context():
     """K of unseen pairs within 0.1 nats of the truth; c given y by the learned prior, against conjugacy."""
     x, c = pairs(3000)
-    prior = nd.fit_prior(jax.random.key(0), x, context=c, num_steps=100, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(0), x, context=c, max_steps=100, progress_bar=False)
     unseen, told = pairs(400, 1)
     truth = multivariate_normal.logpdf(unseen - told @ WEIGHT.T - OFFSET, np.zeros(3), COVARIANCE)
     difference = np.asarray(prior.given(told).log_prob(unseen), np.float64) - truth
@@ -123,7 +123,7 @@ def test_labels_left_out_now_and_then():
     x = np.where(labels == 0, -1.0, 1.5)[:, None] + np.where(labels == 0, 0.3, 0.6)[:, None] * rng.normal(
         size=(2000, 1)
     )
-    prior = nd.fit_prior(jax.random.key(0), x, context=labels, context_dropout=0.3, num_steps=3000, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(0), x, context=labels, context_dropout=0.3, max_steps=3000, progress_bar=False)
     draw = jax.jit(jax.vmap(lambda key, label: prior.given(label).sample(key)))
     draws = lambda label: np.asarray(draw(jax.random.split(jax.random.key(2), 4000), jnp.full(4000, label)))
     for label in (0, 1):
@@ -145,7 +145,7 @@ def test_validation_leaves_out_the_share_of_contexts_that_training_does(dropout,
     x, c = np.zeros((30, 1)), np.zeros((30, 2), float if num_labels is None else int)
     result = nd.fit(
         jax.random.key(1), process, x, context=c, context_dropout=dropout, validation=x[:held_out],
-        validation_context=c[:held_out], likelihood=Untold(), num_steps=2, log_every=1, validate_every=1, batch_size=4,
+        validation_context=c[:held_out], likelihood=Untold(), max_steps=2, log_every=1, validate_every=1, batch_size=4,
         progress_bar=False,
     )  # fmt: skip
     np.testing.assert_allclose(result.history["validation"], [share] * 3, rtol=1e-6)
@@ -157,7 +157,7 @@ def test_weights_are_kept_that_know_examples_without_their_context():
     rng = np.random.default_rng(5)
     make = lambda count: (c := rng.normal(size=count), c[:, None] + 0.1 * rng.normal(size=(count, 1)))
     (c, x), (told, unseen) = make(1000), make(400)
-    prior = nd.fit_prior(jax.random.key(0), x, context=c, context_dropout=0.3, num_steps=1500, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(0), x, context=c, context_dropout=0.3, max_steps=1500, progress_bar=False)
     below = norm.logpdf(unseen[:, 0], 0, np.sqrt(1.01)) - np.asarray(prior.given(None).log_prob(unseen))
     assert below.mean() < 3  # for a small network; the regression is some 60 nats below
     below = norm.logpdf(unseen[:, 0], told, 0.1) - np.asarray(prior.given(told).log_prob(unseen))
@@ -199,7 +199,7 @@ BAD = {
 def test_bad_contexts_are_named(case):
     options, kind, message = BAD[case]
     with pytest.raises(kind, match=message):
-        nd.fit_prior(jax.random.key(0), pairs(40)[0], **options, num_steps=1, progress_bar=False)
+        nd.fit_prior(jax.random.key(0), pairs(40)[0], **options, max_steps=1, progress_bar=False)
 
 
 def test_fit_wants_contexts_where_its_process_does():
@@ -214,11 +214,11 @@ def test_fit_wants_contexts_where_its_process_does():
         (open_, c[:7], r"context: expected shape \(20, 2\), one for each example, got \(7, 2\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            nd.fit(jax.random.key(0), process, x, context=context, num_steps=1, progress_bar=False)
+            nd.fit(jax.random.key(0), process, x, context=context, max_steps=1, progress_bar=False)
     with pytest.raises(ValueError, match="validation_context: expected real numbers"):
-        nd.fit(jax.random.key(0), open_, x, context=c, validation=x, num_steps=1, progress_bar=False)
+        nd.fit(jax.random.key(0), open_, x, context=c, validation=x, max_steps=1, progress_bar=False)
     with pytest.raises(ValueError, match="validation_context: expected None without validation data"):
-        nd.fit(jax.random.key(0), open_, x, context=c, validation_context=c, num_steps=1, progress_bar=False)
+        nd.fit(jax.random.key(0), open_, x, context=c, validation_context=c, max_steps=1, progress_bar=False)
 
 
 def test_contexts_go_where_their_examples_go():

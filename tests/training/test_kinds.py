@@ -105,7 +105,7 @@ def test_bits_are_series_and_images_too_without_a_simple_model():
     bits = (np.random.default_rng(0).random((50, 4, 4)) < 0.3).astype(int)
     for kind, network in (("series", networks.Series), ("image", networks.UNet)):
         plan = plan_prior(KEY, bits, kind=kind)
-        assert isinstance(plan.process.denoiser.fn, network) and not plan.has_baseline and plan.num_steps == 5_000
+        assert isinstance(plan.process.denoiser.fn, network) and not plan.has_baseline and plan.max_steps == 5_000
         assert plan.process.predict(np.zeros((2, 4, 4)), 3).shape == (2, 4, 4)
 
 
@@ -162,7 +162,7 @@ def test_a_context_reaches_convolutions():
     rng = np.random.default_rng(0)
     c = rng.normal(size=(80, 1))
     x = 3 * c + _normal(80, 5)
-    options = {"schedule": schedules.log_snr(6), "num_steps": 2, "progress_bar": False}
+    options = {"schedule": schedules.log_snr(6), "max_steps": 2, "progress_bar": False}
     prior = fit_prior(KEY, x, context=c, kind="series", **options)
     assert isinstance(prior.process.denoiser.fn, networks.Series) and prior.transform is None
     means = [np.asarray(prior.given(jnp.array([v])).sample(KEY, (200,))).mean() for v in (-2.0, 2.0)]
@@ -172,7 +172,7 @@ def test_a_context_reaches_convolutions():
 @pytest.mark.slow
 def test_a_series_is_learned_better_than_its_gaussian_and_kept(tmp_path):
     """Above the Gaussian on held-out rows, the same from a file, and no program compiled again."""
-    options = {"schedule": schedules.log_snr(60), "num_steps": 400, "progress_bar": False}
+    options = {"schedule": schedules.log_snr(60), "max_steps": 400, "progress_bar": False}
     prior = fit_prior(KEY, _waves(400, 16), kind="series", **options)
     (gaussian, *_) = prior.report().baselines
     assert prior.report().trained == 360 and gaussian.gain > 2 * gaussian.gain_error, prior.report()

@@ -94,7 +94,7 @@ def _k(process, x):
 
 def _fit(process=None, data=None, *, seed=5, **options):
     process = _process() if process is None else process
-    options = {"num_steps": 20, "log_every": 5, "validation": 0.0, "progress_bar": False, "batch_size": 16} | options
+    options = {"max_steps": 20, "log_every": 5, "validation": 0.0, "progress_bar": False, "batch_size": 16} | options
     return nd.fit(jax.random.key(seed), process, _data(64) if data is None else data, **options)
 
 
@@ -143,7 +143,7 @@ def trained():
     """A Gaussian is learned from 8000 draws, with the bound."""
     held_out = _data(400, seed=1)
     result = nd.fit(
-        jax.random.key(0), _process(), _data(8000), num_steps=1500, learning_rate=0.03, batch_size=256,
+        jax.random.key(0), _process(), _data(8000), max_steps=1500, learning_rate=0.03, batch_size=256,
         validation=held_out, validate_every=500, likelihood=nd.KBound(64), progress_bar=False,
     )  # fmt: skip
     return result, held_out
@@ -182,7 +182,7 @@ def test_what_is_fixed_stays_bit_for_bit(trained):
 def test_the_simple_objective_learns_the_posterior_mean():
     """For Gaussian data E[ε | x_t] is affine; its coefficients are known."""
     result = _fit(
-        _process("noise"), _data(8000), objective="simple", num_steps=1500, log_every=100, batch_size=256,
+        _process("noise"), _data(8000), objective="simple", max_steps=1500, log_every=100, batch_size=256,
         learning_rate=0.03,
     )  # fmt: skip
     m, s = (LOC - NOISE_LOC) / NOISE_SCALE, SCALE / NOISE_SCALE
@@ -201,7 +201,7 @@ def test_a_learned_schedule_is_trained_in_its_logits_alone():
     """It starts with a last step that forgets too little, which no denoiser can make up for."""
     start = schedules.learned(T, 0.03, schedules.log_snr(T, -0.5, 3.5))
     kinds = _process(schedule=start), _process(schedule=schedules.Schedule(start.table))
-    options = {"num_steps": 1500, "log_every": 100, "learning_rate": 0.03, "batch_size": 256}
+    options = {"max_steps": 1500, "log_every": 100, "learning_rate": 0.03, "batch_size": 256}
     learned, plain = (_fit(process, _data(8000), **options).process for process in kinds)
     new = learned.diffusion.schedule
     assert new.first_beta == 0.03 and np.array_equal(new.times, start.times)
@@ -220,7 +220,7 @@ def test_a_schedule_is_trained_for_the_least_variance():
     start = schedules.learned(16, 1e-3, objective="variance")
     data, denoiser = _data(4000), nd.denoisers.Gaussian(LOC, SCALE)
     process = lambda schedule: nd.ReverseProcess(nd.GaussianDiffusion(schedule, NOISE_LOC, NOISE_SCALE), denoiser, 2)
-    new = _fit(process(start), data, num_steps=400, log_every=400, batch_size=128).process.diffusion.schedule
+    new = _fit(process(start), data, max_steps=400, log_every=400, batch_size=128).process.diffusion.schedule
     assert (new.ends, new.times.shape) == (start.ends, start.times.shape)
 
     @jax.jit
@@ -266,7 +266,7 @@ def test_the_average_of_the_weights(cheap):
 )
 def test_any_optax_optimiser(cheap, optimizer):
     cheap(lambda key, process, batch: jnp.sum(jnp.square(process.denoiser.fn.slope - 0.7)))
-    result = _fit(optimizer=optimizer, num_steps=200, ema=0.0)
+    result = _fit(optimizer=optimizer, max_steps=200, ema=0.0)
     np.testing.assert_allclose(_weights(result), 0.7, atol=0.11)
     assert result.history["loss"][-1] < 0.5 * result.history["loss"][0]
 
@@ -278,7 +278,7 @@ def test_the_learning_rate_may_be_a_schedule(cheap):
 
 
 def test_the_default_learning_rate_warms_up_and_decays(cheap):
-    one = _weights(_fit(num_steps=100, ema=0.0, learning_rate=0.1))
+    one = _weights(_fit(max_steps=100, ema=0.0, learning_rate=0.1))
     ramp, rest = [0.0, 0.05], 0.001 + 0.099 * 0.5 * (1 + np.cos(np.pi * np.arange(98) / 98))
     np.testing.assert_allclose(one, -(sum(ramp) + rest.sum()), rtol=1e-3)
 
@@ -286,7 +286,7 @@ def test_the_default_learning_rate_warms_up_and_decays(cheap):
 def test_the_loss_is_averaged_over_the_steps_between_entries(cheap):
     """The drift makes the loss of step n known; 23 steps leave an entry of 3."""
     cheap(lambda key, process, batch: jnp.mean(process.denoiser.fn.slope) + 0 * jnp.sum(batch))
-    result = _fit(optimizer=DRIFT, num_steps=23, log_every=10)
+    result = _fit(optimizer=DRIFT, max_steps=23, log_every=10)
     assert result.history["step"] == [10, 20, 23]
     np.testing.assert_allclose(result.history["loss"], [0.045, 0.145, 0.21], rtol=1e-4)
 
@@ -294,16 +294,16 @@ def test_the_loss_is_averaged_over_the_steps_between_entries(cheap):
 def test_the_whole_data_set_is_drawn_from_with_new_examples_at_every_step(cheap):
     cheap(lambda key, process, batch: jnp.mean(batch) + 0 * jnp.sum(process.denoiser.fn.slope))
     data = np.arange(10.0)[:, None].repeat(2, 1)
-    losses = _fit(data=data, num_steps=400, log_every=1, batch_size=1).history["loss"]
+    losses = _fit(data=data, max_steps=400, log_every=1, batch_size=1).history["loss"]
     assert set(losses) == set(range(10))
     assert np.mean(losses) == pytest.approx(4.5, abs=4 * np.sqrt(8.25 / 400))
-    assert losses != _fit(data=data, num_steps=400, log_every=1, batch_size=1, seed=6).history["loss"]
+    assert losses != _fit(data=data, max_steps=400, log_every=1, batch_size=1, seed=6).history["loss"]
 
 
 def test_dequantisation(cheap):
     """Whole numbers get uniform noise of the given width about them; its square has mean width²/12."""
     cheap(lambda key, process, batch: jnp.mean((batch - 3) ** 2) + 0 * jnp.sum(process.denoiser.fn.slope))
-    run = lambda width: np.mean(_fit(data=np.full((20, 2), 3), dequantize=width, num_steps=200).history["loss"])
+    run = lambda width: np.mean(_fit(data=np.full((20, 2), 3), dequantize=width, max_steps=200).history["loss"])
     assert run(0.0) == 0
     assert run(0.5) == pytest.approx(0.25 / 12, rel=0.05)
     cheap(lambda key, process, batch: jnp.mean(batch - 3) + 0 * jnp.sum(process.denoiser.fn.slope))
@@ -322,7 +322,7 @@ def test_validation_data_of_their_own_or_a_share(cheap):
     # One example in ten is 10, and is held out or trained on; the others are 0.
     data = np.zeros((10, 2))
     data[3] = 10
-    held = [_fit(data=data, seed=seed, validation=0.5, num_steps=40, **options).history for seed in range(6)]
+    held = [_fit(data=data, seed=seed, validation=0.5, max_steps=40, **options).history for seed in range(6)]
     for history in held:
         out = history["validation"][-1] > 1
         assert history["validation"][-1] == pytest.approx((4 if out else 0) - 0.4**2, rel=1e-4)
@@ -330,12 +330,12 @@ def test_validation_data_of_their_own_or_a_share(cheap):
     assert {history["validation"][-1] > 1 for history in held} == {True, False}
     assert _fit(**options).history["validation"] == []
     # Due at 7, done at 10: rounded up to whole `log_every`; and always after the last step.
-    odd = _fit(validation=np.ones((3, 2)), num_steps=22, **(options | {"validate_every": 7})).history
+    odd = _fit(validation=np.ones((3, 2)), max_steps=22, **(options | {"validate_every": 7})).history
     assert odd["validation_step"] == [0, 10, 15, 22]
 
 
 def test_patience_stops_early_and_returns_the_best(cheap):
-    options = {"optimizer": DRIFT, "validation": 0.2, "validate_every": 10, "num_steps": 300, "ema": 0.0}
+    options = {"optimizer": DRIFT, "validation": 0.2, "validate_every": 10, "max_steps": 300, "ema": 0.0}
     result = _fit(patience=3, likelihood=Closeness(0.61), **options)
     assert result.stopped == "early" and result.steps == 90
     np.testing.assert_allclose(_weights(result), 0.6, rtol=1e-5)
@@ -349,13 +349,13 @@ def test_patience_stops_early_and_returns_the_best(cheap):
 
 def test_the_start_is_kept_if_nothing_better_comes(cheap):
     """Every step leads away from the target, which is where the weights start."""
-    options = {"optimizer": DRIFT, "validation": 0.2, "validate_every": 10, "num_steps": 300, "ema": 0.0}
+    options = {"optimizer": DRIFT, "validation": 0.2, "validate_every": 10, "max_steps": 300, "ema": 0.0}
     result = _fit(patience=2, likelihood=Closeness(0.0), **options)
     assert result.steps == 20 and result.stopped == "early" and not _weights(result).any()
 
 
 def test_validation_is_as_frequent_as_the_number_of_examples_asks_for(cheap):
-    run = lambda count: _fit(data=_data(count), num_steps=200, validation=_data(4), likelihood=Closeness(0.0),
+    run = lambda count: _fit(data=_data(count), max_steps=200, validation=_data(4), likelihood=Closeness(0.0),
                              log_every=None).history["validation_step"]  # fmt: skip
     assert run(100) == [0, 50, 100, 150, 200] and run(2000) == [0, 100, 200]
 
@@ -420,13 +420,13 @@ def test_a_step_is_traced_at_most_twice_and_not_again_for_an_equal_run_or_about_
         return len(TRACES)
 
     # Every run traces the network to check its shape; beyond that, one scan's length is one trace.
-    once = traces(num_steps=4, log_every=4, learning_rate=1e-4)
-    again = traces(num_steps=4, log_every=4, learning_rate=1e-4)
+    once = traces(max_steps=4, log_every=4, learning_rate=1e-4)
+    again = traces(max_steps=4, log_every=4, learning_rate=1e-4)
     assert once > again
-    assert again == traces(num_steps=4, log_every=4, learning_rate=1e-4, data=_data(60))
-    many = traces(num_steps=40, log_every=4, learning_rate=2e-4)
+    assert again == traces(max_steps=4, log_every=4, learning_rate=1e-4, data=_data(60))
+    many = traces(max_steps=40, log_every=4, learning_rate=2e-4)
     assert many == once
-    uneven = traces(num_steps=42, log_every=4, learning_rate=3e-4)
+    uneven = traces(max_steps=42, log_every=4, learning_rate=3e-4)
     assert uneven - again == 2 * (once - again)
 
 
@@ -435,7 +435,7 @@ def test_a_step_is_traced_at_most_twice_and_not_again_for_an_equal_run_or_about_
 
 def _run(path, **options):
     """A run that takes its time, for the process that is killed and for the one that is not."""
-    options = {"num_steps": 200, "log_every": 10, "checkpoint_every": 40, "ema": 0.9, "learning_rate": 0.02} | options
+    options = {"max_steps": 200, "log_every": 10, "checkpoint_every": 40, "ema": 0.9, "learning_rate": 0.02} | options
     options = {"validation": 0.2, "likelihood": Closeness(0.1), "validate_every": 30, "patience": 50} | options
     process = _process("noise", last_step="forward")
     return _fit(process, data=_data(200), objective="simple", checkpoint=path, **options)
@@ -510,10 +510,10 @@ def test_a_run_that_stopped_early_does_not_go_on(cheap, tmp_path):
 
 def test_a_run_with_its_own_optimiser_may_be_made_longer(cheap, tmp_path):
     path = tmp_path / "run"
-    _run(path, optimizer=DRIFT, num_steps=100, validation=0.0, patience=None)
-    longer = _run(path, optimizer=DRIFT, num_steps=150, validation=0.0, patience=None)
+    _run(path, optimizer=DRIFT, max_steps=100, validation=0.0, patience=None)
+    longer = _run(path, optimizer=DRIFT, max_steps=150, validation=0.0, patience=None)
     assert longer.steps == 150 and longer.history["step"] == list(range(10, 151, 10))
-    assert _same(longer.process, _run(None, optimizer=DRIFT, num_steps=150, validation=0.0, patience=None).process)
+    assert _same(longer.process, _run(None, optimizer=DRIFT, max_steps=150, validation=0.0, patience=None).process)
 
 
 @pytest.mark.parametrize(
@@ -523,7 +523,7 @@ def test_a_run_with_its_own_optimiser_may_be_made_longer(cheap, tmp_path):
         ({"seed": 6}, "key"),
         ({"objective": "simple"}, "objective = 'simple', got one of another, with 'bound'"),
         ({"batch_size": 8}, "batch_size = 8, got one of another, with 16"),
-        ({"num_steps": 300}, "num_steps = 300, got one of another, with 200"),
+        ({"max_steps": 300}, "max_steps = 300, got one of another, with 200"),
         ({"learning_rate": 0.5}, "learning_rate = 0.5, got one of another, with 0.02"),
         ({"ema": 0.5}, "ema = 0.5, got one of another, with 0.9"),
         ({"dequantize": 0.5}, "dequantize = 0.5, got one of another, with 0.0"),
@@ -536,7 +536,7 @@ def test_a_run_with_its_own_optimiser_may_be_made_longer(cheap, tmp_path):
 )
 def test_a_checkpoint_of_another_run_is_refused(cheap, tmp_path, change, named):
     path = tmp_path / "run"
-    own = {"num_steps": 200, "learning_rate": 0.02, "ema": 0.9, "validation": 0.2, "likelihood": Closeness(0.1)}
+    own = {"max_steps": 200, "learning_rate": 0.02, "ema": 0.9, "validation": 0.2, "likelihood": Closeness(0.1)}
     common = {"process": _process("noise"), "data": _data(200), "checkpoint": path} | own
     _fit(**common)
     before = path.read_bytes()
@@ -577,7 +577,7 @@ def test_a_bad_loss_stops_at_its_step_with_the_last_good_state(cheap, tmp_path, 
 
     cheap(loss)
     path = tmp_path / "run"
-    run = lambda: _fit(optimizer=_drift(use_gradient=True), num_steps=30, log_every=5, ema=0.0, checkpoint=path)
+    run = lambda: _fit(optimizer=_drift(use_gradient=True), max_steps=30, log_every=5, ema=0.0, checkpoint=path)
     for _ in range(2):  # the second time from the checkpoint
         with pytest.raises(
             nd.TrainingDiverged, match="NaN or infinity at step 9; the state of step 8 is kept"
@@ -602,7 +602,7 @@ def test_a_bad_first_step(cheap):
 def test_steps_that_are_too_large_leave_finite_weights(cheap, tmp_path):
     cheap(lambda key, process, batch: jnp.sum(jnp.square(process.denoiser.fn.slope + jnp.mean(batch))))
     with pytest.raises(nd.TrainingDiverged) as error:
-        _fit(optimizer=optax.sgd(1e15), checkpoint=tmp_path / "run", num_steps=100)
+        _fit(optimizer=optax.sgd(1e15), checkpoint=tmp_path / "run", max_steps=100)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(eqx.filter(_parts(error), eqx.is_array)))
     assert error.value.result.steps == error.value.step - 1
 

@@ -58,7 +58,7 @@ def test_a_prior_of_incomplete_rows(tmp_path, monkeypatch):
     """Better than a Gaussian on rows never seen, known in full; resumed to the same; files keep the record."""
     monkeypatch.setattr(posterior_draws, "BUDGET", 500_000)  # fewer particles
     _, data = curve(150, 1)
-    options = {"num_steps": 100, "progress_bar": False, "checkpoint": tmp_path / "laps"}
+    options = {"max_steps": 100, "progress_bar": False, "checkpoint": tmp_path / "laps"}
     prior = nd.fit_prior(KEY, data, **options)
     report = prior.report()
     assert not report.is_worse

@@ -52,7 +52,7 @@ def _batch(step):
 
 
 def _fit(data, **options):
-    options = {"num_steps": 12, "log_every": 4, "validation": 0.0, "objective": "simple"} | options
+    options = {"max_steps": 12, "log_every": 4, "validation": 0.0, "objective": "simple"} | options
     options = {"batch_size": 8, "learning_rate": 0.02, "progress_bar": False} | options
     return nd.fit(KEY, options.pop("process", PROCESS), data, **options)
 
@@ -221,7 +221,7 @@ def test_an_array_in_a_file_is_learned_from_like_one_in_memory(tmp_path):
 
 def test_few_batches_are_fetched_ahead():
     asked = []
-    _fit(lambda step: asked.append(step) or _batch(step), num_steps=4)
+    _fit(lambda step: asked.append(step) or _batch(step), max_steps=4)
     assert asked == [*range(4 + AHEAD)][: len(asked)] and len(asked) >= 4
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
@@ -237,11 +237,11 @@ def test_a_step_that_is_not_finite_stops_a_stream(tmp_path):
 def test_streams_that_do_not_fit_are_refused(tmp_path):
     told = {"process": _process(told=Context())}
     pairs = lambda step: (_batch(step), np.zeros(8))
-    assert _fit(pairs, **told, num_steps=2).steps == 2
+    assert _fit(pairs, **told, max_steps=2).steps == 2
     _fit(
-        iter([_batch(step) for step in range(6)]), num_steps=4, learning_rate=lambda _: 0.1, checkpoint=tmp_path / "run"
+        iter([_batch(step) for step in range(6)]), max_steps=4, learning_rate=lambda _: 0.1, checkpoint=tmp_path / "run"
     )
-    again = {"num_steps": 6, "learning_rate": lambda _: 0.1, "checkpoint": tmp_path / "run"}
+    again = {"max_steps": 6, "learning_rate": lambda _: 0.1, "checkpoint": tmp_path / "run"}
     for data, options, said in (
         (_batch, {"validation": 0.1}, "validation: expected held-out data, or 0 for none, with a stream, got 0.1"),
         (_batch, {"context": np.zeros(8)}, "context: expected None with a stream"),

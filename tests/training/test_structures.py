@@ -97,7 +97,7 @@ def test_windows_that_overlap_are_held_out_in_blocks():
     rows = np.random.default_rng(1).normal(size=(100, 5))
     assert holding_out.window_shift(rows) == 0 and holding_out.held_out_rows(KEY, rows, 0.1)[2] == ()
     plan = plan_prior(KEY, np.stack([series[i : i + 24] for i in range(150)]))
-    assert plan.num_steps == 0 and "windows of which only 7 share nothing" in str(plan)
+    assert plan.max_steps == 0 and "windows of which only 7 share nothing" in str(plan)
 
 
 @pytest.mark.slow
@@ -127,7 +127,7 @@ def test_a_schedule_of_ones_own_keeps_coordinates_and_baseline():
     plan = plan_prior(KEY, x, schedule=schedule)
     assert plan.is_table and plan.transform is not None and "schedule: 12 steps, log-SNR 6 to -8 (given)" in str(plan)
     few = plan_prior(KEY, x[:10], schedule=schedule)
-    assert few.num_steps == 0 and few.process.diffusion.schedule is schedule
+    assert few.max_steps == 0 and few.process.diffusion.schedule is schedule
     learned = plan_prior(KEY, x, schedule=nd.schedules.learned(12))
     assert not learned.is_table
 
@@ -140,7 +140,7 @@ def test_a_prior_of_ones_own_schedule_is_no_worse_than_a_gaussian(missing):
     x = rng.normal(size=(120, 2)) @ np.array([[1.0, 0.0], [0.99, 0.1]]).T
     x = np.where(missing & (rng.random(x.shape) < 0.2), np.nan, x)
     schedule = nd.schedules.log_snr(32, -8.0, 8.0)
-    prior = fit_prior(KEY, x[np.isfinite(x).any(1)], schedule=schedule, num_steps=50, progress_bar=False)
+    prior = fit_prior(KEY, x[np.isfinite(x).any(1)], schedule=schedule, max_steps=50, progress_bar=False)
     np.testing.assert_array_equal(prior.process.diffusion.schedule.table, schedule.table)
     assert prior.report().baselines[0].gain > -0.1
 
@@ -149,7 +149,7 @@ def test_a_prior_of_ones_own_schedule_is_no_worse_than_a_gaussian(missing):
 def test_a_skewed_tables_prior_is_near_the_truth():
     """K within a few tenths of a nat of the exact density on fresh examples, and far above the Gaussian's."""
     (train, _), (fresh, exact) = _skewed(300, 0), _skewed(1000, 1)
-    prior = fit_prior(KEY, train, num_steps=200, progress_bar=False)
+    prior = fit_prior(KEY, train, max_steps=200, progress_bar=False)
     own = np.asarray(prior.estimate(jnp.asarray(fresh, jnp.float32), key=jax.random.key(1)).value, np.float64)
     gaussian = baselines.shrunk_gaussian(train).log_prob(fresh)
     assert -0.3 < (own - exact).mean() < 0.02

@@ -35,7 +35,7 @@ def exact(x, length):
 
 def planned(x, context):
     values, told, features = conditional.described(context, len(x), 0.0)
-    plan = plan_prior(jax.random.key(0), x, num_steps=1)
+    plan = plan_prior(jax.random.key(0), x, max_steps=1)
     return conditional.conditional_plan(jax.random.key(1), plan, conditional.Pairs(x, values), told, features, None)
 
 
