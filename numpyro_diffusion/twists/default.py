@@ -5,7 +5,7 @@ from ..process import ReverseProcess
 from .base import AbstractTwist
 from .fitting import fitting_twist
 from .laplace import Laplace
-from .linear import PseudoInverse, observation_size
+from .linear import PseudoInverse
 from .tempered import Tempered
 
 
@@ -19,16 +19,15 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
       covariance that it is taken for, ``"exact"`` for up to 16 elements and ``"iterative"`` for more. But where the
       prior's covariance is known in full more than 16 have `Laplace`, which is exact for a normal law, or for other
       laws of up to 128 elements, and where elements are known, `Laplace` tempered to the power 0.5.
-    - An exact denoiser and anything else: `Laplace`.
-    - A learned denoiser: `Laplace`, `Tempered` to the power 0.5. Where the prior's covariance is not known in full and
+    - A normal law and anything else: `Laplace`. Any other exact denoiser and anything else: `Laplace`, `Tempered` to
+      the power 0.5.
+    - A learned denoiser: `Laplace`, tempered to the power 0.5. Where the prior's covariance is not known in full and
       Gaussian observations are among the factors, `PseudoInverse`, tempered to the power 1; and for Gaussian
       observations of more than 16 elements with nothing beside them, where `num_particles` are fewer than x has
       elements: too few to pay for the decomposition of matrices that they share.
     """
     twist = fitting_twist(process, factor, num_particles)
-    denoiser, linear = process.denoiser, observation_size(process, factor) is not None
-    untempered = denoiser.is_gaussian or (denoiser.is_exact and not linear)
-    if untempered or not isinstance(twist, Laplace | PseudoInverse):
+    if process.denoiser.is_gaussian or not isinstance(twist, Laplace | PseudoInverse):
         return twist
     # Trusted less at high noise, where x_0 given x_t has several modes (examples/benchmarks/twists.py).
     return Tempered(twist, 0.5 if isinstance(twist, Laplace) else 1.0)

@@ -84,8 +84,8 @@ def assert_right(prior, draws, log_r, reach=np.inf):
 @pytest.mark.slow
 def test_the_default_is_right_for_two_moduli(mixture):
     smc = assert_right(mixture, drawn(mixture), LIKELIHOODS["modulus"])
-    assert isinstance(smc.plan.sampler.twist, twists.Laplace)
-    assert "twist Laplace, chosen by rule" in str(smc.plan)
+    assert smc.plan.sampler.twist == twists.Tempered(twists.Laplace(), 0.5)
+    assert "twist Tempered(Laplace, power=0.5), chosen by rule" in str(smc.plan)
 
 
 @pytest.mark.slow

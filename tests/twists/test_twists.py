@@ -440,7 +440,7 @@ CHOICES = {
     "linear": (gaussian_process, SUM, twists.MomentMatched),
     "large": (gaussian_process, MANY, twists.Laplace),
     "large_mixture": (mixture_process, MANY, twists.Tempered),
-    "mixture_and_any": (mixture_process, SUM * ANY, twists.Laplace),
+    "mixture_and_any": (mixture_process, SUM * ANY, twists.Tempered),
     "learned": (learned_process, SUM, twists.Tempered),
     "learned_and_any": (learned_process, ANY, twists.Tempered),
     "product": (gaussian_process, PLAIN * KNOWN, twists.MomentMatched),
@@ -460,7 +460,7 @@ def test_the_default_twist_fits_the_factor(name):
     twist.check(process(), factor)
 
 
-def test_the_default_of_learned_priors_is_tempered():
+def test_the_default_is_tempered_but_of_normal_laws():
     """Laplace where the covariance is known in full, the cheap one where it is not and the observation is normal."""
     small, large = learned_process(), learned_process(300)
     inverse, laplace = twists.Tempered(twists.PseudoInverse(), 1.0), twists.Tempered(twists.Laplace(), 0.5)
@@ -474,6 +474,7 @@ def test_the_default_of_learned_priors_is_tempered():
         mixture = nd.denoisers.GaussianMixture(np.zeros((2, size)), [0.5, 0.4], [0.3, 0.7])
         process, entries = nd.ReverseProcess(small.diffusion, mixture, size), np.arange(size) < 20
         assert twists.default_twist(process, Gaussian(np.zeros(size), 1.0)) == observed
+        assert twists.default_twist(process, ANY) == laplace
         assert twists.default_twist(process, Delta(np.zeros(size), entries)) == known
 
 
