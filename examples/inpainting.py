@@ -1,6 +1,9 @@
-"""Fill a hole in pieces of brick, grass and gravel that the packaged prior has not seen.
+"""Fill a hole in pieces of brick, grass and gravel that a prior of them has not seen.
 
-    python examples/inpainting.py [--save inpainting.png] [--short]
+    python examples/textures.py --save textures.safetensors
+    python examples/inpainting.py --prior textures.safetensors [--save inpainting.png]
+
+With --short the network is not trained at all, to show that everything runs.
 
 The middle of held-out 32 x 32 patches is hidden and the rest is known exactly (`nd.factors.Delta`), as Sohl-Dickstein
 et al. 2015 filled bark. Particles go down a strided chain led by the known pixels and are weighted for what the lead
@@ -12,6 +15,7 @@ are across its edge, and how many hidden pixels lie in their 90% intervals.
 import argparse
 from pathlib import Path
 
+import _images
 import jax
 import numpy as np
 
@@ -27,6 +31,13 @@ def held_out(key, count):
     chosen = np.round(np.linspace(0, patches.shape[1] - 1, count)).astype(int)
     values = patches[:, chosen].astype(np.float32)
     return values + np.asarray(jax.random.uniform(key, values.shape)) - np.float32(0.5)
+
+
+def load(options):
+    """The prior; with --short one that has learned nothing but mean and spread."""
+    if not options.short:
+        return nd.load(options.prior)
+    return nd.DiffusionPrior(_images.untrained(jax.random.key(0), "mlp-16", (SIZE, SIZE), 10, 127.5, 64.0))
 
 
 def fill(key, prior, values, known, options):
@@ -94,7 +105,7 @@ def picture(path, truths, fills, hidden):
 def main():
     """Fill the holes, print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prior", default="textures", help="a packaged name or a file")
+    parser.add_argument("--prior", type=Path, default="textures.safetensors", help="made by textures.py")
     parser.add_argument("--patches", type=int, default=6, help="of each texture")
     parser.add_argument("--hole", type=int, default=12, help="side of the hidden square")
     parser.add_argument("--particles", type=int, default=8, help="of each run")
@@ -106,7 +117,7 @@ def main():
     options = parser.parse_args()
     if options.short:
         options.patches, options.particles, options.islands, options.steps = 1, 4, 1, 4
-    prior, keys = nd.load(options.prior), jax.random.split(jax.random.key(options.seed))
+    prior, keys = load(options), jax.random.split(jax.random.key(options.seed))
     truths, hidden = held_out(keys[0], options.patches), np.zeros((SIZE, SIZE), bool)
     start = (SIZE - options.hole) // 2
     hidden[start : start + options.hole, start : start + options.hole] = True

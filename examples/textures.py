@@ -112,7 +112,7 @@ def run(options):
 def main():
     """Parse the options and run."""
     parser = _images.parser(__doc__, "textures")
-    parser.add_argument("--save", type=Path, help="write the packaged file here too")
+    parser.add_argument("--save", type=Path, help="write the prior here too")
     parser.add_argument("--stride", type=int, default=3, help="pixels between two training patches")
     _images.add_training(parser, steps=4000, batch=16)
     parser.set_defaults(network="patched-24")

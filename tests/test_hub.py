@@ -144,7 +144,7 @@ def test_a_function_for_a_network_cannot_be_saved(tmp_path):
 def test_every_packaged_prior_loads_and_has_its_card():
     names = nd.packaged()
     assert list(names) == sorted(path.stem for path in hub._FOLDER.iterdir() if path.suffix == ".safetensors")
-    assert set(names) == {"digits", "heartbeat", "mnist", "swiss-roll", "textures"}
+    assert set(names) == {"digits", "heartbeat", "mnist", "swiss-roll"}
     sizes = {name: (hub._FOLDER / f"{name}.safetensors").stat().st_size for name in names}
     assert all(size <= 1_000_000 for name, size in sizes.items() if name != "mnist"), sizes
     assert sum(sizes.values()) <= 12_000_000, sizes
@@ -171,20 +171,14 @@ def _mnist(key):
     return images + (jax.random.uniform(key, images.shape) - 0.5) * nd.card("mnist")["dequantize"]
 
 
-def _textures(key):
-    patches = np.concatenate([nd.datasets.textures(name).test for name in ("brick", "grass", "gravel")])
-    return patches + (jax.random.uniform(key, patches.shape) - 0.5) * nd.card("textures")["dequantize"]
-
-
 # Data that no training has seen: generated afresh, or the part of a data set that is held out.
 HELD_OUT = {
     "digits": _digits,
     "heartbeat": lambda key: nd.datasets.heartbeat(key, 2000),
     "mnist": _mnist,
     "swiss-roll": lambda key: nd.datasets.swiss_roll(key, 2000, 0.5),
-    "textures": _textures,
 }
-TERMS = {"mnist": 4, "textures": 4}  # few for large networks; K per pixel is what their cards hold
+TERMS = {"mnist": 4}  # few for a large network; K per pixel is what its card holds
 
 
 def test_every_packaged_prior_has_held_out_data():
