@@ -72,7 +72,8 @@ def linear(key: PRNGKeyArray, inputs: int, outputs: int) -> eqx.nn.Linear:
 
 def zero_linear(key: PRNGKeyArray, inputs: int, outputs: int) -> eqx.nn.Linear:
     """Return an affine layer whose weights and bias start at zero."""
-    return jax.tree.map(jnp.zeros_like, linear(key, inputs, outputs))
+    layout = eqx.filter_eval_shape(linear, key, inputs, outputs)  # nothing is drawn
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), layout)
 
 
 def event_size(event_shape: tuple[int, ...]) -> int:

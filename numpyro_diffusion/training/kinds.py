@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from .._checks import check_choice
+from .._compiled import compiled
 from ..likelihoods import AbstractLikelihood, KBound
 from ..networks import MLP, UNET_SIZES, ContextFeatures, Patched, Series, UNet
 from ..process import ReverseProcess
@@ -59,7 +60,6 @@ class AbstractKind(ABC):
         """Raise ``ValueError`` unless an event of this shape may be one of the kind; any may, unless it says more."""
         del event_shape
 
-    @abstractmethod
     def network(self, key: Array, shape: tuple[int, ...], sizes: Sizes) -> Any:
         """The network, which is zero before it is trained.
 
@@ -68,6 +68,11 @@ class AbstractKind(ABC):
             shape: of what it is given.
             sizes: all else.
         """
+        return _first_weights(self, key, shape, sizes)
+
+    @abstractmethod
+    def _network(self, key: Array, shape: tuple[int, ...], sizes: Sizes) -> Any:
+        """See `network`."""
 
     @abstractmethod
     def said(self, given: bool, event_shape: tuple[int, ...]) -> list[str]:
@@ -99,12 +104,18 @@ class AbstractKind(ABC):
         return None
 
 
+@compiled
+def _first_weights(kind: AbstractKind, key: Array, shape: tuple[int, ...], sizes: Sizes) -> Any:
+    """In one program: the layers' own draws would be compiled one by one."""
+    return kind._network(key, shape, sizes)
+
+
 class _Vector(AbstractKind):
     """Numbers in no order, for an `MLP`; of any shape."""
 
     is_quick = is_whitened = takes_classes = True
 
-    def network(self, key: Array, shape: tuple[int, ...], sizes: Sizes) -> MLP:
+    def _network(self, key: Array, shape: tuple[int, ...], sizes: Sizes) -> MLP:
         return MLP(key, shape, **sizes._asdict())
 
     def said(self, given: bool, event_shape: tuple[int, ...]) -> list[str]:
@@ -172,7 +183,7 @@ class _Series(_Convolved):
 
     name, ranks, shapes = "series", (1, 2), "(n, length) or (n, length, variables)"
 
-    def network(self, key: Array, shape: tuple[int, ...], sizes: Sizes) -> Series:
+    def _network(self, key: Array, shape: tuple[int, ...], sizes: Sizes) -> Series:
         return Series(
             key, shape, num_steps=sizes.num_steps, channels=CHANNELS, outputs=sizes.outputs, context=sizes.context
         )
@@ -184,7 +195,7 @@ class _Image(_Convolved):
     name, ranks = "image", (2, 3)
     shapes = "(n, height, width) or (n, height, width, colours)"
 
-    def network(self, key: Array, shape: tuple[int, ...], sizes: Sizes) -> UNet | Patched:
+    def _network(self, key: Array, shape: tuple[int, ...], sizes: Sizes) -> UNet | Patched:
         height, breadth, colours = (*shape, 1)[:3]
         patch = _patch(height, breadth)
         inner = (height // patch, breadth // patch, patch**2 * colours)
