@@ -108,7 +108,7 @@ def test_mnist_says_what_is_wrong_with_a_file(mnist_folder) -> None:
         datasets.mnist(mnist_folder)
     with pytest.raises(FileNotFoundError, match="folder: expected a folder, got"):
         datasets.mnist(mnist_folder / "nowhere")
-    with pytest.raises(ValueError, match="folder: expected a path, got 3"):
+    with pytest.raises(TypeError, match="folder: expected a path, got 3"):
         datasets.mnist(3)
     with pytest.raises(ValueError, match="folder, download: expected one of the two, got None and False"):
         datasets.mnist()

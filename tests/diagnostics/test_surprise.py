@@ -183,7 +183,7 @@ def test_bad_input_is_named(model, options, message):
 
 
 def test_the_key_comes_first():
-    with pytest.raises(ValueError, match="model: expected a NumPyro model, which comes after the key, got"):
+    with pytest.raises(TypeError, match="model: expected a function, got"):
         diagnostics.surprise(model, jax.random.key(0), observed={"y": Y})
 
 
