@@ -1,5 +1,7 @@
 """Last steps: the kernel p(x_0 | x_1), the one step that no bridge can teach."""
 
+# Over 300 lines: all last steps side by side, and the choice among them.
+
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal

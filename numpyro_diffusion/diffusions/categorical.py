@@ -1,5 +1,7 @@
 """Categorical diffusion: classes that are drawn anew from a noise law, or masked, one by one."""
 
+# Over 300 lines: a family is one file here and one of laws.
+
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 

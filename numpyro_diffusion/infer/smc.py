@@ -1,5 +1,7 @@
 """SMC for a NumPyro model with a latent diffusion site, and perhaps other unknowns."""
 
+# Over 300 lines: one class, a third of it the documentation of its arguments.
+
 import warnings
 from collections.abc import Callable
 from os import PathLike
