@@ -445,7 +445,7 @@ WITH_KEYS = {  # calls that begin with a key, beside those above
     "Guided": lambda key: samplers.Guided().sample(key, PROCESS, FACTOR),
     "Perturbed": lambda key: samplers.Perturbed().sample(key, PROCESS, FACTOR),
     "Replacement": lambda key: samplers.Replacement().sample(key, PROCESS, nd.factors.Delta(ZERO, [True, False])),
-    "interpolate": lambda key: samplers.interpolate(key, PROCESS, ZERO, ZERO, [0.5]),
+    "interpolate": lambda key: samplers.interpolate(key, PROCESS, ZERO, ZERO, [0.5], 3),
     "systematic": lambda key: samplers.systematic(key, jnp.zeros(4)),
     "MLP": lambda key: networks.MLP(key, (2,), num_steps=4),
     "RBF": lambda key: networks.RBF(key, (2,), num_steps=4),

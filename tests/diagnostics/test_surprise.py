@@ -178,7 +178,7 @@ def unknown():
     ],
 )
 def test_bad_input_is_named(model, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         diagnostics.surprise(jax.random.key(0), model, **{"observed": {"y": Y}, **options})
 
 

@@ -217,7 +217,7 @@ def test_constructors_refuse_by_name(processes):
     }
     for name, calls in wrong.items():
         for call in calls:
-            with pytest.raises(ValueError, match=f"^{name}: expected"):
+            with pytest.raises((TypeError, ValueError), match=f"^{name}: expected"):
                 call()
 
 
