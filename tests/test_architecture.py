@@ -132,9 +132,7 @@ def test_modules_are_documented_and_small(module):
     lines = MODULES[module].read_text(encoding="utf-8").splitlines()
     assert len(lines) <= MAX_LINES, f"{module} has {len(lines)} lines, more than {MAX_LINES}"
     says_why = any(line.startswith(f"# Over {LINES} lines: ") for line in lines)
-    assert says_why == (len(lines) > LINES), (
-        f"{module} has {len(lines)} lines; says why: {says_why}"
-    )
+    assert says_why == (len(lines) > LINES), f"{module} has {len(lines)} lines; says why: {says_why}"
 
 
 def test_import_is_cheap():
