@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpyro.distributions import Distribution
 
 Name = TypeVar("Name", bound=str)
 
@@ -26,22 +27,44 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+def is_number(value: Any) -> bool:
+    """Whether `value` is one known real number, and no boolean."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def refusal(message: str, right_type: bool) -> TypeError | ValueError:
+    """The error that says `message`: about the value where its type is right, and else about its type."""
+    return ValueError(message) if right_type else TypeError(message)
+
+
 def check_count(name: str, value: Any, minimum: int = 1) -> int:
-    """Return `value` as an `int` of at least `minimum`, or raise ``ValueError``."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
-        raise ValueError(f"{name}: expected a whole number of at least {minimum}, got {value!r}")
+    """Return `value` as an `int` of at least `minimum`.
+
+    Raises:
+        TypeError: no whole number, also one such as 4.0.
+        ValueError: one that is too small or too large.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < minimum:
+        raise refusal(f"{name}: expected a whole number of at least {minimum}, got {value!r}", whole)
     if value >= 2**31:
         raise ValueError(f"{name}: expected a whole number below 2**31, got {value}")
     return int(value)
 
 
 def check_key(name: str, key: Any) -> Any:
-    """Return `key` if it is one JAX key, of either kind, known or traced, or raise ``ValueError``."""
+    """Return `key` if it is one JAX key, of either kind, known or traced.
+
+    Raises:
+        TypeError: no key.
+        ValueError: an array of several.
+    """
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     shape = shape if isinstance(shape, tuple) else None
     typed = shape is not None and dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if shape is None or len(shape) != (0 if typed else 1) or not (typed or dtype == jnp.uint32):
-        raise ValueError(f"{name}: expected one JAX key, as from jax.random.key(0), got {key!r:.80}")
+    of_keys = shape is not None and (typed or dtype == jnp.uint32)
+    if not of_keys or len(shape or ()) != (0 if typed else 1):
+        raise refusal(f"{name}: expected one JAX key, as from jax.random.key(0), got {key!r:.80}", of_keys)
     return key
 
 
@@ -61,8 +84,8 @@ def check_sizes(name: str, shape: Any) -> tuple[int, ...]:
 
 
 def check_callable(name: str, model: Any) -> Any:
-    """Return `model` if it can be called, or raise ``TypeError``."""
-    if not callable(model):
+    """Return `model` if it is a function and no distribution, which can be called too, or raise ``TypeError``."""
+    if not callable(model) or isinstance(model, Distribution):
         raise TypeError(f"{name}: expected a function, got {model!r:.80}")
     return model
 
@@ -109,9 +132,14 @@ def _said(array: np.ndarray) -> str:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Name]) -> Name:
-    """Return `value` if it is one of `choices`, or raise ``ValueError``."""
+    """Return `value` if it is one of `choices`.
+
+    Raises:
+        TypeError: no text.
+        ValueError: another text.
+    """
     if not any(isinstance(value, str) and value == choice for choice in choices):
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise refusal(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}", isinstance(value, str))
     return value
 
 
@@ -181,7 +209,7 @@ def check_binary(name: str, value: Any) -> None:
         array = np.asarray(value)
         bad = (array != 0) & (array != 1)
         if bad.any():
-            raise ValueError(f"{name}: expected only 0 and 1, got {array[bad].flat[0]!r} among others")
+            raise ValueError(f"{name}: expected only 0 and 1, got {array[bad].flat[0]:g} among others")
 
 
 def check_levels(name: str, value: Any, num_levels: Any) -> None:
@@ -215,18 +243,20 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected positive numbers, got a minimum of {np.min(np.asarray(value))}")
 
 
-def checked_scale(name: str, value: Any) -> Array:
+def checked_scale(name: str, value: Any, may_be_infinite: bool = False) -> Array:
     """Return `value` as a floating array once it is positive, with squares that its type can hold.
 
     Raises:
-        ValueError: where a concrete `value` is not.
+        ValueError: where a concrete `value` is not; infinite ones pass if they may.
     """
-    check_finite(name, value)
+    if not may_be_infinite:
+        check_finite(name, value)
     check_positive(name, value)
     with np.errstate(over="ignore", under="ignore"):
         scale = jnp.asarray(value, dtype=float)
     if is_concrete(scale):
-        limits, known = np.finfo(scale.dtype), np.asarray(scale)
+        limits, known = np.finfo(scale.dtype), np.asarray(value, dtype=float)
+        known = known[np.isfinite(known)]
         if (known > limits.max**0.5).any() or (known < limits.tiny**0.5).any():
             raise ValueError(f"{name}: expected numbers whose squares {scale.dtype} can hold, got {value!s:.80}")
     return scale
@@ -247,9 +277,14 @@ def checked_location(name: str, value: Any) -> Array:
 
 
 def check_optional_positive(name: str, value: Any) -> float | None:
-    """Return `value` as a positive `float`, or None if it is None, or raise ``ValueError``."""
+    """Return `value` as a positive `float`, or None if it is None.
+
+    Raises:
+        TypeError: no number.
+        ValueError: one that is not positive and finite.
+    """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < np.inf:
-        raise ValueError(f"{name}: expected a positive number or None, got {value!r}")
+    if not is_number(value) or not 0 < value < np.inf:
+        raise refusal(f"{name}: expected a positive number or None, got {value!r}", is_number(value))
     return float(value)

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ._checks import check_count
+from ._checks import check_count, refusal
 
 Devices = int | Sequence[Any]
 SMALLEST_DIVIDED = (
@@ -27,15 +27,18 @@ def check_devices(devices: Devices | None, size: int, name: str = "batch_size") 
     """Return how arrays of `size` examples, the argument `name`, lie on the devices; None for wherever JAX puts them.
 
     Raises:
-        ValueError: no devices, more than there are, other things, those of some processes and not of others, or a size
-            that does not divide among them.
+        TypeError: other things than devices.
+        ValueError: none, more than there are, those of some processes and not of others, or a size that does not
+            divide among them.
     """
     if devices is None:
         return None
     if isinstance(devices, Sequence) and not isinstance(devices, str):
         chosen = [*devices]
-        if not chosen or not all(isinstance(device, jax.Device) for device in chosen) or len(set(chosen)) < len(chosen):
-            raise ValueError(f"devices: expected different devices, as from jax.devices(), got {devices!r}")
+        right_type = all(isinstance(device, jax.Device) for device in chosen)
+        if not chosen or not right_type or len(set(chosen)) < len(chosen):
+            message = f"devices: expected different devices, as from jax.devices(), got {devices!r}"
+            raise refusal(message, right_type)
     else:
         found, count = jax.devices(), check_count("devices", devices)
         if count > len(found):

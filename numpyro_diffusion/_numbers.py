@@ -17,8 +17,8 @@ def as_numbers(name: str, data: Any) -> np.ndarray:
     What pandas calls missing is NaN.
 
     Raises:
-        ValueError: ragged data, or anything but real numbers.
-        TypeError: an array with hidden values (a mask).
+        ValueError: ragged data.
+        TypeError: anything but real numbers; an array with hidden values (a mask).
     """
     check_unmasked(name, data)
     try:
@@ -31,7 +31,7 @@ def as_numbers(name: str, data: Any) -> np.ndarray:
     if array.dtype.kind not in "biufc" and jnp.issubdtype(array.dtype, jnp.number):
         array = array.astype(np.int32 if jnp.issubdtype(array.dtype, jnp.integer) else np.float32)
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name}: expected numbers, got dtype {array.dtype}")
+        raise TypeError(f"{name}: expected numbers, got dtype {array.dtype}")
     return array
 
 

@@ -107,11 +107,12 @@ def load_diffusers(
         FileNotFoundError: no such folder, or a file in it that is missing.
         CheckpointError: a file that is damaged or foreign, a field that is unknown or not supported, weights that are
             missing or left over, each by name; pickled weights, which can execute code; an image that does not divide.
-        ValueError: `image_size` that is no pair of positive whole numbers, `loc` and `scale` that are not finite
-            numbers, or are given with `integers`.
+        TypeError: a folder that is no path, `image_size` of other than whole numbers.
+        ValueError: `image_size` that is no pair of positive numbers, `loc` and `scale` that are not finite, or are
+            given with `integers`.
     """
     if not isinstance(folder, (str, PathLike)):
-        raise ValueError(f"folder: expected a path, got {folder!r}")
+        raise TypeError(f"folder: expected a path, got {folder!r}")
     if image_size is not None:
         if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
             raise ValueError(f"image_size: expected (height, width), got {image_size!r}")
@@ -144,7 +145,7 @@ def card(source: str | PathLike[str]) -> dict[str, Any]:
 
 def _locate(source: str | PathLike[str]) -> Path:
     if not isinstance(source, (str, PathLike)):
-        raise ValueError(f"source: expected a path or the name of a packaged prior, got {source!r}")
+        raise TypeError(f"source: expected a path or the name of a packaged prior, got {source!r}")
     path = Path(source)
     if isinstance(source, str) and source in packaged() and not path.is_file():
         return _FOLDER / f"{source}.safetensors"

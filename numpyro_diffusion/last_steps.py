@@ -1,5 +1,7 @@
 """Last steps: the kernel p(x_0 | x_1), the one step that no bridge can teach."""
 
+# Over 300 lines: all last steps side by side, and the choice among them.
+
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from ._checks import check_choice, check_count, check_finite, check_levels
+from ._checks import check_choice, check_count, check_finite, check_levels, refusal
 from .denoisers import AbstractDenoiser
 from .diffusions import AbstractDiffusion, require_gaussian, require_mixed
 from .laws import ByColumns, Mixed, elements, levels, normal
@@ -168,7 +170,8 @@ class DiscretisedStep(AbstractLastStep):
             ``"learned"`` unless given.
 
     Raises:
-        ValueError: `num_levels` is no whole number of at least 2; `step` is no last step, or has bits.
+        TypeError: `step` is no last step.
+        ValueError: `num_levels` is below 2; `step` has bits.
     """
 
     num_levels: int = eqx.field(static=True)
@@ -176,8 +179,9 @@ class DiscretisedStep(AbstractLastStep):
 
     def __init__(self, num_levels: int = 256, step: AbstractLastStep | None = None) -> None:
         self.num_levels = check_count("num_levels", num_levels, 2)
-        if step is not None and (not isinstance(step, AbstractLastStep) or step.num_values is not None):
-            raise ValueError(f"step: expected a last step to round, such as FixedStep(), got {step!r}")
+        right_type = step is None or isinstance(step, AbstractLastStep)
+        if not right_type or (step is not None and step.num_values is not None):
+            raise refusal(f"step: expected a last step to round, such as FixedStep(), got {step!r}", right_type)
         self.step = step
 
     def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
@@ -299,7 +303,8 @@ def named_last_step(name: Any, diffusion: AbstractDiffusion, denoiser: AbstractD
     """The last step that the name stands for, or the given one, completed by what it leaves open.
 
     Raises:
-        ValueError: an unknown name, no last step, or one that does not fit the diffusion.
+        TypeError: no name and no last step.
+        ValueError: an unknown name, or a step that does not fit the diffusion.
     """
     step = name
     if name == "learned":
@@ -309,5 +314,6 @@ def named_last_step(name: Any, diffusion: AbstractDiffusion, denoiser: AbstractD
     elif name == "discretised":
         step = DiscretisedStep()
     if not isinstance(step, AbstractLastStep):
-        raise ValueError(f"last_step: expected 'learned', 'forward', 'discretised' or a last step module, got {name!r}")
+        message = f"last_step: expected 'learned', 'forward', 'discretised' or a last step module, got {name!r}"
+        raise refusal(message, isinstance(name, str))
     return step.completed(diffusion, denoiser)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from . import laws
 from ._batching import batched_map
-from ._checks import check_count, check_event, check_finite
+from ._checks import check_count, check_event, check_finite, check_key
 from ._compiled import compiled
 from .diffusions import GaussianDiffusion, require_gaussian
 from .process import ReverseProcess
@@ -115,7 +115,7 @@ def placement(
     if len(check_event("data", x_0.shape, process.event_shape)) != 1:
         raise ValueError(f"data: expected shape (n, *{process.event_shape}), got {x_0.shape}")
     together = None if chunk is None else max(1, check_count("chunk", chunk) // len(x_0))
-    levels, root = _losses(key, process, x_0, num_levels, together)
+    levels, root = _losses(check_key("key", key), process, x_0, num_levels, together)
     return Placement(process.diffusion.schedule, levels, root, math.prod(process.event_shape))
 
 

@@ -46,7 +46,8 @@ class ReverseProcess(eqx.Module):
         (2,)
 
     Raises:
-        ValueError: a part of the wrong kind, or a denoiser whose answer has another shape than the example.
+        TypeError: a part of the wrong kind.
+        ValueError: a denoiser whose answer has another shape than the example.
     """
 
     diffusion: AbstractDiffusion
@@ -65,9 +66,9 @@ class ReverseProcess(eqx.Module):
         moments: Moments | None = None,
     ) -> None:
         if not isinstance(diffusion, AbstractDiffusion):
-            raise ValueError(f"diffusion: expected a GaussianDiffusion or one of another family, got {diffusion!r}")
+            raise TypeError(f"diffusion: expected a GaussianDiffusion or one of another family, got {diffusion!r}")
         if not isinstance(denoiser, AbstractDenoiser):
-            raise ValueError(f"denoiser: expected one from numpyro_diffusion.denoisers, got {denoiser!r}")
+            raise TypeError(f"denoiser: expected one from numpyro_diffusion.denoisers, got {denoiser!r}")
         self.diffusion, self.denoiser = diffusion, denoiser
         self.event_shape = check_sizes("event_shape", (event_shape,) if isinstance(event_shape, int) else event_shape)
         self.last_step = named_last_step(last_step, diffusion, denoiser)

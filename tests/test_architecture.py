@@ -11,7 +11,7 @@ import numpyro_diffusion
 
 PACKAGE = "numpyro_diffusion"
 ROOT = Path(numpyro_diffusion.__file__).parent
-MAX_LINES = 320
+LINES, MAX_LINES = 300, 320  # above the former a file says why: "# Over 300 lines: …"
 
 # From the bottom up. Parts of one layer do not import one another; a part may import from any layer below its own.
 LAYERS = [
@@ -129,8 +129,10 @@ def test_heavy_packages_are_imported_by_leaves_only(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_are_documented_and_small(module):
     assert ast.get_docstring(TREES[module]), f"{module} has no docstring"
-    count = len(MODULES[module].read_text(encoding="utf-8").splitlines())
-    assert count <= MAX_LINES, f"{module} has {count} lines, more than {MAX_LINES}"
+    lines = MODULES[module].read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MAX_LINES, f"{module} has {len(lines)} lines, more than {MAX_LINES}"
+    says_why = any(line.startswith(f"# Over {LINES} lines: ") for line in lines)
+    assert says_why == (len(lines) > LINES), f"{module} has {len(lines)} lines; says why: {says_why}"
 
 
 def test_import_is_cheap():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import numpyro.distributions as dist
 import optax
 import pandas
 import pytest
@@ -25,8 +26,10 @@ PRIOR = nd.DiffusionPrior(PROCESS, nd.KBound(1))
 STRICT = nd.DiffusionPrior(PROCESS, nd.KBound(1), validate_args=True)
 STRICT_COINS = nd.DiffusionPrior(COINS, nd.KBound(1), validate_args=True)
 ZERO = np.zeros(2)
-POSTERIOR = PRIOR * nd.factors.Gaussian(ZERO, 1.0)
+FACTOR = nd.factors.Gaussian(ZERO, 1.0)
+POSTERIOR = PRIOR * FACTOR
 MODEL = lambda: numpyro.sample("x", PRIOR)
+OBSERVED = lambda: numpyro.sample("y", dist.Normal(MODEL(), 1.0).to_event(1))
 DATA = np.random.default_rng(0).normal(size=(8, 2))
 TOSSES = np.tile([[0, 1], [1, 1]], (4, 1))
 LEARNING = nd.ReverseProcess(REALS, denoisers.Network(networks.RBF(KEY, (2,), num_steps=4, outputs=1)), 2)
@@ -48,9 +51,6 @@ VALUE_ERRORS = {
     # schedules
     "one step": (lambda: schedules.linear(1), "num_steps: expected a whole number of at least 2, got 1"),
     "no steps": (lambda: schedules.log_snr(0), "num_steps: expected a whole number of at least 2, got 0"),
-    "half a step": (lambda: schedules.cosine(2.5), "num_steps: expected a whole number of at least 2, got 2.5"),
-    "steps as text": (lambda: schedules.erasing("4"), "num_steps: expected a whole number of at least 2, got '4'"),
-    "true steps": (lambda: schedules.erasing(True), "num_steps: expected a whole number of at least 2, got True"),
     "beta of nan": (lambda: schedules.from_beta([0.1, NAN]), "beta: expected finite numbers, got 1 NaN"),
     "beta above 1": (lambda: schedules.from_beta([0.1, 1.5]), "beta: expected every step in (0, 1], got"),
     "one beta": (lambda: schedules.from_beta([0.1]), "beta: expected at least 2 steps"),
@@ -68,8 +68,6 @@ VALUE_ERRORS = {
     "respace up": (lambda: SCHEDULE.respace(5), "num_steps: expected at most 4, got 5"),
     "respace to 1": (lambda: SCHEDULE.respace(1), "num_steps: expected a whole number of at least 2, got 1"),
     # diffusions
-    "no schedule": (lambda: nd.GaussianDiffusion("cosine"), "schedule: expected a schedule from numpyro_diffusion"),
-    "beta for schedule": (lambda: nd.BinomialDiffusion([0.1, 0.2]), "schedule: expected a schedule .* got [0.1, 0.2]"),
     "zero scale": (lambda: nd.GaussianDiffusion(SCHEDULE, scale=[1.0, 0.0]), "scale: expected positive numbers, got a"),
     "scale of nan": (lambda: nd.GaussianDiffusion(SCHEDULE, scale=NAN), "scale: expected finite numbers, got 1 NaN"),
     "infinite loc": (lambda: nd.GaussianDiffusion(SCHEDULE, INF), "loc: expected finite numbers, got 1 NaN or inf"),
@@ -77,7 +75,6 @@ VALUE_ERRORS = {
     "rate of 1": (lambda: nd.BinomialDiffusion(SCHEDULE, 1.0), "rate: expected a probability strictly .* got 1.0"),
     "rate of nan": (lambda: nd.BinomialDiffusion(SCHEDULE, NAN), "rate: expected a probability strictly .* got nan"),
     # denoisers
-    "no function": (lambda: denoisers.Network(3), "fn: expected a callable fn(x_t, t), got 3"),
     "unknown head": (lambda: denoisers.Network(abs, "score"), "predicts: expected one of .* got 'score'"),
     "unknown variance": (lambda: denoisers.Network(abs, "noise", "big"), "variance: expected one of .* got 'big'"),
     "scale below 0": (lambda: denoisers.Gaussian(0.0, -1.0), "scale: expected positive numbers, got a minimum of -1"),
@@ -119,8 +116,6 @@ VALUE_ERRORS = {
         lambda: _network(networks.MLP(KEY, (3,), num_steps=4, width=2, depth=1)),
         "x: expected one example of shape (3,), got shape (2,)",
     ),
-    "no diffusion": (lambda: nd.ReverseProcess(SCHEDULE, denoisers.Gaussian(0, 1), 2), "diffusion: expected a Gauss"),
-    "bare function": (lambda: nd.ReverseProcess(REALS, lambda x, t: x, 2), "denoiser: expected one from numpyro_diff"),
     "unknown last step": (
         lambda: nd.ReverseProcess(REALS, denoisers.Gaussian(0.0, 1.0), 2, last_step="none"),
         "last_step: expected 'learned', 'forward', 'discretised' or a last step module, got 'none'",
@@ -153,12 +148,7 @@ VALUE_ERRORS = {
     "half bits in a kernel": (lambda: COINS.kernel(0.5 + ZERO, 2), "x_t: expected only 0 and 1, got"),
     "half bits in K": (lambda: nd.KBound(1)(KEY, COINS, 0.5 + ZERO), "x_0: expected only 0 and 1, got"),
     "half bits in an estimate": (lambda: STRICT_COINS.estimate(0.5 + ZERO), "value: expected values on the support"),
-    "seed for a draw": (lambda: PRIOR.sample(3), "key: expected one JAX key, .* got 3"),
     "keys for a draw": (lambda: PRIOR.sample(random.split(KEY)), "key: expected one JAX key, .* got"),
-    "numbers for a key": (lambda: PRIOR.sample_trajectory(jnp.zeros(2)), "key: expected one JAX key, .* got"),
-    "seed for K": (lambda: nd.KBound(1)(3, PROCESS, ZERO), "key: expected one JAX key, .* got 3"),
-    "seed for SMC": (lambda: nd.infer.SMC(MODEL).run(3), "key: expected one JAX key, .* got 3"),
-    "seed for islands": (lambda: POSTERIOR.smc(3), "key: expected one JAX key, .* got 3"),
     "no islands": (lambda: POSTERIOR.smc(KEY, 0), "num_islands: expected a whole number of at least 1, got 0"),
     "negative draws": (lambda: PRIOR.sample(KEY, (-1,)), "sample_shape: expected sizes of at least 0, got (-1,)"),
     "negative batch": (lambda: PRIOR.expand((-1,)), "batch_shape: expected sizes of at least 0, got (-1,)"),
@@ -178,7 +168,6 @@ VALUE_ERRORS = {
         lambda: nd.KBound(1, 4)(KEY, PROCESS, [0.0, 0.0]),
         "num_times: expected at most T - 1 = 3, got 4",
     ),
-    "half a chunk": (lambda: nd.KBound(2, chunk=0.5), "chunk: expected a whole number of at least 1, got 0.5"),
     "K off the event": (
         lambda: nd.KBound(1)(KEY, PROCESS, [0.0]),
         "x_0: expected a shape that ends in .* (2,), got (1,)",
@@ -190,21 +179,11 @@ VALUE_ERRORS = {
         "num_steps: expected at most T = 4, got 5",
     ),
     # distributions
-    "no process": (lambda: nd.DiffusionPrior(REALS), "process: expected a ReverseProcess, got Gaussian"),
-    "no likelihood": (lambda: nd.DiffusionPrior(PROCESS, "K"), "likelihood: expected a AbstractLikelihood, got 'K'"),
-    "no sampler": (lambda: nd.DiffusionPrior(PROCESS, sampler=3), "sampler: expected a AbstractSampler, got 3"),
-    "seed for key": (lambda: nd.DiffusionPrior(PROCESS, key=3), "key: expected one JAX key, .* got 3"),
     "many keys": (lambda: nd.DiffusionPrior(PROCESS, key=random.split(KEY)), "key: expected one JAX key, .* got"),
-    "no sampling key": (lambda: PRIOR.sample(None), "key: expected a JAX random key, got None"),
     "value off the event": (lambda: PRIOR.log_prob(np.zeros(3)), "value: expected a shape that ends in .* got (3,)"),
     "trajectory off the event": (
         lambda: nd.ReverseTrajectory(PROCESS).log_prob(np.zeros((4, 2))),
         "value: expected a shape that ends in the event shape (5, 2), got (4, 2)",
-    ),
-    "no trajectory process": (lambda: nd.ReverseTrajectory(3), "process: expected a ReverseProcess, got 3"),
-    "no forward process": (
-        lambda: nd.ForwardTrajectory(PROCESS, [0.0]),
-        "diffusion: expected a AbstractDiffusion, got",
     ),
     "start that is no bit": (lambda: nd.ForwardTrajectory(BITS, [0.5]), "x_0: expected values on the support"),
     "start of nan": (lambda: nd.ForwardTrajectory(REALS, [NAN]), "x_0: expected values on the support"),
@@ -214,9 +193,7 @@ VALUE_ERRORS = {
     ),
     "ratio off the event": (lambda: nd.joint_log_ratio(PROCESS, np.zeros((3, 2))), "trajectory: expected a shape that"),
     # training
-    "fit no process": (lambda: _fit(REALS), "process: expected a ReverseProcess, got Gaussian"),
     "fit nothing": (lambda: _fit(COINS, TOSSES), "process: expected something to train .* got none"),
-    "fit with a seed": (lambda: _fit(key=3), "key: expected one JAX key, as from jax.random.key(0), got 3"),
     "fit with keys": (lambda: _fit(key=random.split(KEY)), "key: expected one JAX key, .* got"),
     "data of nan": (lambda: _fit(data=[[0.0, NAN]]), "data: expected finite numbers, got 1 NaN .* first at (0, 1)"),
     "data of inf": (lambda: _fit(data=[[0.0, INF]]), "data: expected finite numbers, got 1 NaN or infinite"),
@@ -238,7 +215,6 @@ VALUE_ERRORS = {
         lambda: _fit(data=pandas.DataFrame(DATA).astype("Float64").mask(DATA > 1)),
         "data: expected finite numbers, got",
     ),
-    "a frame of text": (lambda: _fit(data=pandas.DataFrame({"a": ["x"], "b": [1]})), "data: expected numbers, got"),
     "overflowing scale": (
         lambda: nd.GaussianDiffusion(SCHEDULE, scale=1e30),
         "scale: expected numbers whose squares float32 can hold, got 1e+30",
@@ -247,14 +223,23 @@ VALUE_ERRORS = {
         lambda: nd.GaussianDiffusion(SCHEDULE, scale=1e-30),
         "scale: expected numbers whose squares",
     ),
+    "overflowing observation": (lambda: nd.factors.Gaussian([1e39, 0.0], 1.0), "loc: expected numbers in the range of"),
+    "overflowing noise": (lambda: nd.factors.Gaussian(ZERO, 1e30), "scale: expected numbers whose squares float32"),
+    "underflowing noise": (lambda: nd.factors.Gaussian(ZERO, [1e-30, INF]), "scale: expected numbers whose squares"),
+    "overflowing operator": (
+        lambda: nd.factors.LinearGaussian(ZERO, 1e39 * np.eye(2), 1.0),
+        "operator: expected numbers in the range of float32",
+    ),
+    "underflowing noise of an operator": (
+        lambda: nd.factors.LinearGaussian(ZERO, np.eye(2), 1e-30),
+        "scale: expected numbers whose squares float32 can hold",
+    ),
     "overflowing loc": (lambda: nd.GaussianDiffusion(SCHEDULE, 1e60), "loc: expected numbers in the range of float32"),
     "overflowing scale of a plan": (lambda: nd.plan_prior(KEY, DATA, scale=1e300), "scale: expected numbers whose"),
     "overflowing scale of data": (lambda: denoisers.Gaussian(0.0, 1e30), "scale: expected numbers whose squares"),
     "no data": (lambda: _fit(data=np.zeros((0, 2))), "data: expected shape (n, 2) with n >= 1, got (0, 2)"),
     "data off the event": (lambda: _fit(data=np.zeros((5, 3))), "data: expected shape (n, 2) with n >= 1, got (5, 3)"),
     "a scalar for data": (lambda: _fit(data=3.0), "data: expected shape (n, 2) with n >= 1, got ()"),
-    "data of text": (lambda: _fit(data=[["a", "b"]]), "data: expected numbers, got dtype <U1"),
-    "objects for data": (lambda: _fit(data=[[None, 1.0]]), "data: expected numbers, got dtype object"),
     "ragged data": (lambda: _fit(data=[[1.0, 2.0], [3.0]]), "data: expected an array of numbers, got list"),
     "data that are no bits": (lambda: _fit(COINS, 0.5 * TOSSES), "data: expected only 0 and 1, got"),
     "fit objective": (
@@ -264,27 +249,20 @@ VALUE_ERRORS = {
     "ema of 1": (lambda: _fit(ema=1.0), "ema: expected a decay in [0, 1), got 1.0"),
     "ema below 0": (lambda: _fit(ema=-0.1), "ema: expected a decay in [0, 1), got -0.1"),
     "ema of nan": (lambda: _fit(ema=NAN), "ema: expected a decay in [0, 1), got nan"),
-    "ema of text": (lambda: _fit(ema="0.9"), "ema: expected a decay in [0, 1), got '0.9'"),
     "learning rate below 0": (lambda: _fit(learning_rate=-1e-3), "learning_rate: expected a positive .* got -0.001"),
     "infinite learning rate": (lambda: _fit(learning_rate=INF), "learning_rate: expected a positive number .* got inf"),
-    "learning rate of text": (lambda: _fit(learning_rate="fast"), "learning_rate: expected a positive .* got 'fast'"),
-    "optimiser by name": (lambda: _fit(optimizer="adam"), "optimizer: expected an optax optimiser, got 'adam'"),
-    "uncalled optimiser": (lambda: _fit(optimizer=optax.adam), "optimizer: expected an optax optimiser, got <function"),
     "dequantize below 0": (lambda: _fit(dequantize=-0.5), "dequantize: expected a width of at least 0 .* got -0.5"),
     "dequantize of nan": (lambda: _fit(dequantize=NAN), "dequantize: expected a width of at least 0 .* got nan"),
     "dequantized bits": (lambda: _fit(COINS, TOSSES, dequantize=1.0), "dequantize: expected .* (0 for bits, .*), got"),
     "everything held out": (lambda: _fit(validation=1.0), "validation: expected a share in [0, 1) .* got 1.0"),
     "nearly all held out": (lambda: _fit(validation=0.95), "validation: expected a share in [0, 1) that leaves data"),
     "share below 0": (lambda: _fit(validation=-0.1), "validation: expected a share in [0, 1) .* got -0.1"),
-    "share of nothing": (lambda: _fit(validation=None), "validation: expected a share in [0, 1) .* got None"),
     "validation of nan": (lambda: _fit(validation=[[NAN, 0.0]]), "validation: expected finite numbers, got 1 NaN"),
     "validation off the event": (lambda: _fit(validation=np.ones(4)), "validation: expected shape (n, 2) .* got (4,)"),
-    "validation by name": (lambda: _fit(likelihood="K"), "likelihood: expected an estimator such as KBound, got 'K'"),
     "validation times": (lambda: _fit(likelihood=nd.KBound(2, 9), validation=0.5), "num_times: expected at most T - 1"),
     "patience without validation": (lambda: _fit(validation=0.0, patience=3), "patience: expected None without valid"),
     "no patience": (lambda: _fit(patience=0), "patience: expected a whole number of at least 1, got 0"),
     "zero steps": (lambda: _fit(max_steps=0), "max_steps: expected a whole number of at least 1, got 0"),
-    "half a batch": (lambda: _fit(batch_size=0.5), "batch_size: expected a whole number of at least 1, got 0.5"),
     "never validated": (lambda: _fit(validate_every=0), "validate_every: expected a whole number of at least 1, got 0"),
     "never saved": (lambda: _fit(checkpoint_every=-1), "checkpoint_every: expected a whole number .* got -1"),
     "never logged": (lambda: _fit(log_every=0), "log_every: expected a whole number of at least 1, got 0"),
@@ -296,10 +274,6 @@ VALUE_ERRORS = {
     "an empty list of devices": (
         lambda: _fit(devices=[]),
         "devices: expected different devices, as from jax.devices()",
-    ),
-    "devices by number": (
-        lambda: _fit(devices=[0, 1]),
-        "devices: expected different devices, as from jax.devices(), got",
     ),
     "more devices than there are": (lambda: _fit(devices=999), "devices: expected at most the .* got 999"),
     "simple with a learned variance": (
@@ -318,17 +292,11 @@ VALUE_ERRORS = {
     # a prior in one call (more in tests/training/test_auto.py)
     "constant data": (lambda: nd.fit_prior(KEY, np.ones((5, 2))), "data: expected examples that differ, got 5 equal"),
     "constant column": (lambda: nd.plan_prior(KEY, [[0.0, 1.3], [0.0, 2.1]]), "data: expected every element to vary"),
-    "plan with a seed": (lambda: nd.plan_prior(3, DATA), "key: expected one JAX key, .* got 3"),
     "unknown family": (lambda: nd.plan_prior(KEY, DATA, family="t"), "family: expected one of .* got 't'"),
     "reals for bits": (lambda: nd.plan_prior(KEY, DATA, family="binomial"), "family: expected 'gaussian' .* got 'bin"),
-    "a number for a prior": (lambda: nd.load(3), "source: expected a path or the name of a packaged prior, got 3"),
     "unknown dtype": (lambda: PRIOR.save("prior", dtype="int8"), "dtype: expected None, .* got 'int8'"),
     # networks and data sets
     "no width": (lambda: networks.MLP(KEY, (2,), num_steps=4, width=0), "width: expected a whole number of at least 1"),
-    "event by name": (
-        lambda: networks.RBF(KEY, "2", num_steps=4),
-        "event_shape: expected a tuple of positive .* got '2'",
-    ),
     "activation": (
         lambda: networks.Dense(KEY, (2,), outputs=1, width=2, depth=1, activation="sin"),
         "activation: expected one of .* got 'sin'",
@@ -361,6 +329,52 @@ def _hidden():
 
 
 TYPE_ERRORS = {
+    "half a step": (lambda: schedules.cosine(2.5), "num_steps: expected a whole number of at least 2, got 2.5"),
+    "steps as text": (lambda: schedules.erasing("4"), "num_steps: expected a whole number of at least 2, got '4'"),
+    "true steps": (lambda: schedules.erasing(True), "num_steps: expected a whole number of at least 2, got True"),
+    "no schedule": (lambda: nd.GaussianDiffusion("cosine"), "schedule: expected a schedule from numpyro_diffusion"),
+    "beta for schedule": (lambda: nd.BinomialDiffusion([0.1, 0.2]), "schedule: expected a schedule .* got [0.1, 0.2]"),
+    "no function": (lambda: denoisers.Network(3), "fn: expected a callable fn(x_t, t), got 3"),
+    "no diffusion": (lambda: nd.ReverseProcess(SCHEDULE, denoisers.Gaussian(0, 1), 2), "diffusion: expected a Gauss"),
+    "bare function": (lambda: nd.ReverseProcess(REALS, lambda x, t: x, 2), "denoiser: expected one from numpyro_diff"),
+    "seed for a draw": (lambda: PRIOR.sample(3), "key: expected one JAX key, .* got 3"),
+    "numbers for a key": (lambda: PRIOR.sample_trajectory(jnp.zeros(2)), "key: expected one JAX key, .* got"),
+    "seed for K": (lambda: nd.KBound(1)(3, PROCESS, ZERO), "key: expected one JAX key, .* got 3"),
+    "seed for SMC": (lambda: nd.infer.SMC(MODEL).run(3), "key: expected one JAX key, .* got 3"),
+    "seed for islands": (lambda: POSTERIOR.smc(3), "key: expected one JAX key, .* got 3"),
+    "half a chunk": (lambda: nd.KBound(2, chunk=0.5), "chunk: expected a whole number of at least 1, got 0.5"),
+    "no process": (lambda: nd.DiffusionPrior(REALS), "process: expected a ReverseProcess, got Gaussian"),
+    "no likelihood": (lambda: nd.DiffusionPrior(PROCESS, "K"), "likelihood: expected a AbstractLikelihood, got 'K'"),
+    "no sampler": (lambda: nd.DiffusionPrior(PROCESS, sampler=3), "sampler: expected a AbstractSampler, got 3"),
+    "seed for key": (lambda: nd.DiffusionPrior(PROCESS, key=3), "key: expected one JAX key, .* got 3"),
+    "no sampling key": (lambda: PRIOR.sample(None), "key: expected a JAX random key, got None"),
+    "no trajectory process": (lambda: nd.ReverseTrajectory(3), "process: expected a ReverseProcess, got 3"),
+    "no forward process": (
+        lambda: nd.ForwardTrajectory(PROCESS, [0.0]),
+        "diffusion: expected a AbstractDiffusion, got",
+    ),
+    "fit no process": (lambda: _fit(REALS), "process: expected a ReverseProcess, got Gaussian"),
+    "fit with a seed": (lambda: _fit(key=3), "key: expected one JAX key, as from jax.random.key(0), got 3"),
+    "a frame of text": (lambda: _fit(data=pandas.DataFrame({"a": ["x"], "b": [1]})), "data: expected numbers, got"),
+    "data of text": (lambda: _fit(data=[["a", "b"]]), "data: expected numbers, got dtype <U1"),
+    "objects for data": (lambda: _fit(data=[[None, 1.0]]), "data: expected numbers, got dtype object"),
+    "ema of text": (lambda: _fit(ema="0.9"), "ema: expected a decay in [0, 1), got '0.9'"),
+    "learning rate of text": (lambda: _fit(learning_rate="fast"), "learning_rate: expected a positive .* got 'fast'"),
+    "optimiser by name": (lambda: _fit(optimizer="adam"), "optimizer: expected an optax optimiser, got 'adam'"),
+    "uncalled optimiser": (lambda: _fit(optimizer=optax.adam), "optimizer: expected an optax optimiser, got <function"),
+    "share of nothing": (lambda: _fit(validation=None), "validation: expected a share in [0, 1) .* got None"),
+    "validation by name": (lambda: _fit(likelihood="K"), "likelihood: expected an estimator such as KBound, got 'K'"),
+    "half a batch": (lambda: _fit(batch_size=0.5), "batch_size: expected a whole number of at least 1, got 0.5"),
+    "devices by number": (
+        lambda: _fit(devices=[0, 1]),
+        "devices: expected different devices, as from jax.devices(), got",
+    ),
+    "plan with a seed": (lambda: nd.plan_prior(3, DATA), "key: expected one JAX key, .* got 3"),
+    "a number for a prior": (lambda: nd.load(3), "source: expected a path or the name of a packaged prior, got 3"),
+    "event by name": (
+        lambda: networks.RBF(KEY, "2", num_steps=4),
+        "event_shape: expected a tuple of positive .* got '2'",
+    ),
     "complex value": (lambda: PRIOR.log_prob(1j + ZERO), "value: expected real numbers, got complex ones"),
     "complex K": (lambda: nd.KBound(1)(KEY, PROCESS, 1j + ZERO), "x_0: expected real numbers, got complex ones"),
     "complex state": (lambda: PROCESS.kernel(1j + ZERO, 2), "x_t: expected real numbers, got complex ones"),
@@ -389,6 +403,11 @@ TYPE_ERRORS = {
         lambda: nd.KBound(1)(KEY, PRIOR, ZERO),
         "process: expected a ReverseProcess, got Diff",
     ),
+    "a distribution for a model": (lambda: nd.infer.SMC(PRIOR), "model: expected a function, got <numpyro_diffusion"),
+    "a posterior for a model": (
+        lambda: nd.diagnostics.surprise(KEY, POSTERIOR, observed={"y": ZERO}),
+        "model: expected a function, got <numpyro_diffusion",
+    ),
     "model of SMC": (lambda: nd.infer.SMC(3), "model: expected a function, got 3"),
     "model of ParticleGibbs": (
         lambda: nd.infer.ParticleGibbs(PRIOR.module),
@@ -411,6 +430,49 @@ def test_types(name):
     call, message = TYPE_ERRORS[name]
     with pytest.raises(TypeError, match=_pattern(message)):
         call()
+
+
+WITH_KEYS = {  # calls that begin with a key, beside those above
+    "Ancestral": lambda key: samplers.Ancestral().sample(key, PROCESS),
+    "from a time": lambda key: samplers.Ancestral().sample_from(key, PROCESS, ZERO, 3),
+    "trajectory": lambda key: samplers.Ancestral().sample_trajectory(key, PROCESS),
+    "DDIM": lambda key: samplers.DDIM().sample(key, PROCESS),
+    "SDE": lambda key: samplers.SDE().sample_trajectory(key, PROCESS),
+    "SDE from a time": lambda key: samplers.SDE().sample_from(key, PROCESS, ZERO, 3),
+    "TwistedSMC": lambda key: samplers.TwistedSMC(4).run(key, PROCESS, FACTOR),
+    "one of TwistedSMC": lambda key: samplers.TwistedSMC(4).sample(key, PROCESS, FACTOR),
+    "ParticleGibbs": lambda key: samplers.ParticleGibbs(4).init(key, PROCESS, FACTOR),
+    "Guided": lambda key: samplers.Guided().sample(key, PROCESS, FACTOR),
+    "Perturbed": lambda key: samplers.Perturbed().sample(key, PROCESS, FACTOR),
+    "Replacement": lambda key: samplers.Replacement().sample(key, PROCESS, nd.factors.Delta(ZERO, [True, False])),
+    "interpolate": lambda key: samplers.interpolate(key, PROCESS, ZERO, ZERO, [0.5], 3),
+    "systematic": lambda key: samplers.systematic(key, jnp.zeros(4)),
+    "MLP": lambda key: networks.MLP(key, (2,), num_steps=4),
+    "RBF": lambda key: networks.RBF(key, (2,), num_steps=4),
+    "Dense": lambda key: networks.Dense(key, (2,), outputs=1, width=2, depth=1),
+    "Series": lambda key: networks.Series(key, (8,), num_steps=4),
+    "UNet": lambda key: networks.UNet(key, (8, 8)),
+    "MultiScale": lambda key: networks.MultiScale(key, (8, 8), outputs=1),
+    "dead_leaves": lambda key: datasets.dead_leaves(key, 2),
+    "heartbeat": lambda key: datasets.heartbeat(key, 2),
+    "swiss_roll": lambda key: datasets.swiss_roll(key, 2),
+    "surprise": lambda key: nd.diagnostics.surprise(key, OBSERVED, observed={"y": ZERO}),
+    "mutual_information": lambda key: nd.diagnostics.mutual_information(key, PROCESS, DATA),
+    "place_steps": lambda key: nd.diagnostics.place_steps(key, PROCESS, DATA),
+    "progressive_coding": lambda key: nd.diagnostics.progressive_coding(key, PRIOR, DATA),
+    "progressive_generation": lambda key: nd.diagnostics.progressive_generation(key, PRIOR),
+    "plot": lambda key: nd.plots.trajectory(key, PROCESS, DATA),
+    "compare_priors": lambda key: nd.compare_priors(key, MODEL, {"a": PRIOR, "b": PRIOR}),
+    "bound_loss": lambda key: nd.training.bound_loss(key, PROCESS, jnp.asarray(DATA)),
+}
+
+
+@pytest.mark.parametrize("name", WITH_KEYS)
+def test_keys(name):
+    """Arrays of wrong numbers are left to `shape_checks`, which is first in tests."""
+    for key in (3, "0"):
+        with pytest.raises(TypeError, match="^key: expected one JAX key, as from "):
+            WITH_KEYS[name](key)
 
 
 def test_numbers_of_other_libraries_are_taken():

@@ -109,6 +109,8 @@ HUGE = FILES["npy"].replace(b"(4, 3), }" + b" " * 20, b"(4" + b"0" * 15 + b", 3)
         (b"\x1f\x8b\x08", "it is a gzip file"),
         (b"\x00\x01\x02\x03", "it is of no kind that is known here"),
         (HUGE, "it claims to hold more than fits the memory"),
+        (FILES["text array"], "file: expected numbers, got dtype <U1"),
+        (file(np.save, 1j * NUMBERS), "file: expected numbers, got dtype complex128"),
     ],
 )
 def test_other_files_are_called_what_they_are(data, message, tmp_path, capsys):

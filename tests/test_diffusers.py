@@ -221,7 +221,7 @@ def test_another_image_size(tmp_path):
         nd.load_diffusers(folder, image_size=(5, 6))
     with pytest.raises(ValueError, match=r"image_size: expected \(height, width\), got 8"):
         nd.load_diffusers(folder, image_size=8)
-    with pytest.raises(ValueError, match="image_size: expected a whole number of at least 1, got 2.5"):
+    with pytest.raises(TypeError, match="image_size: expected a whole number of at least 1, got 2.5"):
         nd.load_diffusers(folder, image_size=(4, 2.5))
 
 
@@ -439,7 +439,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         nd.load_diffusers(folder)
     with pytest.raises(FileNotFoundError, match="folder: expected a folder, got '.*nowhere'"):
         nd.load_diffusers(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="folder: expected a path, got 3"):
+    with pytest.raises(TypeError, match="folder: expected a path, got 3"):
         nd.load_diffusers(3)
 
 

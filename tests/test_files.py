@@ -36,7 +36,7 @@ def fit(path, **options):
     diffusion = nd.GaussianDiffusion(schedules.cosine(4))
     network = denoisers.Network(networks.RBF(KEY, (2,), num_steps=4, outputs=1))
     options = {
-        "num_steps": 4,
+        "max_steps": 4,
         "log_every": 2,
         "checkpoint_every": 2,
         "validation": 0.0,

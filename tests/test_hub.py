@@ -216,7 +216,7 @@ def test_a_missing_prior_lists_those_there_are(read, path, monkeypatch):
         read("digit")
     with pytest.raises(FileNotFoundError, match="source: .* got '.*nowhere'"):
         read(path.parent / "nowhere")
-    with pytest.raises(ValueError, match="source: expected a path or the name of a packaged prior, got 3"):
+    with pytest.raises(TypeError, match="source: expected a path or the name of a packaged prior, got 3"):
         read(3)
     monkeypatch.setattr(hub, "_FOLDER", path.parent / "empty")
     with pytest.raises(FileNotFoundError, match=r"a packaged prior \(none\)"):

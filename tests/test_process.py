@@ -211,5 +211,5 @@ def test_supports() -> None:
 )
 def test_errors(build: Callable[[], Any], message: str) -> None:
     """Wrong parts and shapes are named, with what was expected and what came."""
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         build()

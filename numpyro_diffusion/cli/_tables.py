@@ -33,7 +33,10 @@ def read_examples(path: str, expected: Any = None) -> Examples:
             names file, line and column.
     """
     if not path.lower().endswith(ENDINGS) or not Path(path).is_file():
-        return Examples(read_array(path), None)
+        array = read_array(path)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{path}: expected numbers, got dtype {array.dtype}")
+        return Examples(array, None)
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

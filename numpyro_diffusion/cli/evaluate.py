@@ -67,8 +67,6 @@ def run(options: argparse.Namespace) -> None:
 
 def _checked(path: str, prior: Any, columns: tuple[str, ...] | None) -> np.ndarray:
     data = read_examples(path, columns).values
-    if data.dtype.kind not in "biuf":
-        raise ValueError(f"{path}: expected numbers, got dtype {data.dtype}")
     lead = check_event(path, data.shape, prior.event_shape)
     if len(lead) != 1 or lead[0] == 0:
         sizes = ", ".join(["n", *map(str, prior.event_shape)])

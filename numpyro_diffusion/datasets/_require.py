@@ -17,7 +17,7 @@ def require(module: str, need: str) -> Any:
 def check_folder(name: str, folder: str | PathLike[str]) -> Path:
     """Return the path of a folder that exists."""
     if not isinstance(folder, (str, PathLike)):
-        raise ValueError(f"{name}: expected a path, got {folder!r}")
+        raise TypeError(f"{name}: expected a path, got {folder!r}")
     path = Path(folder)
     if not path.is_dir():
         raise FileNotFoundError(f"{name}: expected a folder, got {str(path)!r}")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .._checks import check_count
+from .._checks import check_count, check_key
 
 _BLOCK = 16  # disks laid at a time
 _IMAGES = 64  # images at a time
@@ -51,7 +51,7 @@ def dead_leaves(
         raise ValueError(
             f"min_radius, max_radius: expected 0 < min_radius < max_radius, got {min_radius!r} and {max_radius!r}"
         )
-    return _draw(key, num, size, float(min_radius), float(max_radius), 3 if colours else 1)
+    return _draw(check_key("key", key), num, size, float(min_radius), float(max_radius), 3 if colours else 1)
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))

@@ -35,7 +35,7 @@ def photographs(size: int = 32, stride: int | None = None) -> Patches:
         `Patches` of colours from 0 to 255, shape (n, size, size, 3).
 
     Raises:
-        ValueError: a size or a stride that is no positive whole number, or too large a size.
+        ValueError: a size or a stride that is not positive, or too large a size.
         ImportError: scikit-image or scikit-learn is not installed.
         FileNotFoundError: this version of one of them does not carry a picture.
     """
@@ -60,7 +60,7 @@ def textures(name: str, size: int = 32, stride: int | None = None) -> Patches:
         `Patches` of grey levels from 0 to 255, shape (n, size, size).
 
     Raises:
-        ValueError: an unknown name, a size or a stride that is no positive whole number, or too large a size.
+        ValueError: an unknown name, a size or a stride that is not positive, or too large a size.
         ImportError: scikit-image is not installed.
         FileNotFoundError: this version of it does not carry the picture.
     """

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from .._checks import check_count
+from .._checks import check_count, check_key, check_scalar
 
 _INNER, _OUTER = 1.5 * math.pi, 4.5 * math.pi  # the roll's first and last angle, in radians
 
@@ -24,13 +24,13 @@ def swiss_roll(key: PRNGKeyArray, num_samples: int, noise: float = 0.0) -> Float
         noise: standard deviation of the noise before scaling, at least 0.
 
     Raises:
-        ValueError: if `num_samples` is not a positive whole number, or `noise` is negative or not finite.
+        ValueError: if `num_samples` is not positive, or `noise` is negative or not finite.
 
     Source: Sohl-Dickstein et al. 2015, section 3.1.1, which does not print the roll's formula; this is the
     usual one.
     """
     scale = swiss_roll_scale(noise)
-    angle_key, noise_key = jax.random.split(key)
+    angle_key, noise_key = jax.random.split(check_key("key", key))
     shape = (check_count("num_samples", num_samples),)
     angle = jax.random.uniform(angle_key, shape, minval=_INNER, maxval=_OUTER)
     points = angle[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
@@ -108,12 +108,12 @@ def heartbeat(
         int32 array of zeros and ones.
 
     Raises:
-        ValueError: if a size is not a positive whole number, or `period` exceeds `length`.
+        ValueError: if a size is not positive, or `period` exceeds `length`.
 
     Source: Sohl-Dickstein et al. 2015, section 3.1.2 (length 20, period 5).
     """
     states = heartbeat_states(length, period)
-    phases = jax.random.randint(key, (check_count("num_samples", num_samples),), 0, len(states))
+    phases = jax.random.randint(check_key("key", key), (check_count("num_samples", num_samples),), 0, len(states))
     return states[phases]
 
 
@@ -121,7 +121,7 @@ def heartbeat_states(length: int = 20, period: int = 5) -> Int[Array, "period le
     """Return every valid heartbeat; row i has its first one in bin i.
 
     Raises:
-        ValueError: if a size is not a positive whole number, or `period` exceeds `length`.
+        ValueError: if a size is not positive, or `period` exceeds `length`.
     """
     length, period = check_count("length", length), check_count("period", period)
     if period > length:
@@ -144,6 +144,7 @@ def _roll_quadrature(noise: float) -> tuple[Float[np.ndarray, "nodes 2"], Float[
 
 def _check_noise(noise: float) -> float:
     """Return `noise` as a float if it is finite and not negative."""
+    check_scalar("noise", noise)
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise: expected a finite number of at least 0, got {noise!r}")
     return float(noise)

@@ -135,7 +135,7 @@ class Conditional(AbstractDenoiser):
         optional: bool = False,
     ) -> None:
         if not callable(make):
-            raise ValueError(f"make: expected a callable from a context to a denoiser, got {make!r}")
+            raise TypeError(f"make: expected a callable from a context to a denoiser, got {make!r}")
         self.make, self.told = make, Context(context_shape, num_labels, optional)
 
     @property

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import check_choice
+from .._checks import check_choice, is_number, refusal
 from .._shapes import AnyTime, Example, Time
 from ..diffusions import AbstractDiffusion, GaussianDiffusion
 from ..laws import normal
@@ -61,8 +61,9 @@ class Network(AbstractDenoiser):
         (3,)
 
     Raises:
-        ValueError: an unknown name, a function that cannot be called, `clip` that is no range or for another head, an
-            output of another shape (when traced).
+        TypeError: a function that cannot be called, `clip` that is no pair of numbers.
+        ValueError: an unknown name, `clip` that is no range or for another head, an output of another shape (when
+            traced).
     """
 
     fn: Callable[..., Any]
@@ -82,7 +83,7 @@ class Network(AbstractDenoiser):
         told: Context | None = None,
     ) -> None:
         if not callable(fn):
-            raise ValueError(f"fn: expected a callable fn(x_t, t), got {fn!r}")
+            raise TypeError(f"fn: expected a callable fn(x_t, t), got {fn!r}")
         self.fn = fn
         self.predicts = check_choice("predicts", predicts, ("noise", "data", "velocity", "mean", "logits"))
         self.variance = check_choice("variance", variance, ("beta", "beta_tilde", "learned"))
@@ -216,7 +217,7 @@ class Network(AbstractDenoiser):
 def checked_told(told: Any) -> Context | None:
     """`told`, once it is a `Context` or None."""
     if told is not None and not isinstance(told, Context):
-        raise ValueError(f"told: expected a denoisers.Context, got {told!r:.80}")
+        raise TypeError(f"told: expected a denoisers.Context, got {told!r:.80}")
     return told
 
 
@@ -242,8 +243,9 @@ def _least_variance(diffusion: GaussianDiffusion, t: ArrayLike, s: ArrayLike | N
 def _checked_clip(clip: Any, predicts: str) -> tuple[float, float]:
     if predicts in ("mean", "logits"):
         raise ValueError(f"clip: expected None with predicts={predicts!r}, got {clip!r}")
-    if not isinstance(clip, (tuple, list)) or len(clip) != 2 or not clip[0] < clip[1]:
-        raise ValueError(f"clip: expected the least and the greatest value, (low, high), got {clip!r}")
+    right_type = isinstance(clip, tuple | list) and all(map(is_number, clip))
+    if not right_type or len(clip) != 2 or not clip[0] < clip[1]:
+        raise refusal(f"clip: expected the least and the greatest value, (low, high), got {clip!r}", right_type)
     return float(clip[0]), float(clip[1])
 
 

@@ -37,8 +37,8 @@ class Residual(AbstractDenoiser):
             the same.
 
     Raises:
-        ValueError: a function that cannot be called, a baseline that is no denoiser, an output of another shape (when
-            traced).
+        TypeError: a function that cannot be called, a baseline that is no denoiser.
+        ValueError: an output of another shape (when traced).
     """
 
     fn: Callable[..., Any]
@@ -47,9 +47,9 @@ class Residual(AbstractDenoiser):
 
     def __init__(self, fn: Callable[..., Any], baseline: AbstractDenoiser, told: Context | None = None) -> None:
         if not callable(fn):
-            raise ValueError(f"fn: expected a callable fn(x_t, t), got {fn!r}")
+            raise TypeError(f"fn: expected a callable fn(x_t, t), got {fn!r}")
         if not isinstance(baseline, AbstractDenoiser):
-            raise ValueError(f"baseline: expected an exact denoiser, got {baseline!r}")
+            raise TypeError(f"baseline: expected an exact denoiser, got {baseline!r}")
         self.fn, self._baseline, self.told = fn, baseline, checked_told(told)
         if told is None and baseline.wanted is not None:
             raise ValueError("told: expected the Context of a baseline that has one, got None")

@@ -13,7 +13,7 @@ from numpyro.infer import MCMC, Predictive
 from scipy.stats import chi2
 from tqdm.auto import tqdm
 
-from .._checks import check_callable, check_count, check_key
+from .._checks import check_callable, check_count, check_key, check_scalar
 from ..infer.sites import only_site
 
 OBSERVED_KWARG = "_calibration_observed"
@@ -50,6 +50,7 @@ class Calibration(NamedTuple):
 
     def coverage(self, level: float = 0.9) -> dict[str, np.ndarray]:
         """Share of replicates whose central interval of this level holds the truth, shape of the quantity."""
+        check_scalar("level", level)
         if not 0 < level < 1:
             raise ValueError(f"level: expected a number in (0, 1), got {level}")
         place = {name: (ranks + 0.5) / (self.num_draws + 1) for name, ranks in self.ranks.items()}

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._batching import batched_map
-from .._checks import check_count, check_event, check_finite
+from .._checks import check_count, check_event, check_finite, check_key
 from .._compiled import compiled
 from ..diffusions import require_gaussian
 from ..likelihoods import terminal_kl
@@ -65,7 +65,7 @@ def mutual_information(
     """
     require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
     check_count("num_levels", num_levels, 2)
-    draw, noise = jax.random.split(key)
+    draw, noise = jax.random.split(check_key("key", key))
     if np.ndim(data) == 0:
         x_0 = _draws(jax.random.split(draw, check_count("data", data, 2)), process)
     else:

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._batching import batched_map
-from .._checks import check_count, check_event
+from .._checks import check_count, check_event, check_key, check_sizes
 from .._compiled import compiled
 from ..distributions import DiffusionPrior
 from ..laws import event_kl
@@ -79,7 +79,7 @@ def progressive_coding(
     batch = check_event("x_0", x_0.shape, process.event_shape)
     process.check_values("x_0", x_0)
     flat = jnp.repeat(x_0.reshape((-1, *process.event_shape)), check_count("num_samples", num_samples), axis=0)
-    parts = _code(key, process, flat, None if chunk is None else check_count("chunk", chunk))
+    parts = _code(check_key("key", key), process, flat, None if chunk is None else check_count("chunk", chunk))
     rate, distortion, last = (part.reshape(*batch, num_samples, *part.shape[1:]).mean(len(batch)) for part in parts)
     return ProgressiveCode(jnp.arange(1, process.num_steps + 1), rate, distortion, last)
 
@@ -99,8 +99,8 @@ def progressive_generation(
         Shape (*sample_shape, steps + 1, *event), ordered by time: the draw of x_0 comes first, the prediction from
         noise last. Rows of `nd.plots.samples` show it.
     """
-    process, shape = _process(prior), tuple(sample_shape)
-    keys = jax.random.split(key, math.prod(shape))
+    process, shape = _process(prior), check_sizes("sample_shape", sample_shape)
+    keys = jax.random.split(check_key("key", key), math.prod(shape))
     chains = _predictions(keys, process, Ancestral(num_steps))
     return chains.reshape(shape + chains.shape[1:])
 
@@ -110,7 +110,7 @@ def _process(prior: DiffusionPrior | ReverseProcess) -> ReverseProcess:
         raise ValueError("prior: expected one without a transform; give its process, and data in its coordinates")
     process = prior.process if isinstance(prior, DiffusionPrior) else prior
     if not isinstance(process, ReverseProcess):
-        raise ValueError(f"prior: expected a DiffusionPrior or a ReverseProcess, got {prior!r}")
+        raise TypeError(f"prior: expected a DiffusionPrior or a ReverseProcess, got {prior!r}")
     return process
 
 

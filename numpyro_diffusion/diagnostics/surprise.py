@@ -13,7 +13,7 @@ from numpyro.primitives import Messenger
 from scipy.special import logsumexp
 
 from .._batching import batched_map
-from .._checks import check_count
+from .._checks import check_count, check_key
 from .._compiled import compiled
 from ..distributions import DiffusionPosterior
 from ..infer.extract import extract, over_batch
@@ -108,8 +108,9 @@ def surprise(
         by its own sampler, and p-values are *approximate*.
 
     Raises:
+        TypeError: no key, no model, no `TwistedSMC`.
         ValueError: sites in `observed` that the model does not draw, data of another shape; an observed site or a
-            `numpyro.factor` beside them; counts below 1; no `TwistedSMC`; a density of 0 at all particles of all
+            `numpyro.factor` beside them; counts below 1; a density of 0 at all particles of all
             data sets; what `nd.infer.extract_factor` raises.
     """
     check_count("num_replicates", num_replicates)
@@ -117,12 +118,12 @@ def surprise(
     check_count("batch_size", batch_size)
     sampler = TwistedSMC() if sampler is None else sampler
     if not isinstance(sampler, TwistedSMC):
-        raise ValueError(f"sampler: expected a TwistedSMC, got {type(sampler).__name__}")
+        raise TypeError(f"sampler: expected a TwistedSMC, got {type(sampler).__name__}")
     data = _checked(model, observed, args, kwargs)
     given = condition(model, data=data)
     site = only_site(given, args, kwargs) if site is None else site
     extract(given, site, args, kwargs)  # outside of any compiled code, where values can be checked
-    simulate, runs = jax.random.split(key)
+    simulate, runs = jax.random.split(check_key("key", key))
     keys = jax.random.split(simulate, num_replicates), jax.random.split(runs, num_replicates + 1)
     drawn = _simulated(model, site, tuple(data), sampler.num_steps, keys[0], batch_size, args, kwargs)
     every = {name: np.concatenate([data[name][None], np.asarray(drawn[name])]) for name in data}

@@ -41,7 +41,7 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
 
     def __init__(self, schedule: AbstractSchedule, rate: ArrayLike = 0.5) -> None:
         if not isinstance(schedule, AbstractSchedule):
-            raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
+            raise TypeError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
         check_real("rate", rate)
         if is_concrete(rate) and not ((0 < np.asarray(rate)) & (np.asarray(rate) < 1)).all():
             raise ValueError(f"rate: expected a probability strictly between 0 and 1, got {rate}")

@@ -1,5 +1,7 @@
 """Categorical diffusion: classes that are drawn anew from a noise law, or masked, one by one."""
 
+# Over 300 lines: a family is one file here and one of laws.
+
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -64,7 +66,7 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         noise: Literal["uniform", "absorbing"] | ArrayLike = "uniform",
     ) -> None:
         if not isinstance(schedule, AbstractSchedule):
-            raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
+            raise TypeError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
         self.schedule, self.num_classes = schedule, _checked_counts(num_classes)
         probabilities = _checked_noise(noise, self._counts)
         self._noise, self.num_states = jnp.asarray(probabilities, dtype=float), np.shape(probabilities)[-1]

@@ -43,7 +43,7 @@ class GaussianDiffusion(AbstractDiffusion):
 
     def __init__(self, schedule: AbstractSchedule, loc: ArrayLike = 0.0, scale: ArrayLike = 1.0) -> None:
         if not isinstance(schedule, AbstractSchedule):
-            raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
+            raise TypeError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
         self.schedule = schedule
         self._loc, self._scale = checked_location("loc", loc), checked_scale("scale", scale)
 

@@ -62,7 +62,7 @@ class MixedDiffusion(AbstractDiffusion):
             raise ValueError(f"diffusions: expected one for each of {len(self.columns)} groups, got {len(diffusions)}")
         for own in self.diffusions:
             if not isinstance(own, AbstractDiffusion) or isinstance(own, MixedDiffusion):
-                raise ValueError(f"diffusions: expected some of other families, got {own!r:.80}")
+                raise TypeError(f"diffusions: expected some of other families, got {own!r:.80}")
             if own.schedule.is_learned:
                 raise ValueError(f"diffusions: expected fixed schedules, got a {type(own.schedule).__name__}")
         counts = [own.num_steps for own in self.diffusions]

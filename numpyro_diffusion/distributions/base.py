@@ -138,7 +138,7 @@ class ModuleDistribution(dist.Distribution):
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of shape (*sample_shape, *batch_shape, *event_shape)."""
         if key is None:
-            raise ValueError("key: expected a JAX random key, got None")
+            raise TypeError("key: expected a JAX random key, got None")
         return self._draw(key, sample_shape, type(self)._sample_one)
 
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
@@ -286,6 +286,6 @@ def _rebuild(layout: _Layout, leaves: tuple[Array, ...]) -> Any:
 
 
 def check_kind(name: str, value: Any, kind: type) -> None:
-    """Raise ``ValueError`` if `value` is not a `kind`."""
+    """Raise ``TypeError`` if `value` is not a `kind`."""
     if not isinstance(value, kind):
-        raise ValueError(f"{name}: expected a {kind.__name__}, got {value!r}")
+        raise TypeError(f"{name}: expected a {kind.__name__}, got {value!r}")

@@ -10,6 +10,7 @@ from jax import Array
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
+from .._checks import refusal
 from .._compiled import compiled
 from ..factors import AbstractFactor, pull_back, with_known
 from ..likelihoods import AbstractLikelihood, Estimate
@@ -97,8 +98,9 @@ def key_parts(key: Array) -> tuple[Array, str | None]:
         data, impl = jax.random.key_data(key), str(jax.random.key_impl(key))
     else:
         data, impl = key, None
-    if not isinstance(data, (jax.Array, np.ndarray)) or data.dtype != jnp.uint32 or data.ndim != 1:
-        raise ValueError(f"key: expected one JAX key, as from jax.random.key(0), got {key!r}")
+    of_keys = isinstance(data, jax.Array | np.ndarray) and data.dtype == jnp.uint32
+    if not of_keys or data.ndim != 1:
+        raise refusal(f"key: expected one JAX key, as from jax.random.key(0), got {key!r:.80}", of_keys)
     return data, impl
 
 

@@ -51,9 +51,8 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         (3, 8, 8)
 
     Raises:
-        TypeError: a transform that is none of NumPyro's.
-        ValueError: a part of the wrong kind; a likelihood for another family; a `key` that is not one JAX key; a
-            transform that does not fit.
+        TypeError: a part of the wrong kind; a `key` that is none; a transform that is none of NumPyro's.
+        ValueError: a likelihood for another family; several keys; a transform that does not fit.
     """
 
     # `DiffusionPosterior`, set by its own module, which stands on this one.

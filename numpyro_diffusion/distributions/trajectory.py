@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from .._checks import check_event, check_real, is_concrete
+from .._checks import check_event, check_real, is_concrete, refusal
 from ..diffusions import AbstractDiffusion
 from ..laws import log_excess
 from ..process import ReverseProcess
@@ -41,7 +41,8 @@ class ForwardTrajectory(ModuleDistribution):
         (20, 2)
 
     Raises:
-        ValueError: `x_0` off the support; `event_dim` larger than the number of its dimensions; no diffusion.
+        TypeError: no diffusion.
+        ValueError: `x_0` off the support; `event_dim` larger than the number of its dimensions.
     """
 
     def __init__(
@@ -59,10 +60,10 @@ class ForwardTrajectory(ModuleDistribution):
         if is_concrete(inside) and not np.all(inside):
             raise ValueError(f"x_0: expected values on the support {diffusion.data_support}, got some off it")
         event_dim = x_0.ndim if event_dim is None else event_dim
-        if not isinstance(event_dim, int | np.integer) or not 0 <= event_dim <= x_0.ndim:
-            raise ValueError(
-                f"event_dim: expected a number from 0 to {x_0.ndim} (x_0 has {x_0.shape}), got {event_dim}"
-            )
+        right_type = isinstance(event_dim, int | np.integer)
+        if not right_type or not 0 <= event_dim <= x_0.ndim:
+            message = f"event_dim: expected a number from 0 to {x_0.ndim} (x_0 has {x_0.shape}), got {event_dim}"
+            raise refusal(message, right_type)
         split = x_0.ndim - event_dim
         super().__init__(
             _Start(diffusion, x_0),
@@ -150,7 +151,8 @@ class ReverseTrajectory(ModuleDistribution):
         (21, 2)
 
     Raises:
-        ValueError: no reverse process; `num_steps` is no whole number from 2 to T.
+        TypeError: no reverse process.
+        ValueError: `num_steps` is not from 2 to T.
     """
 
     def __init__(

@@ -131,7 +131,7 @@ class Product(AbstractFactor):
         flat: list[AbstractFactor] = []
         for factor in factors:
             if not isinstance(factor, AbstractFactor):
-                raise ValueError(f"factors: expected factors, got {factor!r}")
+                raise TypeError(f"factors: expected factors, got {factor!r}")
             flat.extend(factor.parts)
         self.factors = tuple(flat)
 

@@ -21,14 +21,14 @@ class Factor(AbstractFactor):
         (8, 8)
 
     Raises:
-        ValueError: not callable.
+        TypeError: not callable.
     """
 
     function: Callable[[Array], Array]
 
     def __init__(self, log_r: Callable[[Array], Array]) -> None:
         if not callable(log_r):
-            raise ValueError(f"log_r: expected a callable of one example, got {log_r!r}")
+            raise TypeError(f"log_r: expected a callable of one example, got {log_r!r}")
         self.function = as_function(log_r)
 
     def log_r(self, x: Array) -> Array:

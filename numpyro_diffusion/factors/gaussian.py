@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
-from .._checks import check_broadcast, check_finite, check_positive, is_concrete
+from .._checks import check_broadcast, checked_location, checked_scale, is_concrete
 from .._structure import is_affine, is_elementwise
 from ..laws import observed
 from .base import AbstractFactor
@@ -29,7 +29,7 @@ class Gaussian(AbstractFactor):
         True
 
     Raises:
-        ValueError: `loc` or `gain` not finite, `scale` not positive.
+        ValueError: `loc` or `gain` not finite, `scale` not positive; numbers too large or too small to compute with.
     """
 
     loc: Array
@@ -37,10 +37,8 @@ class Gaussian(AbstractFactor):
     gain: Array
 
     def __init__(self, loc: ArrayLike, scale: ArrayLike, gain: ArrayLike = 1.0) -> None:
-        check_finite("loc", loc)
-        check_finite("gain", gain)
-        check_positive("scale", scale)
-        self.loc, self.scale, self.gain = (jnp.asarray(part, dtype=float) for part in (loc, scale, gain))
+        self.loc, self.gain = checked_location("loc", loc), checked_location("gain", gain)
+        self.scale = checked_scale("scale", scale, may_be_infinite=True)
 
     def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """log N(loc; gain · x, scale²) in nats, over the observed elements."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
-from .._checks import check_broadcast, check_finite, check_positive, check_real, is_concrete
+from .._checks import check_broadcast, check_real, checked_location, checked_scale, is_concrete
 from .._products import dot
 from .._structure import is_affine
 from ..laws import lowered
@@ -54,12 +54,9 @@ class LinearGaussian(AbstractFactor):
         *,
         mask: ArrayLike | None = None,
     ) -> None:
-        check_finite("observation", observation)
-        self.observation = jnp.asarray(observation, dtype=float)
+        self.observation = checked_location("observation", observation)
         seen = self.observation.shape
-        if not callable(operator):
-            check_finite("operator", operator)
-        self.operator = as_function(operator) if callable(operator) else jnp.asarray(operator, dtype=float)
+        self.operator = as_function(operator) if callable(operator) else checked_location("operator", operator)
         got = seen if callable(operator) else self.operator.shape
         if got[: len(seen)] != seen and got[:1] != (self.observation.size,):
             raise ValueError(
@@ -237,8 +234,7 @@ def stack(factors: tuple[LinearGaussian, ...]) -> LinearGaussian:
 
 
 def _noise(scale: ArrayLike, observation: Array) -> Array:
-    check_finite("scale", scale)
-    array = jnp.asarray(scale, dtype=float)
+    array = checked_location("scale", scale)
     if array.shape == (observation.size, observation.size) and observation.ndim == 1 and array.ndim == 2:
         if is_concrete(array):
             matrix = np.asarray(array, dtype=np.float64)
@@ -249,6 +245,5 @@ def _noise(scale: ArrayLike, observation: Array) -> Array:
                     f"got one whose smallest eigenvalue is {least:.3g}"
                 )
         return array
-    check_positive("scale", scale)
     check_broadcast("scale", array.shape, observation.shape)
-    return array
+    return checked_scale("scale", scale)

@@ -1,5 +1,7 @@
 """Multiple imputation of tables by a learned prior."""
 
+# Over 300 lines: one call, with its result and the checks of its table.
+
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload

@@ -232,7 +232,7 @@ def _checked(observations: Any) -> tuple[Any, int]:
         shapes = [leaf.shape for leaf in leaves]
         raise ValueError(f"observations: expected arrays with a common leading axis, got shapes {shapes}")
     if any(leaf.dtype.kind not in "biuf" for leaf in leaves):
-        raise ValueError(f"observations: expected arrays of numbers, got {[str(leaf.dtype) for leaf in leaves]}")
+        raise TypeError(f"observations: expected arrays of numbers, got {[str(leaf.dtype) for leaf in leaves]}")
     if any(leaf.dtype.kind == "f" and not np.isfinite(leaf).all() for leaf in leaves):
         raise ValueError("observations: expected finite values, got others; hide what is missing by a mask of its own")
     total = len(leaves[0])

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from scipy.special import softmax
 
+from .._checks import check_callable, check_key
 from ..distributions import DiffusionPosterior, DiffusionPrior
 from ..samplers import ReliabilityWarning
 from .smc import SMC
@@ -149,12 +150,15 @@ def compare_priors(
         UserWarning: what a run warns of, with the prior's name in front; a standard error above 0.5 nats.
 
     Raises:
-        ValueError: fewer than two priors, or one that is none; probabilities for other names, that are negative or do
+        TypeError: no key, model or dictionary of priors; a prior that is none.
+        ValueError: fewer than two priors; probabilities for other names, that are negative or do
             not add up to 1; unknown options of SMC; no diffusion site; what `nd.infer.SMC` raises, with
             the prior's name as a note.
 
     Source: Kass and Raftery 1995.
     """
+    check_key("key", key)
+    check_callable("model", model)
     _check_priors(priors)
     probabilities = _probabilities(prior_probabilities, tuple(priors))
     options = _options(smc)
@@ -163,7 +167,7 @@ def compare_priors(
     for own, (name, prior) in zip(keys, priors.items(), strict=True):
         try:
             runs[name], said[name] = _run(own, SMC(model, site, **options), (prior, *args), kwargs)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             error.add_note(f"while comparing priors: {name!r}")
             raise
         for message in said[name]:
@@ -208,13 +212,13 @@ def _intervals(key: Array, runs: dict[str, SMC], prior: dict[str, float]) -> dic
 
 def _check_priors(priors: Any) -> None:
     if not isinstance(priors, Mapping) or not all(isinstance(name, str) for name in priors):
-        raise ValueError(f"priors: expected a dict of priors by name, got {priors!r}")
+        raise TypeError(f"priors: expected a dict of priors by name, got {priors!r}")
     if len(priors) < 2:
         raise ValueError(f"priors: expected at least 2 to compare, got {list(priors)}")
     for name, prior in priors.items():
         if not isinstance(prior, DiffusionPrior | DiffusionPosterior):
             kind = type(prior).__name__
-            raise ValueError(f"priors: expected a DiffusionPrior, or one times a factor, as {name!r}, got {kind}")
+            raise TypeError(f"priors: expected a DiffusionPrior, or one times a factor, as {name!r}, got {kind}")
 
 
 def _probabilities(given: Mapping[str, float] | None, names: tuple[str, ...]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from jax import Array
 from numpyro.handlers import seed, trace
 from numpyro.primitives import Messenger
 
+from .._checks import check_callable
 from ..distributions import DiffusionPosterior, DiffusionPrior
 from .mixtures import Mixture, mixture_in
 
@@ -59,10 +60,9 @@ def glance(
     """The names of the latent diffusion sites, and the trace of one run with zeros for them: no chain is run.
 
     Raises:
-        ValueError: `model` is no function.
+        TypeError: `model` is no function.
     """
-    if not callable(model):
-        raise ValueError(f"model: expected a NumPyro model, which comes after the key, got {model!r}")
+    check_callable("model", model)
     zeros = Zeros(model)
     sites = trace(seed(zeros, rng_seed=0)).get_trace(*args, **kwargs)
     return zeros.names, sites

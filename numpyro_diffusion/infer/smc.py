@@ -1,5 +1,7 @@
 """SMC for a NumPyro model with a latent diffusion site, and perhaps other unknowns."""
 
+# Over 300 lines: one class, a third of it the documentation of its arguments.
+
 import warnings
 from collections.abc import Callable
 from os import PathLike
@@ -9,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_callable, check_count, check_key, check_site
+from .._checks import check_callable, check_count, check_key, check_optional_positive, check_site
 from .._devices import Devices
 from ..samplers import Particles, Reliability, ReliabilityWarning, TwistedSMC
 from ..twists import AbstractTwist
@@ -122,8 +124,7 @@ class SMC:
         self._may_grow = num_particles is None and sampler is None and num_draws is None
         self._says_particles = num_particles is not None or sampler is not None
         self.num_draws = None if num_draws is None else check_count("num_draws", num_draws, 2)
-        if target_log_evidence_sd is not None and not target_log_evidence_sd > 0:
-            raise ValueError(f"target_log_evidence_sd: expected a positive number, got {target_log_evidence_sd}")
+        check_optional_positive("target_log_evidence_sd", target_log_evidence_sd)
         if target_log_evidence_sd is not None and self.num_islands < 2:
             raise ValueError("num_islands: expected at least 2 with target_log_evidence_sd, got 1")
         if checkpoint is not None and target_log_evidence_sd is None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from jax.typing import ArrayLike
 
+from .._checks import check_scalar
+
 
 def table(draws: Mapping[str, ArrayLike], prob: float = 0.9) -> str:
     """Mean, standard deviation, median and an interval of every element, as text.
@@ -14,8 +16,10 @@ def table(draws: Mapping[str, ArrayLike], prob: float = 0.9) -> str:
         prob: of the interval between two quantiles that leave as much on either side.
 
     Raises:
+        TypeError: `prob` is no number.
         ValueError: `prob` outside (0, 1).
     """
+    check_scalar("prob", prob)
     if not 0 < prob < 1:
         raise ValueError(f"prob: expected a number in (0, 1), got {prob}")
     low, high = 50 * (1 - prob), 50 * (1 + prob)

@@ -33,7 +33,7 @@ class DiscretisedNormal(dist.Distribution):
         validate_args: NumPyro's validation switch.
 
     Raises:
-        ValueError: `num_levels` is no whole number of at least 2.
+        ValueError: `num_levels` is below 2.
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}

@@ -5,6 +5,8 @@ Both are what the K bound tends to as its steps shrink, E log p(x_0|x_1) − ½ 
 2021). Those of `PathIntegral` approximate the population's (McAllester 2023; Kong et al. 2023).
 """
 
+# Over 300 lines: both ends of one integral, and what they share.
+
 import math
 import warnings
 from abc import abstractmethod

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from .._checks import check_choice, check_count
+from .._checks import check_choice, check_count, check_key, check_scalar
 from . import layers
 from .embedding import scalar_time
 
@@ -50,12 +50,14 @@ class BumpReadout(eqx.Module):
             width: w in steps; the spacing T/J of the centres if None.
 
         Raises:
-            ValueError: if a size is not a positive whole number, or `width` is not positive.
+            ValueError: if a size is not positive, or `width` is not positive.
         """
         self.network = network
         self.num_steps = check_count("num_steps", num_steps)
         self.num_bumps = check_count("num_bumps", num_bumps)
         self.outputs = check_count("outputs", outputs)
+        if width is not None:
+            check_scalar("width", width)
         self.width = float(self.num_steps / self.num_bumps if width is None else width)
         if not self.width > 0:
             raise ValueError(f"width: expected a positive number of steps, got {width!r}")
@@ -134,7 +136,7 @@ class Dense(eqx.Module):
             activation: a name in `layers.ACTIVATIONS`.
 
         Raises:
-            ValueError: if a size is not a positive whole number, or `activation` is unknown.
+            ValueError: if a size is not positive, or `activation` is unknown.
         """
         self.event_shape = layers.check_event_shape(event_shape)
         self.outputs = check_count("outputs", outputs)
@@ -142,7 +144,7 @@ class Dense(eqx.Module):
         self.depth = check_count("depth", depth)
         self.activation = check_choice("activation", activation, tuple(layers.ACTIVATIONS))
         size = layers.event_size(self.event_shape)
-        *keys, last = jax.random.split(key, self.depth + 1)
+        *keys, last = jax.random.split(check_key("key", key), self.depth + 1)
         inputs = (size, *[self.width] * (self.depth - 1))
         self.hidden = tuple(layers.linear(k, n, self.width) for k, n in zip(keys, inputs, strict=True))
         self.readout = layers.zero_linear(last, self.width, self.outputs * size)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from .._checks import check_count, check_real
+from .._checks import check_count, check_key, check_real
 from . import layers
 
 
@@ -23,7 +23,7 @@ class ContextFeatures(eqx.Module):
         scale: their scale; 1 unless given.
 
     Raises:
-        ValueError: sizes that are no positive whole numbers.
+        ValueError: sizes that are not positive.
     """
 
     shape: tuple[int, ...] = eqx.field(static=True)
@@ -126,7 +126,7 @@ class ContextEmbedding(eqx.Module):
             features: of the context.
             width: of the answer.
         """
-        keys = jax.random.split(key)
+        keys = jax.random.split(check_key("key", key))
         self.features = features
         self.inner = layers.linear(keys[0], features.size, width)
         self.outer = layers.linear(keys[1], width, width)

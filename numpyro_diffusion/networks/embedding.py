@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from .._checks import check_count, check_scalar
+
 
 def sinusoidal(t: ArrayLike, num_features: int, max_period: float = 10_000.0) -> Float[Array, " num_features"]:
     """Return sines and cosines of `t` at geometrically spaced frequencies.
@@ -22,8 +24,9 @@ def sinusoidal(t: ArrayLike, num_features: int, max_period: float = 10_000.0) ->
 
     Source: Vaswani et al. 2017, section 3.5, with the spacing used in the code of Ho et al. 2020.
     """
-    if num_features < 2 or num_features % 2:
+    if check_count("num_features", num_features, 2) % 2:
         raise ValueError(f"num_features: expected an even number of at least 2, got {num_features!r}")
+    check_scalar("max_period", max_period)
     if not max_period > 0:
         raise ValueError(f"max_period: expected a positive number, got {max_period!r}")
     t = scalar_time(t)

@@ -34,10 +34,11 @@ def check_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
     """Return `event_shape` as a tuple of positive ints; `()` is a scalar event.
 
     Raises:
-        ValueError: if it is not a sequence of positive whole numbers.
+        TypeError: it is no sequence of whole numbers.
+        ValueError: one of them is not positive.
     """
     if not isinstance(event_shape, Sequence) or isinstance(event_shape, str):
-        raise ValueError(f"event_shape: expected a tuple of positive whole numbers, got {event_shape!r}")
+        raise TypeError(f"event_shape: expected a tuple of positive whole numbers, got {event_shape!r}")
     return tuple(check_count("event_shape", size) for size in event_shape)
 
 

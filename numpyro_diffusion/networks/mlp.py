@@ -91,7 +91,7 @@ class MLP(eqx.Module):
             context: of a network that is called with a context too.
 
         Raises:
-            ValueError: if a size is not a positive whole number, `time_features` is odd, or `activation` is
+            ValueError: if a size is not positive, `time_features` is odd, or `activation` is
                 unknown.
         """
         self.event_shape = layers.check_event_shape(event_shape)

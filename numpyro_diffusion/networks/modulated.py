@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from .._checks import check_count
+from .._checks import check_count, check_key
 from . import layers
 from .context import ContextEmbedding, ContextFeatures, embedded
 
@@ -53,7 +53,7 @@ def ends(
         features: number of sines and cosines of t.
         context: features of a context, if the network is told one.
     """
-    keys = jax.random.split(key, 6)
+    keys = jax.random.split(check_key("key", key), 6)
     return Ends(
         embed=(layers.linear(keys[0], features, features), layers.linear(keys[1], features, features)),
         lift=layers.linear(keys[2], inputs, hidden),
@@ -68,7 +68,7 @@ def check_time_features(value: int) -> int:
     """Return a number of sines and cosines.
 
     Raises:
-        ValueError: it is no positive whole number, or odd.
+        ValueError: it is not positive, or odd.
     """
     count = check_count("time_features", value)
     if count % 2:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from .._checks import check_choice, check_count
+from .._checks import check_choice, check_count, check_key
 from . import layers
 from .context import ContextEmbedding, ContextFeatures, embedded
 from .image_layers import Convolution, Image, Pointwise, check_image_shape, double
@@ -111,7 +111,8 @@ class MultiScale(eqx.Module):
             raise ValueError("depth, dense_depth: expected at least one layer of either kind, got 0 and 0")
         features = check_count("dense_features", dense_features) if dense_depth else 0
         height, breadth, colours = (*self.event_shape, 1)[:3]
-        keys = [jax.random.split(k, max(n, 1)) for k, n in zip(jax.random.split(key, 3), depths, strict=True)]
+        own_keys = jax.random.split(check_key("key", key), 3)
+        keys = [jax.random.split(k, max(n, 1)) for k, n in zip(own_keys, depths, strict=True)]
         ends = jax.random.split(jax.random.fold_in(key, 0), 2)
         inputs = [colours] + [width] * (depth - 1)
         self.convolutions = tuple(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from .._checks import check_count
+from .._checks import check_count, check_key
 from . import layers
 from .embedding import scalar_time
 
@@ -52,7 +52,7 @@ class RBF(eqx.Module):
             outputs: how many arrays of shape `event_shape` to return.
 
         Raises:
-            ValueError: if a size is not a positive whole number.
+            ValueError: if a size is not positive.
         """
         self.event_shape = layers.check_event_shape(event_shape)
         self.num_steps = check_count("num_steps", num_steps)
@@ -61,7 +61,7 @@ class RBF(eqx.Module):
         size = layers.event_size(self.event_shape)
         # Two draws of N(0, I) lie √(2d) apart; the nearest of n is closer by about n^(−1/d).
         spacing = math.sqrt(2 * size) * self.num_centers ** (-1 / size)
-        self.centers = jax.random.normal(key, (self.num_centers, *self.event_shape))
+        self.centers = jax.random.normal(check_key("key", key), (self.num_centers, *self.event_shape))
         self.log_widths = jnp.full((self.num_centers,), math.log(spacing), float)
         self.weight = jnp.zeros((self.num_steps, self.outputs, *self.event_shape, self.num_centers))
         self.bias = jnp.zeros((self.num_steps, self.outputs, *self.event_shape))

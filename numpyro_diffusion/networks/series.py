@@ -105,7 +105,7 @@ class Series(eqx.Module):
             context: of a network that is called with a context too.
 
         Raises:
-            ValueError: a shape of another rank, a size that is not a positive whole number, `time_features` odd, an
+            ValueError: a shape of another rank, a size that is not positive, `time_features` odd, an
                 unknown padding or activation.
         """
         self.event_shape = layers.check_event_shape(event_shape)

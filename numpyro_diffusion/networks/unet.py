@@ -1,5 +1,7 @@
 """The U-Net of Ho et al. 2020, in their CIFAR-10 configuration and in any other of its kind."""
 
+# Over 300 lines: one network, with the checks of its many settings beside it.
+
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
@@ -9,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from .._checks import check_choice, check_count
+from .._checks import check_choice, check_count, check_key, refusal
 from . import layers
 from .context import ContextEmbedding, ContextFeatures, embedded
 from .embedding import scalar_time, sinusoidal
@@ -159,7 +161,7 @@ class UNet(eqx.Module):
             context: of a network that is called with a context too.
 
         Raises:
-            ValueError: a size is not a positive whole number, the image does not divide, the channels do not divide
+            ValueError: a size is not positive, the image does not divide, the channels do not divide
                 into groups or heads, or a setting is unknown.
         """
         self.event_shape = layers.check_event_shape(event_shape)
@@ -180,7 +182,7 @@ class UNet(eqx.Module):
         kinds = ("bfloat16", "float32")
         self.compute_dtype = None if compute_dtype is None else check_choice("compute_dtype", compute_dtype, kinds)
         self._check()
-        self._build(key)
+        self._build(check_key("key", key))
         own = jax.random.fold_in(key, 0)
         self.context = None if context is None else ContextEmbedding(own, context, 4 * self.channels[0])
 
@@ -300,8 +302,9 @@ def _colours(event_shape: tuple[int, ...]) -> int:
 
 
 def _sequence(name: str, value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str) or (name == "channels" and not value):
-        raise ValueError(f"{name}: expected a tuple of whole numbers, got {value!r}")
+    right_type = isinstance(value, Sequence) and not isinstance(value, str)
+    if not right_type or (name == "channels" and not value):
+        raise refusal(f"{name}: expected a tuple of whole numbers, got {value!r}", right_type)
     return tuple(value)
 
 

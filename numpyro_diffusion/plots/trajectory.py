@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from .._checks import check_count
+from .._checks import check_count, check_key
 from ..process import ReverseProcess
 from ..samplers import Ancestral
 from ._axes import BLUE, ORANGE, axes_array
@@ -53,7 +53,7 @@ def trajectory(
     if not steps or max(steps) > last:
         raise ValueError(f"times: expected steps from 0 to T = {last}, got {steps}")
     axes = axes_array(ax, (3, len(steps)), (2.3 * len(steps) + 0.4, 7.0))
-    forward, backward = jax.random.split(key)
+    forward, backward = jax.random.split(check_key("key", key))
     reverse = eqx.filter_jit(jax.vmap(lambda key: Ancestral().sample_trajectory(key, process)))
     chains = np.asarray(reverse(jax.random.split(backward, len(points))))
     bound = 1.1 * float(max(np.abs(points).max(), np.quantile(np.abs(chains), 0.999)))

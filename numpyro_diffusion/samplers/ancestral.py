@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Real, Shaped
 
 from .._batching import checkpointed_scan
-from .._checks import check_count
+from .._checks import check_count, check_key, is_number, refusal
 from .._shapes import Example
 from ..diffusions import require_gaussian
 from ..laws import from_noise
@@ -31,7 +31,7 @@ class Ancestral(AbstractSampler):
         (2,)
 
     Raises:
-        ValueError: `num_steps` is no whole number of at least 2, or above T (when called).
+        ValueError: `num_steps` is below 2, or above T (when called).
     """
 
     num_steps: int | None = eqx.field(static=True)
@@ -52,7 +52,7 @@ class Ancestral(AbstractSampler):
     def sample_from(self, key: PRNGKeyArray, process: ReverseProcess, x_t: Example, t: float) -> Example:
         """One draw of x_0 from the state `x_t` at time `t`, by those of the sampler's steps that lie below `t`."""
         check_normalised(process)
-        inner, last = jax.random.split(key)
+        inner, last = jax.random.split(check_key("key", key))
         x_1, _ = self._steps(inner, process, x_t, self.times(process, check_start(t, process)), keep=False)
         return process.last_kernel(x_1).sample(last)
 
@@ -113,7 +113,7 @@ class Ancestral(AbstractSampler):
 
     def _run(self, key: PRNGKeyArray, process: ReverseProcess, keep: bool) -> tuple[Example, Any, PRNGKeyArray]:
         """x_1, the states before it (T first) if `keep`, and the key of the last step."""
-        first, inner, last = jax.random.split(key, 3)
+        first, inner, last = jax.random.split(check_key("key", key), 3)
         return *self._steps(inner, process, process.terminal().sample(first), self.times(process), keep), last
 
     def _steps(
@@ -139,7 +139,12 @@ def check_normalised(process: ReverseProcess) -> None:
 
 
 def check_start(t: Any, process: ReverseProcess) -> Any:
-    """Return the time `t` at which a chain is taken up, or raise ``ValueError``."""
-    if isinstance(t, bool) or not isinstance(t, (int, float, np.integer)) or not 1 <= t <= process.num_steps:
-        raise ValueError(f"t: expected a number in [1, T], T = {process.num_steps}, got {t!r}")
+    """Return the time `t` at which a chain is taken up.
+
+    Raises:
+        TypeError: no number.
+        ValueError: one outside [1, T].
+    """
+    if not is_number(t) or not 1 <= t <= process.num_steps:
+        raise refusal(f"t: expected a number in [1, T], T = {process.num_steps}, got {t!r}", is_number(t))
     return t

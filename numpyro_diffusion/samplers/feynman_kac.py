@@ -68,7 +68,7 @@ class TwistedChain(eqx.Module):
         num_particles: int | None = None,
     ) -> None:
         if not isinstance(factor, AbstractFactor):
-            raise ValueError(f"factor: expected one from numpyro_diffusion.factors, got {factor!r}")
+            raise TypeError(f"factor: expected one from numpyro_diffusion.factors, got {factor!r}")
         factor.check(process.event_shape, process.diffusion.data_support)
         factor = simplify(factor, process.event_shape)
         twist = default_twist(process, factor, num_particles) if twist is None else twist

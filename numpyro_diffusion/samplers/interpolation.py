@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from .._checks import check_choice, check_event, check_finite
+from .._checks import check_choice, check_event, check_finite, check_key
 from ..diffusions import require_gaussian
 from ..process import ReverseProcess
 from .ancestral import Ancestral, check_start
@@ -64,7 +64,7 @@ def interpolate(
         raise ValueError(f"weights: expected shape (n,), got {weights.shape}")
     check_finite("weights", weights)
     sampler, t = Ancestral() if sampler is None else sampler, check_start(t, process)
-    first, second, rest = jax.random.split(key, 3)
+    first, second, rest = jax.random.split(check_key("key", key), 3)
     a, b = (diffusion.standardize(diffusion.marginal(x, t).sample(noise)) for noise, x in ((first, x_a), (second, x_b)))
     middle = diffusion.unstandardize(_mixed(a, b, weights, mix))
     return jax.vmap(lambda x_t: sampler.sample_from(rest, process, x_t, t))(middle)

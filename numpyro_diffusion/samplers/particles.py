@@ -16,6 +16,7 @@ from jax.scipy.special import logsumexp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
+from .._checks import check_key
 from .._devices import share
 from .._shapes import Example
 from .feynman_kac import Cloud, TwistedChain
@@ -88,7 +89,7 @@ def run_particles(
         A `ParticleRun`.
     """
     at = lambda k: None if known is None else known[k]
-    first, inner, rest = jax.random.split(key, 3)
+    first, inner, rest = jax.random.split(check_key("key", key), 3)
     keys = jax.random.split(inner, (len(chain.times), 2))
 
     def take(state: Any, keys: Array, cloud: Cloud, step: Step, move: Any) -> tuple[Any, Any]:

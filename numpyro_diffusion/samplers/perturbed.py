@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, PRNGKeyArray
 
-from .._checks import check_choice, check_count
+from .._checks import check_choice, check_count, check_key
 from .._shapes import Example
 from ..factors import AbstractFactor, Delta, simplify
 from ..process import ReverseProcess
@@ -47,7 +47,7 @@ class Perturbed(AbstractPosteriorSampler):
         factor.check(process.event_shape, process.diffusion.data_support)
         factor = simplify(factor, process.event_shape)
         times = Ancestral(self.num_steps).times(process)
-        first, inner, last = jax.random.split(key, 3)
+        first, inner, last = jax.random.split(check_key("key", key), 3)
 
         def step(x_t: Array, step: tuple[Array, Array, Array]) -> tuple[Array, None]:
             key, t, s = step
@@ -93,7 +93,7 @@ class Replacement(AbstractPosteriorSampler):
         mask, values = factor.mask, factor.values
         factor.check(process.event_shape, process.diffusion.data_support)
         times = Ancestral(self.num_steps).times(process)
-        first, inner, last = jax.random.split(key, 3)
+        first, inner, last = jax.random.split(check_key("key", key), 3)
 
         def known(key: Array, x: Array, t: Array) -> Array:
             return jnp.where(mask, process.diffusion.marginal(values, t).sample(key), x)

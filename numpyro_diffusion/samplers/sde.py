@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from .._checks import check_choice, check_count, check_event, check_real
+from .._checks import check_choice, check_count, check_event, check_real, is_number, refusal
 from ..process import ReverseProcess
 from ..schedules import LEAST_LOG_SNR, AbstractSchedule
 from .smooth import AbstractSmoothSampler, Level, Move, Noise, Predict, State, mixed
@@ -58,7 +58,8 @@ class SDE(AbstractSmoothSampler):
         (2,)
 
     Raises:
-        ValueError: `noise` negative or no number, an unknown name, `num_steps` below 2, a grid that does not decrease;
+        TypeError: `noise` is no number.
+        ValueError: `noise` negative, an unknown name, `num_steps` below 2, a grid that does not decrease;
             when called, a grid that does not lead from T to 1, or a process of bits.
     """
 
@@ -216,11 +217,15 @@ class SDE(AbstractSmoothSampler):
 
 
 def check_share(name: str, value: Any, greatest: float) -> float:
-    """Return a finite number from 0 to `greatest`, or raise ``ValueError``."""
-    fits = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not (fits and 0 <= value <= greatest and np.isfinite(float(value))):
+    """Return a finite number from 0 to `greatest`.
+
+    Raises:
+        TypeError: no number.
+        ValueError: any other number.
+    """
+    if not (is_number(value) and 0 <= value <= greatest and np.isfinite(float(value))):
         wanted = "a finite number of at least 0" if np.isinf(greatest) else f"a number in [0, {greatest:g}]"
-        raise ValueError(f"{name}: expected {wanted}, got {value!r}")
+        raise refusal(f"{name}: expected {wanted}, got {value!r}", is_number(value))
     return float(value)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
+from .._checks import check_key
 from .._devices import Devices, check_devices
 from .._shapes import Example
 from ..factors import AbstractFactor
@@ -129,7 +130,7 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
 
     def sample(self, key: PRNGKeyArray, process: ReverseProcess, factor: AbstractFactor) -> Example:
         """One draw of x_0 from one run's particles, shape `event`: *consistent as particles grow*."""
-        run, pick = jax.random.split(key)
+        run, pick = jax.random.split(check_key("key", key))
         particles = self.run(run, process, factor)
         x = particles.x[jax.random.categorical(pick, particles.log_weight)]
         alive = particles.log_evidence > -jnp.inf

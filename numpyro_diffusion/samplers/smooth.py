@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from .._batching import checkpointed_scan
+from .._checks import check_key
 from .._shapes import Example
 from ..diffusions import GaussianDiffusion, require_gaussian
 from ..laws import from_noise
@@ -101,7 +102,7 @@ class AbstractSmoothSampler(AbstractSampler):
             ValueError: the process is not Gaussian.
         """
         diffusion = self._diffusion(process)
-        first, rest = jax.random.split(key)
+        first, rest = jax.random.split(check_key("key", key))
         return self._down(rest, process, diffusion.marginal_noise(first, process.event_shape), self.levels(process))
 
     def sample_from(self, key: PRNGKeyArray, process: ReverseProcess, x_t: Example, t: float) -> Example:
@@ -116,7 +117,7 @@ class AbstractSmoothSampler(AbstractSampler):
     def sample_trajectory(self, key: PRNGKeyArray, process: ReverseProcess) -> Shaped[Array, " steps *event"]:
         """One draw of the chain, x_0 first; shape (steps + 1, *event)."""
         diffusion = self._diffusion(process)
-        first, inner, last = jax.random.split(key, 3)
+        first, inner, last = jax.random.split(check_key("key", key), 3)
         levels, step = self.levels(process), self._step(process, self._draw(process))
         start = self.begin(diffusion.marginal_noise(first, process.event_shape))
         keep = lambda state, xs: (step(state, xs)[0], state.z)
@@ -154,7 +155,7 @@ class AbstractSmoothSampler(AbstractSampler):
         return checkpointed_scan(step, self.begin(z), (_moves(levels), source)).z
 
     def _down(self, key: PRNGKeyArray, process: ReverseProcess, z: Array, levels: Level) -> Array:
-        inner, last = jax.random.split(key)
+        inner, last = jax.random.split(check_key("key", key))
         z_1 = self.run(process, z, levels, jax.random.split(inner, len(levels.t) - 1), self._draw(process))
         return process.last_kernel(self._diffusion(process).unstandardize(z_1)).sample(last)
 

@@ -118,7 +118,7 @@ class AbstractSchedule(eqx.Module):
         """The same path in fewer steps, spread evenly; networks are still told the original step.
 
         Raises:
-            ValueError: `num_steps` is not a whole number from 2 to T.
+            ValueError: `num_steps` is not from 2 to T.
         """
         num_steps = check_count("num_steps", num_steps, 2)
         if num_steps > self.num_steps:

@@ -50,19 +50,24 @@ def check_examples(name: str, data: ArrayLike, process: ReverseProcess, *, apart
 
 
 def check_number(name: str, value: Any, expected: str, fits: Callable[[Any], Any]) -> None:
-    """Raise ``ValueError`` unless `value` is a finite number for which `fits` holds."""
+    """Raise unless `value` is a finite number for which `fits` holds.
+
+    Raises:
+        TypeError: no number.
+        ValueError: any other number.
+    """
     try:
-        good = math.isfinite(value) and fits(value)
-    except TypeError:
-        good = False
-    if not good:
+        is_finite = math.isfinite(value)
+    except TypeError as error:
+        raise TypeError(f"{name}: expected {expected}, got {value!r:.80}") from error
+    if not (is_finite and fits(value)):
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
 def check_process(process: ReverseProcess, objective: str) -> None:
-    """Raise ``ValueError`` unless `objective` can train `process`."""
+    """Raise ``ValueError`` unless `objective` can train `process`; ``TypeError`` unless that is one."""
     if not isinstance(process, ReverseProcess):
-        raise ValueError(f"process: expected a ReverseProcess, got {process!r}")
+        raise TypeError(f"process: expected a ReverseProcess, got {process!r}")
     check_choice("objective", objective, tuple(OBJECTIVES))
     learned = process.diffusion.schedule.is_learned
     if learned and not process.diffusion.is_gaussian:
@@ -97,9 +102,9 @@ def check_settings(
     patience: Any,
     process: ReverseProcess,
 ) -> None:
-    """Raise ``ValueError`` for a setting of the wrong kind or size; it is named."""
+    """Raise ``TypeError`` for a setting of the wrong kind, ``ValueError`` for one of a wrong size; it is named."""
     if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise ValueError(f"optimizer: expected an optax optimiser, got {optimizer!r}")
+        raise TypeError(f"optimizer: expected an optax optimiser, got {optimizer!r}")
     if not callable(learning_rate):
         expected = "a positive number or an optax schedule"
         check_number("learning_rate", learning_rate, expected, lambda value: value > 0)
@@ -124,7 +129,7 @@ def check_validation(
     if likelihood is None:
         likelihood = default_validation(process, len(held_out))
     if not isinstance(likelihood, AbstractLikelihood):
-        raise ValueError(f"likelihood: expected an estimator such as KBound, got {likelihood!r}")
+        raise TypeError(f"likelihood: expected an estimator such as KBound, got {likelihood!r}")
     if patience is not None and not len(held_out):
         raise ValueError(f"patience: expected None without validation data, got {patience!r}")
     if len(held_out):

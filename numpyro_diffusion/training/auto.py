@@ -1,5 +1,7 @@
 """A prior from data in one call."""
 
+# Over 300 lines: one call, whose ways for each kind of data share its settings.
+
 import functools
 import warnings
 from os import PathLike
@@ -115,7 +117,8 @@ def fit_prior(
         (5, 3)
 
     Raises:
-        ValueError: see `plan_prior` and `fit`; with missing cells, an array of bits or codes of classes, more than 256
+        TypeError: see `plan_prior` and `fit`.
+        ValueError: likewise; with missing cells, an array of bits or codes of classes, more than 256
             real elements, a column all missing; of a frame with classes, fewer than 20 rows, a column that does not
             vary, a level that fewer than two known cells have.
 

@@ -139,7 +139,8 @@ def fit(
         (2,)
 
     Raises:
-        ValueError: bad arguments or data; the message says which.
+        TypeError: arguments or data of a wrong type; the message says which.
+        ValueError: wrong values of them, likewise.
         TrainingDiverged: the loss became NaN or infinite; carries the step and the last good state.
         CheckpointError: the checkpoint is damaged, or of another run.
         Exception: what a stream of batches raises, once the steps before it are in the checkpoint.

@@ -125,11 +125,12 @@ def plan_about(
         max_steps: of the optimiser, or None.
 
     Raises:
-        ValueError: numbers that float32 cannot tell apart; no function; no count.
+        TypeError: no function; no count.
+        ValueError: numbers that float32 cannot tell apart.
     """
     check_resolution("data", x)
     if network is not None and not callable(network):
-        raise ValueError(f"network: expected a callable fn(x_t, t), got {network!r}")
+        raise TypeError(f"network: expected a callable fn(x_t, t), got {network!r}")
     columns, count = law.columns, int(table.known.any(1).sum())
     length = int(np.clip(10 * (columns.num_classes > 0).sum(), LEAST_STEPS, MOST_STEPS))
     groups = _groups(x, columns, length)

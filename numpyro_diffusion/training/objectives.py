@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
+from .._checks import check_key
 from ..laws import event_kl
 from ..likelihoods import reconstruction, step_kl, terminal_kl
 from ..process import ReverseProcess
@@ -65,7 +66,7 @@ def bound_loss(
     Returns:
         −K in nats, shape ().
     """
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(check_key("key", key), 4)
     terms = process.num_steps - 1
     t = 2 + _stratified_times(keys[0], len(batch), terms)
     whole = process.last_step.has_expectation
@@ -96,7 +97,7 @@ def simple_loss(
     Returns:
         The loss, shape (): summed over the elements of an example, averaged over the batch.
     """
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(check_key("key", key), 4)
     (told, x_0, t, noise), mean = _at_any_step(keys[:2], process, batch, context, part)
     loss = mean(_each(process, _denoising_loss, told)(x_0, t, noise))
     if not jax.tree.leaves(eqx.filter(process.last_step, eqx.is_inexact_array)):
@@ -124,7 +125,7 @@ def hybrid_loss(
     Returns:
         The loss, shape (): summed over the elements of an example, averaged over the batch.
     """
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(check_key("key", key), 4)
     (told, x_0, t, noise), mean = _at_any_step(keys[:2], process, batch, context, part)
     simple, kl = _each(process, _hybrid_terms, told)(x_0, t, noise)
     bound = process.num_steps * mean(kl)

@@ -124,7 +124,7 @@ def plan_prior(
         ((3,), True)
 
     Raises:
-        TypeError: bounds that are no pair.
+        TypeError: data that are no numbers, bounds that are no pair, a network or a schedule that is none.
         ValueError: data that are empty, not finite or constant, or a choice that does not fit them.
     """
     array = _checked(data)
@@ -247,15 +247,15 @@ def _checked(data: ArrayLike) -> np.ndarray:
 
 
 def _check_overrides(family: Family, array: np.ndarray, schedule: object, network: object, dequantize: Any) -> None:
-    """Raise ``ValueError`` for a choice of the wrong kind, or one that does not fit the family."""
+    """Raise ``TypeError`` for a choice of the wrong kind, ``ValueError`` for one that does not fit the family."""
     if family == "binomial" and not ((array == 0) | (array == 1)).all():
         raise ValueError("family: expected 'gaussian' for data with other values than 0 and 1, got 'binomial'")
     if family == "categorical":
         _check_codes(array)
     if schedule is not None and not isinstance(schedule, AbstractSchedule):
-        raise ValueError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
+        raise TypeError(f"schedule: expected a schedule from numpyro_diffusion.schedules, got {schedule!r}")
     if network is not None and not callable(network):
-        raise ValueError(f"network: expected a callable fn(x_t, t), got {network!r}")
+        raise TypeError(f"network: expected a callable fn(x_t, t), got {network!r}")
     if dequantize is not None:
         fits = lambda width: width == 0 or (width > 0 and family == "gaussian")
         check_number("dequantize", dequantize, "a width of at least 0 (0 for bits and classes)", fits)

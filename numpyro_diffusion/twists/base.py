@@ -58,8 +58,8 @@ def check_twist(twist: Any) -> AbstractTwist | None:
     """Return a twist, or the None for which one is chosen.
 
     Raises:
-        ValueError: anything else.
+        TypeError: anything else.
     """
     if twist is not None and not isinstance(twist, AbstractTwist):
-        raise ValueError(f"twist: expected one from numpyro_diffusion.twists, got {twist!r:.80}")
+        raise TypeError(f"twist: expected one from numpyro_diffusion.twists, got {twist!r:.80}")
     return twist

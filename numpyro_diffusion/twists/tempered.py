@@ -28,7 +28,8 @@ class Tempered(AbstractTwist):
         power: 0 or more; 0 is the twist itself, larger ones trust it later. The 2015 paper's annealing has 1.
 
     Raises:
-        ValueError: no twist; `power` negative or not finite.
+        TypeError: no twist; `power` is no number.
+        ValueError: `power` negative or not finite.
     """
 
     twist: AbstractTwist | None

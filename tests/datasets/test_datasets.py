@@ -137,7 +137,7 @@ def test_bad_arguments_are_named() -> None:
         datasets.swiss_roll_log_prob(jnp.zeros(2), 0.0)
     with pytest.raises(ValueError, match=r"x: expected shape \(..., 2\), got \(3,\)"):
         datasets.swiss_roll_log_prob(jnp.zeros(3), 0.1)
-    with pytest.raises(ValueError, match="num_samples"):
+    with pytest.raises(TypeError, match="num_samples"):
         datasets.heartbeat(KEY, 2.5)
     with pytest.raises(ValueError, match="period"):
         datasets.heartbeat_states(4, 5)

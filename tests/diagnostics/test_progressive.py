@@ -92,5 +92,5 @@ def test_errors():
         (lambda: progressive_generation(KEY, process, num_steps=99), "num_steps: expected at most T = 6, got 99"),
     ]
     for call, message in cases:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             call()

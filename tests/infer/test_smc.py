@@ -280,7 +280,7 @@ def test_bits_and_the_priors_own_strides():
         ({"num_particles": 1}, "num_particles: expected a whole number of at least 2, got 1"),
         ({"num_islands": 0}, "num_islands: expected a whole number of at least 1, got 0"),
         ({"threshold": 2.0}, "threshold: expected a fraction"),
-        ({"target_log_evidence_sd": 0.0}, "target_log_evidence_sd: expected a positive number, got 0.0"),
+        ({"target_log_evidence_sd": 0.0}, "target_log_evidence_sd: expected a positive number or None, got 0.0"),
         ({"target_log_evidence_sd": 0.1, "num_islands": 1}, "num_islands: expected at least 2 with target"),
         ({"devices": 10_000}, "devices: expected at most the 1 of jax.devices"),
         ({"checkpoint": "file"}, "checkpoint: expected None without target_log_evidence_sd, got 'file'"),

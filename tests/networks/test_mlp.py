@@ -128,7 +128,7 @@ def test_learns_a_linear_map_and_a_bend() -> None:
 )
 def test_bad_arguments_are_named(change: dict[str, object], named: str) -> None:
     """Errors name the argument."""
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises((TypeError, ValueError), match=named):
         MLP(KEY, **{"event_shape": (2,), "num_steps": 10, **change})
 
 

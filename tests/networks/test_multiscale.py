@@ -97,5 +97,5 @@ def test_bad_arguments_are_named():
         ),
     ]
     for call, message in cases:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             call()

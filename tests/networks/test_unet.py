@@ -228,7 +228,7 @@ def test_learns_to_shift_an_image():
     ],
 )
 def test_bad_arguments_are_named(change, named):
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises((TypeError, ValueError), match=named):
         UNet(KEY, **{"event_shape": (4, 4), **SMALL, **change})
 
 

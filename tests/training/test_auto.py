@@ -253,7 +253,7 @@ def test_elements_that_are_the_same_are_named():
 )
 def test_bad_data(data, message):
     for function in (plan_prior, fit_prior):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             function(KEY, data)
 
 
@@ -281,7 +281,7 @@ def test_a_plan_is_made_of_complete_data():
     ids=lambda value: value if isinstance(value, str) else next(iter(value)) if isinstance(value, dict) else "bad",
 )
 def test_bad_choices(choice, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         plan_prior(KEY, _normal(10, 2), **choice)
 
 

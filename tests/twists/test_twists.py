@@ -358,7 +358,7 @@ def test_a_tempered_proposal_is_the_kernel_times_a_power_of_psi(name):
 
 
 def test_tempering_refuses_what_is_no_twist_or_power():
-    with pytest.raises(ValueError, match="twist: expected one from numpyro_diffusion.twists, got 'x'"):
+    with pytest.raises(TypeError, match="twist: expected one from numpyro_diffusion.twists, got 'x'"):
         twists.Tempered("x")
     with pytest.raises(ValueError, match="power: expected a finite number of at least 0, got -1"):
         twists.Tempered(power=-1)
