@@ -122,7 +122,7 @@ def test_info_describes_files_and_packaged_priors(folder, capsys):
         ("fit text.npy -o out", "text.npy: expected an .npy file, or an .npz file of one array"),
         ("fit objects.npy -o out", "it holds Python objects, which are not read"),
         ("fit two.npz -o out", "expected one array, got 2: x, y"),
-        ("fit words.npy -o out", "data: expected numbers"),
+        ("fit words.npy -o out", "words.npy: expected numbers, got dtype <U1"),
         ("fit nan.npy -o out", "data: expected finite numbers"),
         ("fit wrong.npy -o out", "data: expected examples that differ"),
         ("fit data.npy -o out --family binomial", "family: expected 'gaussian'"),

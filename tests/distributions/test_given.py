@@ -137,10 +137,10 @@ BAD = {
     "denoiser": (lambda: nd.denoisers.Gaussian(0.0, 1.0).given(1), ValueError, "context: expected none for Gaussian"),
     "what is told": (
         lambda: nd.denoisers.Network(lambda x, t: x, told=3),
-        ValueError,
+        TypeError,
         "told: expected a denoisers.Context",
     ),
-    "no maker": (lambda: nd.denoisers.Conditional(3), ValueError, "make: expected a callable from a context"),
+    "no maker": (lambda: nd.denoisers.Conditional(3), TypeError, "make: expected a callable from a context"),
     "what is made": (
         lambda: nd.denoisers.Conditional(lambda c: c).given(1.0).made,
         ValueError,

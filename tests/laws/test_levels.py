@@ -261,5 +261,5 @@ def test_posteriors_of_whole_numbers():
     ],
 )
 def test_errors(build, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         build()

@@ -183,7 +183,7 @@ def test_a_gradient_by_the_context_goes_through_network_and_baseline():
 BAD = {
     "too few": ({"context": np.zeros((5, 2))}, ValueError, "context: expected one for each of 40 examples"),
     "unknown": ({"context": np.full((40, 2), np.nan)}, ValueError, "context: expected finite numbers"),
-    "words": ({"context": ["a"] * 40}, ValueError, "context: expected"),
+    "words": ({"context": ["a"] * 40}, TypeError, "context: expected"),
     "negative": ({"context": np.full(40, -1)}, ValueError, "context: expected labels"),
     "many labels": ({"context": np.arange(40) * 100}, ValueError, "context: expected labels below 1000"),
     "dropout of nothing": ({"context_dropout": 0.5}, ValueError, "context_dropout: expected 0 without a context"),
