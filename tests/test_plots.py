@@ -15,6 +15,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(autouse=True)
 def _close_figures():
+    plt.close("all")  # those of other files' tests
     yield
     plt.close("all")
 
