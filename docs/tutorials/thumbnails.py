@@ -18,6 +18,7 @@ import numpy as np
 CHOSEN = {
     "ten_minutes": 1, "missing_hours": 1, "table_with_holes": 1, "nowcasting": 3, "spatial_field": 2,
     "deblurring": 1, "tomography": 0, "galaxies": 2, "which_prior": 1, "is_it_right": 3, "own_network": 0,
+    "diffusers_model": 1,
 }  # fmt: skip
 WIDTH, HEIGHT, DPI = 4.0, 2.0, 80
 
