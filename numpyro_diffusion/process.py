@@ -77,6 +77,12 @@ class ReverseProcess(eqx.Module):
         self.moments = moments
         self._check_shapes()
 
+    def facts(self) -> dict[str, object]:
+        """What a prior shows of it."""
+        return {
+            "diffusion": type(self.diffusion).__name__, "num_steps": self.num_steps, "denoiser": self.denoiser.said
+        }  # fmt: skip
+
     @property
     def num_steps(self) -> int:
         """T, the number of steps."""

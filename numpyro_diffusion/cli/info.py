@@ -42,15 +42,11 @@ def _describe(prior: Any) -> dict[str, Any]:
     finite = table[np.isfinite(table)]
     law = {name: said if isinstance(said, str) else _numbers(said) for name, said in diffusion.description().items()}
     weights = jax.tree.leaves(eqx.filter(process.denoiser, eqx.is_inexact_array))
-    denoiser, network = type(process.denoiser).__name__, getattr(process.denoiser, "fn", None)
-    if network is not None:
-        about = getattr(process.denoiser, "predicts", None) or f"about {type(process.denoiser.baseline).__name__}"
-        denoiser += f" ({type(network).__name__}, {about})"
     return law | {
         "event_shape": list(prior.event_shape),
         "num_steps": process.num_steps,
         "schedule": f"{type(schedule).__name__}, log-SNR {finite[0]:.4g} to {finite[-1]:.4g}",
-        "denoiser": denoiser,
+        "denoiser": process.denoiser.said,
         "weights": int(sum(leaf.size for leaf in weights)),
         "last_step": type(process.last_step).__name__,
         "transform": None if prior.transform is None else type(prior.transform).__name__,

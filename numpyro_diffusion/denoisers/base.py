@@ -44,6 +44,11 @@ class AbstractDenoiser(eqx.Module):
         return diffusion.terminal(event_shape)
 
     @property
+    def said(self) -> str:
+        """In words, for those who print a prior."""
+        return type(self).__name__
+
+    @property
     def is_normalised(self) -> bool:
         """Whether its kernels are laws that integrate to one, so that a chain of them needs no weights."""
         return True

@@ -93,6 +93,11 @@ class Network(AbstractDenoiser):
         self.told = checked_told(told)
 
     @property
+    def said(self) -> str:
+        """Its function and what that predicts."""
+        return f"Network ({type(self.fn).__name__}, {self.predicts})"
+
+    @property
     def wanted(self) -> Context | None:
         """The context, if `fn` takes one."""
         return self.told

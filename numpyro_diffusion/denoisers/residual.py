@@ -55,6 +55,11 @@ class Residual(AbstractDenoiser):
             raise ValueError("told: expected the Context of a baseline that has one, got None")
 
     @property
+    def said(self) -> str:
+        """Its function and its baseline."""
+        return f"Residual ({type(self.fn).__name__}, about {type(self.baseline).__name__})"
+
+    @property
     def wanted(self) -> Context | None:
         """The context, if `fn` takes one."""
         return self.told

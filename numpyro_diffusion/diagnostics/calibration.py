@@ -14,12 +14,14 @@ from scipy.stats import chi2
 from tqdm.auto import tqdm
 
 from .._checks import check_callable, check_count, check_key, check_scalar
+from .._display import shown_by_facts
 from ..infer.sites import only_site
 
 OBSERVED_KWARG = "_calibration_observed"
 Inference = Callable[[Callable[..., Any]], Any]
 
 
+@shown_by_facts
 class Calibration(NamedTuple):
     """Ranks of true values among posterior draws.
 
@@ -31,6 +33,10 @@ class Calibration(NamedTuple):
 
     ranks: dict[str, np.ndarray]
     num_draws: int
+
+    def _facts(self) -> dict[str, object]:
+        replicates = len(next(iter(self.ranks.values())))
+        return {"quantities": ", ".join(self.ranks), "replicates": replicates, "p": f"{self.worst():.2g}"}
 
     def p_values(self, num_bins: int = 10) -> dict[str, np.ndarray]:
         """χ² test of uniform ranks for every element of every quantity, shape of the quantity.

@@ -15,12 +15,14 @@ from scipy.special import logsumexp
 from .._batching import batched_map
 from .._checks import check_count, check_key
 from .._compiled import compiled
+from .._display import shown_as_text
 from ..distributions import DiffusionPosterior
 from ..infer.extract import extract, over_batch
 from ..infer.sites import glance, only_site
 from ..samplers import Ancestral, TwistedSMC
 
 
+@shown_as_text
 class Surprise(NamedTuple):
     """The log evidence of data, and those of data sets that the model drew.
 

@@ -18,6 +18,7 @@ from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.util import find_stack_level
 
 from .._checks import check_event, check_key, check_real, check_sizes, is_concrete
+from .._display import Described
 from .._functions import FUNCTIONS, name_of
 
 
@@ -47,7 +48,7 @@ def _unpickled(skeleton: Any, names: list[str | None], unnamed: list[Any], *rest
     return _Layout(jax.tree.structure(skeleton), tuple(static), *rest)
 
 
-class ModuleDistribution(dist.Distribution):
+class ModuleDistribution(Described, dist.Distribution):
     """A distribution whose parameters are the arrays of an Equinox module.
 
     Subclasses write `_sample_one` and `_log_prob_one` for one unbatched example; batch and sample dimensions, checks
@@ -97,6 +98,10 @@ class ModuleDistribution(dist.Distribution):
     def module(self) -> Any:
         """The parameters as the module they came as."""
         return _rebuild(self._layout, self._leaves)
+
+    def _facts(self) -> dict[str, object]:
+        batch = {"batch_shape": self.batch_shape} if self.batch_shape else {}
+        return {"event_shape": self.event_shape} | batch
 
     @property
     def has_rsample(self) -> bool:

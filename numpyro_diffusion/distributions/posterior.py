@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
 from .._checks import check_count, check_event, check_key, is_concrete
-from ..factors import AbstractFactor, pull_back, with_known
+from ..factors import AbstractFactor, factors_of, pull_back, with_known
 from ..process import ReverseProcess
 from ..samplers import AbstractPosteriorSampler, Particles, TwistedSMC, reliability
 from ..samplers.base import following
@@ -80,6 +80,13 @@ class DiffusionPosterior(ModuleDistribution):
     def prior(self) -> DiffusionPrior:
         """p(x), without the factor."""
         return self._like(lambda parts: _prior(parts.prior, self._validate_args))
+
+    def _facts(self) -> dict[str, object]:
+        module = self.module
+        return super()._facts() | module.prior.process.facts() | {
+            "factor": " * ".join(type(part).__name__ for part in factors_of(module.factor)),
+            "sampler": type(module.sampler).__name__,
+        }  # fmt: skip
 
     @property
     def factor(self) -> AbstractFactor:

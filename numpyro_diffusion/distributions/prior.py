@@ -80,6 +80,14 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         parts = PriorParts(process, likelihood, sampler, *own_key, transform)
         super().__init__(parts, process.event_shape, validate_args=validate_args)
 
+    def _facts(self) -> dict[str, object]:
+        module = self.module
+        name = lambda part: type(part).__name__
+        transform = {} if module.transform is None else {"transform": name(module.transform)}
+        return super()._facts() | module.process.facts() | transform | {
+            "sampler": name(module.sampler), "likelihood": name(module.likelihood)
+        }  # fmt: skip
+
     @property
     def process(self) -> ReverseProcess:
         """The reverse process; with `process.denoiser` and `process.diffusion.schedule`."""

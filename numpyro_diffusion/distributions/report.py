@@ -4,6 +4,8 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
+from .._display import shown_as_text
+
 Curve = dict[str, list[float]]
 
 
@@ -57,6 +59,7 @@ class PriorChecks(NamedTuple):
         return found
 
 
+@shown_as_text
 class PriorReport(NamedTuple):
     """What `fit_prior` saw; `print` it.
 

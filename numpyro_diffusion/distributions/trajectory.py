@@ -78,6 +78,9 @@ class ForwardTrajectory(ModuleDistribution):
         """That of the diffusion, for every step."""
         return constraints.independent(self.module.diffusion.element_support, len(self.event_shape))
 
+    def _facts(self) -> dict[str, object]:
+        return super()._facts() | {"diffusion": type(self.module.diffusion).__name__}
+
     def _sample_one(self, module: Any, key: Array) -> Array:
         def step(x_s: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
             key, t = step
@@ -161,6 +164,9 @@ class ReverseTrajectory(ModuleDistribution):
         check_kind("process", process, ReverseProcess)
         event_shape = (len(Ancestral(num_steps).times(process)) + 1, *process.event_shape)
         super().__init__(_Chain(process, num_steps), event_shape, validate_args=validate_args)
+
+    def _facts(self) -> dict[str, object]:
+        return super()._facts() | self.module.process.facts()
 
     @property
     def process(self) -> ReverseProcess:

@@ -12,6 +12,7 @@ from jax import Array
 from tqdm.auto import tqdm
 
 from .._checks import check_count, check_key
+from .._display import shown_as_text
 from .._frames import AbstractTable, Levels, read_table
 from ..distributions import DiffusionPrior
 from ..moments import LARGEST_WHOLE
@@ -25,6 +26,7 @@ CALLS = 5_000_000  # of the denoiser, for all rows
 MORE = (4, 16)  # times the particles of the first run, for rows that are unreliable until then
 
 
+@shown_as_text
 class ImputationDiagnostics(NamedTuple):
     """What speaks for and against imputed rows, by the names that `nd.infer.SMC` uses; `print` it.
 

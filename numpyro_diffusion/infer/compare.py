@@ -11,6 +11,7 @@ from jax import Array
 from scipy.special import softmax
 
 from .._checks import check_callable, check_key
+from .._display import shown_as_text
 from ..distributions import DiffusionPosterior, DiffusionPrior
 from ..samplers import ReliabilityWarning
 from .smc import SMC
@@ -22,6 +23,7 @@ _DRAWS = 10_000
 LEVEL = 0.9
 
 
+@shown_as_text
 class PriorComparison(NamedTuple):
     """Several priors of one model, each with an SMC run on the same data.
 

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from .._batching import batched_map
 from .._compiled import compiled
+from .._display import shown_as_text
 from ..samplers import Ancestral
 from ..samplers.reliability import LARGEST_KHAT, pareto_khat
 from .extract import Latent, extract, over_batch
@@ -24,6 +25,7 @@ _FAR = 3.0  # standard errors
 _CLOSE = 0.05  # nats that no comparison of this kind tells apart
 
 
+@shown_as_text
 class CrossCheck(NamedTuple):
     """Two estimates of one log evidence.
 

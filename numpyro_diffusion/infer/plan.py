@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
+from .._display import shown_as_text
 from ..factors import simplify
 from ..samplers import TwistedSMC
 from ..samplers.reliability import Reliability
@@ -33,6 +34,7 @@ NUM_INNER, MOST_INNER = 8, 128
 NUM_DRAWS, MOST_DRAWS = 256, 1024
 
 
+@shown_as_text
 class Plan(NamedTuple):
     """What an `SMC` run took, and why.
 

@@ -122,6 +122,13 @@ class OneState(Messenger):
         self._values: dict[str, Array] = {}
         super().__init__(model)
 
+    def __eq__(self, other: object) -> bool:
+        # Each run makes one anew, and programs are compiled once for all that are equal.
+        return isinstance(other, OneState) and (self.fn, self.names) == (other.fn, other.names)
+
+    def __hash__(self) -> int:
+        return hash((self.fn, self.name))
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model, the joint site first."""
         with block():

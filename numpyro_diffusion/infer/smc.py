@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from .._checks import check_callable, check_count, check_key, check_optional_positive, check_site
 from .._devices import Devices
+from .._display import Described, evidence_of, model_name
 from ..samplers import Particles, Reliability, ReliabilityWarning, TwistedSMC
 from ..twists import AbstractTwist
 from .cross_check import CrossCheck
@@ -31,7 +32,7 @@ from .tempering import by_island
 from .whole_run import Whole, WholeReliability, WholeRun
 
 
-class SMC:
+class SMC(Described):
     """Samples all unknowns of a model with a diffusion site and estimates its log evidence, by runs of `TwistedSMC`.
 
     *Consistent as particles grow*; where x alone is unknown and a twist leads the particles, the evidence estimate is
@@ -183,6 +184,13 @@ class SMC:
         """With draws of the other unknowns, and as many particles as a run for each needs."""
         plan = plan if self._says_particles else plan.with_particles(NUM_INNER)
         return plan._replace(num_draws=NUM_DRAWS if self.num_draws is None else self.num_draws)
+
+    def _facts(self) -> dict[str, object]:
+        asked = {"model": model_name(self.model), "num_islands": self.num_islands}
+        if self._result is None:
+            return asked | {"log_evidence": "not run"}
+        found = {"site": self.site, "diagnostics": self._done().said, "plan": self.plan}
+        return asked | evidence_of(self) | found
 
     @property
     def plan(self) -> Plan:

@@ -13,6 +13,7 @@ from numpyro.diagnostics import print_summary
 from tqdm.auto import tqdm
 
 from .._checks import check_callable, check_choice, check_count, check_key
+from .._display import Described, evidence_of, model_name
 from ..samplers import ReliabilityWarning
 from ..samplers.reliability import farthest_mean
 from ..samplers.resampling import systematic
@@ -25,7 +26,7 @@ LOW_ACCEPTANCE = 0.05
 APART = 1.0
 
 
-class TemperedSMC:
+class TemperedSMC(Described):
     """Draws of all unknowns of a model and its log evidence, by SMC from the prior to the posterior.
 
     *Consistent as particles grow*, for the prior's own chain: no bound, no twist and no approximation of the likelihood
@@ -116,6 +117,17 @@ class TemperedSMC:
         self._result = result
         self._warn(result)
         return self
+
+    def _facts(self) -> dict[str, object]:
+        asked: dict[str, object] = {
+            "model": model_name(self.model),
+            "particles": f"{self.num_islands} × {self.num_particles}",
+        }
+        if self._result is None:
+            return asked | {"log_evidence": "not run"}
+        stages = max(len(each) for each in self.temperatures)
+        moved = f"at least {self._least_acceptance():.2f}"
+        return asked | evidence_of(self) | {"temperatures": stages, "acceptance": moved}
 
     @property
     def log_evidences(self) -> Float[Array, " islands"]:

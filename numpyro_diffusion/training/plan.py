@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_choice, check_count, check_finite, check_key
+from .._display import shown_as_text
 from .._numbers import check_resolution
 from ..denoisers import Network
 from ..diffusions import AbstractDiffusion
@@ -28,6 +29,7 @@ Family = Literal["gaussian", "binomial", "categorical"]
 MOST_CLASSES = 1_000  # of an element; more are a sign that numbers are no codes
 
 
+@shown_as_text
 class PriorPlan(NamedTuple):
     """What `fit_prior` will train, and the reasons, one line each; `print` it.
 

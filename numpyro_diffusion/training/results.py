@@ -2,10 +2,12 @@
 
 from typing import Any, NamedTuple
 
+from .._display import shown_by_facts
 from ..process import ReverseProcess
 from .resume import History
 
 
+@shown_by_facts
 class FitResult(NamedTuple):
     """What `fit` returns.
 
@@ -24,6 +26,11 @@ class FitResult(NamedTuple):
     history: History
     steps: int
     stopped: str
+
+    def _facts(self) -> dict[str, object]:
+        scores = [f"{score:.3f}" for score in self.history["validation"]]
+        judged = {"validation": f"{scores[0]} to {scores[-1]} nats"} if scores else {}
+        return self.process.facts() | {"steps": self.steps, "stopped": self.stopped} | judged
 
 
 class TrainingDiverged(FloatingPointError):

@@ -58,6 +58,23 @@ def test_two_laws_summed_by_smc():
 
 
 @pytest.mark.slow
+def test_a_second_run_compiles_nothing():
+    """Arrays among the arguments may have other values."""
+    seen, (one, other) = [], (prior(nd.denoisers.Gaussian(loc, 1.0), 3) for loc in (-1.0, 1.0))
+
+    def model(y):
+        seen.append(isinstance(y, jax.core.Tracer))
+        total = numpyro.sample("x_1", one) + numpyro.sample("x_2", other)
+        numpyro.sample("y", dist.Normal(total, 1.0).to_event(1), obs=y)
+
+    smc = nd.infer.SMC(model, num_particles=16, num_islands=2)
+    smc.run(jax.random.key(0), jnp.ones(1))
+    assert any(seen)
+    seen.clear()
+    smc.run(jax.random.key(1), jnp.zeros(1))
+    assert seen and not any(seen)
+
+
 def test_two_laws_summed_by_particle_gibbs():
     """The two explanations change places; R-hat of two such sites one at a time is above 3."""
     _, share, *_ = exact()

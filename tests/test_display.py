@@ -1,0 +1,83 @@
+"""How priors and results show themselves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import numpyro_diffusion as nd
+
+PRIOR = nd.DiffusionPrior(
+    nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(6)), nd.denoisers.Gaussian(0.0, 1.0), 2)
+)
+
+
+def model(y):
+    numpyro.sample("y", dist.Normal(numpyro.sample("x", PRIOR), 0.5).to_event(1), obs=y)
+
+
+def fitted():
+    network = nd.networks.MLP(jax.random.key(0), (2,), num_steps=6, width=4, depth=1)
+    process = nd.ReverseProcess(PRIOR.process.diffusion, nd.denoisers.Network(network, "velocity"), 2)
+    return nd.fit(jax.random.key(1), process, np.eye(20)[:, :2], max_steps=2, progress_bar=False)
+
+
+def smc():
+    return nd.infer.SMC(model, num_particles=32, num_islands=2).run(jax.random.key(0), jnp.zeros(2))
+
+
+SHOWN = {
+    "prior": (lambda: PRIOR, ["event_shape=(2,)", "num_steps=6", "denoiser=Gaussian", "sampler=Ancestral"]),
+    "batch": (lambda: PRIOR.expand((3,)), ["batch_shape=(3,)"]),
+    "packaged": (lambda: nd.load("digits"), ["event_shape=(8, 8)", "denoiser=Network (MLP, velocity)"]),
+    "posterior": (
+        lambda: PRIOR * nd.factors.Gaussian(0.0, 1.0) * nd.factors.Factor(jnp.sum),
+        ["DiffusionPosterior(", "factor=Gaussian * Factor", "sampler=TwistedSMC"],
+    ),
+    "noising": (lambda: nd.ForwardTrajectory(PRIOR.process.diffusion, jnp.zeros(2)), ["diffusion=GaussianDiffusion"]),
+    "chain": (lambda: PRIOR.trajectory, ["ReverseTrajectory(event_shape=(7, 2)", "num_steps=6"]),
+    "smc to be run": (lambda: nd.infer.SMC(model), ["model=model", "log_evidence=not run"]),
+    "smc": (smc, ["site=x", " nats", "twist MomentMatched", "effective particles"]),
+    "tempered": (
+        lambda: nd.infer.TemperedSMC(model, num_particles=32, num_islands=2, progress_bar=False),
+        ["TemperedSMC(model=model", "2 × 32"],
+    ),
+    "fit": (fitted, ["denoiser=Network (MLP, velocity)", "steps=2", "stopped=finished", "validation="]),
+    "calibration": (
+        lambda: nd.diagnostics.Calibration({"x": np.arange(40) % 10}, 9),
+        ["quantities=x", "replicates=40"],
+    ),
+    "plan": (
+        lambda: nd.plan_prior(jax.random.key(0), np.random.default_rng(0).normal(size=(40, 2))),
+        ["family: gaussian"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_what_is_shown_says_what_it_is(name):
+    make, words = SHOWN[name]
+    value = make()
+    text, page = repr(value), value._repr_html_()
+    assert all(word in text for word in words), text
+    assert len(text) < 2_000 and "object at 0x" not in text and "<script" not in page
+    assert page.startswith(("<table>", "<pre>"))
+    assert text == str(value) if page.startswith("<pre>") else page.count("<tr>") == page.count("<th>")
+
+
+def test_a_traced_prior_is_shown_too():
+    found = []
+    jax.jit(lambda prior: found.append(repr(prior)))(PRIOR)
+    assert found == [repr(PRIOR)]
+
+
+def test_marks_of_html_are_text():
+    class Odd(nd.denoisers.Gaussian):
+        @property
+        def said(self):
+            return "<b>"
+
+    process = nd.ReverseProcess(PRIOR.process.diffusion, Odd(0.0, 1.0), 2)
+    assert "&lt;b&gt;" in nd.DiffusionPrior(process)._repr_html_()
