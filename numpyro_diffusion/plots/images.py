@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from .._checks import check_count
 from ._axes import Axes, axes_array, axes_or_new, draw_image
+from ._draws import pooled
 
 
 def samples(
@@ -52,7 +53,7 @@ def samples(
 def posterior(
     truth: ArrayLike | None,
     observation: ArrayLike,
-    draws: ArrayLike,
+    draws: Any,
     ax: Sequence[Axes] | np.ndarray | None = None,
     *,
     known: ArrayLike | None = None,
@@ -61,6 +62,7 @@ def posterior(
     num_draws: int = 4,
     limits: tuple[float, float] | None = None,
     cmap: str = "gray",
+    site: str | None = None,
 ) -> np.ndarray:
     """One row: truth, observation, posterior mean and standard deviation, quantiles, ranks, some posterior draws.
 
@@ -71,7 +73,7 @@ def posterior(
     Args:
         truth: shape (height, width); None leaves the panel out.
         observation: shape (height, width); NaN where nothing was observed.
-        draws: shape (n, height, width), n ≥ 2.
+        draws: shape (n, height, width), n ≥ 2; or an `MCMC`, an `SMC`, or an ArviZ container that holds them.
         ax: as many Axes as there are panels.
         known: True where the observation is one, shape (height, width); everywhere unless given.
         quantiles: element by element, of these levels in [0, 1]; a panel each.
@@ -79,6 +81,7 @@ def posterior(
         num_draws: how many of the draws are shown, spread evenly over them.
         limits: values drawn as the two ends of the colour map; those of the truth (or the draws) unless given.
         cmap: a colour map.
+        site: which one of a run or container; the only one of images unless given.
 
     Returns:
         The Axes, shape (panels,).
@@ -86,7 +89,7 @@ def posterior(
     Raises:
         ValueError: shapes that do not fit, a level outside [0, 1], ranks without a truth, or too few or many Axes.
     """
-    sampled, seen = np.asarray(draws, dtype=float), np.array(observation, dtype=float)
+    sampled, seen = np.asarray(pooled(draws, 2, site), dtype=float), np.array(observation, dtype=float)
     if sampled.ndim != 3 or len(sampled) < 2:
         raise ValueError(f"draws: expected shape (n, height, width) with n >= 2, got {sampled.shape}")
     for name, value in (("observation", observation), ("truth", truth), ("known", known)):

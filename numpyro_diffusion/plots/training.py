@@ -1,6 +1,10 @@
 """Pictures of training and of schedules."""
 
+import itertools
+from collections.abc import Mapping
+
 import numpy as np
+from jax.typing import ArrayLike
 
 from ..schedules import AbstractSchedule
 from ..training import FitResult
@@ -32,6 +36,38 @@ def history(result: FitResult, ax: Axes | None = None) -> Axes:
     margin = 0.05 * float(np.ptp(settled)) or 0.1
     ax.set(xlabel="step", ylabel="nats per example", ylim=(settled.min() - margin, settled.max() + margin))
     ax.legend(frameon=False, loc="upper right")
+    return plain(ax)
+
+
+def log_prob(
+    values: Mapping[str, ArrayLike], ax: Axes | None = None, *, levels: Mapping[str, float] | None = None
+) -> Axes:
+    """Log densities of single examples, of several sets: of what was learned and of what was held out, say.
+
+    Where those learned are far above those held out, the prior has learned them by heart.
+
+    Args:
+        values: by name, shape (n,), in nats, as ``prior.log_prob(x)`` has them.
+        ax: where to draw.
+        levels: of simple models by name, in nats, drawn as lines.
+
+    Raises:
+        ValueError: no values, or none that are finite.
+    """
+    arrays = {str(name): np.ravel(np.asarray(value, float)) for name, value in values.items()}
+    finite = {name: value[np.isfinite(value)] for name, value in arrays.items()}
+    if not finite or not all(map(len, finite.values())):
+        raise ValueError(f"values: expected finite log densities by name, got {[*map(len, finite.values())]} of them")
+    ax = axes_or_new(ax, (5.0, 3.2))
+    low, high = (np.quantile(np.concatenate([*finite.values()]), level) for level in (0.002, 1.0))
+    for colour, (name, value) in zip(itertools.cycle((BLUE, ORANGE, "#5a9e5a")), finite.items()):
+        label = f"{name}: {value.mean():.2f} ± {value.std() / len(value) ** 0.5:.2f}"
+        ax.hist(value, 40, range=(low, high), density=True, histtype="stepfilled", color=colour, alpha=0.4, label=label)
+        ax.axvline(value.mean(), color=colour, linewidth=1.2)
+    for name, level in (levels or {}).items():
+        ax.axvline(level, color="0.3", linestyle=":", linewidth=1.2, label=f"{name}: {level:.2f}")
+    ax.set(xlabel="log p of an example, nats", ylabel="density")
+    ax.legend(frameon=False, fontsize=8)
     return plain(ax)
 
 
