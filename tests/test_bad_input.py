@@ -403,10 +403,10 @@ TYPE_ERRORS = {
         lambda: nd.KBound(1)(KEY, PRIOR, ZERO),
         "process: expected a ReverseProcess, got Diff",
     ),
-    "a distribution for a model": (lambda: nd.infer.SMC(PRIOR), "model: expected a function, got <numpyro_diffusion"),
+    "a distribution for a model": (lambda: nd.infer.SMC(PRIOR), "model: expected a function, got DiffusionPrior("),
     "a posterior for a model": (
         lambda: nd.diagnostics.surprise(KEY, POSTERIOR, observed={"y": ZERO}),
-        "model: expected a function, got <numpyro_diffusion",
+        "model: expected a function, got DiffusionPosterior(",
     ),
     "model of SMC": (lambda: nd.infer.SMC(3), "model: expected a function, got 3"),
     "model of ParticleGibbs": (
