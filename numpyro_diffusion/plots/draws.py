@@ -134,8 +134,8 @@ def predictive(
     """A prior or posterior predictive check: what was observed, among data that the model draws.
 
     Args:
-        replicates: data sets by name, ``"prior"`` and ``"posterior"``, say, n of the shape of `observed` each, as NumPyro's
-            `Predictive` draws them.
+        replicates: data sets by name, ``"prior"`` and ``"posterior"``, say, n of the shape of `observed` each, as
+            NumPyro's `Predictive` draws them.
         observed: the data.
         ax: where to draw.
         statistic: of one data set. Histograms are of the statistic then, with the share of data sets below that of the
