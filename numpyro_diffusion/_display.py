@@ -13,7 +13,7 @@ class Described:
 
     @abstractmethod
     def _facts(self) -> Mapping[str, object]:
-        """What is shown, by name; of shapes and kinds only, so that traced arrays may be inside."""
+        """What is shown, by name; of distributions shapes and kinds only, as their arrays may be traced."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self._facts().items())})"

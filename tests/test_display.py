@@ -1,5 +1,7 @@
 """How priors and results show themselves."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,13 @@ def smc():
     return nd.infer.SMC(model, num_particles=32, num_islands=2).run(jax.random.key(0), jnp.zeros(2))
 
 
+def tempered():
+    run = nd.infer.TemperedSMC(model, 16, 2, move="pcn", num_moves=2, progress_bar=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", nd.ReliabilityWarning)  # so few particles are for show
+        return run.run(jax.random.key(0), jnp.zeros(2))
+
+
 SHOWN = {
     "prior": (lambda: PRIOR, ["event_shape=(2,)", "num_steps=6", "denoiser=Gaussian", "sampler=Ancestral"]),
     "batch": (lambda: PRIOR.expand((3,)), ["batch_shape=(3,)"]),
@@ -44,6 +53,7 @@ SHOWN = {
         lambda: nd.infer.TemperedSMC(model, num_particles=32, num_islands=2, progress_bar=False),
         ["TemperedSMC(model=model", "2 × 32"],
     ),
+    "tempered run": (tempered, ["log_evidence=-", " nats", "temperatures=", "acceptance=at least"]),
     "fit": (fitted, ["denoiser=Network (MLP, velocity)", "steps=2", "stopped=finished", "validation="]),
     "calibration": (
         lambda: nd.diagnostics.Calibration({"x": np.arange(40) % 10}, 9),

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
+from refusals import refused
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import denoisers, plots, schedules
@@ -232,7 +233,7 @@ def test_trajectory_names_what_does_not_fit():
         ("times: expected a whole number", lambda: plots.trajectory(KEY, process, data, times=[0.5])),
         ("ax: expected Axes of shape", lambda: plots.trajectory(KEY, process, data, plt.subplots(2, 3)[1])),
     ]:
-        with pytest.raises((TypeError, ValueError), match=match):
+        with refused(match):
             call()
 
 

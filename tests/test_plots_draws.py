@@ -8,6 +8,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer import MCMC, NUTS
+from refusals import refused
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import plots
@@ -143,5 +144,5 @@ BAD = [
 
 @pytest.mark.parametrize(("call", "said"), BAD)
 def test_what_does_not_fit_is_named(call, said):
-    with pytest.raises((TypeError, ValueError), match=said):
+    with refused(said):
         call()

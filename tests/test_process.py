@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from refusals import refused
 
 from numpyro_diffusion import BinomialDiffusion, GaussianDiffusion, ReverseProcess, schedules
 from numpyro_diffusion.denoisers import Enumerated, Gaussian, Network
@@ -211,5 +212,5 @@ def test_supports() -> None:
 )
 def test_errors(build: Callable[[], Any], message: str) -> None:
     """Wrong parts and shapes are named, with what was expected and what came."""
-    with pytest.raises((TypeError, ValueError), match=message):
+    with refused(message):
         build()

@@ -5,15 +5,14 @@ from typing import Any
 import numpy as np
 
 
-def draws_of(source: Any, rank: int | None, site: str | None = None, name: str = "draws") -> np.ndarray:
-    """Draws of one site by chain, shape (chains, n, *shape).
+def draws_of(source: Any, rank: int, site: str | None = None) -> np.ndarray:
+    """Draws of one site by chain, shape (chains, n, *shape); an array as it is.
 
     Args:
-        source: an array of shape (n, *shape), which is one chain; what has ``get_samples`` (`MCMC`, `SMC`,
-            `TemperedSMC`); or an ArviZ container with a posterior.
-        rank: dimensions of a draw, by which the site is found where none is named; any where None.
+        source: an array; what has ``get_samples`` (`MCMC`, `SMC`, `TemperedSMC`); or an ArviZ container with a
+            posterior.
+        rank: dimensions of a draw, by which the site is found where none is named.
         site: its name.
-        name: of the argument, for messages.
 
     Raises:
         TypeError: a site of an array.
@@ -24,19 +23,20 @@ def draws_of(source: Any, rank: int | None, site: str | None = None, name: str =
     elif hasattr(source, "posterior"):
         found = {str(key): np.asarray(value) for key, value in source["posterior"].data_vars.items()}
     elif site is not None:
-        raise TypeError(f"site: expected None for an array of {name}, got {site!r}")
+        raise TypeError(f"site: expected None for an array of draws, got {site!r}")
     else:
-        return np.asarray(source)[None]
-    fitting = [key for key, value in found.items() if rank is None or value.ndim == rank + 2]
+        return np.asarray(source)
+    fitting = [key for key, value in found.items() if value.ndim == rank + 2]
     if site is None and len(fitting) == 1:
         site = fitting[0]
     if site is None or site not in found:
-        of_rank = "" if rank is None else f" whose draws have {rank} dimensions"
-        raise ValueError(f"site: expected the name of one{of_rank}, of {sorted(found)}, got {site!r}")
+        raise ValueError(
+            f"site: expected the name of one whose draws have {rank} dimensions, of {sorted(found)}, got {site!r}"
+        )
     return found[site]
 
 
-def pooled(source: Any, rank: int | None, site: str | None = None, name: str = "draws") -> np.ndarray:
+def pooled(source: Any, rank: int, site: str | None = None) -> np.ndarray:
     """The same with all chains as one, shape (n, *shape)."""
-    by_chain = draws_of(source, rank, site, name)
-    return by_chain.reshape(-1, *by_chain.shape[2:])
+    draws = draws_of(source, rank, site)
+    return draws.reshape(-1, *draws.shape[2:]) if draws.ndim == rank + 2 else draws

@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from scipy.stats import binom
@@ -71,7 +70,7 @@ def maps(draws: Any, ax: Any = None, *, site: str | None = None) -> np.ndarray:
     Raises:
         ValueError: another shape, fewer than four draws of a chain, a site that is not there.
     """
-    array = np.asarray(draws) if isinstance(draws, np.ndarray | jax.Array) else draws_of(draws, 2, site)
+    array = draws_of(draws, 2, site)
     if array.ndim != 4 or array.shape[1] < 4:
         raise ValueError(f"draws: expected shape (chains, n, height, width) with n >= 4, got {array.shape}")
     axes = axes_array(ax, (1, 2), (6.2, 2.8)).reshape(-1)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import schedules
@@ -148,5 +149,5 @@ def test_the_baseline_is_never_trained():
     ids=range(9),
 )
 def test_what_is_refused(make, message):
-    with pytest.raises((TypeError, ValueError), match=message):
+    with refused(message):
         make()

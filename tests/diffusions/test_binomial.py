@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from refusals import refused
 from scipy.optimize import brentq
 
 from numpyro_diffusion import BinomialDiffusion, schedules
@@ -214,5 +215,5 @@ def test_rate_per_bit(x64: None) -> None:
 )
 def test_errors(arguments: tuple[Any, ...], message: str) -> None:
     """Wrong arguments are named, with what was expected and what came."""
-    with pytest.raises((TypeError, ValueError), match=message):
+    with refused(message):
         BinomialDiffusion(*arguments)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from refusals import refused
 
 from numpyro_diffusion import GaussianDiffusion, schedules
 
@@ -240,5 +241,5 @@ def test_standard_noise_is_standard() -> None:
 )
 def test_errors(arguments: tuple[Any, ...], message: str) -> None:
     """Wrong arguments are named, with what was expected and what came."""
-    with pytest.raises((TypeError, ValueError), match=message):
+    with refused(message):
         GaussianDiffusion(*arguments)

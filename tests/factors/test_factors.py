@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpyro.distributions import constraints
 from numpyro.distributions.discrete import BernoulliLogits
+from refusals import refused
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
@@ -362,7 +363,7 @@ MAKING = {
 @pytest.mark.parametrize("name", MAKING)
 def test_bad_arguments_are_named(name):
     make, message = MAKING[name]
-    with pytest.raises((TypeError, ValueError), match=message):
+    with refused(message):
         make()
 
 

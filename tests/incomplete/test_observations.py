@@ -6,6 +6,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from refusals import refused
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.checkpoints import CheckpointError
@@ -114,7 +115,7 @@ BAD = [
 
 @pytest.mark.parametrize(("function", "seen", "options", "said"), BAD)
 def test_what_cannot_be_learned_from_is_refused_by_name(function, seen, options, said):
-    with pytest.raises((TypeError, ValueError), match=said):
+    with refused(said):
         nd.fit_prior_from_observations(KEY, function, seen, **{"event_shape": 2, "progress_bar": False} | options)
 
 

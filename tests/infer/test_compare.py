@@ -8,6 +8,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from refusals import refused
 from scipy.stats import multivariate_normal, norm
 
 import numpyro_diffusion as nd
@@ -234,7 +235,7 @@ PAIR = {"a": PRIORS["near"], "b": PRIORS["far"]}
     ],
 )
 def test_bad_input_is_named(given, options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
+    with refused(message):
         nd.compare_priors(jax.random.key(0), model, given, Y, **options)
 
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 from scipy.stats import chi2, norm
 
 import numpyro_diffusion as nd
@@ -261,5 +262,5 @@ def test_posteriors_of_whole_numbers():
     ],
 )
 def test_errors(build, message):
-    with pytest.raises((TypeError, ValueError), match=message):
+    with refused(message):
         build()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from numpyro_diffusion import (
     BinomialDiffusion,
@@ -600,5 +601,5 @@ def test_exact_bits_give_k_below_their_log_probability(x64: None) -> None:
 )
 def test_errors(build: Callable[[], Any], message: str) -> None:
     """Wrong arguments are named, with what was expected and what came."""
-    with pytest.raises((TypeError, ValueError), match=message):
+    with refused(message):
         build()

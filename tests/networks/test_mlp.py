@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from numpyro_diffusion.networks import MLP, sinusoidal
 
@@ -118,17 +119,17 @@ def test_learns_a_linear_map_and_a_bend() -> None:
     [
         ({"width": 0}, "width"),
         ({"depth": 0}, "depth"),
-        ({"outputs": 1.5}, "outputs"),
+        ({"outputs": 1.5}, "outputs: expected a whole number of at least 1, got 1.5"),
         ({"num_steps": -1}, "num_steps"),
         ({"time_features": 7}, "time_features"),
         ({"activation": "swish"}, "activation.*'silu'.*'swish'"),
-        ({"event_shape": (2, 0)}, "event_shape"),
-        ({"event_shape": 2}, "event_shape"),
+        ({"event_shape": (2, 0)}, "event_shape: expected a whole number of at least 1, got 0"),
+        ({"event_shape": 2}, "event_shape: expected .* got 2$"),
     ],
 )
 def test_bad_arguments_are_named(change: dict[str, object], named: str) -> None:
     """Errors name the argument."""
-    with pytest.raises((TypeError, ValueError), match=named):
+    with refused(named):
         MLP(KEY, **{"event_shape": (2,), "num_steps": 10, **change})
 
 

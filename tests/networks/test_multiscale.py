@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.networks import BumpReadout, MultiScale
@@ -97,5 +98,5 @@ def test_bad_arguments_are_named():
         ),
     ]
     for call, message in cases:
-        with pytest.raises((TypeError, ValueError), match=message):
+        with refused(message):
             call()

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.networks import ContextFeatures, Series
@@ -112,12 +113,12 @@ def test_it_is_saved(tmp_path):
         ({"padding": "reflect"}, "padding: expected one of 'zeros', 'edge', 'circular', got 'reflect'"),
         ({"activation": "sin"}, "activation: expected one of"),
         ({"depth": 0}, "depth: expected a whole number of at least 1, got 0"),
-        ({"channels": 1.5}, "channels: expected a whole number"),
+        ({"channels": 1.5}, "channels: expected a whole number of at least 1, got 1.5"),
         ({"time_features": 7}, "time_features: expected an even number, got 7"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(change, match):
-    with pytest.raises((TypeError, ValueError), match=match):
+    with refused(match):
         _small(**change)
     with pytest.raises(ValueError, match=r"x: expected one example of shape \(7,\), got shape \(3,\)"):
         _small()(jnp.ones(3), 1)

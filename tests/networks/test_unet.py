@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from numpyro_diffusion import checkpoints
 from numpyro_diffusion.networks import UNET_SIZES, UNet, sinusoidal
@@ -224,11 +225,11 @@ def test_learns_to_shift_an_image():
         ({"event_shape": (4,)}, r"event_shape: expected \(height, width\) or"),
         ({"event_shape": (6, 5)}, r"event_shape: expected a height and width divisible by 2, .* got \(6, 5\)"),
         ({"event_shape": (3, 4, 4)}, "are the channels first"),
-        ({"event_shape": 4}, "event_shape"),
+        ({"event_shape": 4}, "event_shape: expected .* got 4$"),
     ],
 )
 def test_bad_arguments_are_named(change, named):
-    with pytest.raises((TypeError, ValueError), match=named):
+    with refused(named):
         UNet(KEY, **{"event_shape": (4, 4), **SMALL, **change})
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.scipy.stats import norm
+from refusals import refused
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.samplers import DDIM, SDE, Ancestral
@@ -340,5 +341,5 @@ def mixed(process, a=(0.0, 0.0), weights=(0.5,), mix="linear"):
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input(name, learned):
     call, message = BAD[name]
-    with pytest.raises((TypeError, ValueError), match=message):
+    with refused(message):
         call(learned)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 from scipy.special import expit, logsumexp
 from scipy.stats import norm
 
@@ -384,5 +385,5 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_named(name):
     make, message = BAD[name]
-    with pytest.raises((TypeError, ValueError), match=message):
+    with refused(message):
         make()

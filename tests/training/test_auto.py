@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from refusals import refused
 from sklearn.covariance import LedoitWolf
 
 import numpyro_diffusion as nd
@@ -253,7 +254,7 @@ def test_elements_that_are_the_same_are_named():
 )
 def test_bad_data(data, message):
     for function in (plan_prior, fit_prior):
-        with pytest.raises((TypeError, ValueError), match=message):
+        with refused(message):
             function(KEY, data)
 
 
@@ -281,7 +282,7 @@ def test_a_plan_is_made_of_complete_data():
     ids=lambda value: value if isinstance(value, str) else next(iter(value)) if isinstance(value, dict) else "bad",
 )
 def test_bad_choices(choice, message):
-    with pytest.raises((TypeError, ValueError), match=message):
+    with refused(message):
         plan_prior(KEY, _normal(10, 2), **choice)
 
 
