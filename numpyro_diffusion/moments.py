@@ -6,8 +6,11 @@ most that, whatever the law of the data, and for Gaussian data it is that (the W
 2000, §3.2).
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ._products import dot
@@ -41,11 +44,23 @@ def moments_of_covariance(covariance: Array) -> Moments:
 
 def moments_of_draws(z: Array) -> Moments:
     """From draws in units of the noise law, shape (n, d), correlations shrunk by d/(n + d)."""
-    count, size = z.shape
     centred = z - jnp.mean(z, 0)
-    covariance = dot(centred.T, centred) / (count - 1)
-    own = jnp.diag(jnp.diagonal(covariance))
-    return moments_of_covariance(covariance + size / (count + size) * (own - covariance))
+    return moments_of_covariance(_shrunk(dot(centred.T, centred), *z.shape))
+
+
+def moments_of_data(z: np.ndarray) -> Moments:
+    """The same from arrays on the host, where nothing has to be compiled."""
+    z = np.asarray(z, np.float64)
+    centred = z - z.mean(0)
+    variances, basis = np.linalg.eigh(_shrunk(centred.T @ centred, *z.shape))
+    return Moments(jnp.asarray(np.maximum(variances, _LEAST), float), jnp.asarray(basis, float))
+
+
+def _shrunk(products: Any, count: int, size: int) -> Any:
+    """A covariance from the sum of products of deviations, shape (d, d), of arrays of either kind."""
+    covariance = products / (count - 1)
+    own = covariance * np.eye(size, dtype=covariance.dtype)
+    return covariance + size / (count + size) * (own - covariance)
 
 
 def unit_moments(size: int) -> Moments:

@@ -36,8 +36,9 @@ class ReverseProcess(eqx.Module):
         last_step: ``"learned"`` for `LearnedStep`, ``"forward"`` for the 2015 paper's fixed `ForwardStep`,
             ``"discretised"`` for a `DiscretisedStep` of 256 levels around the learned one, or a module with that
             interface.
-        moments: the covariance of x_0, which twists rely on, if it is known; `nd.fit_prior` keeps that of its data,
-            and posterior samplers take it from an exact denoiser or from the prior's own draws unless given.
+        moments: the covariance of x_0, which twists rely on, if it is known; `nd.fit` and `nd.fit_prior` keep that
+            of their data, and posterior samplers take it from an exact denoiser or from the prior's own draws unless
+            given.
 
     Example:
         >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20))

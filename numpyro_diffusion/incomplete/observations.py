@@ -199,7 +199,7 @@ class _Learner(NamedTuple):
                      validation=held_out.x[:, 0], ema=0.99, patience=10, progress_bar=False,
                      batch_size=self.options.get("batch_size") or 256,
                      learning_rate=self.options.get("learning_rate", 1e-3))  # fmt: skip
-        return Current(assembled(result.process, now.prior.transform, flat), params)
+        return Current(assembled(result.process, now.prior.transform, flat, 0.0), params)
 
 
 def _check_options(options: dict[str, Any]) -> None:

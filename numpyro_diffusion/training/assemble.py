@@ -1,29 +1,23 @@
 """Priors of trained processes, and of simple models."""
 
-import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions.transforms import Transform
 
 from ..denoisers import FullGaussianMixture
-from ..diffusions import GaussianDiffusion, require_gaussian
+from ..diffusions import GaussianDiffusion
 from ..distributions import DiffusionPrior
-from ..moments import LARGEST_WHOLE, moments_of_draws
 from ..process import ReverseProcess
-from ..samplers import having_moments
 from ..schedules import AbstractSchedule, log_snr
 from .baselines import Mixture
-from .run import to_latent
+from .data_moments import with_data_moments
 from .tables import NUM_TIMES, to_data_of
 
 
-def assembled(process: ReverseProcess, transform: Transform | None, data: np.ndarray) -> DiffusionPrior:
-    """With the covariance of the data, which twists rely on; without it for bits, and for large events."""
-    size = int(np.prod(process.event_shape))
-    if process.diffusion.is_gaussian and size <= LARGEST_WHOLE:
-        z, _ = to_latent(transform, jnp.asarray(data, float))
-        moments = moments_of_draws(require_gaussian(process.diffusion).standardize(z).reshape(len(data), -1))
-        process = having_moments(process, moments)
-    return DiffusionPrior(process, transform=transform)
+def assembled(
+    process: ReverseProcess, transform: Transform | None, data: np.ndarray, dequantize: float
+) -> DiffusionPrior:
+    """With the covariance of the data, which twists rely on; see `with_data_moments`."""
+    return DiffusionPrior(with_data_moments(process, transform, data, dequantize), transform=transform)
 
 
 def chain_of(law: Mixture, event_shape: tuple[int, ...], schedule: AbstractSchedule | None = None) -> DiffusionPrior:

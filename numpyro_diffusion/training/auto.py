@@ -261,7 +261,7 @@ def _learned(
     result = fit(settings.run_key, plan.process, train, max_steps=plan.max_steps, validation=held_out, **options)
     models = simple_models(plan, train, held_out) if models is None else models
     report = report_of(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
-    return finish.check(assembled(result.process, None, train).with_report(report))
+    return finish.check(assembled(result.process, None, train, plan.dequantize).with_report(report))
 
 
 def _conditional(
@@ -311,7 +311,7 @@ def _of_pairs(
     models = {} if model is None else {"linear regression": model.given(unseen.context)}
     report = report_of(plan, result, plan.transform, {"": result}, plan.reasons, models, pairs.x, unseen.x,
                      jnp.asarray(unseen.context))  # fmt: skip
-    process = with_residual_moments(result.process, plan.transform, model, pairs)
+    process = with_residual_moments(result.process, plan.transform, model, pairs, plan.dequantize)
     return DiffusionPrior(process, transform=plan.transform).with_report(report)
 
 

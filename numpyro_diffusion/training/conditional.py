@@ -13,16 +13,14 @@ from .. import schedules
 from .._checks import check_finite
 from ..denoisers import Conditional, Context, FullGaussianMixture, LogVariances, Network, Regression, Residual
 from ..diffusions import GaussianDiffusion
-from ..moments import LARGEST_WHOLE, moments_of_draws
 from ..networks import ContextFeatures
 from ..process import ReverseProcess
-from ..samplers import having_moments
 from ..transforms import PrincipalAxes
 from ._arguments import check_numbers
 from .baselines import LARGEST, Mixture, shrunk_gaussian
+from .data_moments import with_data_moments
 from .kinds import KINDS, Sizes, hidden_width
 from .plan import PriorPlan, table_width
-from .run import to_latent
 from .tables import FEWEST, NUM_TIMES, finest_detail
 from .variances import ContextVariances, fitted_variances
 
@@ -257,13 +255,9 @@ def without_context(x: Array, t: Array) -> Array:
 
 
 def with_residual_moments(
-    process: ReverseProcess, transform: Any, model: Regressed | None, pairs: Pairs
+    process: ReverseProcess, transform: Any, model: Regressed | None, pairs: Pairs, dequantize: float
 ) -> ReverseProcess:
     """The process with the covariance that x has given its context, about, which twists rely on."""
-    size = int(np.prod(process.event_shape))
-    if model is None or size > LARGEST_WHOLE:
+    if model is None:
         return process
-    diffusion: Any = process.diffusion
-    left = model.left(pairs).reshape(pairs.x.shape)
-    z, _ = to_latent(transform, jnp.asarray(left, float))
-    return having_moments(process, moments_of_draws(diffusion.standardize(z).reshape(len(left), -1)))
+    return with_data_moments(process, transform, model.left(pairs).reshape(pairs.x.shape), dequantize)

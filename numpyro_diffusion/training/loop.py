@@ -175,6 +175,7 @@ def fit(
         process, optimizer, OBJECTIVES[objective], ema, dequantize, batch_size, sharding, transform, dropout,
         accumulate, shard_weights,
     )  # fmt: skip
+    process = source.with_moments(process, transform, float(dequantize))
     run, where = made(batch_size, None), check_devices(devices, 0)
     held_out_context = validation_told(run, key, held_out_context)
     if shard_weights and where is None:

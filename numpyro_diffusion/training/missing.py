@@ -138,7 +138,7 @@ class _Run(NamedTuple):
         x = np.swapaxes(self._drawn(own, now, self.begun.train, 1).x, 0, 1).reshape(-1, *self.event_shape)
         result = fit(run, prior.process, x, transform=prior.transform, max_steps=min(LAP_STEPS, plan.max_steps),
                      validation=unseen, progress_bar=False, **self.laps.options)  # fmt: skip
-        return Current(assembled(result.process, prior.transform, x).with_report(prior._report), {})
+        return Current(assembled(result.process, prior.transform, x, plan.dequantize).with_report(prior._report), {})
 
     def score(self, key: Array, now: Current) -> Draws:
         """Draws and log evidences of the rows held out."""

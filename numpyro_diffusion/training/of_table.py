@@ -86,7 +86,8 @@ def learn_table(
         models = _models(plan, data, train, held_out)
         report = report_of(plan, result, chosen.transform, curves, reasons, models, train, held_out)
         process, transform = simplified(chosen, result.process)
-        prior, whole = finish.check(assembled(process, transform, train).with_report(report)), finish.whole
+        prior = assembled(process, transform, train, plan.dequantize).with_report(report)
+        prior, whole = finish.check(prior), finish.whole
         if whole is None or len(whole) > REFITTED:
             return prior
         all_of_it = table(_flat(whole), _flat(whole)[:0], plan.dequantize, data.bounds, whole.shape[1:], data.recipe)
@@ -152,7 +153,8 @@ def _better(
         return prior.with_report(report._replace(reasons=(*report.reasons, said)))
     said = f"all examples: fitted again to {len(whole)}, in {report.steps} steps; the scores are of the fit before"
     own, transform = simplified(again, process)
-    return assembled(own, transform, whole).with_report(report._replace(reasons=(*report.reasons, said)))
+    report = report._replace(reasons=(*report.reasons, said))
+    return assembled(own, transform, whole, plan.dequantize).with_report(report)
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from .holding_out import independent_rows
 from .kinds import KINDS, Kind, Sizes, chosen_kind, hidden_width
 from .noise import for_bits, for_classes, for_reals, given_or_not
 from .scaling import spacing
-from .tables import FEWEST, MOST_COMPONENTS, candidates, same_elements, table, table_width, whitened_gaussian
+from .tables import FEWEST, MANY, candidates, same_elements, table, table_width, whitened_gaussian
 
 Family = Literal["gaussian", "binomial", "categorical"]
 
@@ -224,9 +224,7 @@ def _for_table(
         reasons += why
     elif own is not None:
         reasons.append(f"bounds: {own.said} (given)")
-    reasons.append(
-        f"baseline: one Gaussian or up to {MOST_COMPONENTS}, as validation decides; the network learns the rest"
-    )
+    reasons.append(f"baseline: one Gaussian or up to {MANY[-1]}, as validation decides; the network learns the rest")
     reasons.append(f"schedule: {schedule.num_steps} steps, {ends}{given_or_not(given)}")
     fn: Any = first.process.denoiser
     reasons.append(f"network: {fn.fn.said}, for {count} examples")

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding
+from numpyro.distributions.transforms import Transform
 
 from .._devices import distribute, replicate
 from ..process import ReverseProcess
 from ._arguments import check_context, check_examples
+from .data_moments import with_data_moments
 from .resume import Progress
 from .run import Examples, State, TrainingRun, advance, advance_once, chosen
 
@@ -35,6 +37,13 @@ class InMemory:
     def __init__(self, examples: Examples) -> None:
         self.size = jnp.asarray(len(examples[0]))
         self.examples = _with_room(examples[0]), _with_room(examples[1])
+
+    def with_moments(self, process: ReverseProcess, transform: Transform | None, dequantize: float) -> ReverseProcess:
+        """The process with the covariance of the examples, unless it has one, or what it draws has a context."""
+        data, context = self.examples
+        if data is None or context is not None or process.moments is not None:
+            return process
+        return with_data_moments(process, transform, data[: int(self.size)], dequantize)
 
     def open(self, run: TrainingRun, key: Array, now: Progress) -> int:
         """The size of batches."""
@@ -83,6 +92,11 @@ class Streamed:
         self.next = 0
         self.where: NamedSharding | None = None
         self.failed: Exception | None = None
+
+    def with_moments(self, process: ReverseProcess, transform: Transform | None, dequantize: float) -> ReverseProcess:
+        """The process as it is: what a stream will bring is not known."""
+        del transform, dequantize
+        return process
 
     def open(self, run: TrainingRun, key: Array, now: Progress) -> int:
         """Go to where the run is; the size of batches there."""

@@ -72,7 +72,7 @@ class AbstractStart(ABC):
 
 
 class GaussianStart(AbstractStart):
-    """A Gaussian of real numbers, or a mixture of up to five.
+    """A Gaussian of real numbers, or a mixture of them.
 
     Args:
         choose: the plan for completed examples, of shape (n, *event) and with the width of their noise.

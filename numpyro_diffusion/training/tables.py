@@ -1,5 +1,7 @@
 """Tables: coordinates in which a table is simple, and exact baselines about which a network learns."""
 
+# Over 300 lines: the simple models, the coordinates and the candidates that are made of both.
+
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +22,8 @@ from .covariances import chosen_structure, structures
 from .kinds import KINDS, Kind, Sizes
 
 NUM_TIMES = 64  # T
-MOST_COMPONENTS = 5
+FEW, MANY = (2, 3, 4, 5), (8, 12, 16, 24)  # components of mixtures
+LARGEST_MIXTURE = 20_000  # numbers in the covariances of many components, which every call of the denoiser reads
 FEWEST = 20  # examples below which a Gaussian is all that is fitted
 
 
@@ -145,9 +148,19 @@ def _mixture(x: np.ndarray, held_out: np.ndarray, gaussian: Mixture) -> Mixture:
         return gaussian
     z, z_out = _whitened(x, gaussian), _whitened(held_out, gaussian)
     own = Mixture(np.ones(1), np.zeros((1, x.shape[1])), np.eye(x.shape[1])[None])
-    found = [own] + [fit_mixture(z, count) for count in range(2, 1 + min(MOST_COMPONENTS, len(x) // FEWEST))]
-    best = max(found, key=lambda mixture: mixture.log_prob(z_out).mean())
+    few, many = ([count for count in counts if count * FEWEST <= len(x)] for counts in (FEW, MANY))
+    many = [count for count in many if count * x.shape[1] ** 2 <= LARGEST_MIXTURE]
+    best = _best([own] + [fit_mixture(z, count) for count in few], z_out)
+    if many:
+        larger = _best([fit_mixture(z, count) for count in many], z_out)
+        gain = larger.log_prob(z_out) - best.log_prob(z_out)
+        # They cost more in every call, and so have to be better by more than chance would have it.
+        best = larger if gain.mean() > gain.std() / np.sqrt(len(gain)) else best
     return best.affine(np.linalg.cholesky(gaussian.covariances[0]), gaussian.means[0])
+
+
+def _best(found: list[Mixture], held_out: np.ndarray) -> Mixture:
+    return max(found, key=lambda mixture: mixture.log_prob(held_out).mean())
 
 
 def _again(x: np.ndarray, gaussian: Mixture, start: Mixture) -> Mixture:

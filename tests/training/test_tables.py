@@ -43,6 +43,28 @@ def test_a_mixture_moves_with_its_data():
     np.testing.assert_allclose(moved.log_prob(x @ root.T + loc), exact, rtol=1e-9)
 
 
+def _many_clusters(count, number, seed=0):
+    """Narrow clusters, far from one another, on a circle of radius 4 in the plane."""
+    rng = np.random.default_rng(seed)
+    angle = 2 * np.pi * rng.integers(number, size=count) / number
+    return 4 * np.stack([np.cos(angle), np.sin(angle)], 1) + 0.2 * rng.normal(size=(count, 2))
+
+
+def test_a_table_of_many_clusters_has_many_components():
+    """Of 12 clusters the truth has the entropy log 12 + log(2πe · 0.2²)."""
+    data = tables.table(_many_clusters(900, 12), _many_clusters(100, 12, 1), 0.0)
+    assert len(data.mixture.weights) in tables.MANY[1:]
+    truth = -np.log(12) - np.log(2 * np.pi * np.e * 0.2**2)
+    assert data.mixture.log_prob(_many_clusters(5000, 12, 2)).mean() > truth - 0.15
+
+
+def test_few_components_are_enough_for_few_clusters_and_few_rows():
+    assert len(tables.table(_many_clusters(900, 3), _many_clusters(100, 3, 1), 0.0).mixture.weights) in tables.FEW
+    assert len(tables.table(_many_clusters(159, 12), _many_clusters(60, 12, 1), 0.0).mixture.weights) <= 5
+    wide = np.random.default_rng(0).normal(size=(500, 51)) + 3 * np.eye(51)[np.arange(500) % 12]  # 8 · 51² > 20,000
+    assert len(tables.table(wide[:400], wide[400:], 0.0).mixture.weights) <= 5
+
+
 @pytest.mark.parametrize(
     "data",
     [
