@@ -1,6 +1,10 @@
 """Learn the packaged prior over 8×8 handwritten digits, and save it with its card.
 
-python examples/digits_prior.py --save numpyro_diffusion/priors/digits.safetensors
+A U-Net learns 1,500 digits far better than a dense network does, and takes some fifty times as long for a call. So a
+U-Net is learned first, and the dense network, which is what is packaged, learns from the digits and from 20,000 draws
+of it (distillation: Hinton et al. 2015; here the teacher's draws are all that the student sees of it).
+
+    python examples/digits_prior.py --save numpyro_diffusion/priors/digits.safetensors
 """
 
 import argparse
@@ -9,32 +13,67 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.demo import held_out_bound, train_prior
+from numpyro_diffusion.demo import held_out_bound
+
+GREY = 1 / 16
+CHAIN_STEPS, AT_ONCE = 96, 250  # of the teacher's chain, and draws of one call
+COPIES = 4  # of each digit beside the draws, each with its own noise
+NUM_STEPS, WIDTH, DEPTH = 100, 96, 3
+
+
+def drawn(key: jax.Array, teacher: nd.DiffusionPrior, count: int, num_steps: int) -> np.ndarray:
+    """Draws of the teacher, shape (count, 8, 8)."""
+    prior = teacher.with_(sampler=nd.samplers.Ancestral(num_steps))
+    draw = jax.jit(lambda key: prior.sample(key, (min(AT_ONCE, count),)))
+    keys = jax.random.split(key, -(-count // AT_ONCE))
+    return np.concatenate([np.asarray(draw(own)) for own in keys])[:count]
+
+
+def distilled(key: jax.Array, draws: np.ndarray, max_steps: int) -> nd.DiffusionPrior:
+    """The dense network's prior, of the draws and of the training digits, with noise between their grey levels."""
+    first, second, third = jax.random.split(key, 3)
+    digits = jnp.repeat(nd.datasets.digits().train_images, COPIES, axis=0)
+    noisy = digits + GREY * (jax.random.uniform(first, digits.shape) - 0.5)
+    network = nd.networks.MLP(second, (8, 8), num_steps=NUM_STEPS, width=WIDTH, depth=DEPTH)
+    return nd.fit_prior(
+        third, np.concatenate([draws, noisy]), network=network, dequantize=0.0, max_steps=max_steps, learning_rate=2e-3
+    )
 
 
 def main() -> None:
     """Train, evaluate what the file holds on the held-out digits, and record it in the file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save", type=Path, help="file for the prior (default: a temporary one)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--short", action="store_true", help="a few steps, to see that everything runs")
+    parser.add_argument("--draws", type=int, default=20_000, help="of the U-Net, to learn from")
+    parser.add_argument("--steps", type=int, default=16_000, help="of the dense network's training")
+    parser.add_argument("--short", action="store_true", help="a few steps and no U-Net, to see that it runs")
     options = parser.parse_args()
-    steps = 100 if options.short else options.steps
-    start = time.perf_counter()
-    prior = train_prior(jax.random.key(options.seed), max_steps=steps)
-    seconds = time.perf_counter() - start
+    keys = jax.random.split(jax.random.key(options.seed), 3)
+    count, steps, learning = options.draws, options.steps, {"kind": "image"}
+    if options.short:  # a dense network teaches
+        count, steps, learning = 100, 100, {"kind": "vector", "max_steps": 50, "schedule": nd.schedules.log_snr(8)}
+    start = time.process_time()
+    teacher = nd.fit_prior(keys[0], nd.datasets.digits().train_images, **learning)
+    draws = drawn(keys[1], teacher, count, min(CHAIN_STEPS, teacher.process.num_steps))
+    prior = distilled(keys[2], draws, steps)
+    seconds = time.process_time() - start
+    taught, its_error = held_out_bound(jax.random.key(1), teacher)
     with tempfile.TemporaryDirectory() as folder:
         path = options.save or Path(folder) / "digits.safetensors"
         prior.save(path, dtype="float16")
         value, error = held_out_bound(jax.random.key(1), nd.load(path))
+        command = f"--seed {options.seed} --draws {count} --steps {steps}"
         card = {
-            "data": "the 8x8 handwritten digits of scikit-learn (UCI), grey levels 0 to 1, uniform noise of 1/16 added",
+            "data": "the 8x8 handwritten digits of scikit-learn, grey levels 0 to 1, uniform noise of 1/16 added; "
+            f"{count} draws of a U-Net that was learned from them",
             "licence": "data CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits); weights Apache-2.0",
-            "command": f"python examples/digits_prior.py --seed {options.seed} --steps {steps} --save PATH",
-            "dequantize": 1 / 16,
+            "command": f"python examples/digits_prior.py {command} --save PATH",
+            "dequantize": GREY,
             "schedule": f"log-SNR in {prior.process.num_steps} equal steps",
             "bound": value,
             "bound_error": error,
@@ -44,9 +83,10 @@ def main() -> None:
         prior.save(path, dtype="float16", card=card)
         size = path.stat().st_size
     print(
-        f"held-out K bound {value:.2f} ± {error:.2f} nats per image; {seconds:.0f} s of training; {size / 1e3:.0f} kB"
+        f"held-out K bound {value:.2f} ± {error:.2f} nats per image, the U-Net's {taught:.2f} ± {its_error:.2f}; "
+        f"{seconds:.0f} s of CPU time; {size / 1e3:.0f} kB"
     )
-    assert value > (-60 if options.short else 60), "the prior has not been learned"
+    assert value > (0 if options.short else 72), "the prior has not been learned"
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def _mixture(x: np.ndarray, held_out: np.ndarray, gaussian: Mixture) -> Mixture:
         larger = _best([fit_mixture(z, count) for count in many], z_out)
         gain = larger.log_prob(z_out) - best.log_prob(z_out)
         # They cost more in every call, and so have to be better by more than chance would have it.
-        best = larger if gain.mean() > gain.std() / np.sqrt(len(gain)) else best
+        best = larger if gain.mean() > 2 * gain.std() / np.sqrt(len(gain)) else best
     return best.affine(np.linalg.cholesky(gaussian.covariances[0]), gaussian.means[0])
 
 
