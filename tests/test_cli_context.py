@@ -24,7 +24,7 @@ def test_one_prior_goes_through_all_commands(tmp_path, capsys, monkeypatch):
         np.save(tmp_path / f"{name}.npy", array)
     place = lambda name: str(tmp_path / name)
     run = lambda *arguments: cli.main([*arguments, "--quiet"])
-    fitted = ["fit", place("data.npy"), "-o", place("prior"), "--steps", "20"]
+    fitted = ["fit", place("data.npy"), "-o", place("prior"), "--max-steps", "20"]
     assert run(*fitted, "--context", place("labels.npy"), "--context-dropout", "0.1") == 0
     assert run("sample", place("prior"), "-n", "40", "-o", place("draws.npy"), "--context", place("one.npy")) == 0
     assert abs(np.load(tmp_path / "draws.npy").mean() - 10) < 1

@@ -12,7 +12,7 @@ import numpyro_diffusion as nd
 from numpyro_diffusion import cli
 from numpyro_diffusion.checkpoints import describe
 
-FIT = ["--steps", "20", "--batch-size", "32", "--seed", "3"]
+FIT = ["--max-steps", "20", "--batch-size", "32", "--seed", "3"]
 
 
 @pytest.fixture(scope="module", autouse=True)
