@@ -1,0 +1,115 @@
+"""Log evidence by as many particles as others take draws: relative errors on mixtures whose evidence is known.
+
+After the protocol of DiME (Wang and Bouman 2026), whose own mixtures are not published: these are ours. The prior is a
+mixture of ten Gaussians in 32 dimensions, its exact denoiser the model; eight linear observations under noise. They are
+of a draw of the prior ("in"), of one moved by five prior standard deviations in each observation ("out"), or those of
+the point half way between two modes ("saddle"). Printed is the mean over problems and keys of |estimate - log Z| / |log
+Z|, in per cent, with its standard error over problems, and what it cost in calls of the denoiser.
+
+    python examples/benchmarks/evidence.py [--short] [--problems 20] [--keys 10] [--particles 20]
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import logsumexp
+from mixture import ends_of, process_of
+
+import numpyro_diffusion as nd
+
+SIZE, COMPONENTS, LOOKS, NUM_STEPS = 32, 10, 8, 100
+KINDS = ("in", "out", "saddle")
+
+
+def problem(seed: int, kind: str) -> dict[str, np.ndarray]:
+    """A prior, an operator, a noise scale, what is seen, and the exact log evidence."""
+    rng = np.random.default_rng([seed, KINDS.index(kind)])
+    means, deviations = 3 * rng.standard_normal((COMPONENTS, SIZE)), rng.uniform(0.5, 1.5, SIZE)
+    weights = rng.dirichlet(np.full(COMPONENTS, 2.0))
+    operator = rng.standard_normal((LOOKS, SIZE)) / np.sqrt(SIZE)
+    scale = rng.uniform(0.2, 1.0)
+    x = means[rng.choice(COMPONENTS, p=weights)] + deviations * rng.standard_normal(SIZE)
+    if kind == "saddle":
+        x = means[rng.choice(COMPONENTS, 2, replace=False)].mean(0)
+    y = operator @ x + scale * rng.standard_normal(LOOKS) * (kind != "saddle")
+    covariance = (operator * deviations**2) @ operator.T + scale**2 * np.eye(LOOKS)
+    centres = means @ operator.T
+    if kind == "out":
+        spread = np.sqrt(np.diag(covariance) + (weights @ centres**2 - (weights @ centres) ** 2))
+        y = y + 5 * spread * rng.choice([-1, 1], LOOKS)
+    left = y - centres
+    square = np.einsum("ki,ki->k", left, np.linalg.solve(covariance, left.T).T)
+    log_parts = np.log(weights) - 0.5 * (square + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    names = ("means", "deviations", "weights", "operator", "y", "scale", "log_evidence")
+    return dict(zip(names, (means, deviations, weights, operator, y, scale, np.logaddexp.reduce(log_parts)), strict=True))
+
+
+def posterior(given: dict[str, Any], ends: tuple[float, float]) -> Any:
+    """Prior times factor."""
+    process = process_of(given["means"], given["deviations"], given["weights"], ends)
+    return nd.DiffusionPrior(process) * nd.factors.LinearGaussian(given["y"], given["operator"], given["scale"])
+
+
+def by_smc(count: int) -> Callable[[Array, dict[str, Any], tuple[float, float]], Array]:
+    """One run of SMC with the default twist, in pairs of opposite noise."""
+
+    def run(key: Array, given: dict[str, Any], ends: tuple[float, float]) -> Array:
+        found = posterior(given, ends)
+        sampler = nd.samplers.TwistedSMC(count, antithetic=True)
+        return sampler.run(key, found.prior.process, found.factor).log_evidence
+
+    return run
+
+
+def by_draws(count: int) -> Callable[[Array, dict[str, Any], tuple[float, float]], Array]:
+    """The likelihood's mean over draws of the prior."""
+
+    def run(key: Array, given: dict[str, Any], ends: tuple[float, float]) -> Array:
+        found = posterior(given, ends)
+        x = found.prior.sample(key, (count,))
+        return logsumexp(jax.vmap(found.factor.log_r)(x)) - jnp.log(count)
+
+    return run
+
+
+def errors(way: Callable[..., Array], kind: str, options: argparse.Namespace) -> np.ndarray:
+    """Relative errors in per cent, shape (problems, keys)."""
+    given = [problem(seed, kind) for seed in range(options.problems)]
+    ends = ends_of(given[0]["means"])  # of the prior alone
+    stacked = {name: jnp.asarray(np.stack([each[name] for each in given]), float) for name in given[0]}
+    keys = jax.random.split(jax.random.key(0), (options.problems, options.keys))
+    exact = stacked.pop("log_evidence")[:, None]
+    run = jax.jit(lambda keys, given: jax.lax.map(lambda key: way(key, given, ends), keys))
+    found = np.stack([run(keys[i], {name: v[i] for name, v in stacked.items()}) for i in range(options.problems)])
+    return np.asarray(100 * np.abs(found - exact) / np.abs(exact), np.float64)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", type=int, default=20, help="of each kind")
+    parser.add_argument("--keys", type=int, default=10, help="for each problem")
+    parser.add_argument("--particles", type=int, default=20)
+    parser.add_argument("--short", action="store_true", help="two problems, two keys")
+    options = parser.parse_args()
+    if options.short:
+        options.problems, options.keys = 2, 2
+    count = options.particles
+    ways = {f"SMC, {count} particles": by_smc(count), f"{count} draws of the prior": by_draws(count)}
+    print(f"| way | calls of the denoiser | {' | '.join(KINDS)} |")
+    print(f"|---|---|{'---|' * len(KINDS)}")
+    for name, way in ways.items():
+        cells = []
+        for kind in KINDS:
+            found = errors(way, kind, options).mean(1)
+            cells.append(f"{found.mean():.2f} ± {found.std(ddof=1) / np.sqrt(len(found)):.2f}")
+        print(f"| {name} | {count * NUM_STEPS} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
