@@ -26,7 +26,7 @@ SIZE, COMPONENTS, LOOKS, NUM_STEPS = 32, 10, 8, 100
 KINDS = ("in", "out", "saddle")
 
 
-def problem(seed: int, kind: str) -> dict[str, np.ndarray]:
+def problem(seed: int, kind: str) -> dict[str, Any]:
     """A prior, an operator, a noise scale, what is seen, and the exact log evidence."""
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     means, deviations = 3 * rng.standard_normal((COMPONENTS, SIZE)), rng.uniform(0.5, 1.5, SIZE)
@@ -45,8 +45,8 @@ def problem(seed: int, kind: str) -> dict[str, np.ndarray]:
     left = y - centres
     square = np.einsum("ki,ki->k", left, np.linalg.solve(covariance, left.T).T)
     log_parts = np.log(weights) - 0.5 * (square + np.linalg.slogdet(2 * np.pi * covariance)[1])
-    names = ("means", "deviations", "weights", "operator", "y", "scale", "log_evidence")
-    return dict(zip(names, (means, deviations, weights, operator, y, scale, np.logaddexp.reduce(log_parts)), strict=True))
+    found = {"means": means, "deviations": deviations, "weights": weights, "operator": operator, "y": y}
+    return found | {"scale": scale, "log_evidence": np.logaddexp.reduce(log_parts)}
 
 
 def posterior(given: dict[str, Any], ends: tuple[float, float]) -> Any:

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="examples: an .npy file (or .npz of one array), shape (n, *event), or a table "
                         "of numbers in text, .csv or .tsv, with or without a line of names")  # fmt: skip
     parser.add_argument("-o", "--output", required=True, help="file for the prior, such as prior.safetensors")
-    parser.add_argument("--max-steps", type=count, help="optimiser steps at most (default: by the data's number and size)")
+    parser.add_argument(
+        "--max-steps", type=count, help="optimiser steps at most (default: by the data's number and size)"
+    )
     parser.add_argument("--batch-size", type=count, help="examples a step (default: 256; small tables: 128)")
     parser.add_argument("--learning-rate", type=positive, default=1e-3, help="its peak (default: 0.001)")
     families = ("gaussian", "binomial", "categorical")
@@ -54,8 +56,8 @@ def run(options: argparse.Namespace) -> None:
     checkpoint = writable("--checkpoint", options.checkpoint or f"{options.output}.checkpoint")
     data, columns = read_examples(options.data)
     key, network_key = jax.random.split(jax.random.key(options.seed))
-    choices: dict[str, Any] = {"family": options.family, "dequantize": options.dequantize, "max_steps": options.max_steps,
-                               "kind": options.kind}  # fmt: skip
+    choices: dict[str, Any] = {"family": options.family, "dequantize": options.dequantize,
+                               "max_steps": options.max_steps, "kind": options.kind}  # fmt: skip
     own = options.network not in (None, "mlp")
     if own and options.context is not None:
         raise ValueError(f"--network: expected 'mlp' with --context, got {options.network!r}")

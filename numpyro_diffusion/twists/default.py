@@ -15,10 +15,11 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
     `Flat` where there is no factor. For bits: `MomentMatched` where the factor acts on single bits, else `Averaged`.
     For real numbers:
 
-    - An exact denoiser and Gaussian observations, known elements among them: `MomentMatched`, since the Jacobian is the
-      covariance that it is taken for, ``"exact"`` for up to 16 elements and ``"iterative"`` for more. But where the
-      prior's covariance is known in full more than 16 have `Laplace`, which is exact for a normal law, or for other
-      laws of up to 128 elements, and where elements are known, `Laplace` tempered to the power 0.5.
+    - An exact denoiser and Gaussian observations, known elements among them. A normal law has a twist that is exact:
+      `MomentMatched` for up to 16 observed elements, `Laplace` for more. Other laws have `Laplace`, tempered to the
+      power 0.5, where 16 elements are observed at most, where some are known, or where x has 128 elements at most;
+      else, and where the prior's covariance is not known in full, `MomentMatched`, since the Jacobian is the covariance
+      that it is taken for: ``"exact"`` for up to 16 observed elements and ``"iterative"`` for more.
     - A normal law and anything else: `Laplace`. Any other exact denoiser and anything else: `Laplace`, `Tempered` to
       the power 0.5.
     - A learned denoiser: `Laplace`, tempered to the power 0.5. Where the prior's covariance is not known in full and

@@ -10,9 +10,11 @@ from .flat import Flat
 from .laplace import Laplace
 from .linear import MomentMatched, PseudoInverse, observation_size
 
+# Of exact mixtures that are seen by so few a tempered `Laplace` is far nearer where the observations are far out, and
+# as near elsewhere (examples/benchmarks/evidence.py, the outliers of mixture.py).
 LARGEST_EXACT = 16
-# Of examples of more elements a tempered `Laplace` learns too late which mode of an exact mixture the observations are
-# of (examples/benchmarks/many_observations.py); of fewer it has more effective particles than the iterative solution.
+# Seen by more, examples of more elements find too late which mode the observations are of with a tempered `Laplace`
+# (examples/benchmarks/many_observations.py); those of fewer have more effective particles than by the iterative way.
 LARGEST_TEMPERED = 128
 
 
@@ -25,9 +27,11 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
         return MomentMatched() if all(part.is_elementwise for part in parts) else Averaged()
     size, whole, exact = observation_size(process, factor), process.has_whole_covariance, process.denoiser.is_exact
     elements, known = math.prod(process.event_shape), any(isinstance(part, Delta) for part in parts)
-    by_laplace = whole and (process.denoiser.is_gaussian or known or elements <= LARGEST_TEMPERED)
-    if exact and size is not None and (size <= LARGEST_EXACT or not by_laplace):
-        return MomentMatched("exact" if size <= LARGEST_EXACT else "iterative")
+    if exact and size is not None:
+        seen_by_few = size <= LARGEST_EXACT
+        fits = not seen_by_few if process.denoiser.is_gaussian else seen_by_few or known or elements <= LARGEST_TEMPERED
+        if not (whole and fits):
+            return MomentMatched("exact" if seen_by_few else "iterative")
     closed = [part for part in parts if isinstance(part, Gaussian | LinearGaussian | Delta)]
     if not closed or (whole and exact):
         return Laplace()
