@@ -218,17 +218,17 @@ def test_another_row_with_other_known_elements_compiles_nothing(mixture):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.5, 0.05])
-def test_a_linear_observation_of_an_exact_mixture(mixture, noise):
-    """As a site of the model, which the twist takes in closed form; proposals must not be narrower than the target."""
+@pytest.mark.parametrize(("noise", "twist"), [(0.5, None), (0.05, None), (0.05, twists.MomentMatched("exact"))])
+def test_a_linear_observation_of_an_exact_mixture(mixture, noise, twist):
+    """As a site of the model, which twists take in closed form; proposals must not be narrower than the target."""
 
     def model():
         x = numpyro.sample("x", mixture)
         numpyro.sample("y", dist.Normal(x.sum(), noise), obs=1.0)
 
     value, error, mean, sd = reweighted(drawn(mixture, 1_000_000), lambda x: dist.Normal(x.sum(), noise).log_prob(1.0))
-    smc = nd.infer.SMC(model, num_islands=30).run(jax.random.key(3))
-    assert isinstance(smc.plan.sampler.twist, twists.MomentMatched)
+    smc = nd.infer.SMC(model, num_islands=30, twist=twist).run(jax.random.key(3))
+    assert isinstance(smc.plan.sampler.twist, twists.Tempered if twist is None else twists.MomentMatched)
     assert abs(smc.log_evidence - value) < 4 * np.hypot(smc.log_evidence_error, error)
     assert smc.log_evidence_error < 0.02
     x = np.asarray(smc.get_samples()["x"], np.float64)
