@@ -1,6 +1,6 @@
 """Learn the packaged prior over 8×8 handwritten digits, and save it with its card.
 
-A U-Net learns 1,500 digits far better than a dense network does, and takes some fifty times as long for a call. So a
+A U-Net learns 1,500 digits far better than a dense network does, and takes many times as long for a call. So a
 U-Net is learned first, and the dense network, which is what is packaged, learns from the digits and from 20,000 draws
 of it (distillation: Hinton et al. 2015; here the teacher's draws are all that the student sees of it).
 
