@@ -49,7 +49,7 @@ def moments_of_draws(z: Array) -> Moments:
 
 
 def moments_of_data(z: np.ndarray) -> Moments:
-    """The same from arrays on the host, where nothing has to be compiled."""
+    """The same from an array on the host, shape (n, d), n ≥ 2: nothing has to be compiled."""
     z = np.asarray(z, np.float64)
     centred = z - z.mean(0)
     variances, basis = np.linalg.eigh(_shrunk(centred.T @ centred, *z.shape))

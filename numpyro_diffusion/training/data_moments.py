@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions.transforms import Transform
 
+from ..diffusions import require_gaussian
 from ..moments import LARGEST_WHOLE, moments_of_data
 from ..process import ReverseProcess
 from ..samplers import having_moments
@@ -36,5 +37,5 @@ def with_data_moments(
         return process
     noise = dequantize * np.random.default_rng(0).uniform(-0.5, 0.5, np.shape(data))
     z, _ = to_latent(transform, jnp.asarray(np.asarray(data) + noise, float))
-    flat = np.asarray(process.diffusion.standardize(z)).reshape(len(data), -1)  # type: ignore[attr-defined]
+    flat = np.asarray(require_gaussian(process.diffusion).standardize(z)).reshape(len(data), -1)
     return process if (np.ptp(flat, axis=0) == 0).any() else having_moments(process, moments_of_data(flat))

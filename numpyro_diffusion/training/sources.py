@@ -36,12 +36,12 @@ class InMemory:
 
     def __init__(self, examples: Examples) -> None:
         self.size = jnp.asarray(len(examples[0]))
-        self.examples = _with_room(examples[0]), _with_room(examples[1])
+        self.examples: Examples = jax.tree.map(_with_room, examples)
 
     def with_moments(self, process: ReverseProcess, transform: Transform | None, dequantize: float) -> ReverseProcess:
         """The process with the covariance of the examples, unless it has one, or what it draws has a context."""
         data, context = self.examples
-        if data is None or context is not None or process.moments is not None:
+        if context is not None or process.moments is not None:
             return process
         return with_data_moments(process, transform, data[: int(self.size)], dequantize)
 
@@ -61,9 +61,9 @@ class InMemory:
         """Nothing goes on."""
 
 
-def _with_room(x: Array | None) -> Array | None:
+def _with_room(x: Array) -> Array:
     """Few examples followed by zeros, up to a power of two: runs of about as many share their compiled code."""
-    if x is None or len(x) > ROOM:
+    if len(x) > ROOM:
         return x
     room = 1 << (len(x) - 1).bit_length()
     return jnp.pad(x, [(0, room - len(x))] + [(0, 0)] * (x.ndim - 1))

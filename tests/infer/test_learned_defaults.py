@@ -1,0 +1,65 @@
+"""The default sampler on priors that were learned, under likelihoods that are not Gaussian."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import numpyro_diffusion as nd
+
+
+def many_clusters():
+    """By `fit_prior`: twelve clusters on a circle, so that its baseline has as many components or more."""
+    rng = np.random.default_rng(0)
+    angle = 2 * np.pi * rng.integers(12, size=1200) / 12
+    data = 2 * np.stack([np.cos(angle), np.sin(angle)], 1) + 0.15 * rng.normal(size=(1200, 2))
+    schedule = nd.schedules.log_snr(30, -8, 6)
+    prior = nd.fit_prior(jax.random.key(0), data, max_steps=200, schedule=schedule, progress_bar=False)
+    assert int(re.search(r"mixture of (\d+) Gaussians", str(prior.report()))[1]) >= 8
+    return prior
+
+
+def own_network():
+    """By `fit`, which keeps the covariance of the data: a bent cloud, and an element that is the same but for noise."""
+    rng = np.random.default_rng(1)
+    first = rng.standard_normal(800)
+    data = np.stack([first, 0.5 * first**2 + 0.3 * rng.standard_normal(800), np.zeros(800)], 1)
+    network = nd.networks.MLP(jax.random.key(0), (3,), num_steps=20, width=32)
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20, -8, 6))
+    process = nd.ReverseProcess(diffusion, nd.denoisers.Network(network, "velocity"), 3)
+    options = {"max_steps": 400, "batch_size": 128, "dequantize": 0.5, "validation": 0.0, "progress_bar": False}
+    found = nd.fit(jax.random.key(1), process, data, **options).process
+    assert found.moments is not None
+    return nd.DiffusionPrior(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learn", [many_clusters, own_network])
+def test_counts_and_a_modulus_against_reweighted_draws(learn):
+    prior = learn()
+    last = prior.event_shape[0] - 1
+
+    def log_r(x):
+        return dist.Poisson(jnp.exp(x[0])).log_prob(3) + dist.Normal(jnp.abs(x[last]), 0.2).log_prob(0.3)
+
+    def model():
+        numpyro.factor("seen", log_r(numpyro.sample("x", prior)))
+
+    x = np.asarray(prior.sample(jax.random.key(7), (200_000,)), np.float64)
+    log_weight = np.asarray(jax.jit(jax.vmap(log_r))(jnp.asarray(x, float)), np.float64)
+    weight = np.exp(log_weight - log_weight.max())
+    value = log_weight.max() + np.log(weight.mean())
+    error = weight.std() / weight.mean() / np.sqrt(len(weight))
+    weight /= weight.sum()
+    mean = weight @ x
+    sd = np.sqrt(weight @ (x - mean) ** 2)
+    smc = nd.infer.SMC(model, num_islands=16, progress_bar=False).run(jax.random.key(3))
+    assert abs(smc.log_evidence - value) < 4 * np.hypot(smc.log_evidence_error, error)
+    assert smc.log_evidence_error < 0.05
+    draws = np.asarray(smc.get_samples()["x"], np.float64)
+    np.testing.assert_allclose((draws.mean(0) - mean) / sd, 0.0, atol=0.1)
+    np.testing.assert_allclose(draws.std(0) / sd, 1.0, atol=0.1)
