@@ -10,8 +10,8 @@ from .flat import Flat
 from .laplace import Laplace
 from .linear import MomentMatched, PseudoInverse, observation_size
 
-# Of exact mixtures that are seen by so few a tempered `Laplace` is far nearer than `MomentMatched` where observations are
-# far out, and a little farther elsewhere (examples/benchmarks/mixture.py, tests/twists/test_far_observations.py).
+# Of exact mixtures that are seen by so few a tempered `Laplace` is far nearer than `MomentMatched` where data are far
+# out, and a little farther elsewhere (examples/benchmarks/mixture.py, tests/twists/test_far_observations.py).
 LARGEST_EXACT = 16
 # Seen by more, examples of more elements find too late which mode the observations are of with a tempered `Laplace`
 # (examples/benchmarks/many_observations.py); those of fewer have more effective particles than by the iterative way.
