@@ -9,7 +9,8 @@ complete data of the same replicates, by coefficient; and CPU seconds of a repli
     complete   ordinary least squares on the data without holes
     cases      on the rows without a hole
     MICE       statsmodels' chained predictive mean matching, with its defaults (20 donors); MICE-5 with 5 donors
-    impute     `nd.impute` of the table with y as a column, its prior learned anew in each replicate
+    impute     `nd.impute` of the table with y as a column, by five priors of rows drawn with replacement, learned anew
+               in each replicate; impute-1 by one prior of all rows
     truth      imputations from the true law given the known cells, by importance sampling
     joint      the model of docs/incomplete.md: a prior of the covariates alone, whose missing cells are inferred
                together with the coefficients, by particle Gibbs and NUTS (MCAR only: y is not known to that prior)
@@ -121,12 +122,16 @@ def by_mice(donors: int) -> Way:
     return run
 
 
-def by_impute(seed: int, data: np.ndarray, table: np.ndarray, options: argparse.Namespace) -> Interval:
-    """Ours: a prior of covariates and y."""
-    effort = {"num_particles": 8, "num_steps": 8} if options.short else {"num_particles": 64}
-    more = {"max_steps": options.steps, "progress_bar": False}
-    done = nd.impute(jax.random.key(seed), table, None, DRAWS, **effort, **more)
-    return pooled([regress(each) for each in done])
+def by_impute(num_priors: int) -> Way:
+    """Ours: priors of covariates and y."""
+
+    def run(seed: int, data: np.ndarray, table: np.ndarray, options: argparse.Namespace) -> Interval:
+        effort = {"num_particles": 8, "num_steps": 8} if options.short else {"num_particles": 64}
+        more = {"max_steps": options.steps, "num_priors": num_priors, "progress_bar": False}
+        done = nd.impute(jax.random.key(seed), table, None, DRAWS, **effort, **more)
+        return pooled([regress(each) for each in done])
+
+    return run
 
 
 def by_truth(seed: int, data: np.ndarray, table: np.ndarray, options: argparse.Namespace) -> Interval:
@@ -177,7 +182,8 @@ WAYS: dict[str, Way] = {
     "cases": by_least_squares(False),
     "MICE": by_mice(20),
     "MICE-5": by_mice(5),
-    "impute": by_impute,
+    "impute": by_impute(5),
+    "impute-1": by_impute(1),
     "truth": by_truth,
     "joint": by_joint_model,
 }

@@ -1,10 +1,8 @@
 """Multiple imputation of tables by a learned prior."""
 
-# Over 300 lines: one call, with its result and the checks of its table.
-
 import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple, overload
+from os import fspath
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,105 +10,13 @@ from jax import Array
 from tqdm.auto import tqdm
 
 from .._checks import check_count, check_key
-from .._display import shown_as_text
 from .._frames import AbstractTable, Levels, read_table
 from ..distributions import DiffusionPrior
-from ..moments import LARGEST_WHOLE
-from ..samplers.reliability import FEWEST_SIZE, LARGEST_GAP, LARGEST_KHAT, pareto_khat
 from ..training import fit_prior
-from ..training.posterior_draws import Current, Draws, Effort, draw, read_cells
-from ..twists import Laplace
+from .imputed import NOTHING, ImputationDiagnostics, Imputations
+from .row_draws import ISLANDS, Wanted, draws_by_turns
 
-ISLANDS = 2
-CALLS = 5_000_000  # of the denoiser, for all rows
-MORE = (4, 16)  # times the particles of the first run, for rows that are unreliable until then
-
-
-@shown_as_text
-class ImputationDiagnostics(NamedTuple):
-    """What speaks for and against imputed rows, by the names that `nd.infer.SMC` uses; `print` it.
-
-    Attributes:
-        rows: numbers of the rows with missing cells, shape (r,).
-        cells: how many cells were missing.
-        least_size: the least effective number of particles of any island on the way, shape (r,).
-        khat: Pareto k̂ of the islands' weights, shape (r,).
-        gap: between the largest and the least of the islands' log evidences, in nats, shape (r,).
-        log_evidence: log density of the known cells under the prior, in nats, shape (r,).
-        num_particles: of one island in the first run; rows that were unreliable had four times as many in a second
-            one, and sixteen times in a third.
-        num_islands: independent runs for each row.
-    """
-
-    rows: np.ndarray
-    cells: int
-    least_size: np.ndarray
-    khat: np.ndarray
-    gap: np.ndarray
-    log_evidence: np.ndarray
-    num_particles: int
-    num_islands: int
-
-    @property
-    def unreliable(self) -> np.ndarray:
-        """The rows that something speaks against."""
-        return self.rows[~((self.least_size >= FEWEST_SIZE) & (self.khat <= LARGEST_KHAT) & (self.gap <= LARGEST_GAP))]
-
-    @property
-    def complaints(self) -> list[str]:
-        """What speaks against the imputations, with its numbers; empty where nothing does."""
-        if not len(self.rows):
-            return []
-        found = (
-            (
-                self.least_size < FEWEST_SIZE,
-                f"the least effective number of particles on the way is below {FEWEST_SIZE:g}",
-            ),
-            (self.khat > LARGEST_KHAT, f"the weights have a heavy tail, Pareto k̂ above {LARGEST_KHAT}"),
-            (self.gap > LARGEST_GAP, f"the islands' log evidences differ by more than {LARGEST_GAP:g} nats"),
-        )
-        return [f"in {int(bad.sum())} of {len(self.rows)} rows {what}" for bad, what in found if bad.any()]
-
-    def __str__(self) -> str:
-        lines = [f"imputed: {self.cells} cells in {len(self.rows)} rows"]
-        if len(self.rows):
-            lines.append(f"particles: {self.num_islands} × {self.num_particles} a row")
-            sizes = np.quantile(self.least_size, (0, 0.05, 0.5))
-            lines.append("least effective particles: {:.1f}, 5% quantile {:.1f}, median {:.1f}".format(*sizes))
-            lines.append(f"largest Pareto k̂ {self.khat.max():.2f}, largest gap of islands {self.gap.max():.2f} nats")
-        return "\n".join([*lines, *(f"against: {said}" for said in self.complaints)])
-
-
-_EMPTY = np.zeros(0)
-_NOTHING = ImputationDiagnostics(np.zeros(0, int), 0, _EMPTY, _EMPTY, _EMPTY, _EMPTY, 0, 0)
-
-
-class Imputations(Sequence[Any]):
-    """Completed tables of the kind that was given, and what speaks for and against them.
-
-    Attributes:
-        prior: that they were drawn from; None where no cell was missing and none was given.
-        diagnostics: an `ImputationDiagnostics`.
-    """
-
-    def __init__(self, tables: list[Any], prior: DiffusionPrior | None, diagnostics: ImputationDiagnostics) -> None:
-        self._tables, self.prior, self.diagnostics = tables, prior, diagnostics
-
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Any]: ...
-
-    def __getitem__(self, index: int | slice) -> Any:
-        return self._tables[index]
-
-    def __len__(self) -> int:
-        return len(self._tables)
-
-    def print_summary(self) -> None:
-        """Print the diagnostics."""
-        print(f"{len(self)} imputations\n{self.diagnostics}")
+PRIORS, FEW = 5, 500  # priors of tables of up to so many rows
 
 
 def impute(
@@ -119,6 +25,7 @@ def impute(
     prior: DiffusionPrior | None = None,
     num_imputations: int = 20,
     *,
+    num_priors: int | None = None,
     num_particles: int | None = None,
     num_steps: int | None = None,
     progress_bar: bool = True,
@@ -126,9 +33,13 @@ def impute(
 ) -> Imputations:
     """Complete a table several times: every missing cell is drawn given the known cells of its row, by SMC.
 
-    *Consistent as particles grow*, under the prior's law, whose parameters count as known. Rows that
-    are unreliable are run again with four, then with sixteen times as many particles. `nd.pool` pools estimates from
-    the completed tables.
+    *Consistent as particles grow*, under the prior's law. Rows that are unreliable are run again with four, then with
+    sixteen times as many particles. `nd.pool` pools estimates from the completed tables.
+
+    A given prior counts as known, and so does one that is learned from many rows. From few rows several priors are
+    learned, each from rows drawn with replacement, and complete the table in turn: what few rows leave open of the
+    prior then shows in how the tables differ, so that the imputation is proper (Little and Rubin 2019, §10.2.3), but
+    *approximate*, as the bootstrap is.
 
     Args:
         key: JAX random key.
@@ -138,6 +49,8 @@ def impute(
         prior: of rows; learned from the table itself by `fit_prior` unless given. One that was learned from a frame
             knows its columns' names, and takes frames with these in any order; one of classes knows their levels.
         num_imputations: how many.
+        num_priors: how many are learned; 1 for one from all rows as they are. Unless given 5 for tables of up to 500
+            rows, but no more than imputations, and 1 for larger tables.
         num_particles: of each of two independent runs of each row; unless given from 32 to 256, as the number of rows
             allows.
         num_steps: of the prior's chain; unless given all of them, or for many rows 16 or more.
@@ -160,7 +73,8 @@ def impute(
 
     Raises:
         ValueError: a table of another shape than the prior's, with other columns, with columns that are no numbers, or
-            levels that the prior has not seen; options beside a prior; known cells off the prior's support; see
+            levels that the prior has not seen; options or `num_priors` beside a prior, more priors than imputations;
+            known cells off the prior's support; see
             `fit_prior`.
         TypeError: a masked array, or a prior that is none.
 
@@ -169,50 +83,81 @@ def impute(
     """
     key = check_key("key", key)
     count = check_count("num_imputations", num_imputations)
-    if num_particles is not None:
-        check_count("num_particles", num_particles, 2)
-    if num_steps is not None:
-        check_count("num_steps", num_steps)
-    if prior is not None and not isinstance(prior, DiffusionPrior):
-        raise TypeError(f"prior: expected a DiffusionPrior, got {type(prior).__name__}")
-    if prior is not None and options:
-        raise ValueError(f"options: expected none of fit_prior beside a prior, got {sorted(options)}")
+    _check_counts(count, num_priors, num_particles, num_steps)
+    _check_prior(prior, num_priors, options)
     levels = {} if prior is None else _levels_of(prior)
     given = read_table(table, levels)
     if prior is not None and (classes := _strange(given, prior, levels)):
         raise ValueError(f"table: expected columns of numbers, as the prior's are, got classes in {classes!s:.80}")
     if given.known.all():
-        return Imputations([given.completed(given.values) for _ in range(count)], prior, _NOTHING)
+        whole = [given.completed(given.values) for _ in range(count)]
+        return Imputations(whole, () if prior is None else (prior,), NOTHING)
     first, second = jax.random.split(key)
     if prior is None:
-        prior = fit_prior(first, table if given.names else given.values, progress_bar=progress_bar, **options)
+        several = min(count, PRIORS if len(given.values) <= FEW else 1) if num_priors is None else num_priors
+        options |= {"progress_bar": progress_bar}
+        priors = _learned(first, table if given.names else given.values, several, options)
         order = np.arange(given.values.shape[1])
     else:
-        order = _order(given, prior)
+        priors, order = (prior,), _order(given, prior)
     values = given.values[:, order] if given.names else given.values
     known = ~np.isnan(values)
-    _check_values(prior, values, known)
+    _check_values(priors[0], values, known)
     rows = np.flatnonzero(~known.reshape(len(known), -1).all(1))
-    effort = _effort(prior, len(rows), num_particles, num_steps)
-    bar = tqdm(total=len(rows), disable=not progress_bar, desc="imputing", unit="row")
+    wanted = Wanted(num_particles, num_steps)
+    bar = tqdm(total=len(priors) * len(rows), disable=not progress_bar, desc="imputing", unit="row")
     with bar:
-        found = _drawn(second, prior, values[rows], known[rows], effort, count, bar.update)
+        found = draws_by_turns(second, priors, values[rows], known[rows], wanted, count, bar.update)
     diagnostics = ImputationDiagnostics(
-        rows, int((~known).sum()), found.least_size, found.khat, found.gap, found.log_evidence, effort.num_particles,
-        ISLANDS,
+        rows, int((~known).sum()), found.least_size, found.khat, found.gap, found.log_evidence, len(priors),
+        int(found.num_particles.min()), ISLANDS,
     )  # fmt: skip
+    back = np.argsort(order)
     tables = []
     for number in range(count):
-        whole = values.copy()
-        whole[rows] = found.x[:, number]
-        tables.append(given.completed(whole[:, np.argsort(order)] if given.names else whole))
+        filled = values.copy()
+        filled[rows] = found.x[:, number]
+        tables.append(given.completed(filled[:, back] if given.names else filled))
     if said := diagnostics.complaints:
         warnings.warn(
             f"these imputations may be wrong: {'; '.join(said)}. `diagnostics.unreliable` has the rows; more particles "
             "may help.",
             stacklevel=2,
         )
-    return Imputations(tables, prior, diagnostics)
+    return Imputations(tables, priors, diagnostics)
+
+
+def _check_counts(count: int, num_priors: int | None, num_particles: int | None, num_steps: int | None) -> None:
+    if num_particles is not None:
+        check_count("num_particles", num_particles, 2)
+    if num_steps is not None:
+        check_count("num_steps", num_steps)
+    if num_priors is not None and check_count("num_priors", num_priors) > count:
+        raise ValueError(f"num_priors: expected at most num_imputations = {count}, got {num_priors}")
+
+
+def _check_prior(prior: Any, num_priors: int | None, options: dict[str, Any]) -> None:
+    if prior is None:
+        return
+    if not isinstance(prior, DiffusionPrior):
+        raise TypeError(f"prior: expected a DiffusionPrior, got {type(prior).__name__}")
+    if options:
+        raise ValueError(f"options: expected none of fit_prior beside a prior, got {sorted(options)}")
+    if num_priors is not None:
+        raise ValueError(f"num_priors: expected None beside a prior, got {num_priors}")
+
+
+def _learned(key: Array, table: Any, several: int, options: dict[str, Any]) -> tuple[DiffusionPrior, ...]:
+    """One prior of the rows, or several, each of rows drawn with replacement."""
+    if several == 1:
+        return (fit_prior(key, table, **options),)
+    place = options.pop("checkpoint", None)
+    places = [None if place is None else f"{fspath(place)}.prior{number}" for number in range(several)]
+    keys = jax.random.split(key, several)
+    return tuple(
+        fit_prior(own, table, resample=True, checkpoint=place, **options)
+        for own, place in zip(keys, places, strict=True)
+    )
 
 
 def _levels_of(prior: DiffusionPrior) -> dict[str, Levels]:
@@ -251,58 +196,3 @@ def _check_values(prior: DiffusionPrior, values: np.ndarray, known: np.ndarray) 
     whole = np.where(known, values, inside)
     if not np.all(np.asarray(prior.support(whole))):
         raise ValueError(f"table: expected known cells on the prior's support, {prior.support}, got others")
-
-
-def _effort(prior: DiffusionPrior, count: int, num_particles: int | None, num_steps: int | None) -> Effort:
-    whole = prior.process.num_steps
-    least = 32 if num_particles is None else num_particles
-    fitting = int(np.clip(CALLS // (ISLANDS * least * count), min(16, whole), whole))
-    steps = fitting if num_steps is None else min(num_steps, whole)
-    fitting = int(np.clip(CALLS // (ISLANDS * steps * count), 32, 256))
-    particles = fitting if num_particles is None else num_particles
-    size = int(np.prod(prior.event_shape))
-    real = prior.process.diffusion.is_gaussian
-    twist = Laplace() if real and size <= LARGEST_WHOLE else None
-    return Effort(particles, None if steps == whole else steps, ISLANDS, twist)
-
-
-class _Found(NamedTuple):
-    """Of every row with missing cells."""
-
-    x: np.ndarray
-    least_size: np.ndarray
-    khat: np.ndarray
-    gap: np.ndarray
-    log_evidence: np.ndarray
-
-    @property
-    def is_unreliable(self) -> np.ndarray:
-        return ~((self.least_size >= FEWEST_SIZE) & (self.khat <= LARGEST_KHAT) & (self.gap <= LARGEST_GAP))
-
-
-def _summarised(draws: Draws) -> _Found:
-    khat = np.array([pareto_khat(weights) for weights in draws.log_weight])
-    with np.errstate(invalid="ignore"):
-        gap = np.asarray(draws.islands.max(1) - draws.islands.min(1))
-    return _Found(draws.x, draws.least_size, khat, gap, draws.log_evidence)
-
-
-def _drawn(
-    key: Array, prior: DiffusionPrior, values: np.ndarray, known: np.ndarray, effort: Effort, count: int, tick: Any
-) -> _Found:
-    """Draws for every row; unreliable ones again from more particles, the worst of them if they are many."""
-    now, filled = Current(prior, {}), np.where(known, values, 0.0).astype(np.float32)
-    found = _summarised(draw(key, now, (filled, known), read_cells, effort, count, tick))
-    steps = prior.process.num_steps if effort.num_steps is None else effort.num_steps
-    for times in MORE:
-        more = effort._replace(num_particles=times * effort.num_particles)
-        most = max(1, CALLS // (more.num_particles * ISLANDS * steps))
-        unreliable = np.flatnonzero(found.is_unreliable)
-        unreliable = unreliable[np.argsort(found.least_size[unreliable])][:most]
-        if not len(unreliable):
-            break
-        again = jax.random.fold_in(key, times)
-        draws = draw(again, now, (filled[unreliable], known[unreliable]), read_cells, more, count)
-        for mine, theirs in zip(found, _summarised(draws), strict=True):
-            mine[unreliable] = theirs
-    return found

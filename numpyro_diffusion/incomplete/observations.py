@@ -204,7 +204,7 @@ class _Learner(NamedTuple):
 
 def _check_options(options: dict[str, Any]) -> None:
     """Before anything is drawn, as the first lap's training comes late."""
-    ours = {"key", "data", "max_steps", "context", "context_dropout", "checkpoint", "progress_bar"}
+    ours = {"key", "data", "max_steps", "context", "context_dropout", "resample", "checkpoint", "progress_bar"}
     for name in options:
         if name not in set(inspect.signature(fit_prior).parameters) - ours:
             hint = " (the optimiser's steps are first_steps and lap_steps)" if name == "max_steps" else ""

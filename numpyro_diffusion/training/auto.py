@@ -57,6 +57,7 @@ def fit_prior(
     bounds: tuple[ArrayLike, ArrayLike] | None = None,
     context: ArrayLike | None = None,
     context_dropout: float = 0.0,
+    resample: bool = False,
     batch_size: int | None = None,
     learning_rate: float = 1e-3,
     checkpoint: str | PathLike[str] | None = None,
@@ -100,6 +101,8 @@ def fit_prior(
             Real values start as a linear regression on c.
         context_dropout: share of contexts that are left out in training and validation, so that ``prior.given(None)``
             is p(x) and NaN or label −1 stands for what is not known; contexts may then have some.
+        resample: with missing cells, train on rows that are drawn with replacement from those that are not held out:
+            priors of several keys then differ as far as what they learn is uncertain (the bootstrap). `impute` does so.
         batch_size: examples a step; 256 unless given, 128 for a table of at most 2,000 examples.
         learning_rate: the peak of a warm-up and a cosine, for Adam with clipped gradients.
         checkpoint: file to resume from if it exists, and to save to; of a table, that of what is tried first, with
@@ -118,9 +121,9 @@ def fit_prior(
 
     Raises:
         TypeError: see `plan_prior` and `fit`.
-        ValueError: likewise; with missing cells, an array of bits or codes of classes, more than 256
-            real elements, a column all missing; of a frame with classes, fewer than 20 rows, a column that does not
-            vary, a level that fewer than two known cells have.
+        ValueError: likewise; `resample` without missing cells; with them, an array of bits or codes of classes, more
+            than 256 real elements, a column all missing; of a frame with classes, fewer than 20 rows, a column that
+            does not vary, a level that fewer than two known cells have.
 
     Warns:
         DroppedRowsWarning: rows with no known cell.
@@ -151,8 +154,10 @@ def fit_prior(
         bounds=bounds, kind=kind,
     )  # fmt: skip
     said: tuple[str, ...] = ()  # what of the report has been printed before
+    if resample and not np.isnan(data).any():
+        raise ValueError(f"resample: expected False for data without missing cells, got {resample!r}")
     if mixed is not None and not mixed.known.all():
-        begin = ProductStart(first, mixed, network, max_steps)
+        begin = ProductStart(first, mixed, network, max_steps, resample)
         prior = _of_gaps(settings, find_gaps_of_table(mixed), begin, max_steps)
     elif mixed is not None:
         prior = _of_mixed(settings, mixed, network, max_steps)
@@ -163,7 +168,7 @@ def fit_prior(
         raise ValueError(f"context_dropout: expected 0 without a context, got {context_dropout!r}")
     elif np.isnan(data).any():
         gaps = find_gaps(data, dequantize)
-        prior = _of_gaps(settings, gaps, GaussianStart(choose, gaps.event_shape), max_steps)
+        prior = _of_gaps(settings, gaps, GaussianStart(choose, gaps.event_shape, resample), max_steps)
     else:
         plan = choose(data, dequantize=dequantize)
         prior, said = _complete(settings, plan, np.asarray(data)), plan.reasons

@@ -92,6 +92,7 @@ def learn_with_gaps(
         "key": digest(key),
         "data": digest(jnp.asarray(gaps.rows.x)),
         "known": digest(jnp.asarray(gaps.rows.known)),
+        "resample": start.resample,
     }
     say = lambda now: tell(f"lap {now.laps}: held-out log evidence {now.history.score[-1]:.3f} nats")
     found = climb(

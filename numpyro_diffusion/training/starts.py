@@ -15,7 +15,7 @@ from ..twists import AbstractTwist, Laplace
 from .assemble import chain_of
 from .baselines import Mixture
 from .gaps import Rows, completed, fit_gaussian, fit_mixture_of_rows, known_log_prob
-from .holes import parted
+from .holes import parted, resampled
 from .mixed import by_name, check_columns, plan_about
 from .plan import PriorPlan
 from .products import Products, fit_products
@@ -45,9 +45,11 @@ class AbstractStart(ABC):
 
     Attributes:
         twist: of the priors that are learned about them; None for that chosen by rule.
+        resample: whether the rows to train on are drawn with replacement.
     """
 
     twist: AbstractTwist | None
+    resample: bool
 
     @abstractmethod
     def begun(self, rng: np.random.Generator, rows: Rows) -> Begun:
@@ -77,10 +79,11 @@ class GaussianStart(AbstractStart):
     Args:
         choose: the plan for completed examples, of shape (n, *event) and with the width of their noise.
         event_shape: of one example.
+        resample: whether the rows to train on are drawn with replacement.
     """
 
-    def __init__(self, choose: Choose, event_shape: tuple[int, ...]) -> None:
-        self.twist, self._choose, self._event_shape = Laplace(), choose, event_shape
+    def __init__(self, choose: Choose, event_shape: tuple[int, ...], resample: bool) -> None:
+        self.twist, self.resample, self._choose, self._event_shape = Laplace(), resample, choose, event_shape
 
     def begun(self, rng: np.random.Generator, rows: Rows) -> Begun:
         """The number of components is chosen on held-out rows; the plan on all rows, completed by one Gaussian."""
@@ -89,8 +92,9 @@ class GaussianStart(AbstractStart):
         check_resolution("data", whole)
         plan = self._choose(whole.reshape(len(whole), *self._event_shape), dequantize=0.0)
         if not plan.max_steps:
+            gaussian = fit_gaussian(resampled(rng, rows)) if self.resample else gaussian
             return Begun(plan, {"Gaussian": gaussian}, rows, rows.take(slice(0)))
-        train, out = parted(rng, rows)
+        train, out = parted(rng, rows, self.resample)
         gaussian = fit_gaussian(train)
         laws = {"Gaussian": gaussian}
         simple = table(completed(rng, gaussian, train), completed(rng, gaussian, out), 0.0)
@@ -119,15 +123,16 @@ class ProductStart(AbstractStart):
         table: of which the rows are.
         network: ``fn(x_t, t)`` with a pair of outputs, or None for an `MLP`.
         max_steps: of the optimiser, or None.
+        resample: whether the rows to train on are drawn with replacement.
     """
 
-    def __init__(self, key: Array, table: AbstractTable, network: Any, max_steps: int | None) -> None:
-        self.twist, self._of = None, (key, table, network, max_steps)
+    def __init__(self, key: Array, table: AbstractTable, network: Any, max_steps: int | None, resample: bool) -> None:
+        self.twist, self.resample, self._of = None, resample, (key, table, network, max_steps)
 
     def begun(self, rng: np.random.Generator, rows: Rows) -> Begun:
         """The number of components is chosen on held-out rows, and the network learns what the better model leaves."""
         key, table, network, max_steps = self._of
-        train, out = parted(rng, rows)
+        train, out = parted(rng, rows, self.resample)
         independent, best = fit_products(train.cells, out.cells, check_columns(table))
         plan = plan_about(key, table, best, best.completed(rng, train.cells), network, max_steps)
         return Begun(plan, by_name(independent, best), train, out)

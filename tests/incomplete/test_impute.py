@@ -9,7 +9,8 @@ import numpyro_diffusion as nd
 from numpyro_diffusion._frames import read_table
 from numpyro_diffusion.training.assemble import chain_of
 from numpyro_diffusion.training.baselines import Mixture
-from numpyro_diffusion.training.gaps import Rows, given
+from numpyro_diffusion.training.gaps import Rows, completed, fit_gaussian, given
+from numpyro_diffusion.training.holes import parted, resampled
 
 KEY = jax.random.key(0)
 ROOT = np.array([[2.0, 0.0, 0.0], [0.8, 0.6, 0.0], [-0.5, 0.3, 0.9]])
@@ -137,6 +138,9 @@ BAD = [
     (pd.DataFrame({"a": []}), {}, "table: expected a frame with rows and columns"),
     (np.full((2, 3), np.nan), {"num_steps": 3, "batch_size": 4}, r"options: .* beside a prior, got \['batch_size'\]"),
     (np.full((2, 3), np.nan), {"num_imputations": 0}, "num_imputations"),
+    (np.full((2, 3), np.nan), {"num_priors": 2}, "num_priors: expected None beside a prior, got 2"),
+    (np.full((2, 3), np.nan), {"num_priors": 21}, "num_priors: expected at most num_imputations = 20, got 21"),
+    (np.full((2, 3), np.nan), {"num_priors": 0}, "num_priors"),
     (np.full((2, 3), np.nan), {"num_particles": 1}, "num_particles"),
 ]  # fmt: skip
 
@@ -163,6 +167,61 @@ def test_polars_frames_come_back_as_they_went_in():
     assert done.null_count().sum_horizontal().item() == 0
     assert done["a"][0] == 1.0
     assert done["c"][2] == 31
+
+
+@pytest.mark.slow
+def test_priors_of_rows_drawn_again_show_what_few_rows_leave_open():
+    """A mean of 18 rows differs between tables as it does by exact draws of bootstrapped laws.
+
+    With one prior they differ too little, by the noise of the missing cells alone.
+    """
+    rng = np.random.default_rng(3)
+    x = MEAN + rng.standard_normal((18, 3)) @ ROOT.T
+    known = np.column_stack([np.arange(18) % 3 == 0, np.ones((18, 2), bool)])
+    table, rows = np.where(known, x, np.nan), Rows(np.where(known, x, 0.0), known)
+    mean = lambda done: done[:, 0].mean()
+    effort = {"num_particles": 64, "num_steps": 16, "progress_bar": False}
+    several, one = (nd.impute(KEY, table, None, 60, num_priors=count, **effort) for count in (60, 1))
+    assert len(several.priors) == 60 and several.diagnostics.num_priors == 60 and len(one.priors) == 1
+    laws = [fit_gaussian(resampled(rng, rows)) for _ in range(2_000)]
+    spread = np.std([mean(completed(rng, law, rows)) for law in laws])
+    # The standard error of a standard deviation of 60 normal numbers is 9% of it.
+    assert abs(np.log(np.std([mean(done) for done in several]) / spread)) < 0.36
+    alone = np.std([mean(completed(rng, fit_gaussian(rows), rows)) for _ in range(2_000)])
+    assert alone < 0.7 * spread and abs(np.log(np.std([mean(done) for done in one]) / alone)) < 0.36
+
+
+@pytest.mark.slow
+def test_priors_take_turns_and_their_training_goes_on_where_it_was(tmp_path):
+    """The imputations of each prior are those by it alone, whether or not the table is a frame."""
+    frame = pd.DataFrame(holes(30), columns=["a", "b", "c"])
+    options = {"max_steps": 20, "num_particles": 16, "num_steps": 8, "progress_bar": False}
+    found = nd.impute(KEY, frame, None, 5, num_priors=2, checkpoint=tmp_path / "run", **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.prior0", "run.prior1"]
+    again = nd.impute(KEY, frame, None, 5, num_priors=2, checkpoint=tmp_path / "run", **options)
+    for mine, theirs in zip(found, again, strict=True):
+        pd.testing.assert_frame_equal(mine, theirs)
+    assert found.prior is found.priors[0] and "by each of 2 priors" in str(found.diagnostics)
+    first, second = (np.asarray(prior.sample(KEY, (2_000,))).mean(0) for prior in found.priors)
+    assert abs(first - second).max() > 0.1  # of different rows
+
+
+def test_rows_drawn_again_are_those_to_train_on_and_vary_in_every_column():
+    rng = np.random.default_rng(0)
+    x = np.column_stack([np.arange(40.0), np.arange(40) == 7])
+    rows = Rows(x, np.ones((40, 2), bool))
+    for _ in range(50):
+        train, out = parted(rng, rows, resample=True)
+        assert len(train.x) == 30 and len(set(train.x[:, 0])) < 30
+        assert not set(train.x[:, 0]) & set(out.x[:, 0])
+        assert 7.0 in out.x[:, 0] or 7.0 in train.x[:, 0]  # drawn again until it is there
+    same = Rows(np.ones((5, 1)), np.ones((5, 1), bool))
+    np.testing.assert_array_equal(resampled(rng, same).x, same.x)
+
+
+def test_complete_data_are_not_drawn_again():
+    with pytest.raises(ValueError, match="resample: expected False for data without missing cells, got True"):
+        nd.fit_prior(KEY, np.random.default_rng(0).normal(size=(30, 2)), resample=True)
 
 
 def test_rubins_rules():

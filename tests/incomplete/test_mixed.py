@@ -7,7 +7,7 @@ import pytest
 
 import numpyro_diffusion as nd
 from numpyro_diffusion._frames import read_classes
-from numpyro_diffusion.incomplete import imputation
+from numpyro_diffusion.incomplete import row_draws
 from numpyro_diffusion.training.mixed import check_columns
 from numpyro_diffusion.training.products import fit_products
 
@@ -103,7 +103,7 @@ def test_a_learned_prior_and_imputed_cells(tmp_path, monkeypatch):
     unseen["colour"] = unseen["colour"].mask(pd.Series(True, unseen.index))
     unseen.loc[:9, ["on", "count"]] = pd.NA
     order = ["count", "on", "x", "colour"]
-    monkeypatch.setattr(imputation, "MORE", (4,))  # unreliable rows are run again, but only once
+    monkeypatch.setattr(row_draws, "MORE", (4,))  # unreliable rows are run again, but only once
     done = nd.impute(jax.random.key(2), unseen[order], prior, 20, num_particles=32, progress_bar=False)
     assert (done[0].dtypes == unseen[order].dtypes).all() and not done[0].isna().any().any()
     log_share = np.log(SHARES) - 0.5 * ((unseen["x"].to_numpy()[:, None] - LOCS) / SCALE) ** 2
