@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion
+from .components import Components
 
 
 class AbstractDenoiser(eqx.Module):
@@ -56,6 +57,11 @@ class AbstractDenoiser(eqx.Module):
     def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:
         """Covariance of x_0, flat, in units in which the noise law has variance 1, if it is known; shape (d, d)."""
         del diffusion, event_shape
+        return None
+
+    @property
+    def components(self) -> Components | None:
+        """The mixture of Gaussians in data units that it is exact for, or that its network is about; None for none."""
         return None
 
     @property

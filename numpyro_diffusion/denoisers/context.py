@@ -15,6 +15,7 @@ from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion
 from ..networks import ContextFeatures, SplineFeatures
 from .base import AbstractDenoiser
+from .components import Components
 from .full import FullGaussianMixture
 
 
@@ -168,6 +169,11 @@ class Conditional(AbstractDenoiser):
     def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:
         """That of x_0 given the context."""
         return self.made.covariance(diffusion, event_shape)
+
+    @property
+    def components(self) -> Components | None:
+        """Those of the denoiser that is made."""
+        return self.made.components
 
     @property
     def is_exact(self) -> bool:

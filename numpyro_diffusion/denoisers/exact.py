@@ -13,6 +13,7 @@ from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion, require_gaussian
 from ..laws import IMPOSSIBLE, log_or_impossible, normal
 from .base import AbstractDenoiser
+from .components import Components
 
 
 class Gaussian(AbstractDenoiser):
@@ -113,6 +114,12 @@ class GaussianMixture(AbstractDenoiser):
         apart = locs - dot(self.weights, locs)
         within = dot(self.weights, variances.reshape(len(locs), -1))
         return jnp.diag(within) + dot((apart * self.weights[:, None]).T, apart)
+
+    @property
+    def components(self) -> Components:
+        """The mixture."""
+        flat = lambda x: x.reshape(len(self.weights), -1)
+        return Components(flat(self.locs), flat(jnp.square(self.scales)), None, self.weights)
 
     @property
     def is_exact(self) -> bool:

@@ -12,6 +12,7 @@ from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion, GaussianDiffusion, require_gaussian
 from ..laws import normal
 from .base import AbstractDenoiser
+from .components import Components
 from .exact import check_weights
 
 
@@ -81,6 +82,11 @@ class FullGaussianMixture(AbstractDenoiser):
         within = einsum("k,kij,kj,klj->il", self.weights, self.bases, self.variances, self.bases)
         apart = self.locs - dot(self.weights, self.locs)
         return (within + dot((apart * self.weights[:, None]).T, apart)) / _of_one_scale(diffusion).scale ** 2
+
+    @property
+    def components(self) -> Components:
+        """The mixture."""
+        return Components(self.locs, self.variances, self.bases, self.weights)
 
     @property
     def is_exact(self) -> bool:

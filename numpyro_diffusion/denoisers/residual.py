@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion
 from .base import AbstractDenoiser
+from .components import Components
 from .context import Context
 from .network import Said, checked_output, checked_told
 
@@ -78,6 +79,11 @@ class Residual(AbstractDenoiser):
         if self.told is None or self.told.value is None or fixed.wanted is None:
             return fixed
         return fixed.given(self.told.value)  # another unknown may be in it: its gradient goes on
+
+    @property
+    def components(self) -> Components | None:
+        """Those of the baseline."""
+        return self.baseline.components
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """The law of x_0 given x_t: the baseline's, moved."""

@@ -15,7 +15,8 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
     `Flat` where there is no factor. For bits: `MomentMatched` where the factor acts on single bits, else `Averaged`.
     For real numbers:
 
-    - An exact denoiser and Gaussian observations, known elements among them. A normal law has a twist that is exact:
+    - An exact denoiser and Gaussian observations, known elements among them. A mixture of Gaussians has a twist that is
+      exact, `MixtureMatched`, as long as its components and observed elements make it no burden. So has a normal law:
       `MomentMatched` for up to 16 observed elements, `Laplace` for more. Other laws have `Laplace`, tempered to the
       power 0.5, where 16 elements are observed at most, where some are known, or where x has 128 elements at most;
       else, and where the prior's covariance is not known in full, `MomentMatched`, since the Jacobian is the covariance

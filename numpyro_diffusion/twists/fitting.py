@@ -9,6 +9,7 @@ from .base import AbstractTwist
 from .flat import Flat
 from .laplace import Laplace
 from .linear import MomentMatched, PseudoInverse, observation_size
+from .mixture import MixtureMatched
 
 # Of exact mixtures that are seen by so few a tempered `Laplace` is far nearer than `MomentMatched` where data are far
 # out, and a little farther elsewhere (examples/benchmarks/mixture.py, tests/twists/test_far_observations.py).
@@ -16,6 +17,10 @@ LARGEST_EXACT = 16
 # Seen by more, examples of more elements find too late which mode the observations are of with a tempered `Laplace`
 # (examples/benchmarks/many_observations.py); those of fewer have more effective particles than by the iterative way.
 LARGEST_TEMPERED = 128
+
+
+# Numbers that `MixtureMatched` computes for each particle and for all of them, in a step, for each component.
+LARGEST_OWN, LARGEST_SHARED = 1_000_000, 100_000_000
 
 
 def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles: int | None = None) -> AbstractTwist:
@@ -27,6 +32,8 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
         return MomentMatched() if all(part.is_elementwise for part in parts) else Averaged()
     size, whole, exact = observation_size(process, factor), process.has_whole_covariance, process.denoiser.is_exact
     elements, known = math.prod(process.event_shape), any(isinstance(part, Delta) for part in parts)
+    if exact and size is not None and _has_few_components(process, size):
+        return MixtureMatched()
     if exact and size is not None:
         seen_by_few = size <= LARGEST_EXACT
         fits = not seen_by_few if process.denoiser.is_gaussian else seen_by_few or known or elements <= LARGEST_TEMPERED
@@ -39,3 +46,13 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
     few = num_particles is not None and num_particles < elements
     many = size is not None and size > LARGEST_EXACT and not known
     return PseudoInverse() if not whole or (few and many) else Laplace()
+
+
+def _has_few_components(process: ReverseProcess, size: int) -> bool:
+    """Whether there are components, and the work that they make of so many observed elements is no burden."""
+    parts, elements = process.denoiser.components, math.prod(process.event_shape)
+    if parts is None:
+        return False
+    count, turned = len(parts.weights), 0 if parts.bases is None else elements
+    own, shared = size * (size + elements) + elements * turned, size * (size + elements + turned) * max(size, turned)
+    return count * own <= LARGEST_OWN and count * shared <= LARGEST_SHARED

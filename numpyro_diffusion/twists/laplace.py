@@ -124,11 +124,29 @@ def _proposal(
     s: Array,
 ) -> dist.Distribution:
     """The kernel moved as x_0 is, and narrower as a kernel of this covariance would become by the observation."""
+    if observed is not None:
+        return moved(process, kernel, shift, covariance.variance, observed.directions, t, s)
+    diffusion: Any = process.diffusion
+    return normal(kernel.mean + diffusion.bridge_coefficients(t, s)[0] * shift, laws.variance(kernel))
+
+
+def moved(
+    process: ReverseProcess, kernel: Any, shift: Array, variance: Array, directions: Array, t: Array, s: Array
+) -> LoweredNormal:
+    """The kernel to x_s moved as x_0 is, and narrower as one of this variance of x_0 becomes by an observation.
+
+    Args:
+        process: of x.
+        kernel: p(x_s | x_t).
+        shift: of x_0, shape `event`.
+        variance: of the elements of x_0 given x_t, shape `event`.
+        directions: rows W by whose Wᵀ W the covariance of x_0 is lowered, shape (m, *event).
+        t: from where.
+        s: to where.
+    """
     diffusion: Any = process.diffusion
     from_data, _, bridge = diffusion.bridge_coefficients(t, s)
-    loc, variance = kernel.mean + from_data * shift, laws.variance(kernel)
-    if observed is None:
-        return normal(loc, variance)
-    matched = jnp.sqrt(bridge * diffusion.scale**2 + from_data**2 * covariance.variance)
-    scale = jnp.broadcast_to(jnp.sqrt(variance), loc.shape)
-    return LoweredNormal(loc, scale, from_data * observed.directions / matched)
+    loc = kernel.mean + from_data * shift
+    matched = jnp.sqrt(bridge * diffusion.scale**2 + from_data**2 * variance)
+    scale = jnp.broadcast_to(jnp.sqrt(laws.variance(kernel)), loc.shape)
+    return LoweredNormal(loc, scale, from_data * directions / matched)

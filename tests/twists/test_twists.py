@@ -439,7 +439,8 @@ CHOICES = {
     "delta": (gaussian_process, KNOWN, twists.MomentMatched),
     "linear": (gaussian_process, SUM, twists.MomentMatched),
     "large": (gaussian_process, MANY, twists.Laplace),
-    "large_mixture": (mixture_process, MANY, twists.Tempered),
+    "mixture": (mixture_process, SUM * KNOWN, twists.MixtureMatched),
+    "large_mixture": (mixture_process, MANY, twists.MixtureMatched),
     "mixture_and_any": (mixture_process, SUM * ANY, twists.Tempered),
     "learned": (learned_process, SUM, twists.Tempered),
     "learned_and_any": (learned_process, ANY, twists.Tempered),
@@ -461,7 +462,10 @@ def test_the_default_twist_fits_the_factor(name):
 
 
 def test_the_default_is_tempered_but_of_normal_laws():
-    """Laplace where the covariance is known in full, the cheap one where it is not and the observation is normal."""
+    """Laplace where the covariance is known in full, the cheap one where it is not and the observation is normal.
+
+    Of exact mixtures those that are seen by more elements than `MixtureMatched` is taken for.
+    """
     small, large = learned_process(), learned_process(300)
     inverse, laplace = twists.Tempered(twists.PseudoInverse(), 1.0), twists.Tempered(twists.Laplace(), 0.5)
     assert twists.default_twist(large, PLAIN) == inverse
@@ -471,7 +475,8 @@ def test_the_default_is_tempered_but_of_normal_laws():
     assert twists.default_twist(small, MANY, 2) == inverse and twists.default_twist(small, SUM, 2) == laplace
     iterative = twists.MomentMatched("iterative")
     for size, observed, known in ((20, laplace, laplace), (160, iterative, laplace), (300, iterative, iterative)):
-        mixture = nd.denoisers.GaussianMixture(np.zeros((2, size)), [0.5, 0.4], [0.3, 0.7])
+        locs = np.zeros((4_000 if size == 20 else 40, size))
+        mixture = nd.denoisers.GaussianMixture(locs, np.full(len(locs), 0.5), np.full(len(locs), 1 / len(locs)))
         process, entries = nd.ReverseProcess(small.diffusion, mixture, size), np.arange(size) < 20
         assert twists.default_twist(process, Gaussian(np.zeros(size), 1.0)) == observed
         assert twists.default_twist(process, ANY) == laplace
