@@ -7,6 +7,9 @@ import re
 import sys
 from pathlib import Path
 
+from docutils import nodes
+from sphinx.util.nodes import make_refnode
+
 sys.path.insert(0, str(Path(__file__).parent))
 from run_tutorials import QUIET  # noqa: E402
 
@@ -85,9 +88,9 @@ html_title = f"numpyro-diffusion {release}"
 def escape_shapes(app, what, name, obj, options, lines):
     """Docstrings write shapes as (*batch, *event); to reStructuredText a star opens emphasis."""
     for number, line in enumerate(lines):
-        parts = line.split("`")  # what is between backticks stays as it is
+        parts = re.split(r"(`+[^`]*`+)", line)  # what is between backticks stays as it is
         parts[::2] = [re.sub(r"(?<=[(\s])\*(?=\w+[,)])", r"\\*", part) for part in parts[::2]]
-        lines[number] = "`".join(parts)
+        lines[number] = "".join(parts)
 
 
 # What `jax.typing.ArrayLike` is, spelt out, as annotations come to Sphinx.
@@ -148,6 +151,19 @@ def find_name(app, env, node, contnode):
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, contnode)
 
 
+def link_names(app, doctree, page):
+    """In pages of Markdown, where backticks make no links by themselves: names of ours lead to their pages."""
+    if page.startswith("api/"):
+        return
+    domain = app.env.get_domain("py")
+    for node in list(doctree.findall(nodes.literal)):
+        full = own_name(domain, node.astext().partition("(")[0])
+        if full is None or isinstance(node.parent, nodes.reference | nodes.title):
+            continue
+        entry = domain.objects[full]
+        node.replace_self(make_refnode(app.builder, page, entry.docname, entry.node_id, node.deepcopy()))
+
+
 # A link from a source file back to the page of an object, or of a member of it.
 BACK = re.compile(r'href="(?P<page>[^"#]*/(?P<object>numpyro_diffusion[\w.]*)\.html)#[\w.]*?(?P<member>\.[\w]+)?"')
 
@@ -167,6 +183,7 @@ def lead_back(app, page, template, context, doctree):
 
 def setup(app):
     """Register the above; shapes before napoleon reads the docstrings."""
+    app.connect("doctree-resolved", link_names)
     app.connect("html-page-context", lead_back)
     app.connect("missing-reference", find_name, priority=400)  # before intersphinx
     app.connect("autodoc-process-signature", shorten_types)
