@@ -59,6 +59,7 @@ intersphinx_mapping = {
         "equinox": "https://docs.kidger.site/equinox/",
         "jax": "https://docs.jax.dev/en/latest/",
         "numpyro": "https://num.pyro.ai/en/stable/",
+        "python": "https://docs.python.org/3/",
     }.items()
 }
 
@@ -113,14 +114,22 @@ def shorten_types(app, what, name, obj, options, signature, returned):
 
 # Names under which objects come to Sphinx, or which docstrings use, and those under which they are documented.
 DOCUMENTED_AS = {
+    "Any": "typing.Any",
     "Array": "jax.Array",
     "ArrayLike": "jax.typing.ArrayLike",
     "jax.jaxlib._jax.Array": "jax.Array",
     "jaxlib._jax.Array": "jax.Array",
     "jax.devices()": "jax.devices",
     "equinox._module._module.Module": "equinox.Module",
+    "Gaussian": "nd.factors.Gaussian",
+    "Gibbs": "nd.infer.Gibbs",
     "MCMC": "numpyro.infer.mcmc.MCMC",
     "MCMCKernel": "numpyro.infer.mcmc.MCMCKernel",
+    "NamedTuple": "typing.NamedTuple",
+    "ParticleGibbs": "nd.infer.ParticleGibbs",
+    "Predictive": "numpyro.infer.util.Predictive",
+    "Sequence": "collections.abc.Sequence",
+    "fit": "nd.fit",
     "numpyro.factor": "numpyro.primitives.factor",
     "numpyro.infer.MCMC": "numpyro.infer.mcmc.MCMC",
     "numpyro.infer.Predictive": "numpyro.infer.util.Predictive",
@@ -128,8 +137,8 @@ DOCUMENTED_AS = {
 
 
 def own_name(domain, target):
-    """The full name of an object of ours that a docstring calls `nd.X`, or X where there is only one X; else None."""
-    if target.startswith("nd."):
+    """The full name of an object of ours: of `nd.X`, of `module.X`, or of X where there is only one X; else None."""
+    if "." in target:
         full = "numpyro_diffusion." + target.removeprefix("nd.")
         return full if full in domain.objects else None
     if not (target[:1].isupper() or "_" in target):  # a short word is more likely an argument
