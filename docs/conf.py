@@ -112,6 +112,14 @@ def shorten_types(app, what, name, obj, options, signature, returned):
     return tuple(None if text is None else short(text) for text in (signature, returned))
 
 
+def public_bases(app, name, obj, options, bases):
+    """Of our base classes only those that have a page of their own."""
+    listed = (Path(app.srcdir) / "api.md").read_text(encoding="utf-8").split()
+    ours = [base for base in bases if getattr(base, "__module__", "").startswith("numpyro_diffusion")]
+    hidden = [base for base in ours if base.__name__ not in listed]
+    bases[:] = [base for base in bases if base not in hidden] or [object]
+
+
 # Names under which objects come to Sphinx, or which docstrings use, and those under which they are documented.
 DOCUMENTED_AS = {
     "Any": "typing.Any",
@@ -195,5 +203,6 @@ def setup(app):
     app.connect("doctree-resolved", link_names)
     app.connect("html-page-context", lead_back)
     app.connect("missing-reference", find_name, priority=400)  # before intersphinx
+    app.connect("autodoc-process-bases", public_bases)
     app.connect("autodoc-process-signature", shorten_types)
     app.connect("autodoc-process-docstring", escape_shapes, priority=400)
