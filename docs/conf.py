@@ -7,6 +7,9 @@ import re
 import sys
 from pathlib import Path
 
+from docutils import nodes
+from sphinx.util.nodes import make_refnode
+
 sys.path.insert(0, str(Path(__file__).parent))
 from run_tutorials import QUIET  # noqa: E402
 
@@ -56,6 +59,7 @@ intersphinx_mapping = {
         "equinox": "https://docs.kidger.site/equinox/",
         "jax": "https://docs.jax.dev/en/latest/",
         "numpyro": "https://num.pyro.ai/en/stable/",
+        "python": "https://docs.python.org/3/",
     }.items()
 }
 
@@ -85,9 +89,9 @@ html_title = f"numpyro-diffusion {release}"
 def escape_shapes(app, what, name, obj, options, lines):
     """Docstrings write shapes as (*batch, *event); to reStructuredText a star opens emphasis."""
     for number, line in enumerate(lines):
-        parts = line.split("`")  # what is between backticks stays as it is
+        parts = re.split(r"(`+[^`]*`+)", line)  # what is between backticks stays as it is
         parts[::2] = [re.sub(r"(?<=[(\s])\*(?=\w+[,)])", r"\\*", part) for part in parts[::2]]
-        lines[number] = "`".join(parts)
+        lines[number] = "".join(parts)
 
 
 # What `jax.typing.ArrayLike` is, spelt out, as annotations come to Sphinx.
@@ -108,16 +112,32 @@ def shorten_types(app, what, name, obj, options, signature, returned):
     return tuple(None if text is None else short(text) for text in (signature, returned))
 
 
+def public_bases(app, name, obj, options, bases):
+    """Of our base classes only those that have a page of their own."""
+    listed = (Path(app.srcdir) / "api.md").read_text(encoding="utf-8").split()
+    ours = [base for base in bases if getattr(base, "__module__", "").startswith("numpyro_diffusion")]
+    hidden = [base for base in ours if base.__name__ not in listed]
+    bases[:] = [base for base in bases if base not in hidden] or [object]
+
+
 # Names under which objects come to Sphinx, or which docstrings use, and those under which they are documented.
 DOCUMENTED_AS = {
+    "Any": "typing.Any",
     "Array": "jax.Array",
     "ArrayLike": "jax.typing.ArrayLike",
     "jax.jaxlib._jax.Array": "jax.Array",
     "jaxlib._jax.Array": "jax.Array",
     "jax.devices()": "jax.devices",
     "equinox._module._module.Module": "equinox.Module",
+    "Gaussian": "nd.factors.Gaussian",
+    "Gibbs": "nd.infer.Gibbs",
     "MCMC": "numpyro.infer.mcmc.MCMC",
     "MCMCKernel": "numpyro.infer.mcmc.MCMCKernel",
+    "NamedTuple": "typing.NamedTuple",
+    "ParticleGibbs": "nd.infer.ParticleGibbs",
+    "Predictive": "numpyro.infer.util.Predictive",
+    "Sequence": "collections.abc.Sequence",
+    "fit": "nd.fit",
     "numpyro.factor": "numpyro.primitives.factor",
     "numpyro.infer.MCMC": "numpyro.infer.mcmc.MCMC",
     "numpyro.infer.Predictive": "numpyro.infer.util.Predictive",
@@ -125,8 +145,8 @@ DOCUMENTED_AS = {
 
 
 def own_name(domain, target):
-    """The full name of an object of ours that a docstring calls `nd.X`, or X where there is only one X; else None."""
-    if target.startswith("nd."):
+    """The full name of an object of ours: of `nd.X`, of `module.X`, or of X where there is only one X; else None."""
+    if "." in target:
         full = "numpyro_diffusion." + target.removeprefix("nd.")
         return full if full in domain.objects else None
     if not (target[:1].isupper() or "_" in target):  # a short word is more likely an argument
@@ -148,6 +168,19 @@ def find_name(app, env, node, contnode):
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, contnode)
 
 
+def link_names(app, doctree, page):
+    """In pages of Markdown, where backticks make no links by themselves: names of ours lead to their pages."""
+    if page.startswith("api/"):
+        return
+    domain = app.env.get_domain("py")
+    for node in list(doctree.findall(nodes.literal)):
+        full = own_name(domain, node.astext().partition("(")[0])
+        if full is None or isinstance(node.parent, nodes.reference | nodes.title):
+            continue
+        entry = domain.objects[full]
+        node.replace_self(make_refnode(app.builder, page, entry.docname, entry.node_id, node.deepcopy()))
+
+
 # A link from a source file back to the page of an object, or of a member of it.
 BACK = re.compile(r'href="(?P<page>[^"#]*/(?P<object>numpyro_diffusion[\w.]*)\.html)#[\w.]*?(?P<member>\.[\w]+)?"')
 
@@ -167,7 +200,9 @@ def lead_back(app, page, template, context, doctree):
 
 def setup(app):
     """Register the above; shapes before napoleon reads the docstrings."""
+    app.connect("doctree-resolved", link_names)
     app.connect("html-page-context", lead_back)
     app.connect("missing-reference", find_name, priority=400)  # before intersphinx
+    app.connect("autodoc-process-bases", public_bases)
     app.connect("autodoc-process-signature", shorten_types)
     app.connect("autodoc-process-docstring", escape_shapes, priority=400)

@@ -44,6 +44,7 @@ def main() -> None:
         smc.print_summary()
         seen = np.concatenate([upper_half, np.full((4, 8), np.nan)])
         nd.plots.posterior(digit, seen, smc.get_samples()["x"], row, num_draws=5, limits=(0, 1))
+    figure.colorbar(axes[0, 0].images[0], ax=axes[:, -1], fraction=0.06, label="grey level")
     if options.output:
         figure.savefig(options.output, dpi=100)
 

@@ -69,6 +69,7 @@ def draw(path, code, generated, times):
     left.set_ylabel("RMSE (grey levels of 0 … 16)")
     columns = np.unique(np.round(np.linspace(0, generated.shape[1] - 1, 9)).astype(int))[::-1]
     nd.plots.samples(generated[:, columns].reshape(-1, *SHAPE), right, columns=len(columns), limits=(0, 16))
+    figure.colorbar(right.images[0], ax=right, fraction=0.03, pad=0.02, label="grey level")
     named = ", ".join(str(times[i]) for i in columns[:-1])
     right.set_title(f"prediction of $x_0$ at t = {named}, and the draw", fontsize=9)
     figure.savefig(path, dpi=150)

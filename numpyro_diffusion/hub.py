@@ -24,7 +24,12 @@ _FOLDER = Path(__file__).parent / "priors"
 
 
 def packaged() -> tuple[str, ...]:
-    """Names of the priors that come with the package."""
+    """Names of the priors that come with the package.
+
+    Example:
+        >>> "digits" in nd.packaged()
+        True
+    """
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.safetensors")))
 
 
@@ -132,6 +137,10 @@ def card(source: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         FileNotFoundError: neither a file nor a packaged name.
         CheckpointError: the file is damaged, foreign, written by a newer version, or holds no prior.
+
+    Example:
+        >>> nd.card("digits")["dequantize"]
+        0.0625
     """
     path = _locate(source)
     metadata: Any = describe(path)["metadata"]

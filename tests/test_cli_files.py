@@ -111,6 +111,9 @@ def test_info_describes_files_and_packaged_priors(folder, capsys):
     assert found["card"]["dequantize"] == 0.25
     said = run(capsys, "info", "digits")
     assert "event_shape: [8, 8]" in said and "denoiser: Network (MLP, velocity)" in said and "card: licence:" in said
+    assert "loc: 0.3047\n" in said and "card: bound: 75.64\n" in said and "None)" not in said
+    said = run(capsys, "info", folder / "prior.safetensors")
+    assert re.search(r"^card: plan: \d+ lines, with --json$", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,18 @@ def _check_prose():
     return module
 
 
+def test_users_have_three_times_the_words_of_history():
+    """Tutorials, first steps and how-tos, as the front page lists them, beside the pages of development."""
+    front = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    parts = re.findall(r"\{toctree\}\n:caption: (.*?)\n:hidden:\n\n(.*?)```", front, re.DOTALL)
+    files = {part: [ROOT / f"docs/{name}.md" for name in names.split()] for part, names in parts}
+    count = lambda pages: sum(len(re.findall(r"[^\W\d_][\w'’-]*", page.read_text(encoding="utf-8"))) for page in pages)
+    users = {*files["Start"], *files["How to"], *ROOT.glob("docs/tutorials/*.md")}
+    history = set(ROOT.glob("docs/development/*.md"))
+    assert set(files["Development"]) == history
+    assert count(users) >= 3 * count(history)
+
+
 def test_prose_is_plain():
     pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
     findings = _check_prose().findings

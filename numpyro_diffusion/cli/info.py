@@ -64,9 +64,16 @@ def _numbers(value: Any) -> Any:
 
 
 def _settings(module: Any) -> str:
-    fields = ", ".join(f"{name}={value}" for name, value in vars(module).items())
+    fields = ", ".join(f"{name}={value}" for name, value in vars(module).items() if value is not None)
     return f"{type(module).__name__}({fields})"
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+    """One line to read: numbers to four digits, a list of sentences by their number."""
+    if isinstance(value, list) and any(isinstance(item, str) and " " in item for item in value):
+        return f"{len(value)} lines, with --json"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

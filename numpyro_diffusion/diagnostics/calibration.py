@@ -122,6 +122,17 @@ def calibrate(
 
     Raises:
         ValueError: an unknown site, fewer draws than `num_draws`.
+
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(8))
+        >>> prior = nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2))
+        >>> def model(y=None):
+        ...     numpyro.sample("y", dist.Normal(numpyro.sample("x", prior).sum(), 0.5), obs=y)
+        >>> by_smc = lambda model: nd.infer.SMC(model, num_particles=16, twist=nd.twists.Laplace())
+        >>> settings = {"num_replicates": 20, "num_draws": 9, "progress_bar": False}
+        >>> found = nd.diagnostics.calibrate(jax.random.key(0), model, by_smc, observed="y", **settings)
+        >>> found.ranks["x"].shape
+        (20, 2)
     """
     check_callable("model", model)
     check_callable("inference", inference)

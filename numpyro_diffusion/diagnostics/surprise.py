@@ -114,6 +114,15 @@ def surprise(
         ValueError: sites in `observed` that the model does not draw, data of another shape; an observed site or a
             `numpyro.factor` beside them; counts below 1; a density of 0 at all particles of all
             data sets; what `nd.infer.extract_factor` raises.
+
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(8))
+        >>> prior = nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2))
+        >>> def model(y=None):
+        ...     numpyro.sample("y", dist.Normal(numpyro.sample("x", prior).sum(), 0.5), obs=y)
+        >>> found = nd.diagnostics.surprise(jax.random.key(0), model, observed={"y": 9.0}, num_replicates=19)
+        >>> print(found.p_value)  # none of 19 data sets is as improbable
+        0.05
     """
     check_count("num_replicates", num_replicates)
     check_count("num_islands", num_islands)

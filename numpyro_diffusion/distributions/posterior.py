@@ -165,6 +165,11 @@ class DiffusionPosterior(ModuleDistribution):
         return self
 
     def __mul__(self, other: "AbstractFactor | DiffusionPrior | DiffusionPosterior") -> "DiffusionPosterior":
+        """Times another factor, prior or product of priors, unnormalised.
+
+        Raises:
+            ValueError: priors that do not fit together: other diffusions, shapes or transforms; a batch shape.
+        """
         if isinstance(other, AbstractFactor):
             return self._like(lambda parts: self._made(parts.prior, parts.factor * other, parts.sampler))
         if not isinstance(other, DiffusionPrior | DiffusionPosterior):
@@ -180,6 +185,7 @@ class DiffusionPosterior(ModuleDistribution):
     __rmul__ = __mul__
 
     def __pow__(self, beta: ArrayLike) -> "DiffusionPosterior":
+        """``posterior ** beta`` is `tempered`."""
         return self.tempered(beta)
 
     def tempered(self, beta: ArrayLike) -> "DiffusionPosterior":

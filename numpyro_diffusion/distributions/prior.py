@@ -236,6 +236,11 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         return self._like(lambda parts: self.posterior_class(self._made(parts), nothing, validate_args=validate))
 
     def __mul__(self, other: "AbstractFactor | DiffusionPrior") -> Any:
+        """``prior * factor`` or ``prior * other``: p(x) r(x) or p(x) p'(x), unnormalised, as a `DiffusionPosterior`.
+
+        Raises:
+            ValueError: priors that do not fit together: other diffusions, shapes or transforms; a batch shape.
+        """
         if isinstance(other, AbstractFactor):
             return self.posterior_class(self, other, validate_args=self._validate_args)
         return self.as_posterior() * other if isinstance(other, DiffusionPrior) else NotImplemented
@@ -243,6 +248,7 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
     __rmul__ = __mul__
 
     def __pow__(self, beta: ArrayLike) -> Any:
+        """``prior ** beta`` is `tempered`."""
         return self.tempered(beta)
 
     def tempered(self, beta: ArrayLike) -> Any:

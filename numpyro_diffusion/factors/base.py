@@ -111,6 +111,7 @@ class AbstractFactor(eqx.Module):
         return False
 
     def __mul__(self, other: "AbstractFactor") -> "Product":
+        """``factor * other``: r(x) r'(x)."""
         if not isinstance(other, AbstractFactor):
             return NotImplemented
         return Product((self, other))

@@ -65,6 +65,15 @@ class TemperedSMC(Described):
         ValueError: settings out of their range; when run, a latent site that is not continuous (bits, grey levels,
             other discrete ones), masked, scaled or inside a scan, by name; a plate that subsamples; no latent site; a
             likelihood that is 0, or no number, at all particles.
+
+    Example:
+        >>> diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(8))
+        >>> prior = nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.0, 1.0), 2))
+        >>> def model(y):
+        ...     numpyro.sample("y", dist.Normal(numpyro.sample("x", prior).sum(), 0.5), obs=y)
+        >>> smc = nd.infer.TemperedSMC(model, num_particles=32, num_islands=2, progress_bar=False)
+        >>> smc.run(jax.random.key(0), 1.0).get_samples()["x"].shape
+        (64, 2)
     """
 
     def __init__(

@@ -105,9 +105,10 @@ class AbstractIntegral(AbstractLikelihood):
 class ContinuousBound(AbstractIntegral):
     r"""The *lower bound* on log p(x_0) at every x_0, of the chain with infinitely many steps (VDM 2021, eqs. 11-15).
 
-    .. math:: \mathbb{E}\log p(x_0|x_1)
-              - \tfrac12\int_{\lambda_T}^{\lambda_1}\mathbb{E}\,\|\varepsilon-\hat\varepsilon(x_\lambda)\|^2\,d\lambda
-              - \mathrm{KL}\big(q(x_T|x_0)\,\|\,\pi\big)
+    .. math:: &\mathbb{E}\log p(x_0|x_1) \\
+              &- \tfrac12\int_{\lambda_T}^{\lambda_1}
+              \mathbb{E}\,\|\varepsilon-\hat\varepsilon(x_\lambda)\|^2\,d\lambda \\
+              &- \mathrm{KL}\big(q(x_T|x_0)\,\|\,\pi\big)
 
     An equality where the denoiser is exact, but for the chain's two ends. Only the log-SNR at t = 1 and at T matters,
     not the schedule between them. Networks are called at fractional t. For `GaussianDiffusion`; of its reverse
@@ -184,9 +185,10 @@ class ContinuousBound(AbstractIntegral):
 class PathIntegral(AbstractIntegral):
     r"""log p(x_0) of the *population* that the denoiser was made for, from its errors at one point.
 
-    .. math:: -\log p(x_0) = \tfrac12\int_{\lambda_T}^{\lambda_1}
-              \mathbb{E}\,\|\varepsilon-\hat\varepsilon(x_\lambda)\|^2\,d\lambda
-              + \mathrm{KL}\big(q(x_T|x_0)\,\|\,p_T\big) - \mathbb{E}\log p(x_0|x_1)
+    .. math:: -\log p(x_0) &= \tfrac12\int_{\lambda_T}^{\lambda_1}
+              \mathbb{E}\,\|\varepsilon-\hat\varepsilon(x_\lambda)\|^2\,d\lambda \\
+              &+ \mathrm{KL}\big(q(x_T|x_0)\,\|\,p_T\big) \\
+              &- \mathbb{E}\log p(x_0|x_1)
 
     Sources: McAllester 2023, the continuous form of the non-variational identity, and Kong et al. 2023, there without
     the decoder's term, which is kept here: leaving it out costs ½ log of what is not resolved at t = 1. With the exact

@@ -72,9 +72,9 @@ class KTerms(NamedTuple):
 class KBound(AbstractLikelihood):
     r"""K ≤ log p(x_0) for every x_0: a *bound*, estimated without bias from draws of q ([2015] eqs. 13-14, App. B).
 
-    .. math:: K = \mathbb{E}_q\Big[\log p(x_0|x_1)
-              - \sum_{t=2}^{T} \mathrm{KL}\big(q(x_{t-1}|x_t,x_0)\,\|\,p(x_{t-1}|x_t)\big)\Big]
-              - \mathrm{KL}\big(q(x_T|x_0)\,\|\,\pi\big)
+    .. math:: K = &\ \mathbb{E}_q\log p(x_0|x_1) \\
+              &- \sum_{t=2}^{T} \mathbb{E}_q\,\mathrm{KL}\big(q(x_{t-1}|x_t,x_0)\,\|\,p(x_{t-1}|x_t)\big) \\
+              &- \mathrm{KL}\big(q(x_T|x_0)\,\|\,\pi\big)
 
     The KL terms are closed forms given x_t, for both families; x_t is drawn from its marginal, with noise of its own
     for every t. For the 2015 last step this is eq. 38 of the paper, of which eq. 14 is the special case of data with

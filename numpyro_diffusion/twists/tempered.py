@@ -30,6 +30,10 @@ class Tempered(AbstractTwist):
     Raises:
         TypeError: no twist; `power` is no number.
         ValueError: `power` negative or not finite.
+
+    Example:
+        >>> nd.samplers.TwistedSMC(64, nd.twists.Tempered(nd.twists.Laplace(), 0.5)).twist.power
+        0.5
     """
 
     twist: AbstractTwist | None
