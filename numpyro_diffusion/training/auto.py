@@ -66,7 +66,8 @@ def fit_prior(
 
     A tenth of the examples is held out, more where they are few. Validation begins before the first step and is as
     frequent as their number asks for. Examples of up to 256 real values start as an exact Gaussian or Gaussian
-    mixture, vectors in whitened or elementwise coordinates, and the network learns what that leaves: see `plan_prior`.
+    mixture, vectors in whitened or elementwise coordinates, and the network learns what that leaves; or they have a
+    kernel density and no network: see `plan_prior`.
 
     Cells that are NaN are taken as missing at random, and no row is dropped: by expectation maximisation, from a
     Gaussian or a mixture fitted by EM to the known cells, the missing ones are drawn given the known ones by SMC
@@ -213,13 +214,9 @@ def _of_mixed(settings: _Settings, table: AbstractTable, network: Any, max_steps
 def _of_gaps(settings: _Settings, gaps: Gaps, start: AbstractStart, max_steps: int | None) -> DiffusionPrior:
     """A prior of rows with missing cells."""
     laps = Laps.of(settings.batch_size, settings.learning_rate, max_steps)
-    learn = functools.partial(_learned, settings, None, pilot=FIRST_PILOT, models={})
-    tell = print if settings.progress_bar else _silent
+    learn = functools.partial(_learned, settings, None, pilot=FIRST_PILOT, models={}, copies=True)
+    tell = print if settings.progress_bar else lambda line: None
     return learn_with_gaps(settings.run_key, gaps, start, learn, laps, checkpoint=settings.checkpoint, tell=tell)
-
-
-def _silent(line: str) -> None:
-    """Say nothing."""
 
 
 def _complete(settings: _Settings, plan: PriorPlan, data: np.ndarray) -> DiffusionPrior:
@@ -241,6 +238,7 @@ def _learned(
     pilot: int = PILOT,
     finish: Finish = UNCHECKED,
     models: dict[str, Any] | None = None,
+    copies: bool = False,
 ) -> DiffusionPrior:
     """A prior, with its report beside simple models, of examples to train on and others held out."""
     options = settings.options(plan, len(train))
@@ -255,7 +253,7 @@ def _learned(
     if plan.is_table:
         options |= {"patience": _patience(plan, len(train))}
         keys = settings.plan_key, settings.run_key
-        return learn_table(keys, plan, train, held_out, finish, options, checkpoint, pilot)
+        return learn_table(keys, plan, train, held_out, finish, options, checkpoint, pilot, copies)
     patience = _patience(plan, len(train)) if len(held_out) else None
     options |= {"learning_rate": rate, "checkpoint": checkpoint, "patience": patience}
     result = fit(settings.run_key, plan.process, train, max_steps=plan.max_steps, validation=held_out, **options)
