@@ -18,7 +18,7 @@ class KernelDensity(AbstractDenoiser):
     """Exact posterior mean and variance of examples that are a mixture of k equal Gaussians with one scale for all.
 
     It says what `GaussianMixture` says of them, by two products with a matrix of shape (k, d) in place of a law for
-    each component: with hundreds of kernels some nine times as fast. Elements that are a thousand scales apart are too
+    each component: with hundreds of kernels several times as fast. Elements that are a thousand scales apart are too
     much for that in float32: the variance then has an error of a tenth.
 
     Args:
