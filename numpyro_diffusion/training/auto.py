@@ -66,8 +66,7 @@ def fit_prior(
 
     A tenth of the examples is held out, more where they are few. Validation begins before the first step and is as
     frequent as their number asks for. Examples of up to 256 real values start as an exact Gaussian or Gaussian
-    mixture, vectors in whitened or elementwise coordinates, and the network learns what that leaves; or they have a
-    kernel density and no network: see `plan_prior`.
+    mixture, and a network learns what that leaves, or vectors have a kernel density without one: see `plan_prior`.
 
     Cells that are NaN are taken as missing at random, and no row is dropped: by expectation maximisation, from a
     Gaussian or a mixture fitted by EM to the known cells, the missing ones are drawn given the known ones by SMC
@@ -168,8 +167,7 @@ def fit_prior(
     else:
         plan = choose(data, dequantize=dequantize)
         prior, said = _complete(settings, plan, np.asarray(data)), plan.reasons
-    levels = () if classes is None else classes.levels
-    prior = prior.with_report(prior.report()._replace(columns=columns, levels=levels))
+    prior = prior.with_report(prior.report()._replace(columns=columns, levels=() if classes is None else classes.levels))
     if progress_bar:
         print(f"{prior.report()}".removeprefix("\n".join(said)).strip())
     if prior.report().is_worse:
@@ -249,13 +247,12 @@ def _learned(
     if plan.has_baseline:
         rate = warmed_up(float(rate)) if rate > 0 else rate
         options |= {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99 if len(train) <= 4_000 else 0.998}
-    options |= {"likelihood": KINDS[plan.kind].validation(plan.process, len(held_out))}
+    patience = _patience(plan, len(train)) if len(held_out) else None
+    options |= {"likelihood": KINDS[plan.kind].validation(plan.process, len(held_out)), "patience": patience}
     if plan.is_table:
-        options |= {"patience": _patience(plan, len(train))}
         keys = settings.plan_key, settings.run_key
         return learn_table(keys, plan, train, held_out, finish, options, checkpoint, pilot, copies)
-    patience = _patience(plan, len(train)) if len(held_out) else None
-    options |= {"learning_rate": rate, "checkpoint": checkpoint, "patience": patience}
+    options |= {"learning_rate": rate, "checkpoint": checkpoint}
     result = fit(settings.run_key, plan.process, train, max_steps=plan.max_steps, validation=held_out, **options)
     models = simple_models(plan, train, held_out) if models is None else models
     report = report_of(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
