@@ -167,7 +167,8 @@ def fit_prior(
     else:
         plan = choose(data, dequantize=dequantize)
         prior, said = _complete(settings, plan, np.asarray(data)), plan.reasons
-    prior = prior.with_report(prior.report()._replace(columns=columns, levels=() if classes is None else classes.levels))
+    levels = () if classes is None else classes.levels
+    prior = prior.with_report(prior.report()._replace(columns=columns, levels=levels))
     if progress_bar:
         print(f"{prior.report()}".removeprefix("\n".join(said)).strip())
     if prior.report().is_worse:
@@ -181,7 +182,7 @@ class _Settings(NamedTuple):
     plan_key: Array
     run_key: Array
     batch_size: int | None
-    learning_rate: float
+    learning_rate: Any
     checkpoint: str | PathLike[str] | None
     progress_bar: bool
 
@@ -239,8 +240,7 @@ def _learned(
     copies: bool = False,
 ) -> DiffusionPrior:
     """A prior, with its report beside simple models, of examples to train on and others held out."""
-    options = settings.options(plan, len(train))
-    rate: Any = settings.learning_rate
+    options, rate = settings.options(plan, len(train)), settings.learning_rate
     if not plan.max_steps:
         report = PriorReport(None, (), len(train), 0, 0, plan.reasons, {})
         return DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
