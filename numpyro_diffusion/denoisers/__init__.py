@@ -9,6 +9,7 @@ from .exact import Enumerated as Enumerated
 from .exact import Gaussian as Gaussian
 from .exact import GaussianMixture as GaussianMixture
 from .full import FullGaussianMixture as FullGaussianMixture
+from .kernels import KernelDensity as KernelDensity
 from .network import Network as Network
 from .products import ProductMixture as ProductMixture
 from .residual import Residual as Residual

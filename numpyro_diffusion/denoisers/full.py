@@ -61,7 +61,7 @@ class FullGaussianMixture(AbstractDenoiser):
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """Normal with the exact element-wise mean and variance of x_0 given x_t."""
-        diffusion = _of_one_scale(diffusion)
+        diffusion = of_one_scale(diffusion)
         shape, scale, z = jnp.shape(x_t), diffusion.scale, diffusion.standardize(x_t).reshape(-1)
         alpha_bar, noise_variance = diffusion.schedule.signal_and_noise(t)
         locs = diffusion.standardize(self.locs.reshape(-1, *shape)).reshape(self.locs.shape)
@@ -81,7 +81,7 @@ class FullGaussianMixture(AbstractDenoiser):
         del event_shape
         within = einsum("k,kij,kj,klj->il", self.weights, self.bases, self.variances, self.bases)
         apart = self.locs - dot(self.weights, self.locs)
-        return (within + dot((apart * self.weights[:, None]).T, apart)) / _of_one_scale(diffusion).scale ** 2
+        return (within + dot((apart * self.weights[:, None]).T, apart)) / of_one_scale(diffusion).scale ** 2
 
     @property
     def components(self) -> Components:
@@ -102,7 +102,7 @@ class FullGaussianMixture(AbstractDenoiser):
         return dist.MixtureSameFamily(dist.Categorical(probs=self.weights), components)
 
 
-def _of_one_scale(diffusion: AbstractDiffusion) -> GaussianDiffusion:
+def of_one_scale(diffusion: AbstractDiffusion) -> GaussianDiffusion:
     """The diffusion, once its noise is the same along every axis."""
     gaussian = require_gaussian(diffusion, "diffusion: Gaussian oracles are for GaussianDiffusion")
     if gaussian.scale.ndim:

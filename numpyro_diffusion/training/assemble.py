@@ -9,8 +9,9 @@ from ..distributions import DiffusionPrior
 from ..process import ReverseProcess
 from ..schedules import AbstractSchedule, log_snr
 from .baselines import Mixture
+from .coordinates import to_data_of
 from .data_moments import with_data_moments
-from .tables import NUM_TIMES, to_data_of
+from .tables import NUM_TIMES
 
 
 def assembled(

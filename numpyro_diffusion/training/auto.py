@@ -67,7 +67,7 @@ def fit_prior(
 
     A tenth of the examples is held out, more where they are few. Validation begins before the first step and is as
     frequent as their number asks for. Examples of up to 256 real values start as an exact Gaussian or Gaussian
-    mixture, vectors in whitened or elementwise coordinates, and the network learns what that leaves: see `plan_prior`.
+    mixture, and a network learns what that leaves, or vectors have a kernel density without one: see `plan_prior`.
 
     Cells that are NaN are taken as missing at random, and no row is dropped: by expectation maximisation, from a
     Gaussian or a mixture fitted by EM to the known cells, the missing ones are drawn given the known ones by SMC
@@ -187,7 +187,7 @@ class _Settings(NamedTuple):
     plan_key: Array
     run_key: Array
     batch_size: int | None
-    learning_rate: float
+    learning_rate: Any
     checkpoint: str | PathLike[str] | None
     progress_bar: bool
 
@@ -218,13 +218,9 @@ def _of_mixed(settings: _Settings, table: AbstractTable, network: Any, max_steps
 def _of_gaps(settings: _Settings, gaps: Gaps, start: AbstractStart, max_steps: int | None) -> DiffusionPrior:
     """A prior of rows with missing cells."""
     laps = Laps.of(settings.batch_size, settings.learning_rate, max_steps)
-    learn = functools.partial(_learned, settings, None, pilot=FIRST_PILOT, models={})
-    tell = print if settings.progress_bar else _silent
+    learn = functools.partial(_learned, settings, None, pilot=FIRST_PILOT, models={}, copies=True)
+    tell = print if settings.progress_bar else lambda line: None
     return learn_with_gaps(settings.run_key, gaps, start, learn, laps, checkpoint=settings.checkpoint, tell=tell)
-
-
-def _silent(line: str) -> None:
-    """Say nothing."""
 
 
 def _complete(settings: _Settings, plan: PriorPlan, data: np.ndarray) -> DiffusionPrior:
@@ -246,23 +242,22 @@ def _learned(
     pilot: int = PILOT,
     finish: Finish = UNCHECKED,
     models: dict[str, Any] | None = None,
+    copies: bool = False,
 ) -> DiffusionPrior:
     """A prior, with its report beside simple models, of examples to train on and others held out."""
-    options = settings.options(plan, len(train))
-    rate: Any = settings.learning_rate
+    options, rate = settings.options(plan, len(train)), settings.learning_rate
     if not plan.max_steps:
         report = PriorReport(None, (), len(train), 0, 0, plan.reasons, {})
         return DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
     if plan.has_baseline:
         rate = warmed_up(float(rate)) if rate > 0 else rate
         options |= {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99 if len(train) <= 4_000 else 0.998}
-    options |= {"likelihood": KINDS[plan.kind].validation(plan.process, len(held_out))}
-    if plan.is_table:
-        options |= {"patience": _patience(plan, len(train))}
-        keys = settings.plan_key, settings.run_key
-        return learn_table(keys, plan, train, held_out, finish, options, checkpoint, pilot)
     patience = _patience(plan, len(train)) if len(held_out) else None
-    options |= {"learning_rate": rate, "checkpoint": checkpoint, "patience": patience}
+    options |= {"likelihood": KINDS[plan.kind].validation(plan.process, len(held_out)), "patience": patience}
+    if plan.is_table:
+        keys = settings.plan_key, settings.run_key
+        return learn_table(keys, plan, train, held_out, finish, options, checkpoint, pilot, copies)
+    options |= {"learning_rate": rate, "checkpoint": checkpoint}
     result = fit(settings.run_key, plan.process, train, max_steps=plan.max_steps, validation=held_out, **options)
     models = simple_models(plan, train, held_out) if models is None else models
     report = report_of(plan, result, None, {"": result}, plan.reasons, models, train, held_out)

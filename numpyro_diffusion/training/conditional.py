@@ -18,10 +18,11 @@ from ..process import ReverseProcess
 from ..transforms import PrincipalAxes
 from ._arguments import check_numbers
 from .baselines import LARGEST, Mixture, shrunk_gaussian
+from .coordinates import finest_detail
 from .data_moments import with_data_moments
 from .kinds import KINDS, Sizes, hidden_width
 from .plan import PriorPlan, table_width
-from .tables import FEWEST, NUM_TIMES, finest_detail
+from .tables import FEWEST, NUM_TIMES
 from .variances import ContextVariances, fitted_variances
 
 MOST_LABELS = 1_000

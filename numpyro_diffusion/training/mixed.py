@@ -15,9 +15,10 @@ from ..diffusions import AbstractDiffusion, CategoricalDiffusion, GaussianDiffus
 from ..networks import MLP
 from ..process import MixedStep, ReverseProcess
 from ._arguments import generator_of, split_rows
+from .coordinates import finest_detail
 from .plan import PriorPlan, table_width
 from .products import Columns, Products, fit_products
-from .tables import FEWEST, finest_detail
+from .tables import FEWEST
 
 LEAST_STEPS, MOST_STEPS = 64, 200  # T
 

@@ -19,6 +19,7 @@ from .placing import with_placed_steps
 from .plan import PriorPlan
 from .reporting import report_of
 from .results import FitResult
+from .resume import History
 from .tables import Candidate, Table, candidates, simplified, table, table_width
 
 REFITTED = 2_000  # examples up to which the chosen prior is fitted again to all of them
@@ -48,8 +49,9 @@ def learn_table(
     options: dict[str, Any],
     checkpoint: Any,
     pilot: int,
+    copies: bool = False,
 ) -> DiffusionPrior:
-    """Try all candidates for some steps, and go on with the best.
+    """Try all candidates for some steps, and go on with the best that has a network, unless another is better.
 
     Args:
         keys: of the networks' first weights, and of the runs.
@@ -60,8 +62,9 @@ def learn_table(
         options: of `fit`.
         checkpoint: of what is tried first, with others beside it; None for none.
         pilot: steps by which candidates are chosen.
+        copies: see `table`.
     """
-    data = _best_bounds(plan, train, held_out)
+    data = _best_bounds(plan, train, held_out, copies)
     width = table_width(len(train) + len(held_out), data.train.shape[1])
     tried, placed = candidates(keys[0], data, width, train.shape[1:], plan.schedule, plan.kind), "steps: as given"
     if plan.schedule is None:
@@ -69,6 +72,8 @@ def learn_table(
     short = min(plan.max_steps, pilot) if len(tried) > 1 else plan.max_steps
 
     def run(candidate: Candidate, x: np.ndarray, steps: int, place: Path, **more: Any) -> FitResult:
+        if not candidate.is_trained:
+            return _judged(keys[1], candidate, plan, held_out)
         return fit(keys[1], candidate.process, x, transform=candidate.transform, max_steps=steps, checkpoint=place,
                    **options | more)  # fmt: skip
 
@@ -77,9 +82,10 @@ def learn_table(
         places = [start, *(start.with_name(f"{start.name}.{i}") for i in range(1, len(tried)))]
         known = {"validation": held_out}
         results = [run(c, train, short, place, **known) for c, place in zip(tried, places, strict=True)]
-        best = int(np.argmax([max(result.history["validation"]) for result in results]))
+        best = _promising(tried, results)
         if short < plan.max_steps:
             results[best] = run(tried[best], train, plan.max_steps, places[best], **known)
+        best = int(np.argmax([max(result.history["validation"]) for result in results]))
         chosen, result = tried[best], results[best]
         reasons = (*plan.reasons, *_said(plan, data), placed, _compared(tried, results, best))
         curves = {candidate.name: found for candidate, found in zip(tried, results, strict=True)}
@@ -101,11 +107,30 @@ def learn_table(
     return _better(plan, prior, chosen, result, again, process, whole, held_out)
 
 
-def _best_bounds(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> Table:
+def _judged(key: Array, candidate: Candidate, plan: PriorPlan, held_out: np.ndarray) -> FitResult:
+    """What `fit` returns before the first step."""
+    likelihood, x = default_validation(candidate.process, len(held_out)), jnp.asarray(held_out, float)
+    values = held_out_values(likelihood, key, candidate.process, x, plan.dequantize, candidate.transform)
+    value, error = float(jnp.mean(values)), float(jnp.std(values) / np.sqrt(len(values)))
+    history: History = {"validation_step": [0.0], "validation": [value], "validation_error": [error]}
+    return FitResult(candidate.process, {"step": [], "loss": []} | history, 0, "finished")
+
+
+def _promising(tried: list[Candidate], results: list[FitResult]) -> int:
+    """The best that is trained, which more steps may make better, unless another is better by more than errors."""
+    values = np.array([max(result.history["validation"]) for result in results])
+    best = int(np.argmax(values))
+    trained = int(np.argmax(np.where([candidate.is_trained for candidate in tried], values, -np.inf)))
+    one, other = (results[i].history["validation_error"][-1] for i in (best, trained))
+    return trained if values[best] - values[trained] < 2 * np.hypot(one, other) else best
+
+
+def _best_bounds(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray, copies: bool) -> Table:
     """The simple models without bounds, or with those that are proposed, by held-out density; with those given."""
     options = (plan.bounds,) if plan.bounds is None or plan.bounds_given else (None, plan.bounds)
     parts = _flat(train), _flat(held_out), plan.dequantize
-    return max((table(*parts, bounds, train.shape[1:]) for bounds in options), key=lambda found: found.value)
+    found = (table(*parts, bounds, train.shape[1:], copies=copies) for bounds in options)
+    return max(found, key=lambda each: each.value)
 
 
 def _models(plan: PriorPlan, data: Table, train: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:

@@ -13,21 +13,31 @@ LOOKED_AT = 100  # examples, to place steps by
 
 
 def with_placed_steps(key: Array, tried: list[Candidate], data: Table) -> tuple[list[Candidate], str]:
-    """The candidates with their steps where kernels lose most, as many as the one that needs fewest; and the reason.
+    """The candidates with their steps where reverse kernels lose most, and the reason.
 
-    A kernel has no correlations, so that steps lose where x_0 given x_t has some: see `place_steps`. The loss, which K
-    has too, is inversely proportional to their number.
+    Such a kernel has no correlations, so that steps lose where x_0 given x_t has some: see `place_steps`. The loss,
+    which K has too, is inversely proportional to their number. All that are trained have as many as the one that needs
+    fewest, so that they share programs.
     """
     x = data.train[:LOOKED_AT]
     found = [placement(key, candidate.process, candidate.latent(x)) for candidate in tried]
     lost = np.array([_lost(each) for each in found])
+    of_trained = lost[[c.is_trained for c in tried]]
     # A Gaussian in whitened coordinates loses nothing; what it leaves is for the network, and not known yet.
-    needing = lost[lost[:, 0] > LEAST_LOSS] if (lost[:, 0] > LEAST_LOSS).any() else lost
+    needing = of_trained[of_trained[:, 0] > LEAST_LOSS] if (of_trained[:, 0] > LEAST_LOSS).any() else of_trained
     fewest = needing.min(0)
-    chosen = int(np.argmax(np.append(fewest[:-1] < LEAST_LOSS, True)))
-    count = MORE_TIMES[chosen]
-    placed = [c.of_schedule(each.schedule(count)) for c, each in zip(tried, found, strict=True)]
-    return placed, f"steps: {count}, placed where the baseline's kernels lose most, {fewest[chosen]:.2g} nats or more"
+    losses = [fewest if candidate.is_trained else own for candidate, own in zip(tried, lost, strict=True)]
+    counts = [_enough(loss) for loss in losses]
+    placed = [c.of_schedule(each.schedule(count)) for c, each, count in zip(tried, found, counts, strict=True)]
+    loss = fewest[MORE_TIMES.index(counts[0])]
+    said = f"steps: {counts[0]}, placed where the baseline's kernels lose most, {loss:.2g} nats or more"
+    own = [f"; {count} of {c.name}" for c, count in zip(tried, counts, strict=True) if not c.is_trained]
+    return placed, "".join([said, *own])
+
+
+def _enough(losses: np.ndarray) -> int:
+    """The fewest steps that lose little."""
+    return MORE_TIMES[int(np.argmax(np.append(losses[:-1] < LEAST_LOSS, True)))]
 
 
 @compiled

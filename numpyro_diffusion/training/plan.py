@@ -17,11 +17,12 @@ from ..process import ReverseProcess
 from ..schedules import AbstractSchedule
 from ._arguments import check_number, check_numbers
 from .bounds import Bounds, checked_bounds, proposed_bounds
+from .coordinates import same_elements
 from .holding_out import independent_rows
 from .kinds import KINDS, Kind, Sizes, chosen_kind, hidden_width
 from .noise import for_bits, for_classes, for_reals, given_or_not
 from .scaling import spacing
-from .tables import FEWEST, MANY, candidates, same_elements, table, table_width, whitened_gaussian
+from .tables import FEWEST, MANY, candidates, table, table_width, whitened_gaussian
 
 Family = Literal["gaussian", "binomial", "categorical"]
 
@@ -87,7 +88,8 @@ def plan_prior(
 
     Examples of up to 256 real values are a table: unless a loc, scale, learned schedule or network is given, the
     network learns what an exact Gaussian or Gaussian mixture leaves, for vectors in whitened or in elementwise
-    coordinates, as held-out examples decide. With fewer than 20 vectors a Gaussian is all that is fitted.
+    coordinates, as held-out examples decide. A kernel density is tried too, without a network, for vectors of up to
+    20,000 numbers in all. With fewer than 20 vectors a Gaussian is all that is fitted.
 
     Args:
         key: JAX random key, for the network's first weights.
@@ -224,7 +226,9 @@ def _for_table(
         reasons += why
     elif own is not None:
         reasons.append(f"bounds: {own.said} (given)")
-    reasons.append(f"baseline: one Gaussian or up to {MANY[-1]}, as validation decides; the network learns the rest")
+    kernels = ", or a kernel density alone" if len(event_shape) == 1 else ""
+    said = f"one Gaussian or up to {MANY[-1]}, as validation decides; the network learns the rest{kernels}"
+    reasons.append(f"baseline: {said}")
     reasons.append(f"schedule: {schedule.num_steps} steps, {ends}{given_or_not(given)}")
     fn: Any = first.process.denoiser
     reasons.append(f"network: {fn.fn.said}, for {count} examples")

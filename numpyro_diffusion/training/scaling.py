@@ -5,7 +5,7 @@ from jax.typing import ArrayLike
 
 from .._checks import check_finite, checked_location, checked_scale
 from ._arguments import check_numbers
-from .tables import finest_detail
+from .coordinates import finest_detail
 
 SAMPLED = 1_000_000  # values that are sorted to find the spacing
 

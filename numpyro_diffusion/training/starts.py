@@ -97,7 +97,7 @@ class GaussianStart(AbstractStart):
         train, out = parted(rng, rows, self.resample)
         gaussian = fit_gaussian(train)
         laws = {"Gaussian": gaussian}
-        simple = table(completed(rng, gaussian, train), completed(rng, gaussian, out), 0.0)
+        simple = table(completed(rng, gaussian, train), completed(rng, gaussian, out), 0.0, copies=True)
         if (parts := len(simple.mixture.weights)) > 1:
             laws[f"mixture of {parts} Gaussians"] = fit_mixture_of_rows(train, simple.mixture)
         return Begun(plan, laws, train, out)
