@@ -18,10 +18,14 @@ shape_checks.install("numpyro_diffusion")  # before anything imports it
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+QUICK += " --xla_backend_optimization_level=1"  # for the few programs that are optimised at all: see `optimised`
+
+
 def ask_xla_to_compile_quickly() -> None:
-    """Two settings that more than halve the time to compile for a CPU, where this jaxlib knows them: else it aborts."""
+    """Settings that more than halve the time to compile for a CPU, where this jaxlib knows them: else it aborts."""
     given = os.environ.get("XLA_FLAGS", "")
-    wanted = f"{given} --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1".strip()
+    wanted = f"{given} {QUICK}".strip()
     probe = {**os.environ, "XLA_FLAGS": wanted, "JAX_PLATFORMS": "cpu"}
     known = subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env=probe, capture_output=True)
     if known.returncode == 0:
@@ -46,6 +50,17 @@ def forgotten_programs() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """For a test that computes for longer than it compiles: its programs take longer to compile, and a third to run."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    unset = pytest.MonkeyPatch()
+    unset.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
+    yield
+    unset.undo()
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ def exact(observation):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")  # a hundred seconds of computing, or forty
 def test_the_evidence_over_all_noise_scales():
     prior = gaussian_prior()
     truth = prior.sample(jax.random.key(0), (2,))

@@ -35,8 +35,10 @@ def mixture():
     return nd.DiffusionPrior(process)
 
 
-def drawn(prior, count=100_000):
-    return np.asarray(prior.sample(jax.random.key(99), (count,)))
+@pytest.fixture(scope="module")
+def million(mixture):
+    """Draws of the mixture, shape (1000000, 2)."""
+    return np.asarray(mixture.sample(jax.random.key(99), (1_000_000,)))
 
 
 def reweighted(draws, log_r, of=lambda x: x):
@@ -82,16 +84,16 @@ def assert_right(prior, draws, log_r, reach=np.inf):
 
 
 @pytest.mark.slow
-def test_the_default_is_right_for_two_moduli(mixture):
-    smc = assert_right(mixture, drawn(mixture), LIKELIHOODS["modulus"])
+def test_the_default_is_right_for_two_moduli(mixture, million):
+    smc = assert_right(mixture, million[:100_000], LIKELIHOODS["modulus"])
     assert smc.plan.sampler.twist == twists.Tempered(twists.Laplace(), 0.5)
     assert "twist Tempered(Laplace, power=0.5), chosen by rule" in str(smc.plan)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "square"])  # the learned prior has them all
-def test_the_default_is_right_for_an_exact_prior(mixture, name):
-    assert_right(mixture, drawn(mixture), LIKELIHOODS[name])
+def test_the_default_is_right_for_an_exact_prior(mixture, million, name):
+    assert_right(mixture, million[:100_000], LIKELIHOODS[name])
 
 
 @pytest.mark.slow
@@ -147,9 +149,9 @@ def test_known_elements_of_a_learned_prior(banana, banana_draws, transform):
 
 
 @pytest.mark.slow
-def test_particle_gibbs_mixes_between_the_modes_of_a_modulus(mixture):
+def test_particle_gibbs_mixes_between_the_modes_of_a_modulus(mixture, million):
     log_r = LIKELIHOODS["modulus"]
-    _, _, mean, sd = reweighted(drawn(mixture), log_r)
+    _, _, mean, sd = reweighted(million[:100_000], log_r)
     kernel = nd.infer.ParticleGibbs(model_of(mixture, log_r))
     mcmc = MCMC(kernel, num_warmup=50, num_samples=1000, progress_bar=False)
     mcmc.run(jax.random.key(0))
@@ -219,14 +221,14 @@ def test_another_row_with_other_known_elements_compiles_nothing(mixture):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("noise", "twist"), [(0.5, None), (0.05, None), (0.05, twists.MomentMatched("exact"))])
-def test_a_linear_observation_of_an_exact_mixture(mixture, noise, twist):
+def test_a_linear_observation_of_an_exact_mixture(mixture, million, noise, twist):
     """As a site of the model, which twists take in closed form; proposals must not be narrower than the target."""
 
     def model():
         x = numpyro.sample("x", mixture)
         numpyro.sample("y", dist.Normal(x.sum(), noise), obs=1.0)
 
-    value, error, mean, sd = reweighted(drawn(mixture, 1_000_000), lambda x: dist.Normal(x.sum(), noise).log_prob(1.0))
+    value, error, mean, sd = reweighted(million, lambda x: dist.Normal(x.sum(), noise).log_prob(1.0))
     smc = nd.infer.SMC(model, num_islands=30, twist=twist).run(jax.random.key(3))
     assert isinstance(smc.plan.sampler.twist, twists.Tempered if twist is None else twists.MomentMatched)
     assert abs(smc.log_evidence - value) < 4 * np.hypot(smc.log_evidence_error, error)

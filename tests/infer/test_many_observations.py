@@ -1,5 +1,6 @@
 """More than 16 observations of one example, by the default twists, of exact denoisers and of a learned prior."""
 
+import functools
 import warnings
 
 import jax
@@ -64,6 +65,7 @@ def test_of_a_mixture():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_of_a_mixture_with_many_known_elements():
     """Evidence and the mean of the others, of which the known ones say which component they are of."""
     rng, known = np.random.default_rng(5), np.arange(40) % 2 == 0
@@ -98,9 +100,9 @@ LIKELIHOODS = {
 }
 
 
-@pytest.fixture(scope="module")
+@functools.cache
 def digits():
-    """The packaged prior with a chain of 20 steps, and draws of it."""
+    """The packaged prior with a chain of 20 steps, and draws of it, by the first test that asks for them."""
     prior = nd.load("digits").with_(sampler=nd.samplers.Ancestral(20))
     return prior, np.asarray(prior.sample(jax.random.key(9), (40_000,)))
 
@@ -118,9 +120,10 @@ def reweighted(draws, log_r):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_of_a_learned_prior_against_its_own_draws(digits, name):
-    prior, draws = digits
+def test_of_a_learned_prior_against_its_own_draws(name):
+    prior, draws = digits()
     y = jnp.asarray(nd.datasets.digits().test_images[70].reshape(-1)[SEEN])
     log_r = lambda x: LIKELIHOODS[name](x, y)
     value, value_error, mean, error, deviation = reweighted(draws, log_r)
@@ -145,9 +148,10 @@ def test_of_a_learned_prior_against_its_own_draws(digits, name):
 
 
 @pytest.mark.slow
-def test_particle_gibbs_of_few_particles_against_draws_of_the_learned_prior(digits):
+@pytest.mark.usefixtures("optimised")
+def test_particle_gibbs_of_few_particles_against_draws_of_the_learned_prior():
     """Fewer particles than pixels: the default is the twist without matrices."""
-    prior, draws = digits
+    prior, draws = digits()
     y = jnp.asarray(nd.datasets.digits().test_images[70].reshape(-1)[SEEN])
     _, _, mean, error, deviation = reweighted(draws, lambda x: LIKELIHOODS["normal"](x, y))
 
