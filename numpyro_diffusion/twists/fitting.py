@@ -11,14 +11,15 @@ from .laplace import Laplace
 from .linear import MomentMatched, PseudoInverse, observation_size
 from .mixture import MixtureMatched
 
-# Of exact mixtures that are seen by so few a tempered `Laplace` is far nearer than `MomentMatched` where data are far
-# out, and a little farther elsewhere (examples/benchmarks/mixture.py, tests/twists/test_far_observations.py).
+# Of exact laws that are seen by so few, but not known as mixtures, a tempered `Laplace` is far nearer than
+# `MomentMatched` where data are far out, and a little farther elsewhere (tests/twists/test_far_observations.py).
 LARGEST_EXACT = 16
 # Seen by more, examples of more elements find too late which mode the observations are of with a tempered `Laplace`
 # (examples/benchmarks/many_observations.py); those of fewer have more effective particles than by the iterative way.
 LARGEST_TEMPERED = 128
 
-
+# Of a kernel density or as many components it would cost many times what the denoiser does.
+MOST_COMPONENTS = 64
 # Numbers that `MixtureMatched` computes for each particle and for all of them, in a step, for each component.
 LARGEST_OWN, LARGEST_SHARED = 1_000_000, 100_000_000
 
@@ -55,4 +56,4 @@ def _has_few_components(process: ReverseProcess, size: int) -> bool:
         return False
     count, turned = len(parts.weights), 0 if parts.bases is None else elements
     own, shared = size * (size + elements) + elements * turned, size * (size + elements + turned) * max(size, turned)
-    return count * own <= LARGEST_OWN and count * shared <= LARGEST_SHARED
+    return count <= MOST_COMPONENTS and count * own <= LARGEST_OWN and count * shared <= LARGEST_SHARED

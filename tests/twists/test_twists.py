@@ -475,7 +475,7 @@ def test_the_default_is_tempered_but_of_normal_laws():
     assert twists.default_twist(small, MANY, 2) == inverse and twists.default_twist(small, SUM, 2) == laplace
     iterative = twists.MomentMatched("iterative")
     for size, observed, known in ((20, laplace, laplace), (160, iterative, laplace), (300, iterative, iterative)):
-        locs = np.zeros((4_000 if size == 20 else 40, size))
+        locs = np.zeros((65, size))
         mixture = nd.denoisers.GaussianMixture(locs, np.full(len(locs), 0.5), np.full(len(locs), 1 / len(locs)))
         process, entries = nd.ReverseProcess(small.diffusion, mixture, size), np.arange(size) < 20
         assert twists.default_twist(process, Gaussian(np.zeros(size), 1.0)) == observed
