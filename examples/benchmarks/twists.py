@@ -21,7 +21,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.twists import Laplace, MomentMatched, PseudoInverse, Tempered, default_twist
+from numpyro_diffusion.twists import Laplace, MixtureMatched, MomentMatched, PseudoInverse, Tempered, default_twist
 
 TWISTS = {
     "PseudoInverse": PseudoInverse(),
@@ -29,8 +29,9 @@ TWISTS = {
     "Laplace": Laplace(),
     "Tempered(Laplace, 0.5)": Tempered(Laplace(), 0.5),
     "MomentMatched, iterative": MomentMatched("iterative"),
+    "MixtureMatched": MixtureMatched(),
 }
-LEARNED = tuple(TWISTS)[:4]  # a learned Jacobian is no covariance
+LEARNED, NORMAL = tuple(TWISTS)[:4], tuple(TWISTS)[:5]  # a learned Jacobian is no covariance; one normal law no mixture
 
 
 class Problem(NamedTuple):
@@ -70,8 +71,9 @@ def of_laws(rng: np.random.Generator) -> dict[str, Problem]:
     for name, (prior, truth) in found.items():
         size = len(truth)
         rows = jnp.asarray(rng.normal(size=(size // 2, size)) / np.sqrt(size), jnp.float32)
-        problems[f"{name}, {size // 2} looks"] = Problem(prior, lambda x, rows=rows: rows @ x, 0.2, truth)
-        problems[f"{name}, first half"] = Problem(prior, lambda x, size=size: x[: size // 2], 0.5, truth)
+        twists = NORMAL if name == "normal" else tuple(TWISTS)
+        problems[f"{name}, {size // 2} looks"] = Problem(prior, lambda x, rows=rows: rows @ x, 0.2, truth, twists)
+        problems[f"{name}, first half"] = Problem(prior, lambda x, size=size: x[: size // 2], 0.5, truth, twists)
     problems["mixture, d = 64, all under noise"] = Problem(
         *found["mixture, d = 64"][:1], lambda x: x, 1.0, found["mixture, d = 64"][1]
     )
