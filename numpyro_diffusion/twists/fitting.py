@@ -21,7 +21,7 @@ LARGEST_TEMPERED = 128
 # Of a kernel density or as many components it would cost many times what the denoiser does.
 MOST_COMPONENTS = 64
 # Numbers that `MixtureMatched` computes for each particle and for all of them, in a step, for each component.
-LARGEST_OWN, LARGEST_SHARED = 200_000, 20_000_000
+LARGEST_OWN, LARGEST_SHARED = 1_000_000, 100_000_000
 
 
 def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles: int | None = None) -> AbstractTwist:
