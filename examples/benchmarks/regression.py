@@ -22,7 +22,8 @@ default (--steps), and SMC has 64 particles.
     python examples/benchmarks/regression.py --ways impute --replicates 60 --record regression.jsonl
 
 MICE needs `pip install statsmodels`, 0.15 or newer. With --record, each replicate is added to a file, and a run that
-was stopped goes on where it was; the file is of one choice of --rows and --steps, and its first --replicates of every way are printed.
+was stopped goes on where it was; the file is of one choice of --rows and --steps, and its first --replicates of every
+way are printed.
 """
 
 import argparse
