@@ -230,7 +230,7 @@ def test_a_linear_observation_of_an_exact_mixture(mixture, million, noise, twist
 
     value, error, mean, sd = reweighted(million, lambda x: dist.Normal(x.sum(), noise).log_prob(1.0))
     smc = nd.infer.SMC(model, num_islands=30, twist=twist).run(jax.random.key(3))
-    assert isinstance(smc.plan.sampler.twist, twists.Tempered if twist is None else twists.MomentMatched)
+    assert isinstance(smc.plan.sampler.twist, twists.MixtureMatched if twist is None else twists.MomentMatched)
     assert abs(smc.log_evidence - value) < 4 * np.hypot(smc.log_evidence_error, error)
     assert smc.log_evidence_error < 0.02
     x = np.asarray(smc.get_samples()["x"], np.float64)

@@ -59,7 +59,7 @@ def test_of_a_mixture():
         smc = run(prior, y, key)
         each = [density(y, loc, scale * np.ones(SIZE)) for loc, scale in zip(locs, [0.4, 0.5, 0.6], strict=True)]
         found.append((smc.log_evidence - logsumexp(each, b=weights), smc.log_evidence_error))
-    assert smc.plan.sampler.twist == nd.twists.Tempered(nd.twists.Laplace(), 0.5)
+    assert smc.plan.sampler.twist == nd.twists.MixtureMatched()
     gap, error = np.array(found).T
     assert np.all(np.abs(gap) < 4 * error + 0.02) and np.abs(gap).max() < 0.15
 
