@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.incomplete import imputation
+from numpyro_diffusion.incomplete import row_draws
 from numpyro_diffusion.training import DroppedRowsWarning, posterior_draws
 
 KEY = jax.random.key(0)
@@ -102,7 +102,7 @@ def test_a_frame_of_classes_with_holes_is_completed(monkeypatch):
     with pytest.warns(DroppedRowsWarning, match="1 of 300 rows"):
         prior = nd.fit_prior(KEY, frame, max_steps=60, progress_bar=False)
     assert prior.process.diffusion.description()["family"] == "mixed"
-    monkeypatch.setattr(imputation, "MORE", ())  # k̂ would have most rows run again, with many more particles
+    monkeypatch.setattr(row_draws, "MORE", ())  # k̂ would have most rows run again, with many more particles
     found = nd.impute(KEY, frame, prior, 30, num_particles=64, num_steps=32, progress_bar=False)
     fits = ((codes[:, None] == LISTED) | ~known[:, None]).all(-1) * ODDS
     shares = fits / fits.sum(1, keepdims=True)
