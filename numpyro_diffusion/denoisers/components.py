@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._products import einsum
-from .._shapes import Example, Time
+from .._shapes import AnyTime, Example
 
 
 class Components(NamedTuple):
@@ -31,13 +31,13 @@ class Components(NamedTuple):
         loc, scale = flat(diffusion.loc), flat(diffusion.scale)
         return self._replace(locs=(self.locs - loc) / scale, variances=self.variances / scale**2)
 
-    def left(self, diffusion: Any, t: Time) -> Float[Array, "k d"]:
+    def left(self, diffusion: Any, t: AnyTime) -> Float[Array, "k d"]:
         """Variances of x_0 given x_t in the bases, the same for all x_t; of a standardised mixture, as the rest."""
         alpha_bar, noise = diffusion.schedule.signal_and_noise(t)
         return self.variances * noise / (alpha_bar * self.variances + noise)
 
-    def given(self, diffusion: Any, x_t: Example, t: Time) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:
-        """Log probability of each component given x_t, and its mean of x_0."""
+    def given(self, diffusion: Any, x_t: Example, t: AnyTime) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:
+        """Log probability of each component given x_t, in nats, and its mean of x_0."""
         alpha_bar, noise = diffusion.schedule.signal_and_noise(t)
         z = diffusion.standardize(x_t).reshape(-1)
         marginal = alpha_bar * self.variances + noise

@@ -1,6 +1,5 @@
 """An exact denoiser for data whose law is a mixture of Gaussians with correlations."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -62,16 +61,10 @@ class FullGaussianMixture(AbstractDenoiser):
     def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """Normal with the exact element-wise mean and variance of x_0 given x_t."""
         diffusion = of_one_scale(diffusion)
-        shape, scale, z = jnp.shape(x_t), diffusion.scale, diffusion.standardize(x_t).reshape(-1)
-        alpha_bar, noise_variance = diffusion.schedule.signal_and_noise(t)
-        locs = diffusion.standardize(self.locs.reshape(-1, *shape)).reshape(self.locs.shape)
-        variances = self.variances / scale**2
-        marginal = alpha_bar * variances + noise_variance
-        turned = einsum("kij,ki->kj", self.bases, z - jnp.sqrt(alpha_bar) * locs)
-        log_share = jnp.log(self.weights) - 0.5 * jnp.sum(jnp.square(turned) / marginal + jnp.log(marginal), 1)
-        share = jax.nn.softmax(log_share)
-        means = locs + einsum("kij,kj->ki", self.bases, jnp.sqrt(alpha_bar) * variances / marginal * turned)
-        own = einsum("kij,kj->ki", jnp.square(self.bases), variances * noise_variance / marginal)
+        shape, scale = jnp.shape(x_t), diffusion.scale
+        parts = self.components.standardized(diffusion, shape)
+        log_share, means = parts.given(diffusion, x_t, t)
+        share, own = jnp.exp(log_share), parts.variances_of(parts.left(diffusion, t))
         mean = dot(share, means)
         variance = dot(share, own + jnp.square(means - mean)) * scale**2
         return normal(diffusion.unstandardize(mean.reshape(shape)), variance.reshape(shape))
