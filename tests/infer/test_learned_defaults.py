@@ -1,5 +1,6 @@
-"""The default sampler on priors that were learned, under likelihoods that are not Gaussian."""
+"""SMC on priors that were learned: the default under likelihoods that are not Gaussian, and a twist by name."""
 
+import functools
 import re
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 import numpyro_diffusion as nd
 
 
+@functools.cache
 def many_clusters():
     """By `fit_prior`: twelve clusters on a circle, so that its baseline has as many components or more."""
     rng = np.random.default_rng(0)
@@ -59,6 +61,31 @@ def test_counts_and_a_modulus_against_reweighted_draws(learn):
     sd = np.sqrt(weight @ (x - mean) ** 2)
     smc = nd.infer.SMC(model, num_islands=16, progress_bar=False).run(jax.random.key(3))
     assert abs(smc.log_evidence - value) < 4 * np.hypot(smc.log_evidence_error, error)
+    assert smc.log_evidence_error < 0.05
+    draws = np.asarray(smc.get_samples()["x"], np.float64)
+    np.testing.assert_allclose((draws.mean(0) - mean) / sd, 0.0, atol=0.1)
+    np.testing.assert_allclose(draws.std(0) / sd, 1.0, atol=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("power", [0.0, 0.25])
+def test_a_twist_of_the_components_that_a_network_is_about(power):
+    """A linear observation of a learned prior, whose reweighted draws know nothing of components."""
+    prior = many_clusters()
+
+    def model():
+        x = numpyro.sample("x", prior)
+        numpyro.sample("y", dist.Normal(x[0] + 0.5 * x[1], 0.3), obs=1.0)
+
+    x = np.asarray(prior.sample(jax.random.key(7), (200_000,)), np.float64)
+    weight = np.exp(-0.5 * ((x[:, 0] + 0.5 * x[:, 1] - 1.0) / 0.3) ** 2) / (0.3 * np.sqrt(2 * np.pi))
+    error = weight.std() / weight.mean() / np.sqrt(len(weight))
+    share = weight / weight.sum()
+    mean = share @ x
+    sd = np.sqrt(share @ (x - mean) ** 2)
+    twist = nd.twists.Tempered(nd.twists.MixtureMatched(), power)
+    smc = nd.infer.SMC(model, num_islands=16, twist=twist, progress_bar=False).run(jax.random.key(3))
+    assert abs(smc.log_evidence - np.log(weight.mean())) < 4 * np.hypot(smc.log_evidence_error, error)
     assert smc.log_evidence_error < 0.05
     draws = np.asarray(smc.get_samples()["x"], np.float64)
     np.testing.assert_allclose((draws.mean(0) - mean) / sd, 0.0, atol=0.1)
