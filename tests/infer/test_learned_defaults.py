@@ -25,6 +25,17 @@ def many_clusters():
     return prior
 
 
+@functools.cache
+def draws_of_many_clusters():
+    """Of its own chain."""
+    return drawn(many_clusters())
+
+
+def drawn(prior):
+    """So many that their error is a part of that of SMC."""
+    return np.asarray(prior.sample(jax.random.key(7), (50_000,)), np.float64)
+
+
 def own_network():
     """By `fit`, which keeps the covariance of the data: a bent cloud, and an element that is the same but for noise."""
     rng = np.random.default_rng(1)
@@ -43,6 +54,7 @@ def own_network():
 @pytest.mark.parametrize("learn", [many_clusters, own_network])
 def test_counts_and_a_modulus_against_reweighted_draws(learn):
     prior = learn()
+    x = draws_of_many_clusters() if learn is many_clusters else drawn(prior)
     last = prior.event_shape[0] - 1
 
     def log_r(x):
@@ -51,7 +63,6 @@ def test_counts_and_a_modulus_against_reweighted_draws(learn):
     def model():
         numpyro.factor("seen", log_r(numpyro.sample("x", prior)))
 
-    x = np.asarray(prior.sample(jax.random.key(7), (200_000,)), np.float64)
     log_weight = np.asarray(jax.jit(jax.vmap(log_r))(jnp.asarray(x, float)), np.float64)
     weight = np.exp(log_weight - log_weight.max())
     value = log_weight.max() + np.log(weight.mean())
@@ -71,13 +82,12 @@ def test_counts_and_a_modulus_against_reweighted_draws(learn):
 @pytest.mark.parametrize("power", [0.0, 0.25])
 def test_a_twist_of_the_components_that_a_network_is_about(power):
     """A linear observation of a learned prior, whose reweighted draws know nothing of components."""
-    prior = many_clusters()
+    prior, x = many_clusters(), draws_of_many_clusters()
 
     def model():
         x = numpyro.sample("x", prior)
         numpyro.sample("y", dist.Normal(x[0] + 0.5 * x[1], 0.3), obs=1.0)
 
-    x = np.asarray(prior.sample(jax.random.key(7), (200_000,)), np.float64)
     weight = np.exp(-0.5 * ((x[:, 0] + 0.5 * x[:, 1] - 1.0) / 0.3) ** 2) / (0.3 * np.sqrt(2 * np.pi))
     error = weight.std() / weight.mean() / np.sqrt(len(weight))
     share = weight / weight.sum()
