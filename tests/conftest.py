@@ -1,5 +1,6 @@
 """Fixtures that several test files use."""
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -52,15 +53,24 @@ def forgotten_programs() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.fixture
-def optimised() -> Iterator[None]:
-    """For a test that computes for longer than it compiles: its programs take longer to compile, and a third to run."""
+@contextlib.contextmanager
+def programs_optimised() -> Iterator[None]:
+    """For what computes for longer than it compiles: its programs take longer to compile, and a third to run."""
     jax.config.update("jax_disable_most_optimizations", False)
     unset = pytest.MonkeyPatch()
     unset.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
-    yield
-    unset.undo()
-    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        unset.undo()
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """For a test that is so as a whole."""
+    with programs_optimised():
+        yield
 
 
 @pytest.fixture
@@ -119,5 +129,9 @@ def banana(shared_folder: Path) -> object:
 @pytest.fixture(scope="session")
 def banana_draws(shared_folder: Path, banana: object) -> np.ndarray:
     """Of the chain of `banana`, shape (200000, 2)."""
-    draw = lambda path: np.save(path, banana.sample(jax.random.key(99), (200_000,)))
+
+    def draw(path: Path) -> None:
+        with programs_optimised():
+            np.save(path, banana.sample(jax.random.key(99), (200_000,)))
+
     return np.load(made_once(shared_folder / "banana.npy", draw))
