@@ -56,7 +56,7 @@ def test_few_rows_make_a_gaussian_and_empty_ones_are_dropped():
 @pytest.mark.slow
 def test_a_prior_of_incomplete_rows(tmp_path, monkeypatch):
     """Better than a Gaussian on rows never seen, known in full; resumed to the same; files keep the record."""
-    monkeypatch.setattr(posterior_draws, "BUDGET", 500_000)  # fewer particles
+    monkeypatch.setattr(posterior_draws, "BUDGET", 100_000)  # fewer particles and steps
     _, data = curve(150, 1)
     options = {"max_steps": 100, "progress_bar": False, "checkpoint": tmp_path / "laps"}
     prior = nd.fit_prior(KEY, data, **options)
