@@ -13,6 +13,7 @@ from .laplace import Laplace as Laplace
 from .last import last_step as last_step
 from .linear import MomentMatched as MomentMatched
 from .linear import PseudoInverse as PseudoInverse
+from .linearized import Linearized as Linearized
 from .mixture import MixtureMatched as MixtureMatched
 from .tempered import Tempered as Tempered
 from .tweedie import Tweedie as Tweedie

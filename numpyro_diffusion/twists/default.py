@@ -6,7 +6,12 @@ from .base import AbstractTwist
 from .fitting import fitting_twist
 from .laplace import Laplace
 from .linear import PseudoInverse
+from .linearized import Linearized
+from .mixture import MixtureMatched
 from .tempered import Tempered
+
+# Trusted less at high noise, where x_0 given x_t has modes that a twist does not know (examples/benchmarks/twists.py).
+POWERS: dict[type[AbstractTwist], float] = {Laplace: 0.5, Linearized: 0.25, MixtureMatched: 0.25, PseudoInverse: 1.0}
 
 
 def default_twist(process: ReverseProcess, factor: AbstractFactor, num_particles: int | None = None) -> AbstractTwist:
@@ -23,13 +28,17 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
       that it is taken for: ``"exact"`` for up to 16 observed elements and ``"iterative"`` for more.
     - A normal law and anything else: `Laplace`. Any other exact denoiser and anything else: `Laplace`, `Tempered` to
       the power 0.5.
-    - A learned denoiser: `Laplace`, tempered to the power 0.5. Where the prior's covariance is not known in full and
-      Gaussian observations are among the factors, `PseudoInverse`, tempered to the power 1; and for Gaussian
-      observations of more than 16 elements with nothing beside them, where `num_particles` are fewer than x has
-      elements: too few to pay for the decomposition of matrices that they share.
+    - A learned denoiser about a mixture of Gaussians, as `fit_prior` makes them of tables, and Gaussian observations or
+      known elements: `MixtureMatched`, tempered to the power 0.25, within the same limits.
+    - Any denoiser of or about such a mixture, in coordinates that a transform makes elements of x from one by one, as
+      logarithms of positive columns are, and Gaussian observations of x: `Linearized`, tempered to the power 0.25, as
+      long as components and observed elements are not too many.
+    - Any other learned denoiser, and any other factors: `Laplace`, tempered to the power 0.5. Where the prior's
+      covariance is not known in full and Gaussian observations are among the factors, `PseudoInverse`, tempered to the
+      power 1; and for Gaussian observations of more than 16 elements with nothing beside them, where `num_particles`
+      are fewer than x has elements: too few to pay for the decomposition of matrices that they share.
     """
     twist = fitting_twist(process, factor, num_particles)
-    if process.denoiser.is_gaussian or not isinstance(twist, Laplace | PseudoInverse):
-        return twist
-    # Trusted less at high noise, where x_0 given x_t has several modes (examples/benchmarks/twists.py).
-    return Tempered(twist, 0.5 if isinstance(twist, Laplace) else 1.0)
+    is_exact = isinstance(twist, MixtureMatched) and process.denoiser.is_exact
+    power = None if process.denoiser.is_gaussian or is_exact else POWERS.get(type(twist))
+    return twist if power is None else Tempered(twist, power)

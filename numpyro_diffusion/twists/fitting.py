@@ -9,6 +9,7 @@ from .base import AbstractTwist
 from .flat import Flat
 from .laplace import Laplace
 from .linear import MomentMatched, PseudoInverse, observation_size
+from .linearized import Linearized, observations
 from .mixture import MixtureMatched
 
 # Of exact laws that are seen by so few, but not known as mixtures, a tempered `Laplace` is far nearer than
@@ -20,8 +21,9 @@ LARGEST_TEMPERED = 128
 
 # Of a kernel density or as many components it would cost many times what the denoiser does.
 MOST_COMPONENTS = 64
-# Numbers that `MixtureMatched` computes for each particle and for all of them, in a step, for each component.
-LARGEST_OWN, LARGEST_SHARED = 1_000_000, 100_000_000
+# Numbers that `MixtureMatched` computes for each particle and for all of them, in a step, for all components; and
+# `Linearized` for each particle, which then takes some three times as long as `Laplace` does for 30 elements.
+LARGEST_OWN, LARGEST_SHARED, LARGEST_LINEARIZED = 1_000_000, 100_000_000, 500_000
 
 
 def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles: int | None = None) -> AbstractTwist:
@@ -33,8 +35,13 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
         return MomentMatched() if all(part.is_elementwise for part in parts) else Averaged()
     size, whole, exact = observation_size(process, factor), process.has_whole_covariance, process.denoiser.is_exact
     elements, known = math.prod(process.event_shape), any(isinstance(part, Delta) for part in parts)
-    if exact and size is not None and _has_few_components(process, size):
+    # The matrices of `Laplace` and of components are shared by all particles: few of them do not pay for these.
+    few = num_particles is not None and num_particles < elements
+    many = size is not None and size > LARGEST_EXACT and not known
+    if size is not None and _has_few_components(process, size) and (exact or not (few and many)):
         return MixtureMatched()
+    if size is None and _may_be_linearized(process, factor):
+        return Linearized()
     if exact and size is not None:
         seen_by_few = size <= LARGEST_EXACT
         fits = not seen_by_few if process.denoiser.is_gaussian else seen_by_few or known or elements <= LARGEST_TEMPERED
@@ -43,9 +50,6 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
     closed = [part for part in parts if isinstance(part, Gaussian | LinearGaussian | Delta)]
     if not closed or (whole and exact):
         return Laplace()
-    # The matrices of `Laplace` are shared by all particles: few of them do not pay for these.
-    few = num_particles is not None and num_particles < elements
-    many = size is not None and size > LARGEST_EXACT and not known
     return PseudoInverse() if not whole or (few and many) else Laplace()
 
 
@@ -57,3 +61,12 @@ def _has_few_components(process: ReverseProcess, size: int) -> bool:
     count, turned = len(parts.weights), 0 if parts.bases is None else elements
     own, shared = size * (size + elements) + elements * turned, size * (size + elements + turned) * max(size, turned)
     return count <= MOST_COMPONENTS and count * own <= LARGEST_OWN and count * shared <= LARGEST_SHARED
+
+
+def _may_be_linearized(process: ReverseProcess, factor: AbstractFactor) -> bool:
+    """Whether it consists of Gaussian observations of transformed elements, and components make them no burden."""
+    parts, seen, elements = process.denoiser.components, observations(process, factor), math.prod(process.event_shape)
+    if parts is None or seen is None:
+        return False
+    size, count = sum(each.linear.num_observed for each in seen), len(parts.weights)
+    return count <= MOST_COMPONENTS and count * size * elements * (size + elements) <= LARGEST_LINEARIZED

@@ -9,6 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.distributions import transforms
 
 import numpyro_diffusion as nd
 
@@ -29,6 +30,15 @@ def many_clusters():
 def draws_of_many_clusters():
     """Of its own chain."""
     return drawn(many_clusters())
+
+
+def exponentials():
+    """The law of positive numbers whose logarithms are 0.7 times those of the clusters, and its draws."""
+    prior = many_clusters()
+    own = [] if prior.transform is None else [prior.transform]
+    parts = [*own, transforms.AffineTransform(0.0, 0.7), transforms.ExpTransform()]
+    positive = nd.DiffusionPrior(prior.process, transform=transforms.ComposeTransform(parts))
+    return positive, np.exp(0.7 * draws_of_many_clusters())
 
 
 def drawn(prior):
@@ -79,10 +89,10 @@ def test_counts_and_a_modulus_against_reweighted_draws(learn):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("power", [0.0, 0.25])
-def test_a_twist_of_the_components_that_a_network_is_about(power):
+@pytest.mark.parametrize("chosen", ["MixtureMatched", "Linearized"])
+def test_a_twist_of_the_components_that_a_network_is_about(chosen):
     """A linear observation of a learned prior, whose reweighted draws know nothing of components."""
-    prior, x = many_clusters(), draws_of_many_clusters()
+    prior, x = exponentials() if chosen == "Linearized" else (many_clusters(), draws_of_many_clusters())
 
     def model():
         x = numpyro.sample("x", prior)
@@ -93,8 +103,8 @@ def test_a_twist_of_the_components_that_a_network_is_about(power):
     share = weight / weight.sum()
     mean = share @ x
     sd = np.sqrt(share @ (x - mean) ** 2)
-    twist = nd.twists.Tempered(nd.twists.MixtureMatched(), power)
-    smc = nd.infer.SMC(model, num_islands=16, twist=twist, progress_bar=False).run(jax.random.key(3))
+    smc = nd.infer.SMC(model, num_islands=16, progress_bar=False).run(jax.random.key(3))
+    assert f"Tempered({chosen}, power=0.25), chosen by rule" in str(smc.plan)
     assert abs(smc.log_evidence - np.log(weight.mean())) < 4 * np.hypot(smc.log_evidence_error, error)
     assert smc.log_evidence_error < 0.05
     draws = np.asarray(smc.get_samples()["x"], np.float64)
