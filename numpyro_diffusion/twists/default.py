@@ -28,8 +28,8 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
       that it is taken for: ``"exact"`` for up to 16 observed elements and ``"iterative"`` for more.
     - A normal law and anything else: `Laplace`. Any other exact denoiser and anything else: `Laplace`, `Tempered` to
       the power 0.5.
-    - A learned denoiser about a mixture of Gaussians, as `fit_prior` makes them of tables, and Gaussian observations or
-      known elements: `MixtureMatched`, tempered to the power 0.25, within the same limits.
+    - A learned denoiser about a mixture of several Gaussians, as `fit_prior` makes them of tables, and Gaussian
+      observations or known elements: `MixtureMatched`, tempered to the power 0.25, within the same limits.
     - Any denoiser of or about such a mixture, in coordinates that a transform makes elements of x from one by one, as
       logarithms of positive columns are, and Gaussian observations of x: `Linearized`, tempered to the power 0.25, as
       long as components and observed elements are not too many.

@@ -38,7 +38,11 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
     # The matrices of `Laplace` and of components are shared by all particles: few of them do not pay for these.
     few = num_particles is not None and num_particles < elements
     many = size is not None and size > LARGEST_EXACT and not known
-    if size is not None and _has_few_components(process, size) and (exact or not (few and many)):
+    if (
+        size is not None
+        and _has_few_components(process, size)
+        and (exact or (_has_several(process) and not (few and many)))
+    ):
         return MixtureMatched()
     if size is None and _may_be_linearized(process, factor):
         return Linearized()
@@ -51,6 +55,12 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
     if not closed or (whole and exact):
         return Laplace()
     return PseudoInverse() if not whole or (few and many) else Laplace()
+
+
+def _has_several(process: ReverseProcess) -> bool:
+    """Whether a network's baseline has modes: with one component `Laplace` has the same law of x_0 given x_t."""
+    parts = process.denoiser.components
+    return parts is not None and len(parts.weights) > 1
 
 
 def _has_few_components(process: ReverseProcess, size: int) -> bool:

@@ -110,6 +110,25 @@ def test_what_it_does_not_fit_is_refused_by_name():
         twists.MixtureMatched().check(own, FACTORS["linear"][0] * Factor(jnp.sum))
 
 
+def test_the_default_of_a_network_about_components():
+    """As long as there are several, and enough particles to share matrices."""
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(STEPS), 0.0, SCALE)
+    network = lambda x_t, t: (0 * x_t, 0 * x_t)
+    about = lambda count: nd.ReverseProcess(
+        diffusion,
+        nd.denoisers.Residual(
+            network, nd.denoisers.FullGaussianMixture(LOCS[:count], FULL[:count], np.ones(count) / count)
+        ),
+        SIZE,
+    )
+    matched, laplace = twists.Tempered(twists.MixtureMatched(), 0.25), twists.Tempered(twists.Laplace(), 0.5)
+    factor, many = FACTORS["linear"][0], LinearGaussian(np.zeros(17), np.ones((17, 3)), 1.0)
+    assert twists.default_twist(about(1), factor) == laplace
+    assert twists.default_twist(about(2), factor) == twists.default_twist(about(2), many) == matched
+    assert twists.default_twist(about(2), many, 2) == twists.Tempered(twists.PseudoInverse(), 1.0)
+    assert twists.default_twist(about(2), factor * Factor(jnp.sum)) == laplace
+
+
 PARTLY = Delta(np.array([0.4, 0.0, 0.0]), np.array([True, False, False]))
 EVIDENCES = {
     "known": (PARTLY, np.eye(3)[:1], np.zeros((1, 1)), np.array([0.4])),
