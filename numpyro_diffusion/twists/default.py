@@ -11,7 +11,7 @@ from .mixture import MixtureMatched
 from .tempered import Tempered
 
 # Trusted less at high noise, where x_0 given x_t has modes that a twist does not know (examples/benchmarks/twists.py).
-POWERS: dict[type[AbstractTwist], float] = {Laplace: 0.5, Linearized: 0.25, MixtureMatched: 0.25, PseudoInverse: 1.0}
+POWERS: dict[type[AbstractTwist], float] = {Laplace: 0.5, Linearized: 0.5, MixtureMatched: 0.5, PseudoInverse: 1.0}
 
 
 def default_twist(process: ReverseProcess, factor: AbstractFactor, num_particles: int | None = None) -> AbstractTwist:
@@ -29,9 +29,9 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
     - A normal law and anything else: `Laplace`. Any other exact denoiser and anything else: `Laplace`, `Tempered` to
       the power 0.5.
     - A learned denoiser about a mixture of several Gaussians, as `fit_prior` makes them of tables, and Gaussian
-      observations or known elements: `MixtureMatched`, tempered to the power 0.25, within the same limits.
+      observations or known elements: `MixtureMatched`, tempered to the power 0.5, within the same limits.
     - Any denoiser of or about such a mixture, in coordinates that a transform makes elements of x from one by one, as
-      logarithms of positive columns are, and Gaussian observations of x: `Linearized`, tempered to the power 0.25, as
+      logarithms of positive columns are, and Gaussian observations of x: `Linearized`, tempered to the power 0.5, as
       long as components and observed elements are not too many.
     - Any other learned denoiser, and any other factors: `Laplace`, tempered to the power 0.5. Where the prior's
       covariance is not known in full and Gaussian observations are among the factors, `PseudoInverse`, tempered to the

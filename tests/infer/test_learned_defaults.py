@@ -104,7 +104,7 @@ def test_a_twist_of_the_components_that_a_network_is_about(chosen):
     mean = share @ x
     sd = np.sqrt(share @ (x - mean) ** 2)
     smc = nd.infer.SMC(model, num_islands=16, progress_bar=False).run(jax.random.key(3))
-    assert f"Tempered({chosen}, power=0.25), chosen by rule" in str(smc.plan)
+    assert f"Tempered({chosen}, power=0.5), chosen by rule" in str(smc.plan)
     assert abs(smc.log_evidence - np.log(weight.mean())) < 4 * np.hypot(smc.log_evidence_error, error)
     assert smc.log_evidence_error < 0.05
     draws = np.asarray(smc.get_samples()["x"], np.float64)

@@ -54,7 +54,7 @@ def test_exponentials_are_near_an_average_over_draws(transform, factor):
     """ψ_t of an approximation: within a tenth of a nat where data are likely, and x_0 moved as it is by weights."""
     own, x_t, t = process(), jnp.array([0.7, 0.3]), 24
     pulled = pull_back(factor, transform, (2,))[0]
-    assert twists.default_twist(own, pulled) == twists.Tempered(twists.Linearized(), 0.25)
+    assert twists.default_twist(own, pulled) == twists.Tempered(twists.Linearized(), 0.5)
     found = stepped(twists.Linearized(), own, pulled, x_t, t)
     parts = own.denoiser.components.standardized(own.diffusion, (2,))
     log_share, means = parts.given(own.diffusion, x_t, t)
@@ -74,7 +74,7 @@ def test_exponentials_are_near_an_average_over_draws(transform, factor):
 def test_known_elements_beside_a_sum_of_exponentials():
     own = process()
     pulled = pull_back(KNOWN * SUM, POSITIVE, (2,))[0]
-    assert twists.default_twist(own, pulled) == twists.Tempered(twists.Linearized(), 0.25)
+    assert twists.default_twist(own, pulled) == twists.Tempered(twists.Linearized(), 0.5)
     found = stepped(twists.Linearized(), own, pulled, jnp.array([0.7, 0.3]), 24)
     assert np.isfinite(found.log_psi)
     # The first element is known, so that the second is what the sum leaves: z with exp(0.2 + 0.8 z) = 2 − 1.5.
@@ -141,7 +141,7 @@ def test_evidences_and_means_of_positive_elements_against_quadrature(name):
         seen = jnp.asarray(rows, jnp.float32) @ numpyro.sample("x", prior)
         numpyro.sample("y", dist.Normal(seen, noise).to_event(1), obs=jnp.asarray(y))
 
-    twist = twists.Tempered(twists.Linearized(), 0.25)
+    twist = twists.Tempered(twists.Linearized(), 0.5)
     smc = nd.infer.SMC(model, num_islands=8, num_particles=512, twist=twist, progress_bar=False).run(jax.random.key(0))
     assert abs(smc.log_evidence - exact) < 3 * smc.log_evidence_error + 0.1
     assert smc.reliability.deviation < 0.15 and smc.reliability.least_size > 100

@@ -121,7 +121,7 @@ def test_the_default_of_a_network_about_components():
         ),
         SIZE,
     )
-    matched, laplace = twists.Tempered(twists.MixtureMatched(), 0.25), twists.Tempered(twists.Laplace(), 0.5)
+    matched, laplace = twists.Tempered(twists.MixtureMatched(), 0.5), twists.Tempered(twists.Laplace(), 0.5)
     factor, many = FACTORS["linear"][0], LinearGaussian(np.zeros(17), np.ones((17, 3)), 1.0)
     assert twists.default_twist(about(1), factor) == laplace
     assert twists.default_twist(about(2), factor) == twists.default_twist(about(2), many) == matched
