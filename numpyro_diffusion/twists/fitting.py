@@ -38,11 +38,8 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
     # The matrices of `Laplace` and of components are shared by all particles: few of them do not pay for these.
     few = num_particles is not None and num_particles < elements
     many = size is not None and size > LARGEST_EXACT and not known
-    if (
-        size is not None
-        and _has_few_components(process, size)
-        and (exact or (_has_several(process) and not (few and many)))
-    ):
+    worthwhile = exact or (_has_several(process) and not (few and many))
+    if size is not None and worthwhile and _has_few_components(process, size):
         return MixtureMatched()
     if size is None and _may_be_linearized(process, factor):
         return Linearized()
