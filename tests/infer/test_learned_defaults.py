@@ -1,4 +1,4 @@
-"""SMC on priors that were learned: the default under likelihoods that are not Gaussian, and a twist by name."""
+"""The default of SMC on priors that were learned, under likelihoods of many kinds, against reweighted draws."""
 
 import functools
 import re
@@ -42,8 +42,8 @@ def exponentials():
 
 
 def drawn(prior):
-    """So many that their error is a part of that of SMC."""
-    return np.asarray(prior.sample(jax.random.key(7), (50_000,)), np.float64)
+    """So many that their error is a small part of that of SMC."""
+    return np.asarray(prior.sample(jax.random.key(7), (200_000,)), np.float64)
 
 
 def own_network():
