@@ -30,9 +30,9 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
       the power 0.5.
     - A learned denoiser about a mixture of several Gaussians, as `fit_prior` makes them of tables, and Gaussian
       observations or known elements: `MixtureMatched`, tempered to the power 0.5, within the same limits.
-    - Any denoiser of or about such a mixture, in coordinates that a transform makes elements of x from one by one, as
-      logarithms of positive columns are, and Gaussian observations of x: `Linearized`, tempered to the power 0.5, as
-      long as components and observed elements are not too many.
+    - A denoiser of or about one Gaussian or a mixture, in coordinates that a transform makes elements of x from one by
+      one, as logarithms of positive columns are, and Gaussian observations of x: `Linearized`, tempered to the power
+      0.5, as long as components and observed elements are not too many.
     - Any other learned denoiser, and any other factors: `Laplace`, tempered to the power 0.5. Where the prior's
       covariance is not known in full and Gaussian observations are among the factors, `PseudoInverse`, tempered to the
       power 1; and for Gaussian observations of more than 16 elements with nothing beside them, where `num_particles`

@@ -31,7 +31,7 @@ _SHARES = (_WEIGHTS / _WEIGHTS.sum())[:, None]
 _LEAST = -1e18  # log ψ where the arithmetic overflows: still a weight, so that some particle is left
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """A Gaussian observation A T(u) of u = W z + b, with T on single elements: none are the identity.
 
     Attributes:
@@ -45,7 +45,7 @@ class Seen(NamedTuple):
     warp: Callable[[Array], Array] | None
 
 
-class Linear(NamedTuple):
+class LinearFit(NamedTuple):
     """T(u) ≈ value + slope (u − point) + noise of this variance, element by element, shape (d,) each."""
 
     value: Float[Array, " d"]
@@ -109,7 +109,7 @@ class Linearized(AbstractTwist):
         mixed = dot(jnp.exp(log_share), means)
         network = posterior.mean.reshape(-1) - mixed  # what it adds, and the noise law's location
         one = lambda mean, left, spread: self._component(
-            joint, [_sight(*each, mean + network, left) for each in zip(seen, rows, spread, strict=True)], left
+            joint, [_in_component(*each, mean + network, left) for each in zip(seen, rows, spread, strict=True)], left
         )
         found, moved = jax.vmap(one)(means, parts.left(diffusion, t), spread)
         log_psi = logsumexp(log_share + found)
@@ -119,16 +119,16 @@ class Linearized(AbstractTwist):
         loc = kernel.mean + diffusion.bridge_coefficients(t, s)[0] * shift.reshape(process.event_shape)
         return TwistedStep(jnp.where(fine, log_psi, _LEAST), kernel, normal(loc, laws.variance(kernel)))
 
-    def _component(self, joint: LinearGaussian, sights: list["Sight"], left: Array) -> tuple[Array, Array]:
+    def _component(self, joint: LinearGaussian, within: list["InComponent"], left: Array) -> tuple[Array, Array]:
         """log ∫ r(z) N(z; mean, V) dz in nats, and how far the mean moves, in the component's basis."""
-        log_r, moved, directions = _conditioned(joint, sights, [(each.mean, each.variance) for each in sights], left)
+        log_r, moved, directions = _conditioned(joint, within, [(each.mean, each.variance) for each in within], left)
         for _ in range(self.num_rounds - 1):
-            about = [each.given(moved, directions) for each in sights]
-            log_r, moved, directions = _conditioned(joint, sights, about, left)
+            about = [each.given(moved, directions) for each in within]
+            log_r, moved, directions = _conditioned(joint, within, about, left)
         return log_r, moved
 
 
-class Sight(NamedTuple):
+class InComponent(NamedTuple):
     """An observation, and the law of u = W z + b in one component.
 
     Attributes:
@@ -139,7 +139,7 @@ class Sight(NamedTuple):
         variance: of its elements, shape (d,).
     """
 
-    seen: Seen
+    seen: Observation
     rows: Float[Array, "m d"]
     spread: Float[Array, "d d"]
     mean: Float[Array, " d"]
@@ -151,21 +151,21 @@ class Sight(NamedTuple):
         return self.mean + dot(self.spread, moved), jnp.maximum(self.variance - gone, 1e-4 * self.variance)
 
 
-def _sight(seen: Seen, rows: Array, spread: Array, mean: Array, left: Array) -> Sight:
-    return Sight(seen, rows, spread, seen.affine(mean), dot(spread**2, left))
+def _in_component(seen: Observation, rows: Array, spread: Array, mean: Array, left: Array) -> InComponent:
+    return InComponent(seen, rows, spread, seen.affine(mean), dot(spread**2, left))
 
 
 def _conditioned(
-    joint: LinearGaussian, sights: list[Sight], about: list[tuple[Array, Array]], left: Array
+    joint: LinearGaussian, within: list[InComponent], about: list[tuple[Array, Array]], left: Array
 ) -> tuple[Array, Array, Array]:
     """log N(y; …) in nats, and in the component's basis the mean's move and rows W by whose Wᵀ W the law is lowered."""
     ahead, turned, noise = [], [], []
-    for sight, (point, variance) in zip(sights, about, strict=True):
-        fit = _linear(sight.seen.warp, point, variance)
-        slopes = sight.rows * fit.slope
-        ahead.append(dot(sight.rows, fit.value) + dot(slopes, sight.mean - point))
-        turned.append(dot(slopes, sight.spread))
-        noise.append(dot(sight.rows * fit.left, sight.rows.T))
+    for each, (point, variance) in zip(within, about, strict=True):
+        fit = _linear(each.seen.warp, point, variance)
+        slopes = each.rows * fit.slope
+        ahead.append(dot(each.rows, fit.value) + dot(slopes, each.mean - point))
+        turned.append(dot(slopes, each.spread))
+        noise.append(dot(each.rows * fit.left, each.rows.T))
     rows = jnp.concatenate(turned)
     total = joint.covariance(dot(rows * left, rows.T) + jax.scipy.linalg.block_diag(*noise))
     lower = jnp.linalg.cholesky(total)
@@ -176,19 +176,19 @@ def _conditioned(
     return joint.log_density(dot(white, white), log_det), dot(white, directions), directions
 
 
-def observations(process: ReverseProcess, factor: AbstractFactor) -> tuple[Seen, ...] | None:
+def observations(process: ReverseProcess, factor: AbstractFactor) -> tuple[Observation, ...] | None:
     """The Gaussian observations, of transformed elements or not, that a factor consists of; None if of others too."""
     found = [_seen(process, part) for part in factors_of(factor)]
     return None if any(each is None for each in found) else tuple(each for each in found if each is not None)
 
 
-def _observations(process: ReverseProcess, factor: AbstractFactor) -> tuple[Seen, ...]:
+def _observations(process: ReverseProcess, factor: AbstractFactor) -> tuple[Observation, ...]:
     found = observations(process, factor)
     assert found is not None
     return found
 
 
-def _seen(process: ReverseProcess, part: AbstractFactor) -> Seen | None:
+def _seen(process: ReverseProcess, part: AbstractFactor) -> Observation | None:
     chain, shape = [], process.event_shape
     while isinstance(part, PulledBack):
         chain.append(part.transform)
@@ -200,7 +200,7 @@ def _seen(process: ReverseProcess, part: AbstractFactor) -> Seen | None:
     warps = chain[len(affine) :]
     if not all(is_elementwise(transform, origin) for transform in warps):
         return None
-    return Seen(as_linear(process, part), _composed(affine, shape), _composed(warps, shape) if warps else None)
+    return Observation(as_linear(process, part), _composed(affine, shape), _composed(warps, shape) if warps else None)
 
 
 def _composed(transforms: list[Any], shape: tuple[int, ...]) -> Callable[[Array], Array]:
@@ -215,14 +215,14 @@ def _composed(transforms: list[Any], shape: tuple[int, ...]) -> Callable[[Array]
     return composed
 
 
-def _linear(warp: Callable[[Array], Array] | None, point: Array, variance: Array) -> Linear:
+def _linear(warp: Callable[[Array], Array] | None, point: Array, variance: Array) -> LinearFit:
     """The best linear fit to T under N(point, variance), element by element."""
     if warp is None:
-        return Linear(point, jnp.ones_like(point), jnp.zeros_like(point))
+        return LinearFit(point, jnp.ones_like(point), jnp.zeros_like(point))
     deviation = jnp.sqrt(variance)
     nodes, shares = jnp.asarray(_NODES, point.dtype)[:, None], jnp.asarray(_SHARES, point.dtype)
     values = jax.vmap(warp)(point + nodes * deviation)
     value = jnp.sum(shares * values, 0)
     steep = jnp.sum(shares * nodes * values, 0)
     left = jnp.sum(shares * (values - value) ** 2, 0) - steep**2
-    return Linear(value, steep / deviation, jnp.maximum(left, 0.0))
+    return LinearFit(value, steep / deviation, jnp.maximum(left, 0.0))
