@@ -30,6 +30,7 @@ from .hub import card as card
 from .hub import load as load
 from .hub import load_diffusers as load_diffusers
 from .hub import packaged as packaged
+from .hub import save_diffusers as save_diffusers
 from .infer import PriorComparison as PriorComparison
 from .infer import compare_priors as compare_priors
 from .likelihoods import ContinuousBound as ContinuousBound

@@ -14,7 +14,7 @@ from ._checks import check_count
 from ._compiled import is_tracing
 from ._contents import check_contents
 from .checkpoints import CheckpointError, describe, read_module
-from .diffusers import read_process
+from .diffusers import read_process, write_process
 from .distributions import DiffusionPrior
 from .distributions.parts import PriorParts
 from .distributions.report import report_from_json
@@ -126,6 +126,30 @@ def load_diffusers(
         raise ValueError(f"loc, scale: expected None with integers, whose units are fixed, got {loc!r} and {scale!r}")
     with _evaluated():
         return DiffusionPrior(read_process(folder, image_size, loc, scale, compute_dtype, integers))
+
+
+def save_diffusers(prior: DiffusionPrior, folder: str | PathLike[str]) -> None:
+    """Write a prior's process as a `DDPMPipeline` that the `diffusers` library can load, without that library.
+
+    That has no place for the scale of the last step, the likelihood, the sampler and the key. Where `loc` and
+    `scale` are 127.5, as for pixels in 0 … 255, they are those of the pipeline's own last line.
+
+    Args:
+        prior: what `load_diffusers` reads again.
+        folder: made if it does not exist; files in it that have the names of the pipeline's are replaced.
+
+    Raises:
+        TypeError: a prior that is no `DiffusionPrior`.
+        ValueError: a part that `diffusers` has no place for, by name: a network that is no `networks.UNet`, another
+            head than ``"noise"``, ``"data"``, ``"velocity"``, other units, a respaced schedule, batch or transform.
+    """
+    if not isinstance(prior, DiffusionPrior):
+        raise TypeError(f"prior: expected a DiffusionPrior, got {type(prior).__name__}")
+    if prior.batch_shape:
+        raise ValueError(f"prior: expected one of batch shape (), got {prior.batch_shape}")
+    if prior.transform is not None:
+        raise ValueError("prior: expected one without a transform, which diffusers has no place for")
+    write_process(folder, prior.process)
 
 
 def card(source: str | PathLike[str]) -> dict[str, Any]:

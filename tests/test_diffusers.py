@@ -248,7 +248,7 @@ OURS = {
 @pytest.mark.parametrize("name", OURS)
 def test_what_is_saved_comes_back(name, tmp_path):
     prior = OURS[name]()
-    prior.save_diffusers(tmp_path / "new" / "folder")
+    nd.save_diffusers(prior, tmp_path / "new" / "folder")
     units = {"loc": 127.5, "scale": 127.5} if name == "bytes" else {}
     back = nd.load_diffusers(tmp_path / "new" / "folder", **units)
     assert jax.tree.structure(back.process.denoiser) == jax.tree.structure(prior.process.denoiser)
@@ -267,7 +267,7 @@ def test_schedules_are_saved_by_name_where_they_have_one(tmp_path):
         "squaredcos_cap_v2": schedules.cosine(50),
     }
     for name, schedule in named.items():
-        _prior(schedule).save_diffusers(tmp_path)
+        nd.save_diffusers(_prior(schedule), tmp_path)
         config = json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())
         assert config["beta_schedule"] == name and config["trained_betas"] is None
         np.testing.assert_array_equal(read_scheduler(config).schedule.table, schedule.table)
@@ -471,10 +471,10 @@ UNSAVED = {
 def test_what_the_library_has_no_place_for_is_named(name, tmp_path):
     make, message = UNSAVED[name]
     with pytest.raises(ValueError, match=message):
-        make().save_diffusers(tmp_path / "new")
+        nd.save_diffusers(make(), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_a_batch_of_priors_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"save_diffusers: expected a prior of batch shape \(\), got \(2,\)"):
-        _prior().expand((2,)).save_diffusers(tmp_path)
+    with pytest.raises(ValueError, match=r"prior: expected one of batch shape \(\), got \(2,\)"):
+        nd.save_diffusers(_prior().expand((2,)), tmp_path)

@@ -149,7 +149,7 @@ def test_the_library_loads_what_we_save(variance, tmp_path):
     schedule = schedules.linear(50) if variance == "beta" else schedules.log_snr(50, -8.0, 6.0)
     diffusion = nd.GaussianDiffusion(schedule)
     denoiser = denoisers.Network(net, "velocity", variance, (-1.0, 1.0))
-    nd.DiffusionPrior(nd.ReverseProcess(diffusion, denoiser, (8, 16, 3))).save_diffusers(tmp_path)
+    nd.save_diffusers(nd.DiffusionPrior(nd.ReverseProcess(diffusion, denoiser, (8, 16, 3))), tmp_path)
     pipeline = diffusers.DDPMPipeline.from_pretrained(str(tmp_path))
     x = rng.standard_normal((3, 8, 16)).astype(np.float32)
     expected = np.reshape(eqx.filter_jit(net)(np.moveaxis(x, 0, -1), 8.0), (-1, 8, 16, 3))

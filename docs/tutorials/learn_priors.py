@@ -118,7 +118,7 @@ def main() -> None:
     prior = nd.fit_prior(jax.random.key(0), turned(galaxies()[0]), max_steps=800, progress_bar=False)
     print(prior.report())
     prior.save(FOLDER / "galaxies.safetensors", card={"data": "cut-outs of scikit-image's Hubble deep field, a JPEG"})
-    ddpm().save_diffusers(FOLDER / "ddpm-digits")
+    nd.save_diffusers(ddpm(), FOLDER / "ddpm-digits")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def library(prior: nd.DiffusionPrior, batch: int, measure: Measure, spread: Name
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        prior.save_diffusers(folder)
+        nd.save_diffusers(prior, folder)
         pipeline = diffusers.DDPMPipeline.from_pretrained(folder)
     model, scheduler, num_steps = pipeline.unet, pipeline.scheduler, prior.process.num_steps
     scheduler.set_timesteps(num_steps)

@@ -61,7 +61,7 @@ def read_process(
 
 
 def write_process(folder: str | PathLike[str], process: ReverseProcess) -> None:
-    """Write the folder of a pipeline; arguments and errors are those of `DiffusionPrior.save_diffusers`."""
+    """Write the folder of a pipeline; arguments and errors are those of `hub.save_diffusers`."""
     denoiser, diffusion = process.denoiser, process.diffusion
     if not isinstance(denoiser, Network) or not isinstance(denoiser.fn, UNet):
         found = type(denoiser.fn).__name__ if isinstance(denoiser, Network) else type(denoiser).__name__

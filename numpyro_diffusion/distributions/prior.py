@@ -15,7 +15,6 @@ from numpyro.distributions.transforms import Transform
 from .._checks import check_event, check_real, is_concrete
 from .._compiler import check_sums
 from ..checkpoints import write_module
-from ..diffusers import write_process
 from ..factors import AbstractFactor, Product
 from ..likelihoods import AbstractLikelihood, Estimate, KBound
 from ..process import ReverseProcess
@@ -209,25 +208,6 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         if self.batch_shape:
             raise ValueError(f"save: expected a prior of batch shape (), got {self.batch_shape}")
         write_module(path, self.module, metadata=self._metadata(card), dtype=dtype)
-
-    def save_diffusers(self, folder: str | PathLike[str]) -> None:
-        """Write the process as a `DDPMPipeline` that the `diffusers` library can load, without that library.
-
-        That has no place for the scale of the last step, the likelihood, the sampler and the key. Where `loc` and
-        `scale` are 127.5, as for pixels in 0 … 255, they are those of the pipeline's own last line.
-
-        Args:
-            folder: made if it does not exist; files in it that have the names of the pipeline's are replaced.
-
-        Raises:
-            ValueError: a part that `diffusers` has no place for, by name: a network that is no `networks.UNet`, another
-                head than ``"noise"``, ``"data"``, ``"velocity"``, other units, a respaced schedule, batch or transform.
-        """
-        if self.batch_shape:
-            raise ValueError(f"save_diffusers: expected a prior of batch shape (), got {self.batch_shape}")
-        if self.transform is not None:
-            raise ValueError("save_diffusers: expected a prior without a transform, which diffusers has no place for")
-        write_process(folder, self.process)
 
     def as_posterior(self) -> Any:
         """The prior with no factor, as a `DiffusionPosterior`."""

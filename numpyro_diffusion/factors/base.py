@@ -83,6 +83,11 @@ class AbstractFactor(eqx.Module):
         """The same as a `LinearGaussian`; None where it is no linear observation in Gaussian noise."""
         del event_shape
 
+    def observation_size(self, event_shape: tuple[int, ...]) -> int | None:
+        """Elements of the observation in Gaussian noise that r is, known elements of x counted; None if it is none."""
+        del event_shape
+        return None
+
     def pull_back(self, transform: Transform, origin: Array) -> tuple["AbstractFactor", Array]:
         """r(T(z)) as a factor of z, for one transform that is no composition; see the function `pull_back`.
 
@@ -154,6 +159,11 @@ class Product(AbstractFactor):
                 return None
             total, law = total + product[0], product[1]
         return total, law
+
+    def observation_size(self, event_shape: tuple[int, ...]) -> int | None:
+        """The sum; None if one of them is no observation in Gaussian noise."""
+        sizes = [factor.observation_size(event_shape) for factor in self.factors]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
 
     def pull_back(self, transform: Transform, origin: Array) -> tuple[AbstractFactor, Array]:
         """Each factor by itself; the constants add up."""

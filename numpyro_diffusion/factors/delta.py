@@ -1,5 +1,7 @@
 """Known coordinates."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,6 +95,10 @@ class Delta(AbstractFactor):
     def fill(self, x: Array) -> Array:
         """The known values where `mask` is True."""
         return jnp.where(self.mask, self.values.astype(x.dtype), x)
+
+    def observation_size(self, event_shape: tuple[int, ...]) -> int:
+        """That of the example, unknown elements included."""
+        return math.prod(event_shape)
 
     @property
     def fixes_elements(self) -> bool:

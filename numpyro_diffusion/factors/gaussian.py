@@ -1,5 +1,7 @@
 """Single elements of x, observed in Gaussian noise."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -60,6 +62,10 @@ class Gaussian(AbstractFactor):
     def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
         """The product of normals, element by element."""
         return observed(law, self.loc, self.scale, self.gain) if observed.knows(law) else None
+
+    def observation_size(self, event_shape: tuple[int, ...]) -> int:
+        """That of the example, hidden elements included."""
+        return math.prod(event_shape)
 
     def linear(self, event_shape: tuple[int, ...]) -> "LinearGaussian":
         """The same as a `LinearGaussian`, its observation that of the whole example."""

@@ -153,6 +153,11 @@ class LinearGaussian(AbstractFactor):
             self.check_kind(support, False)
         self.map.check(self.observation.shape, event_shape)
 
+    def observation_size(self, event_shape: tuple[int, ...]) -> int:
+        """`num_observed`."""
+        del event_shape
+        return self.num_observed
+
     def linear(self, event_shape: tuple[int, ...]) -> "LinearGaussian":
         """Itself."""
         del event_shape

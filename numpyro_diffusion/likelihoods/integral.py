@@ -21,7 +21,7 @@ from .._shapes import Example
 from ..diffusions import GaussianDiffusion
 from ..process import ReverseProcess
 from ._integral.denoising import Draws, draw, log_snr_ends, mean_and_error, num_calls
-from ._integral.reference import NOISE_LAW, Gaussian
+from ._integral.reference import NOISE_LAW, GaussianReference
 from .base import AbstractLikelihood, Estimate, StandardError, require_gaussian
 from .k_bound import KBound, terminal_kl
 
@@ -70,7 +70,7 @@ class AbstractIntegral(AbstractLikelihood):
         """Independent replicates, points (λ, ε) of each, and Jacobian-vector products at each point."""
 
     @abstractmethod
-    def law(self, diffusion: GaussianDiffusion) -> Gaussian:
+    def law(self, diffusion: GaussianDiffusion) -> GaussianReference:
         """The Gaussian law of standardised data whose own integral is the control variate."""
 
     @abstractmethod
@@ -165,7 +165,7 @@ class ContinuousBound(AbstractIntegral):
         """`num_samples`, `num_times` and `num_products`."""
         return self.num_samples, self.num_times, self.num_products
 
-    def law(self, diffusion: GaussianDiffusion) -> Gaussian:
+    def law(self, diffusion: GaussianDiffusion) -> GaussianReference:
         """The noise law."""
         del diffusion
         return NOISE_LAW
@@ -252,10 +252,10 @@ class PathIntegral(AbstractIntegral):
         """`num_samples`, `num_times` and `num_products`."""
         return self.num_samples, self.num_times, self.num_products
 
-    def law(self, diffusion: GaussianDiffusion) -> Gaussian:
+    def law(self, diffusion: GaussianDiffusion) -> GaussianReference:
         """The moments, standardised."""
         loc = jnp.zeros(()) if self.loc is None else diffusion.standardize(self.loc)
-        return Gaussian(loc, jnp.ones(()) if self.scale is None else jnp.square(self.scale / diffusion.scale))
+        return GaussianReference(loc, jnp.ones(()) if self.scale is None else jnp.square(self.scale / diffusion.scale))
 
     def ends(self, process: ReverseProcess, x_0: Example) -> Float[Array, ""]:
         """KL(q(x_T|x_0) ‖ p_T) for Gaussian data with the population's moments, exact."""
@@ -307,7 +307,7 @@ def _size(process: ReverseProcess) -> int:
     return max(1, math.prod(process.event_shape))
 
 
-def _terminal_kl(population: Gaussian, z_0: Array, log_snr: Array) -> Array:
+def _terminal_kl(population: GaussianReference, z_0: Array, log_snr: Array) -> Array:
     """KL(q(x_T|x_0) ‖ p_T) for Gaussian data with the moments of `population`, exact, shape ()."""
     alpha_bar, noise_variance = jnp.exp(-jnp.logaddexp(0.0, -log_snr)), jnp.exp(-jnp.logaddexp(0.0, log_snr))
     marginal = alpha_bar * population.variance + noise_variance

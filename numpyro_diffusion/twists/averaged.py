@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Real
 
 from .._checks import check_count
 from .._shapes import Example, Time
-from ..factors import AbstractFactor, Delta, Product, factors_of
+from ..factors import AbstractFactor, Product, factors_of
 from ..laws import Categories, Mixed, Operation, PartlyKnown, bit_logits, bits, categories, class_logits
 from ..laws.bits import KINDS as BITS
 from ..process import ReverseProcess
@@ -140,7 +140,7 @@ def _averaged_partly_known(law: PartlyKnown, factor: AbstractFactor, at: Real[Ar
 
 def multiplied_out(factor: AbstractFactor, law: Any) -> tuple[Float[Array, ""], dist.Distribution, Product]:
     """Multiply what factorises in closed form, known elements last: the integral, the product and what is left."""
-    parts = sorted(factors_of(factor), key=lambda part: isinstance(part, Delta))
+    parts = sorted(factors_of(factor), key=lambda part: part.fixes_elements)
     total, rest = jnp.zeros(()), []
     for part in parts:
         product = part.multiply(law) if part.is_elementwise else None

@@ -2,13 +2,13 @@
 
 import math
 
-from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, factors_of
+from ..factors import AbstractFactor, factors_of
 from ..process import ReverseProcess
 from .averaged import Averaged
 from .base import AbstractTwist
 from .flat import Flat
 from .laplace import Laplace
-from .linear import MomentMatched, PseudoInverse, observation_size
+from .linear import MomentMatched, PseudoInverse
 from .linearized import Linearized, observations
 from .mixture import MixtureMatched
 
@@ -33,8 +33,9 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
         return Flat()
     if not process.diffusion.is_gaussian:
         return MomentMatched() if all(part.is_elementwise for part in parts) else Averaged()
-    size, whole, exact = observation_size(process, factor), process.has_whole_covariance, process.denoiser.is_exact
-    elements, known = math.prod(process.event_shape), any(isinstance(part, Delta) for part in parts)
+    whole, exact, known = process.has_whole_covariance, process.denoiser.is_exact, factor.fixes_elements
+    shape, elements = process.event_shape, math.prod(process.event_shape)
+    size = factor.observation_size(shape)
     # The matrices of `Laplace` and of components are shared by all particles: few of them do not pay for these.
     few = num_particles is not None and num_particles < elements
     many = size is not None and size > LARGEST_EXACT and not known
@@ -48,8 +49,8 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
         fits = not seen_by_few if process.denoiser.is_gaussian else seen_by_few or known or elements <= LARGEST_TEMPERED
         if not (whole and fits):
             return MomentMatched("exact" if seen_by_few else "iterative")
-    closed = [part for part in parts if isinstance(part, Gaussian | LinearGaussian | Delta)]
-    if not closed or (whole and exact):
+    none_observed = all(part.observation_size(shape) is None for part in parts)
+    if none_observed or (whole and exact):
         return Laplace()
     return PseudoInverse() if not whole or (few and many) else Laplace()
 

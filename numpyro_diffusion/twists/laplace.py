@@ -15,7 +15,7 @@ from .._checks import check_count
 from .._products import dot, tensordot
 from .._shapes import Example, Time
 from ..diffusions import require_gaussian
-from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, Product, factors_of
+from ..factors import AbstractFactor, LinearGaussian, Product, factors_of
 from ..factors.linear import stack
 from ..laws import LoweredNormal, normal
 from ..process import ReverseProcess
@@ -100,9 +100,9 @@ class Laplace(AbstractTwist):
 
 def split(process: ReverseProcess, factor: AbstractFactor) -> tuple[LinearGaussian | None, AbstractFactor | None]:
     """The linear-Gaussian part of a factor as one observation, known elements with little noise, and the rest."""
-    parts = factors_of(factor)
-    linear = tuple(as_linear(process, part) for part in parts if isinstance(part, Gaussian | LinearGaussian | Delta))
-    rest = tuple(part for part in parts if not isinstance(part, Gaussian | LinearGaussian | Delta))
+    sizes = [(part, part.observation_size(process.event_shape)) for part in factors_of(factor)]
+    linear = tuple(as_linear(process, part) for part, size in sizes if size is not None)
+    rest = tuple(part for part, size in sizes if size is None)
     one = None if not linear else linear[0] if len(linear) == 1 else stack(linear)
     return one, None if not rest else rest[0] if len(rest) == 1 else Product(rest)
 

@@ -1,6 +1,5 @@
 """Twists for Gaussian observations: how uncertain x_0 still is at level t goes into ψ_t."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -49,18 +48,6 @@ def spectrum(factor: LinearGaussian, event_shape: tuple[int, ...]) -> Spectrum:
     squares, basis = jnp.linalg.eigh(dot(white, white.T))
     whiten = solve_triangular(lower, basis, lower=True, trans=1).T
     return Spectrum(whiten, jnp.clip(squares, 0.0), 2 * jnp.sum(jnp.log(jnp.diagonal(lower))))
-
-
-def observation_size(process: ReverseProcess, factor: AbstractFactor) -> int | None:
-    """Elements of the observation that a factor, or a product of such, is; None if it is none."""
-    sizes = [_own_size(process, part) for part in factors_of(factor)]
-    return None if None in sizes else sum(size for size in sizes if size is not None)
-
-
-def _own_size(process: ReverseProcess, factor: AbstractFactor) -> int | None:
-    if isinstance(factor, LinearGaussian):
-        return factor.num_observed
-    return math.prod(process.event_shape) if isinstance(factor, Gaussian | Delta) else None
 
 
 def as_linear(process: ReverseProcess, factor: Any) -> LinearGaussian:
@@ -157,14 +144,14 @@ class MomentMatched(AbstractTwist):
         """The `covariance` used for a factor."""
         if self.covariance != "auto":
             return self.covariance
-        size = observation_size(process, factor)
+        size = factor.observation_size(process.event_shape)
         if not process.diffusion.is_gaussian or size is None:
             return "diagonal"
         return "exact" if size <= self.max_exact else "iterative"
 
     def check(self, process: ReverseProcess, factor: AbstractFactor) -> None:
         """Only for linear-Gaussian factors, known elements, and what multiplies a factorised law in closed form."""
-        linear = observation_size(process, factor) is not None
+        linear = factor.observation_size(process.event_shape) is not None
         if self.how(process, factor) != "diagonal" and linear:
             return
         law = jax.eval_shape(lambda: process.terminal())

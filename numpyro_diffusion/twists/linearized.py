@@ -18,7 +18,7 @@ from .._products import dot
 from .._shapes import Example, Time
 from .._structure import is_affine, is_elementwise
 from ..diffusions import require_gaussian
-from ..factors import AbstractFactor, Delta, Gaussian, LinearGaussian, factors_of
+from ..factors import AbstractFactor, LinearGaussian, factors_of
 from ..factors.base import PulledBack
 from ..factors.linear import stack
 from ..laws import normal
@@ -193,7 +193,7 @@ def _seen(process: ReverseProcess, part: AbstractFactor) -> Observation | None:
     while isinstance(part, PulledBack):
         chain.append(part.transform)
         part = part.factor
-    if not isinstance(part, Gaussian | LinearGaussian | Delta):
+    if part.observation_size(shape) is None:
         return None
     origin = jnp.zeros(shape)
     affine = list(takewhile(lambda transform: is_affine(transform, origin), chain))

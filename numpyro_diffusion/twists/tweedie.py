@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from .._shapes import Example, Time
 from ..diffusions import GaussianDiffusion
-from ..factors import AbstractFactor, Delta, factors_of
+from ..factors import AbstractFactor
 from ..laws import normal, tilt, variance
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
@@ -29,7 +29,7 @@ class Tweedie(AbstractTwist):
         if not tilt.knows(process.terminal()):
             kind = type(process.diffusion).__name__
             raise ValueError(f"twist: Tweedie needs a slope of r, got {kind}; take MomentMatched or Averaged")
-        if any(isinstance(part, Delta) for part in factors_of(factor)):
+        if factor.fixes_elements:
             raise ValueError("twist: Tweedie has no gradient for a Delta factor; take PseudoInverse or MomentMatched")
 
     def step(

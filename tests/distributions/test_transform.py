@@ -85,8 +85,8 @@ def test_what_does_not_fit_is_refused(correlated):
     )
     with pytest.raises(ValueError, match="transform: expected None for a prior of bits"):
         nd.DiffusionPrior(bits, transform=WHITE)
-    with pytest.raises(ValueError, match="save_diffusers: expected a prior without a transform"):
-        correlated.save_diffusers("nowhere")
+    with pytest.raises(ValueError, match="prior: expected one without a transform"):
+        nd.save_diffusers(correlated, "nowhere")
     log = nd.DiffusionPrior(process(), transform=transforms.ExpTransform())
     with pytest.raises(ValueError, match="values: expected known values on the prior's support"):
         _ = log * nd.factors.Delta(-jnp.ones(3), jnp.array([True, False, False]))

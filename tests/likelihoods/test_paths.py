@@ -7,7 +7,7 @@ import pytest
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.likelihoods._integral.paths import path_error, trace
-from numpyro_diffusion.likelihoods._integral.reference import Gaussian
+from numpyro_diffusion.likelihoods._integral.reference import GaussianReference
 
 
 @jax.jit
@@ -38,7 +38,7 @@ def test_a_gaussian_leaves_no_noise() -> None:
     """Its own reference takes away everything at every point, and the mean of what is taken is the error's."""
     denoiser, law = (
         nd.denoisers.Gaussian([0.3, -0.4], [0.9, 0.6]),
-        Gaussian(jnp.array([0.3, -0.4]), jnp.array([0.81, 0.36])),
+        GaussianReference(jnp.array([0.3, -0.4]), jnp.array([0.81, 0.36])),
     )
     process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(4, -9.0, 8.0)), denoiser, 2)
     x = jnp.array([0.5, 1.0])

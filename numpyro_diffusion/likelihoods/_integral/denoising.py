@@ -24,7 +24,7 @@ from ..base import StandardError, standard_error
 from ..k_bound import reconstruction
 from .low_discrepancy import low_discrepancy_point
 from .paths import draw_paths
-from .reference import Gaussian, last_control
+from .reference import GaussianReference, last_control
 
 
 class Draws(NamedTuple):
@@ -63,7 +63,7 @@ def draw(
     key: PRNGKeyArray,
     process: ReverseProcess,
     x_0: Example,
-    reference: Gaussian | None,
+    reference: GaussianReference | None,
     sizes: tuple[int, int, int],
     chunk: int | None,
 ) -> Draws:
@@ -117,7 +117,7 @@ def draw(
 def noise_error(
     process: ReverseProcess,
     x_0: Example,
-    reference: Gaussian | None,
+    reference: GaussianReference | None,
     log_snr: Float[Array, ""],
     noise: Float[Array, "*event"],
 ) -> Float[Array, ""]:

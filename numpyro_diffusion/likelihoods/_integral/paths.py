@@ -23,7 +23,7 @@ from ..._products import dot
 from ..._shapes import Example
 from ...process import ReverseProcess
 from ..k_bound import reconstruction
-from .reference import Gaussian, last_control
+from .reference import GaussianReference, last_control
 
 # How much of a direction is random: what keeps directions apart where the Jacobian makes no new ones.
 _STIR = 1e-3
@@ -33,7 +33,7 @@ def draw_paths(
     key: PRNGKeyArray,
     process: ReverseProcess,
     x_0: Example,
-    reference: Gaussian | None,
+    reference: GaussianReference | None,
     sizes: tuple[int, int, int],
     ends: tuple[Float[Array, ""], Float[Array, ""]],
     chunk: int | None,
@@ -83,7 +83,7 @@ def path_error(
     key: PRNGKeyArray,
     process: ReverseProcess,
     x_0: Example,
-    reference: Gaussian | None,
+    reference: GaussianReference | None,
     log_snr: Float[Array, ""],
     noise: Float[Array, "*event"],
     num_products: int,

@@ -13,7 +13,7 @@ from ...moments import LARGEST_WHOLE, Moments
 from ...process import ReverseProcess
 
 
-class Gaussian(NamedTuple):
+class GaussianReference(NamedTuple):
     """A Gaussian law of standardised data, element by element.
 
     Attributes:
@@ -60,7 +60,7 @@ class Gaussian(NamedTuple):
         return 0.5 * jnp.sum(jax.nn.softplus(scaled) + (1 - square) * jax.nn.sigmoid(-scaled))
 
 
-NOISE_LAW = Gaussian(0.0, 1.0)  # of no dtype, so that it serves single and double precision in one session
+NOISE_LAW = GaussianReference(0.0, 1.0)  # of no dtype, so that it serves single and double precision in one session
 
 
 class _Turned(NamedTuple):
@@ -72,7 +72,7 @@ class _Turned(NamedTuple):
         noise: shape (d,).
     """
 
-    law: Gaussian
+    law: GaussianReference
     z_0: Float[Array, " d"]
     noise: Float[Array, " d"]
 
@@ -110,7 +110,7 @@ def moment_last_control(process: ReverseProcess, x_0: Example, noise: Float[Arra
     elif process.denoiser.is_exact:  # the kernel's variance is that of x_0 given x_1
         share = 1 + jnp.exp(-log_snr) / law.variance
     excess = jax.vmap(lambda law, z, e: law.error(z, log_snr, e) - law.mean_error(z, log_snr))
-    return jnp.sum(share * excess(Gaussian(jnp.zeros_like(z_0), law.variance), z_0, noise))
+    return jnp.sum(share * excess(GaussianReference(jnp.zeros_like(z_0), law.variance), z_0, noise))
 
 
 def known_moments(process: ReverseProcess, dtype: Any) -> Moments:
@@ -132,11 +132,11 @@ def _turned(process: ReverseProcess, x_0: Array, noise: Array) -> _Turned:
     moments = known_moments(process, noise.dtype)
     if moments.basis is not None:
         z_0, noise = dot(z_0, moments.basis), dot(noise, moments.basis)
-    return _Turned(Gaussian(0.0, moments.variances), z_0, noise)
+    return _Turned(GaussianReference(0.0, moments.variances), z_0, noise)
 
 
 def last_control(
-    process: ReverseProcess, x_0: Example, reference: Gaussian, noise: Float[Array, "*event"]
+    process: ReverseProcess, x_0: Example, reference: GaussianReference, noise: Float[Array, "*event"]
 ) -> Float[Array, ""]:
     """About what `reconstruction` has too little for this `noise`; shape (), mean 0 for any process."""
     diffusion: Any = process.diffusion
