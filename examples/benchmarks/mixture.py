@@ -150,7 +150,7 @@ def corrected(twist: Any, ends: tuple[float, float], count: int, place: bool = F
         process = placed(jax.random.fold_in(key, 2), process) if place else process
         particles = sampler.run(key, process, factor)
         picked = nd.samplers.systematic(jax.random.fold_in(key, 1), particles.log_weight)
-        return particles.x[picked], particles.log_evidence
+        return particles.x[picked], particles.log_evidence, jax.tree.map(lambda leaf: leaf[None], particles)
 
     return run
 
@@ -163,7 +163,7 @@ def uncorrected(sampler: Any, ends: tuple[float, float], count: int) -> Any:
         factor = nd.factors.LinearGaussian(observation, operator, scale)
         process = process_of(*mixture, ends)
         draw = lambda key: sampler.sample(key, process, factor)
-        return jax.lax.map(draw, jax.random.split(key, count), batch_size=CHUNK), jnp.nan
+        return jax.lax.map(draw, jax.random.split(key, count), batch_size=CHUNK), jnp.nan, None
 
     return run
 
@@ -206,12 +206,14 @@ def measure(cell: str, seed: int, runs: dict[str, Any], count: int, number: int)
         start = time.perf_counter()
         key = jax.random.key(seed)
         key = jax.random.fold_in(key, number) if number else key
-        draws, log_evidence = run(key, tuple(parts[:3]), *parts[3:])
+        draws, log_evidence, particles = run(key, tuple(parts[:3]), *parts[3:])
+        warned = particles is not None and bool(nd.samplers.reliability(particles).complaints)
         draws = np.asarray(draws)
         good = np.isfinite(draws).all(1)
         distance = sliced_wasserstein(rng, draws, reference) if good.all() else np.nan
         error = float(log_evidence) - case.log_evidence
-        row[name] = {"distance": distance, "error": error, "seconds": time.perf_counter() - start}
+        seconds = time.perf_counter() - start
+        row[name] = {"distance": distance, "error": error, "seconds": seconds, "warned": warned}
     return row
 
 
@@ -219,15 +221,18 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Markdown: one line for every cell and sampler."""
     lines = [
         "| d_x or kind | d_y or offset | problems | sampler | sliced W, floor | sliced W | ratio "
-        "| median ratio | log Z bias | log Z RMSE | median s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| median ratio | log Z bias | log Z RMSE | warned of | median s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for cell, rows in results.items():
         floor = np.array([row["floor"] for row in rows])
         for name in (name for name in rows[0] if name != "floor"):
             values = np.array([row[name]["distance"] for row in rows])
             errors = np.array([row[name]["error"] for row in rows])
-            seconds = np.median([row[name]["seconds"] for row in rows])
+            seconds, warned = (
+                np.median([row[name]["seconds"] for row in rows]),
+                sum(row[name]["warned"] for row in rows),
+            )
             good = np.isfinite(values)
             spread = 1.96 * values[good].std(ddof=1) / np.sqrt(good.sum()) if good.sum() > 1 else np.nan
             failed = f" ({(~good).sum()} failed)" if not good.all() else ""
@@ -235,7 +240,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
                 f"| {cell.replace(',', ' | ')} | {len(rows)} | {name} | {floor.mean():.3f} | "
                 f"{values[good].mean():.3f} ± {spread:.3f}{failed} | {values[good].mean() / floor[good].mean():.2f} | "
                 f"{np.median(values[good] / floor[good]):.2f} | "
-                f"{errors.mean():.3f} | {np.sqrt((errors**2).mean()):.3f} | {seconds:.1f} |"
+                f"{errors.mean():.3f} | {np.sqrt((errors**2).mean()):.3f} | {warned} | {seconds:.1f} |"
             )
     return "\n".join(lines)
 

@@ -65,7 +65,8 @@ class NoiseTempering(eqx.Module):
         log_weight = jnp.full(count, -jnp.log(float(count)))
         same = jnp.broadcast_to(jnp.arange(count), (stages + 1, count))
         sizes = effective_sizes(island.records, count)
-        return Particles(island.values["x"], log_weight, island.log_evidence, sizes, same)
+        found = Particles(island.values["x"], log_weight, island.log_evidence, sizes, same)
+        return found.beside_law(process, factor)
 
 
 def effective_sizes(records: Records, count: int) -> Array:

@@ -152,7 +152,7 @@ def log_mean_evidence(run: Any) -> float:
 def is_good(found: Reliability) -> bool:
     """Whether a run needs no other try."""
     few_or_apart = found.least_size < GOOD_SIZE or found.deviation > GOOD_DEVIATION or _excess(found) > 0
-    return not found.complaints and not few_or_apart
+    return not found.complaints_of_weights and not few_or_apart
 
 
 def badness(found: Reliability) -> float:

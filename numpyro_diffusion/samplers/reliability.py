@@ -15,6 +15,7 @@ FEWEST_SIZE, LEAST_SIZE, SHARE = 5.0, 10.0, 1 / 25
 LARGEST_KHAT = 0.7  # above it, means over weights are those of their tail (Vehtari et al. 2024)
 _EQUAL = 0.9  # the effective share from which weights are about equal
 LARGEST_GAP = 1.0  # nats between the log evidences of two islands
+LARGEST_EXCESS = 1.0  # nats between the log evidence of the chain and that of the law that its denoiser is exact for
 # Between an island's mean and the others', in posterior standard deviations: at least the first; more where few
 # effective particles make means noisy, each with an error of one over the root of their number, of which so many count.
 LARGEST_MEAN_GAP, MEAN_ERRORS = 1.0, 5.0
@@ -40,6 +41,8 @@ class Reliability(NamedTuple):
         least_allowed: the effective number of particles below which `least_size` speaks against the answer.
         mean_gap: how far the mean of an element of x in one island is from the median island's, in posterior standard
             deviations, the largest; 0 for one island.
+        excess: by how much the log evidence is above that of the law that the denoiser is exact for, in nats, where
+            that is known: the largest in size, less three standard errors; else 0.
     """
 
     least_size: float
@@ -49,6 +52,7 @@ class Reliability(NamedTuple):
     deviation: float
     least_allowed: float = LEAST_SIZE
     mean_gap: float = 0.0
+    excess: float = 0.0
 
     @property
     def noise_of_means(self) -> float:
@@ -58,6 +62,18 @@ class Reliability(NamedTuple):
     @property
     def complaints(self) -> list[str]:
         """What speaks against the answer, with its numbers; empty where nothing does."""
+        said = self.complaints_of_weights
+        if abs(self.excess) > LARGEST_EXCESS:
+            side = "above" if self.excess > 0 else "below"
+            said.append(
+                f"the chain's log evidence is at least {abs(self.excess):.1f} nats {side} that of the law that its "
+                "denoiser is exact for: where the data are, a chain needs more steps"
+            )
+        return said
+
+    @property
+    def complaints_of_weights(self) -> list[str]:
+        """Those that more particles or another twist may answer."""
         said = []
         if not self.least_size >= self.least_allowed:
             said.append(f"the least effective number of particles on the way is {self.least_size:.1f}")
@@ -91,7 +107,19 @@ def reliability(particles: Particles) -> Reliability:
     weights = np.asarray(particles.log_weight, dtype=np.float64) + evidence[..., None]
     khat = max(pareto_khat(each) for each in np.moveaxis(weights, 0, -2).reshape(-1, len(evidence) * weights.shape[-1]))
     least, final, allowed = float(sizes.min()), float(sizes[..., -1].min()), least_allowed(weights.shape[-1])
-    return Reliability(least, final, khat, *differences(evidence), allowed, mean_gap(particles))
+    gaps = *differences(evidence), allowed, mean_gap(particles), excess(particles.excess)
+    return Reliability(least, final, khat, *gaps)
+
+
+def excess(each: Float[ArrayLike, "islands ..."] | None) -> float:
+    """`Reliability.excess` of the islands' own, shape (islands, *batch)."""
+    if each is None:
+        return 0.0
+    values = np.asarray(each, dtype=np.float64)
+    mean = np.logaddexp.reduce(values, 0) - np.log(len(values))
+    error = 3 * values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    left = np.sign(mean) * np.maximum(np.abs(mean) - error, 0.0)
+    return float(left.flat[np.argmax(np.abs(left))])
 
 
 def mean_gap(particles: Particles) -> float:

@@ -12,7 +12,7 @@ from .._devices import Devices, check_devices
 from .._shapes import Example
 from ..factors import AbstractFactor
 from ..process import ReverseProcess
-from ..twists import AbstractTwist
+from ..twists import AbstractTwist, law_log_evidence
 from .base import AbstractPosteriorSampler
 from .feynman_kac import ParticleSampler
 from .particles import Resample, run_particles
@@ -28,6 +28,8 @@ class Particles(NamedTuple):
         log_evidence: log of an unbiased estimate of ∫ p(x) r(x) dx, in nats, shape ().
         effective_size: effective number of particles before each step and at the end, from T down, shape (K + 1,).
         ancestors: the particle that each came from at each step, shape (K, N).
+        excess: `log_evidence` less that of the law that the denoiser is exact for, in nats, shape (), where that is a
+            closed form (`nd.twists.law_log_evidence`); else None.
     """
 
     x: Shaped[Array, " n *event"]
@@ -35,6 +37,12 @@ class Particles(NamedTuple):
     log_evidence: Float[Array, ""]
     effective_size: Float[Array, " sizes"]
     ancestors: Int[Array, "steps n"]
+    excess: Float[Array, ""] | None = None
+
+    def beside_law(self, process: ReverseProcess, factor: AbstractFactor) -> "Particles":
+        """With its `excess`."""
+        exact = law_log_evidence(process, factor)
+        return self._replace(excess=None if exact is None else self.log_evidence - exact)
 
 
 class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
@@ -126,7 +134,8 @@ class TwistedSMC(ParticleSampler, AbstractPosteriorSampler):
         run = run_particles(key, chain, self.num_particles, Resample(self.threshold), sharding=sharding)
         sizes, ancestors = run.record
         sizes = jnp.append(sizes, effective_size(run.log_weight))
-        return Particles(run.x, normalise(run.log_weight), run.log_evidence, sizes, ancestors)
+        found = Particles(run.x, normalise(run.log_weight), run.log_evidence, sizes, ancestors)
+        return found.beside_law(process, factor)
 
     def sample(self, key: PRNGKeyArray, process: ReverseProcess, factor: AbstractFactor) -> Example:
         """One draw of x_0 from one run's particles, shape `event`: *consistent as particles grow*."""

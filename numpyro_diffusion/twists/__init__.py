@@ -11,6 +11,7 @@ from .default import default_twist as default_twist
 from .flat import Flat as Flat
 from .laplace import Laplace as Laplace
 from .last import last_step as last_step
+from .law_evidence import law_log_evidence as law_log_evidence
 from .linear import MomentMatched as MomentMatched
 from .linear import PseudoInverse as PseudoInverse
 from .linearized import Linearized as Linearized

@@ -40,7 +40,7 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
     few = num_particles is not None and num_particles < elements
     many = size is not None and size > LARGEST_EXACT and not known
     worthwhile = exact or (_has_several(process) and not (few and many))
-    if size is not None and worthwhile and _has_few_components(process, size):
+    if size is not None and worthwhile and has_few_components(process, size):
         return MixtureMatched()
     if size is None and _may_be_linearized(process, factor):
         return Linearized()
@@ -61,7 +61,7 @@ def _has_several(process: ReverseProcess) -> bool:
     return parts is not None and len(parts.weights) > 1
 
 
-def _has_few_components(process: ReverseProcess, size: int) -> bool:
+def has_few_components(process: ReverseProcess, size: int) -> bool:
     """Whether there are components, and the work that they make of so many observed elements is no burden."""
     parts, elements = process.denoiser.components, math.prod(process.event_shape)
     if parts is None:

@@ -86,3 +86,53 @@ def test_islands_in_different_modes_are_seen():
     with pytest.warns(nd.ReliabilityWarning, match="mean of x is .* posterior standard deviations from the others"):
         smc.run(jax.random.key(1))
     assert not nd.infer.SMC(model, num_particles=32).run(jax.random.key(0)).reliability.complaints
+
+
+LOCS = jnp.array([[-2.0, 0.0], [2.0, 1.0], [0.0, 3.0]])
+SCALES, WEIGHTS, OPERATOR = jnp.array([0.5, 0.4, 0.7]), jnp.array([0.3, 0.5, 0.2]), jnp.array([[1.0, 0.5]])
+
+
+def posterior(num_steps, observed):
+    """Of a mixture by its exact denoiser, under one linear observation."""
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(num_steps), scale=2.0, loc=0.3)
+    denoiser = nd.denoisers.GaussianMixture(LOCS, SCALES, WEIGHTS)
+    prior = nd.DiffusionPrior(nd.ReverseProcess(diffusion, denoiser, 2))
+    factor = nd.factors.LinearGaussian(jnp.array([observed]), OPERATOR, 0.3)
+    return nd.DiffusionPosterior(prior, factor, sampler=nd.samplers.TwistedSMC(512))
+
+
+@pytest.mark.parametrize("observed", [1.0, 7.0])
+def test_the_evidence_of_the_law_is_that_of_quadrature(observed):
+    """Of one element of it: A x is a mixture on a line."""
+    one = posterior(10, observed)
+    scale = jnp.sqrt(jnp.square(SCALES) * jnp.sum(jnp.square(OPERATOR)) + 0.3**2)
+    each = dist.Normal((LOCS @ OPERATOR.T)[:, 0], scale).log_prob(observed)
+    exact = jax.scipy.special.logsumexp(jnp.log(WEIGHTS) + each)
+    assert nd.twists.law_log_evidence(one.prior.process, one.factor) == pytest.approx(float(exact), abs=1e-4)
+
+
+def test_a_chain_of_few_steps_far_out():
+    """It answers for its own law, which is nats away from the mixture there, and says so."""
+    with pytest.warns(
+        nd.ReliabilityWarning, match=r"at least [23]\.\d nats above that of the law that its denoiser is"
+    ):
+        particles = posterior(16, 7.0).smc(jax.random.key(0), 4)
+    assert not reliability(particles).complaints_of_weights
+
+
+@pytest.mark.parametrize(("num_steps", "observed"), [(16, 1.0), (100, 7.0)])
+@pytest.mark.filterwarnings("error")
+def test_a_chain_that_is_near_its_law(num_steps, observed):
+    particles = posterior(num_steps, observed).smc(jax.random.key(0), 4)
+    assert jnp.isfinite(particles.excess).all() and abs(reliability(particles).excess) < 0.5
+
+
+def test_where_the_law_has_no_closed_form():
+    """Known elements, other factors, and other denoisers."""
+    process = posterior(10, 1.0).prior.process
+    known = nd.factors.Delta(jnp.zeros(2), jnp.array([True, False]))
+    counted = nd.factors.Factor(lambda x: dist.Poisson(jnp.exp(x[0])).log_prob(2))
+    assert nd.twists.law_log_evidence(process, known) is None
+    assert nd.twists.law_log_evidence(process, counted) is None
+    network = nd.ReverseProcess(process.diffusion, nd.denoisers.Network(lambda x, t: x), 2)
+    assert nd.twists.law_log_evidence(network, nd.factors.Gaussian(0.0, 1.0)) is None
