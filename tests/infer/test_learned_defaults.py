@@ -9,9 +9,12 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from conftest import programs_optimised
 from numpyro.distributions import transforms
 
 import numpyro_diffusion as nd
+
+CHAIN = nd.samplers.Ancestral(15)  # what answers are about: each second step, for the draws and for SMC
 
 
 @functools.cache
@@ -23,7 +26,7 @@ def many_clusters():
     schedule = nd.schedules.log_snr(30, -8, 6)
     prior = nd.fit_prior(jax.random.key(0), data, max_steps=200, schedule=schedule, progress_bar=False)
     assert int(re.search(r"mixture of (\d+) Gaussians", str(prior.report()))[1]) >= 8
-    return prior
+    return prior.with_(sampler=CHAIN)
 
 
 @functools.cache
@@ -37,13 +40,14 @@ def exponentials():
     prior = many_clusters()
     own = [] if prior.transform is None else [prior.transform]
     parts = [*own, transforms.AffineTransform(0.0, 0.7), transforms.ExpTransform()]
-    positive = nd.DiffusionPrior(prior.process, transform=transforms.ComposeTransform(parts))
+    positive = nd.DiffusionPrior(prior.process, sampler=CHAIN, transform=transforms.ComposeTransform(parts))
     return positive, np.exp(0.7 * draws_of_many_clusters())
 
 
 def drawn(prior):
     """So many that their error is a small part of that of SMC."""
-    return np.asarray(prior.sample(jax.random.key(7), (200_000,)), np.float64)
+    with programs_optimised():
+        return np.asarray(prior.sample(jax.random.key(7), (200_000,)), np.float64)
 
 
 def own_network():

@@ -1,5 +1,6 @@
 """SMC without a twist, tempered in the space of the noise, and that it is taken where no twist will do."""
 
+import functools
 import warnings
 
 import jax
@@ -138,11 +139,13 @@ def test_the_crescents_are_those_of_quadrature():
     np.testing.assert_allclose(np.hypot(across, along).mean(), 0.1, atol=0.003)
 
 
+@functools.cache
 def mixture():
     denoiser = nd.denoisers.GaussianMixture([[-1.5, 0.0], [1.0, 1.0], [0.0, 2.0]], [0.5, 0.4, 0.7], [0.3, 0.5, 0.2])
     return prior_of(denoiser, 2, 16)
 
 
+@functools.cache
 def learned():
     """A small network about two moons, in which x_0 given x_t has several modes."""
     rng = np.random.default_rng(0)
@@ -155,6 +158,12 @@ def learned():
     )
 
 
+@functools.cache
+def drawn(made):
+    """Of its own chain."""
+    return np.asarray(made().sample(jax.random.key(9), (100_000,)), np.float64)
+
+
 LIKELIHOODS = {
     "counts": lambda x: dist.Poisson(jnp.exp(x)).log_prob(jnp.array([3.0, 2.0])).sum(),
     "modulus": lambda x: dist.Normal(jnp.abs(x[0] - x[1]), 0.2).log_prob(1.0),
@@ -165,8 +174,7 @@ LIKELIHOODS = {
 @pytest.mark.parametrize("name", LIKELIHOODS)
 @pytest.mark.parametrize("made", [mixture, learned])
 def test_of_learned_priors_and_mixtures_it_is_right_beside_reweighted_draws(made, name):
-    prior, log_r = made(), LIKELIHOODS[name]
-    draws = np.asarray(prior.sample(jax.random.key(9), (100_000,)), np.float64)
+    prior, log_r, draws = made(), LIKELIHOODS[name], drawn(made)
     each = np.asarray(jax.vmap(log_r)(jnp.asarray(draws, float)), np.float64)
     weight = np.exp(each - each.max())
     truth, error = np.log(weight.mean()) + each.max(), weight.std() / weight.mean() / np.sqrt(len(weight))

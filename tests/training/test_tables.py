@@ -123,9 +123,9 @@ def test_a_report_says_what_is_better_and_is_kept_in_files(tmp_path):
 @pytest.mark.parametrize("kind", ["Gaussian", "crescent"])
 def test_a_tables_prior_is_at_least_as_good_as_its_simple_models(kind, tmp_path):
     """On examples that nothing has seen: as good as a Gaussian where that is the truth, better where it is not."""
-    data = _gaussian(200)
-    if kind == "crescent":
-        data = np.concatenate([data, data[:, :1] ** 2 + 0.1 * _gaussian(200, seed=5)[:, :1]], axis=1)
+    data, more = _gaussian(200), _gaussian(200, seed=5)[:, :1]
+    more = data[:, :1] ** 2 + 0.1 * more if kind == "crescent" else data[:, 1:2] + more
+    data = np.concatenate([data, more], axis=1)
     x, train = data[:80], data[80:]
     prior = fit_prior(KEY, train, max_steps=400, progress_bar=False, checkpoint=tmp_path / "run")
     own = np.asarray(prior.estimate(jnp.asarray(x, jnp.float32), key=jax.random.key(1)).value)
