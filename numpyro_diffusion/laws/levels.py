@@ -13,7 +13,7 @@ from numpyro.util import is_prng_key
 
 from .._checks import check_count
 from .normal import FARTHEST
-from .operations import elements, from_noise, tilt
+from .operations import elements, from_noise, rounded, tilt
 
 # Where the tail's own expansion is as good as float32.
 _FAR = -20.0
@@ -151,6 +151,12 @@ def _turn(middle: Array, width: Array, first: Array, last: Array) -> _Interval:
 def levels(loc: Array, scale: ArrayLike, num_levels: int) -> dist.Distribution:
     """Independent whole numbers 0 … num_levels − 1 with the shape of `loc` as one event; `scale` broadcasts."""
     return DiscretisedNormal(loc, scale, num_levels, validate_args=False).to_event(jnp.ndim(loc))
+
+
+@rounded.register(dist.Normal)
+def _rounded(law: dist.Distribution, num_levels: int) -> dist.Distribution:
+    each = elements(law)
+    return levels(jnp.broadcast_to(each.loc, law.event_shape), each.scale, num_levels)
 
 
 @from_noise.register(DiscretisedNormal)

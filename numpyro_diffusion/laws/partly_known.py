@@ -7,7 +7,18 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import constraints
 
-from .operations import Operation, certain, elements, from_noise, is_factorised, mirrored, tilt
+from .operations import (
+    Operation,
+    bit_logits,
+    certain,
+    class_logits,
+    elements,
+    from_noise,
+    is_factorised,
+    mean_and_variance,
+    mirrored,
+    tilt,
+)
 
 
 class PartlyKnown(dist.Distribution):
@@ -40,11 +51,6 @@ class PartlyKnown(dist.Distribution):
     def variance(self) -> Array:
         """0 where known, and the law's variance elsewhere."""
         return jnp.where(self.mask, 0.0, self.law.variance)
-
-    @property
-    def logits(self) -> Array:
-        """Log-odds of bits or log probabilities of classes, the known ones certain."""
-        return elements(certain(self.law, self.values, self.mask)).logits
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of shape (*sample_shape, *event), with the known values in them."""
@@ -79,6 +85,22 @@ def _known(law: PartlyKnown, values: Array, mask: Array) -> tuple[Array, dist.Di
     agree = jnp.all((values == law.values) | ~(mask & law.mask))
     both = jnp.where(law.mask, law.values, values)
     return jnp.where(agree, product[0], -jnp.inf), PartlyKnown(law.law, both, law.mask | mask)
+
+
+@mean_and_variance.register(PartlyKnown)
+def _mean_and_variance(law: PartlyKnown) -> tuple[Array, Array]:
+    mean_and_variance(law.law)
+    return law.mean, law.variance
+
+
+@bit_logits.register(PartlyKnown)
+def _bit_logits(law: PartlyKnown) -> Array:
+    return bit_logits(certain(law.law, law.values, law.mask))
+
+
+@class_logits.register(PartlyKnown)
+def _class_logits(law: PartlyKnown) -> Array:
+    return class_logits(certain(law.law, law.values, law.mask))
 
 
 @from_noise.register(PartlyKnown)

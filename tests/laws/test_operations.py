@@ -222,6 +222,11 @@ CALLS = {
     "between": lambda law: laws.between(law, law, jnp.asarray(0.5)),
     "observed": lambda law: laws.observed(law, jnp.zeros(2), jnp.ones(2), jnp.ones(2)),
     "weighted": lambda law: laws.weighted(law, lambda value: value),
+    "mean_and_variance": laws.mean_and_variance,
+    "bit_logits": laws.bit_logits,
+    "class_logits": laws.class_logits,
+    "rounded": lambda law: laws.rounded(law, 4),
+    "chosen": lambda law: laws.chosen(law, law, jnp.asarray(MASK)),
     "lowered": lambda law: laws.lowered(law, jnp.zeros(2), jnp.zeros((1, 2))),
 }
 
@@ -237,6 +242,49 @@ def test_a_law_without_a_rule_is_refused_by_name(name):
 def test_rounded_laws_are_taken_neither_for_normal_ones_nor_for_bits(name):
     with pytest.raises(TypeError, match=f"{name}: .* got one of DiscretisedNormal"):
         CALLS[name](grey())
+
+
+ODD = dist.Laplace(jnp.zeros(2), 1.0).to_event(1)
+PAIRS = {
+    "normal and Laplace": (laws.between, normal, lambda: ODD, "Normal beside one of Normal, got one of Laplace"),
+    "normal and lowered": (laws.between, normal, narrowed, "Normal beside one of Normal, got one of LoweredNormal"),
+    "lowered and bits": (laws.between, narrowed, bits, "Normal beside one of LoweredNormal, got one of BernoulliL"),
+    "bits and normal": (laws.between, bits, normal, "BernoulliLogits beside one of BernoulliLogits, got one of Normal"),
+    "chosen of bits and normal": (laws.chosen, bits, normal, "BernoulliLogits beside .* got one of Normal"),
+    "columns": (
+        laws.between,
+        lambda: laws.Mixed([normal()], ((0, 1),)),
+        lambda: laws.Mixed([ODD], ((0, 1),)),
+        "Normal beside one of Normal, got one of Laplace",
+    ),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_second_of_two_laws_must_be_of_the_family_of_the_first(pair):
+    operation, first, second, message = PAIRS[pair]
+    with pytest.raises(TypeError, match=f"^{operation.name}: expected a law of {message}"):
+        operation(first(), second(), jnp.asarray(0.5))
+
+
+def test_two_forms_of_a_law_go_together():
+    other = BernoulliProbs(jnp.asarray(1 / (1 + np.exp(-LOGITS)))).to_event(1)
+    np.testing.assert_allclose(laws.between(bits(), other, jnp.asarray(0.3)).mean, other.mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        laws.PartlyKnown(normal(), jnp.asarray(VALUES), jnp.asarray(MASK)),
+        narrowed(),
+        dist.Delta(jnp.asarray(LOC)).to_event(1),
+        dist.Normal(0.5, 2.0).expand((2,)).to_event(1),
+    ],
+)
+def test_normal_laws_of_every_form_have_a_mean_and_a_variance(law):
+    mean, variance = laws.mean_and_variance(law)
+    np.testing.assert_allclose(mean, law.mean)
+    np.testing.assert_allclose(jnp.broadcast_to(variance, (2,)), law.variance)
 
 
 def test_a_new_family_registers_its_own_rules():
