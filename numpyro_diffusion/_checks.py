@@ -23,7 +23,9 @@ def alike(one: Any, other: Any) -> bool:
 
 
 def is_concrete(x: Any) -> bool:
-    """Whether the values of `x` can be looked at (not a tracer)."""
+    """Whether the values of `x` can be looked at: it is no tracer, and no list that holds one."""
+    if isinstance(x, list | tuple):
+        return all(map(is_concrete, x))
     return not isinstance(x, jax.core.Tracer)
 
 
