@@ -1,6 +1,6 @@
 """A normal law rounded to whole numbers: grey levels with an exact probability mass."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,12 @@ class DiscretisedNormal(dist.Distribution):
         dtype = jnp.result_type(float, loc, scale)
         self.loc, self.scale = jnp.broadcast_arrays(jnp.asarray(loc, dtype), jnp.asarray(scale, dtype))
         super().__init__(self.loc.shape, (), validate_args=validate_args)
+
+    @classmethod
+    def infer_shapes(cls, *args: Any, **kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of `loc` and `scale`; `num_levels`, a number, has no shape."""
+        shapes = {name: kwargs[name] for name in ("loc", "scale") if name in kwargs}
+        return super().infer_shapes(*args[:2], **shapes)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:

@@ -45,6 +45,12 @@ class Mixed(dist.Distribution):
         self.laws, self.columns = tuple(laws), columns
         super().__init__((), (sum(map(len, columns)),), validate_args=False)
 
+    @classmethod
+    def infer_shapes(cls, *args: Any, **kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Raise ``NotImplementedError``, as NumPyro does where shapes do not say."""
+        del args, kwargs
+        raise NotImplementedError(f"{cls.__name__}.infer_shapes: the event shape is the groups'; make one, and ask it")
+
     @property
     def support(self) -> constraints.Constraint:
         """That of each group, of its elements."""

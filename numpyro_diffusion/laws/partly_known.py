@@ -37,6 +37,11 @@ class PartlyKnown(dist.Distribution):
         self.law, self.values, self.mask = law, values, mask
         super().__init__((), law.event_shape, validate_args=False)
 
+    @classmethod
+    def infer_shapes(cls, *args: Any, **kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The whole of `values` is the event; NumPyro's own rule is for laws of numbers."""
+        return (), tuple(args[1] if len(args) > 1 else kwargs["values"])
+
     @property
     def support(self) -> constraints.Constraint:
         """The law's."""

@@ -301,3 +301,26 @@ def test_a_new_family_registers_its_own_rules():
     assert doubled.__doc__ == "Twice the mean."
     with pytest.raises(TypeError, match="doubled: expected a law of Gamma, got one of Normal"):
         doubled(normal())
+
+
+# ---- shapes from shapes
+
+
+def test_infer_shapes_says_what_the_law_has():
+    """As for NumPyro's own distributions, with the event where a law is of a whole one."""
+    known = laws.PartlyKnown(normal(), jnp.asarray(VALUES), jnp.asarray(MASK))
+    mass = laws.UnnormalisedNormal(jnp.zeros(2), jnp.ones(2), jnp.zeros(()))
+    expected = [
+        (laws.LoweredNormal.infer_shapes((2,), (2,), (1, 2)), narrowed()),
+        (laws.LoweredNormal.infer_shapes(loc=(2,), scale=(2,), directions=(1, 2)), narrowed()),
+        (laws.PartlyKnown.infer_shapes(None, (2,), (2,)), known),
+        (laws.PartlyKnown.infer_shapes(law=None, values=(2,), mask=(2,)), known),
+        (laws.DiscretisedNormal.infer_shapes((2,), (), num_levels=5), grey().base_dist),
+        (laws.DiscretisedNormal.infer_shapes((2,), (), 5), grey().base_dist),
+        (laws.DiscretisedNormal.infer_shapes(loc=(), scale=(2,)), grey().base_dist),
+        (laws.Categories.infer_shapes((2, 3)), laws.Categories(jnp.zeros((2, 3)))),
+        (laws.UnnormalisedNormal.infer_shapes((2,), (2,), (), ((2,), (2,))), mass),
+    ]
+    assert all(shapes == (law.batch_shape, law.event_shape) for shapes, law in expected)
+    with pytest.raises(NotImplementedError, match="Mixed.infer_shapes: the event shape is the groups'"):
+        laws.Mixed.infer_shapes((2,))
