@@ -7,6 +7,8 @@ import time
 import uuid
 from pathlib import Path
 
+from ._checks import check_path
+
 # Seconds since the last change, up to which a half-written file may be one that another run is writing.
 _YOUNG = 60.0
 
@@ -68,9 +70,7 @@ def check_writable(name: str, path: str | os.PathLike[str]) -> None:
 
 def _target(name: str, path: str | os.PathLike[str]) -> Path:
     """The file that is to be written, once it can be replaced without destroying what is no file."""
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"{name}: expected the path of a file, got {path!r:.80}")
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(check_path(name, path)))
     if target.is_dir():
         raise IsADirectoryError(f"{name}: expected a file, got the folder {str(path)!r}")
     if not target.parent.is_dir():

@@ -15,8 +15,8 @@ LINES, MAX_LINES = 300, 320  # above the former a file says why: "# Over 300 lin
 
 # From the bottom up. Parts of one layer do not import one another; a part may import from any layer below its own.
 LAYERS = [
-    {"_checks", "_compiled", "_display", "_compiler", "_files", "_functions", "_products", "_shapes"},
-    {"_batching", "_devices", "_numbers", "_structure", "transforms"},
+    {"_checks", "_compiled", "_display", "_compiler", "_functions", "_products", "_shapes"},
+    {"_batching", "_devices", "_files", "_numbers", "_structure", "transforms"},
     {"_packing"},
     {"_frames", "networks", "checkpoints", "laws", "moments", "schedules"},
     {"diffusions"},

@@ -192,6 +192,7 @@ VALUE_ERRORS = {
         "event_dim: expected a number from 0 to 1 (x_0 has (1,)), got 2",
     ),
     "ratio off the event": (lambda: nd.joint_log_ratio(PROCESS, np.zeros((3, 2))), "trajectory: expected a shape that"),
+    "no blocks": (lambda: nd.infer.Gibbs([]), "blocks: Gibbs requires at least one block"),
     # training
     "fit nothing": (lambda: _fit(COINS, TOSSES), "process: expected something to train .* got none"),
     "fit with keys": (lambda: _fit(key=random.split(KEY)), "key: expected one JAX key, .* got"),
@@ -509,6 +510,33 @@ TYPE_ERRORS = {
     "model of ParticleGibbs": (
         lambda: nd.infer.ParticleGibbs(PRIOR.module),
         "model: expected a function, got",
+    ),
+    "blocks of Gibbs": (lambda: nd.infer.Gibbs(3), "blocks: expected pairs of a kernel and the names .* got 3"),
+    "kernel of a block": (lambda: nd.infer.Gibbs([(3, "x")]), "blocks: expected pairs of a kernel .* got (3, 'x')"),
+    "sites of a block": (
+        lambda: nd.infer.Gibbs([(numpyro.infer.NUTS(MODEL), 3)]),
+        "blocks: expected pairs of a kernel and the names of its sites, .* got (<numpyro",
+    ),
+    "classes of a file": (
+        lambda: nd.load("digits", classes=3),
+        "classes: expected a list of classes, as [Mine], got 3",
+    ),
+    "one class of a file": (
+        lambda: nd.load("digits", classes=denoisers.Network),
+        "classes: expected a list of classes, as [Mine], got <class",
+    ),
+    "checkpoint of fit": (lambda: _fit(checkpoint=3), "checkpoint: expected the path of a file, got 3"),
+    "checkpoint of fit_prior": (
+        lambda: nd.fit_prior(KEY, DATA, checkpoint=3, progress_bar=False),
+        "checkpoint: expected the path of a file, got 3",
+    ),
+    "checkpoint of impute": (
+        lambda: nd.impute(KEY, np.where(DATA > 1, NAN, DATA), checkpoint=3, progress_bar=False),
+        "checkpoint: expected the path of a file, got 3",
+    ),
+    "checkpoint of SMC": (
+        lambda: nd.infer.SMC(MODEL, target_log_evidence_sd=0.1, checkpoint=3),
+        "checkpoint: expected the path of a file, got 3",
     ),
     "model of TemperedSMC": (lambda: nd.infer.TemperedSMC("x"), "model: expected a function, got 'x'"),
     "model of a factor": (lambda: nd.infer.extract_factor(3, "x"), "model: expected a function, got 3"),
