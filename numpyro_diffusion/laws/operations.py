@@ -113,7 +113,7 @@ def is_factorised(law: dist.Distribution) -> bool:
 
 @Operation
 def variance(law: dist.Distribution) -> Array:
-    """The variance, in the shape in which the law keeps it: it may be one number for all elements."""
+    """The variance, in the shape in which the law keeps it, of any law: it may be one number for all elements."""
     return law.variance
 
 
@@ -146,7 +146,10 @@ def rounded(law: dist.Distribution, num_levels: int) -> dist.Distribution:
 
 @Operation
 def log_excess(law: dist.Distribution, x: Array) -> Array:
-    """What the law's density counts at `x` beside `log_prob`, in nats, shape (): 0 but for an `UnnormalisedNormal`."""
+    """What the law's density counts at `x` beside `log_prob`, in nats, shape ().
+
+    0 but for an `UnnormalisedNormal`, alone or in another law: all others integrate to one, so that none is refused.
+    """
     del law, x
     return jnp.zeros(())
 

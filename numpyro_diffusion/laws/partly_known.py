@@ -15,6 +15,8 @@ from .operations import (
     elements,
     from_noise,
     is_factorised,
+    log_ahead,
+    log_excess,
     mean_and_variance,
     mirrored,
     tilt,
@@ -106,6 +108,20 @@ def _bit_logits(law: PartlyKnown) -> Array:
 @class_logits.register(PartlyKnown)
 def _class_logits(law: PartlyKnown) -> Array:
     return class_logits(certain(law.law, law.values, law.mask))
+
+
+@log_excess.register(PartlyKnown)
+def _log_excess(law: PartlyKnown, x: Array) -> Array:
+    if log_excess.knows(law.law):  # a mass of the whole event: how much of it is of the others is not known
+        raise log_excess.refuse(law)
+    return log_excess(law.law, x)
+
+
+@log_ahead.register(PartlyKnown)
+def _log_ahead(law: PartlyKnown) -> Array:
+    if log_ahead.knows(law.law):
+        raise log_ahead.refuse(law)
+    return log_ahead(law.law)
 
 
 @from_noise.register(PartlyKnown)

@@ -303,6 +303,19 @@ def test_a_new_family_registers_its_own_rules():
         doubled(normal())
 
 
+def test_mass_is_not_lost_in_laws_that_hold_others():
+    """Columns add theirs up; of an event of which some elements are known it is not known."""
+    heavy = laws.UnnormalisedNormal(jnp.zeros(2), jnp.ones(2), jnp.asarray(0.7)).to_event(1)
+    mixed, x = laws.Mixed([heavy, bits()], ((0, 2), (1, 3))), jnp.array([0.2, 1.0, -0.4, 0.0])
+    np.testing.assert_allclose(laws.log_excess(mixed, x), 0.7, rtol=1e-6)
+    np.testing.assert_allclose(laws.log_ahead(mixed), 0.7, rtol=1e-6)
+    known = lambda law: laws.PartlyKnown(law, jnp.asarray(VALUES), jnp.asarray(MASK))
+    assert laws.log_excess(known(normal()), x[:2]) == 0 and laws.log_ahead(known(normal())) == 0
+    for call in (lambda: laws.log_excess(known(heavy), x[:2]), lambda: laws.log_ahead(known(heavy))):
+        with pytest.raises(TypeError, match="^log_(excess|ahead): .* got one of PartlyKnown"):
+            call()
+
+
 # ---- shapes from shapes
 
 
