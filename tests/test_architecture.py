@@ -148,3 +148,14 @@ def test_import_is_cheap():
     assert not heavy, f"import {PACKAGE} loads {heavy}"
     foreign = [name for name in added if name.split(".")[0] != PACKAGE]
     assert len(foreign) <= 600, f"import {PACKAGE} loads {len(foreign)} modules beyond NumPyro's own"
+
+
+def test_namespaces_hold_nothing_of_others():
+    """What a user completes after a dot is ours: what a package's `__init__` needs of others has an underscore."""
+    for module, path in MODULES.items():
+        if path.name != "__init__.py" or part_of(module) == "cli":
+            continue
+        for node in TREES[module].body:
+            if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0):
+                names = [alias.asname or alias.name for alias in node.names]
+                assert all(name.startswith("_") for name in names), f"{module} shows {names}"
