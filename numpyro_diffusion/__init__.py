@@ -1,7 +1,7 @@
 """NumPyro distributions for learned diffusion priors."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+import typing as _typing
 
 from . import datasets as datasets
 from . import denoisers as denoisers
@@ -69,7 +69,7 @@ _ON_USE = {
     "plan_prior": "training",
 }
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from . import diagnostics as diagnostics
     from . import incomplete as incomplete
     from . import plots as plots
@@ -85,10 +85,10 @@ if TYPE_CHECKING:
     from .training import plan_prior as plan_prior
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     if name not in _ON_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_ON_USE[name]}")
+    module = _importlib.import_module(f"{__name__}.{_ON_USE[name]}")
     return module if name == _ON_USE[name] else getattr(module, name)
 
 

@@ -1,5 +1,6 @@
 """Argument checks that say which argument, what was expected and what came."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -23,7 +24,9 @@ def alike(one: Any, other: Any) -> bool:
 
 
 def is_concrete(x: Any) -> bool:
-    """Whether the values of `x` can be looked at (not a tracer)."""
+    """Whether the values of `x` can be looked at: it is no tracer, and no list that holds one."""
+    if isinstance(x, list | tuple):
+        return all(map(is_concrete, x))
     return not isinstance(x, jax.core.Tracer)
 
 
@@ -88,6 +91,13 @@ def check_callable(name: str, model: Any) -> Any:
     if not callable(model) or isinstance(model, Distribution):
         raise TypeError(f"{name}: expected a function, got {model!r:.80}")
     return model
+
+
+def check_path(name: str, path: Any) -> Any:
+    """Return `path` if it is one, or None, or raise ``TypeError``."""
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name}: expected the path of a file, got {path!r:.80}")
+    return path
 
 
 def check_site(site: Any) -> str | None:

@@ -7,6 +7,8 @@ import time
 import uuid
 from pathlib import Path
 
+from ._checks import check_path
+
 # Seconds since the last change, up to which a half-written file may be one that another run is writing.
 _YOUNG = 60.0
 
@@ -15,11 +17,10 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file under another name and rename it when it is whole, so that nobody ever sees half of it.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
+        TypeError: no path.
+        OSError: the folder does not exist, or `path` is itself a folder, a device or a pipe.
     """
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{path}: expected a file in a folder that exists, got {target.parent}")
+    target = _target("path", path)
     remove_leftovers(target)
     temporary = _temporary(target)
     try:
@@ -44,13 +45,13 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
 def check_writable(name: str, path: str | os.PathLike[str]) -> None:
     """Raise ``OSError`` that names the argument and the path where no file can be written, and leave nothing there.
 
+    ``TypeError`` for what is no path.
+
     Args:
         name: of the argument.
         path: of a file that is to be written later, and may exist.
     """
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir() or target.is_dir():
-        raise FileNotFoundError(f"{name}: expected a file in a folder that exists, got {str(path)!r}")
+    target = _target(name, path)
     remove_leftovers(target)
     probe = _temporary(target)
     try:
@@ -65,6 +66,19 @@ def check_writable(name: str, path: str | os.PathLike[str]) -> None:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+def _target(name: str, path: str | os.PathLike[str]) -> Path:
+    """The file that is to be written, once it can be replaced without destroying what is no file."""
+    target = Path(os.path.realpath(check_path(name, path)))
+    if target.is_dir():
+        raise IsADirectoryError(f"{name}: expected a file, got the folder {str(path)!r}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{name}: expected a file in a folder that exists, got {str(path)!r}")
+    if target.exists() and not target.is_file():
+        # Renamed over, as only root can, a device would be gone for the whole machine.
+        raise OSError(f"{name}: expected a file, got {str(path)!r}, which is a device, a pipe or a socket")
+    return target
 
 
 def _temporary(target: Path) -> Path:

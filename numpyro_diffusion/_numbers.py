@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._checks import check_unmasked
+from ._checks import check_finite, check_unmasked, is_concrete
 
 # Of the data's standard deviation: rounding by so much is felt where the chain has little noise left.
 _COARSEST = 0.01
+# Of a standard deviation that is given beside a number: what rounding may move the number by, at most.
+_LARGEST_SHIFT = 0.1
 
 
 def as_numbers(name: str, data: Any) -> np.ndarray:
@@ -63,6 +66,47 @@ def check_resolution(name: str, array: np.ndarray, dtype: Any = None) -> None:
             f"{name}: expected numbers that {dtype} tells apart, got a standard deviation of {deviation[first]:.3g} "
             f"about {wide.mean(axis=axis).ravel()[first]:.6g}{where}; subtract what they have in common (data - "
             "data.mean(0)), or switch jax_enable_x64 on"
+        )
+
+
+def check_told_apart(name: str, data: Any, event_rank: int) -> None:
+    """Raise unless data of shape (*batch, *event), where they are known, are finite and told apart; see above.
+
+    Raises:
+        TypeError: no real numbers; an array with hidden values (a mask).
+        ValueError: NaN or infinity; numbers that JAX's default type cannot tell apart.
+    """
+    check_finite(name, data)
+    if is_concrete(data) and (array := np.asarray(data)).size:
+        check_resolution(name, array.reshape(-1, *array.shape[max(array.ndim - event_rank, 0) :]))
+
+
+def check_rounding(name: str, value: Any, scale: Any, counts: Any = True) -> None:
+    """Raise ``ValueError`` where a known `value` is rounded by more than a tenth of its standard deviation `scale`.
+
+    Args:
+        name: of the argument.
+        value: finite, of any type; an array of JAX's default type has been rounded before, and passes.
+        scale: broadcastable to it; infinite where the value says nothing.
+        counts: where the value counts at all, likewise.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    parts = (value, scale, counts)
+    if getattr(value, "dtype", None) == dtype or not is_concrete(parts):
+        return
+    exact, wide, where = (np.asarray(part, np.float64) for part in parts)
+    try:
+        np.broadcast_shapes(exact.shape, wide.shape, where.shape)
+    except ValueError:  # which is for others to say, who know the event
+        return
+    shift = np.where(where > 0, np.abs(exact - exact.astype(dtype)), 0.0)
+    bad = shift > _LARGEST_SHIFT * wide
+    if bad.any():
+        first = tuple(np.argwhere(bad)[0])
+        got, moved, beside = (np.broadcast_to(part, bad.shape)[first] for part in (exact, shift, wide))
+        raise ValueError(
+            f"{name}: expected numbers that {dtype} rounds by little beside their standard deviation, got {got:.12g}, "
+            f"moved by {moved:.2g} beside {beside:.3g}; subtract what all have in common, or switch jax_enable_x64 on"
         )
 
 

@@ -178,6 +178,8 @@ def _is_describable(kind: type) -> bool:
 def admitted(classes: Classes) -> Known:
     """The classes that a file may name: the installed ones, and those given, by their own name too."""
     given = {}
+    if isinstance(classes, type | str) or not isinstance(classes, Iterable):
+        raise TypeError(f"classes: expected a list of classes, as [Mine], got {classes!r:.80}")
     for cls in classes:
         if not (isinstance(cls, type) and issubclass(cls, eqx.Module)):
             raise TypeError(f"classes: expected subclasses of equinox.Module, got {cls!r}")

@@ -18,7 +18,7 @@ from numpyro.distributions import constraints
 from ._checks import check_choice, check_count, check_finite, check_levels, refusal
 from .denoisers import AbstractDenoiser
 from .diffusions import AbstractDiffusion, require_gaussian, require_mixed
-from .laws import ByColumns, Mixed, elements, levels, normal
+from .laws import ByColumns, Mixed, mean_and_variance, normal, rounded
 
 
 class AbstractLastStep(eqx.Module):
@@ -127,7 +127,7 @@ class LearnedStep(AbstractLastStep):
         if self.log_scale is None:
             return denoiser.reverse(diffusion, x_1, 1.0, 0.0)
         gaussian = require_gaussian(diffusion, "log_scale: only GaussianDiffusion has a scale")
-        mean = denoiser.posterior(diffusion, x_1, 1.0).mean
+        mean, _ = mean_and_variance(denoiser.posterior(diffusion, x_1, 1.0))
         return normal(mean, jnp.square(gaussian.scale * jnp.exp(self.log_scale)))
 
 
@@ -154,7 +154,8 @@ class FixedStep(AbstractLastStep):
             variance = gaussian.schedule.noise_variance(1)
         else:
             variance = gaussian.bridge_coefficients(2.0, 1.0)[2]
-        return normal(denoiser.posterior(diffusion, x_1, 1.0).mean, variance * gaussian.scale**2)
+        mean, _ = mean_and_variance(denoiser.posterior(diffusion, x_1, 1.0))
+        return normal(mean, variance * gaussian.scale**2)
 
 
 class DiscretisedStep(AbstractLastStep):
@@ -187,7 +188,7 @@ class DiscretisedStep(AbstractLastStep):
     def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""
         step = LearnedStep() if self.step is None else self.step
-        return self._rounded(step.kernel(require_gaussian(diffusion), denoiser, x_1), jnp.shape(x_1))
+        return rounded(step.kernel(require_gaussian(diffusion), denoiser, x_1), self.num_levels)
 
     @property
     def num_values(self) -> int | None:
@@ -210,11 +211,7 @@ class DiscretisedStep(AbstractLastStep):
 
     def log_null(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
         """Log probability of rounded noise in nats, shape ()."""
-        return self._rounded(diffusion.terminal(jnp.shape(x_0)), jnp.shape(x_0)).log_prob(x_0)
-
-    def _rounded(self, law: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:
-        each = elements(law)
-        return levels(jnp.broadcast_to(each.loc, shape), each.scale, self.num_levels)
+        return rounded(diffusion.terminal(jnp.shape(x_0)), self.num_levels).log_prob(x_0)
 
 
 class MixedStep(AbstractLastStep):
@@ -283,13 +280,7 @@ class MixedStep(AbstractLastStep):
 
     def _rounded(self, law: Any) -> Mixed:
         pairs = zip(self.num_levels, law.laws, strict=True)
-        return law.of([own if n is None else _levels_of(own, n) for n, own in pairs])
-
-
-def _levels_of(law: dist.Distribution, num_levels: int) -> dist.Distribution:
-    """A normal law rounded to whole numbers."""
-    each = elements(law)
-    return levels(each.loc, jnp.broadcast_to(each.scale, law.event_shape), num_levels)
+        return law.of([own if n is None else rounded(own, n) for n, own in pairs])
 
 
 def learned_step(diffusion: AbstractDiffusion, denoiser: AbstractDenoiser) -> LearnedStep:

@@ -11,8 +11,9 @@ from jax.typing import ArrayLike
 
 from . import laws
 from ._batching import batched_map
-from ._checks import check_count, check_event, check_finite, check_key
+from ._checks import check_count, check_event, check_key
 from ._compiled import compiled
+from ._numbers import check_told_apart
 from .diffusions import GaussianDiffusion, require_gaussian
 from .process import ReverseProcess
 from .schedules import LEAST_LOG_SNR, AbstractSchedule, Schedule
@@ -57,7 +58,8 @@ def place_steps(
         A fixed `Schedule`; networks are told the old one's time. Runs in compiled code too.
 
     Raises:
-        ValueError: a process of bits, fewer than 2 steps or levels, data of another shape or not finite.
+        ValueError: a process of bits, fewer than 2 steps or levels, data of another shape, not finite, or that
+            the float type cannot tell apart.
     """
     num_steps = process.num_steps if num_steps is None else check_count("num_steps", num_steps, 2)
     return placement(key, process, data, num_levels=num_levels, chunk=chunk).schedule(num_steps)
@@ -110,7 +112,7 @@ def placement(
     """What `place_steps` places steps by; see there."""
     require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
     check_count("num_levels", num_levels, 2)
-    check_finite("data", data)
+    check_told_apart("data", data, len(process.event_shape))
     x_0 = jnp.asarray(data, dtype=float)
     if len(check_event("data", x_0.shape, process.event_shape)) != 1:
         raise ValueError(f"data: expected shape (n, *{process.event_shape}), got {x_0.shape}")

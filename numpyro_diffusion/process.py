@@ -23,6 +23,7 @@ from .last_steps import ForwardStep as ForwardStep
 from .last_steps import LearnedStep as LearnedStep
 from .last_steps import MixedStep as MixedStep
 from .last_steps import named_last_step
+from .laws import UnknownLaw
 from .moments import LARGEST_WHOLE, Moments
 
 
@@ -47,7 +48,7 @@ class ReverseProcess(eqx.Module):
         (2,)
 
     Raises:
-        TypeError: a part of the wrong kind.
+        TypeError: a part of the wrong kind; a denoiser whose laws of x_0 given x_t are of another family.
         ValueError: a denoiser whose answer has another shape than the example.
     """
 
@@ -215,10 +216,13 @@ class ReverseProcess(eqx.Module):
 
         def answers(x: Array) -> tuple[Array, Array]:
             posterior, kernel = denoiser.denoise(self.diffusion, x, 2.0, 1.0)
+            self.diffusion.average_bridge(x, posterior, 2.0, 1.0)  # refuses laws of another family
             return posterior.mean, kernel.mean
 
         try:
             shapes = jax.eval_shape(answers, example)
+        except UnknownLaw as error:
+            raise TypeError(f"denoiser: expected laws of the diffusion's family; {error}") from error
         except TypeError as error:
             raise ValueError(f"denoiser: expected one for examples of shape {self.event_shape}, got {error}") from error
         for answer in shapes:

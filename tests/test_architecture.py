@@ -15,8 +15,8 @@ LINES, MAX_LINES = 300, 320  # above the former a file says why: "# Over 300 lin
 
 # From the bottom up. Parts of one layer do not import one another; a part may import from any layer below its own.
 LAYERS = [
-    {"_checks", "_compiled", "_display", "_compiler", "_files", "_functions", "_products", "_shapes"},
-    {"_batching", "_devices", "_numbers", "_structure", "transforms"},
+    {"_checks", "_compiled", "_display", "_compiler", "_functions", "_products", "_shapes"},
+    {"_batching", "_devices", "_files", "_numbers", "_structure", "transforms"},
     {"_packing"},
     {"_frames", "networks", "checkpoints", "laws", "moments", "schedules"},
     {"diffusions"},
@@ -148,3 +148,14 @@ def test_import_is_cheap():
     assert not heavy, f"import {PACKAGE} loads {heavy}"
     foreign = [name for name in added if name.split(".")[0] != PACKAGE]
     assert len(foreign) <= 600, f"import {PACKAGE} loads {len(foreign)} modules beyond NumPyro's own"
+
+
+def test_namespaces_hold_nothing_of_others():
+    """What a user completes after a dot is ours: what a package's `__init__` needs of others has an underscore."""
+    for module, path in MODULES.items():
+        if path.name != "__init__.py" or part_of(module) == "cli":
+            continue
+        for node in TREES[module].body:
+            if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0):
+                names = [alias.asname or alias.name for alias in node.names]
+                assert all(name.startswith("_") for name in names), f"{module} shows {names}"

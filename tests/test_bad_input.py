@@ -192,6 +192,7 @@ VALUE_ERRORS = {
         "event_dim: expected a number from 0 to 1 (x_0 has (1,)), got 2",
     ),
     "ratio off the event": (lambda: nd.joint_log_ratio(PROCESS, np.zeros((3, 2))), "trajectory: expected a shape that"),
+    "no blocks": (lambda: nd.infer.Gibbs([]), "blocks: Gibbs requires at least one block"),
     # training
     "fit nothing": (lambda: _fit(COINS, TOSSES), "process: expected something to train .* got none"),
     "fit with keys": (lambda: _fit(key=random.split(KEY)), "key: expected one JAX key, .* got"),
@@ -206,6 +207,55 @@ VALUE_ERRORS = {
     "a plan of data off zero": (
         lambda: nd.plan_prior(KEY, 1e6 + 0.01 * DATA),
         "data: expected numbers that float32 tells apart, got a standard deviation of .* about 1e+06 in element",
+    ),
+    "kernels off zero": (
+        lambda: denoisers.KernelDensity(1e6 + 0.01 * DATA, 0.003),
+        "locs: expected numbers that float32 tells apart",
+    ),
+    "kernels that are apart": (
+        lambda: denoisers.KernelDensity([[0.0], [1000000.01]], 0.003),
+        "locs: expected numbers that float32 rounds by little .* got 1000000.01, moved by 0.01 beside 0.003",
+    ),
+    "a Gaussian off zero": (lambda: denoisers.Gaussian(1e6 + 0.01, 0.01), "loc: expected numbers that float32 rounds"),
+    "a mixture off zero": (
+        lambda: denoisers.GaussianMixture(1e6 + 0.01 * DATA[:2], [0.01, 0.02], [0.5, 0.5]),
+        "locs: expected numbers that float32 rounds by little beside their standard deviation, got",
+    ),
+    "a full mixture off zero": (
+        lambda: denoisers.FullGaussianMixture(1e6 + 0.01 * DATA[:1], 1e-4 * np.eye(2)[None]),
+        "locs: expected numbers that float32 rounds by little beside their standard deviation, got",
+    ),
+    "products off zero": (
+        lambda: denoisers.ProductMixture([[1000000.01]], [[0.01]], np.ones((1, 1, 1))),
+        "locs: expected numbers that float32 rounds by little beside their standard deviation, got",
+    ),
+    "information off zero": (
+        lambda: nd.diagnostics.mutual_information(KEY, PROCESS, 1e6 + 0.01 * DATA),
+        "data: expected numbers that float32 tells apart",
+    ),
+    "steps off zero": (
+        lambda: nd.diagnostics.place_steps(KEY, PROCESS, 1e6 + 0.01 * DATA),
+        "data: expected numbers that float32 tells apart",
+    ),
+    "a code off zero": (
+        lambda: nd.diagnostics.progressive_coding(KEY, PROCESS, 1e6 + 0.01 * DATA),
+        "x_0: expected numbers that float32 tells apart",
+    ),
+    "an observation off zero": (
+        lambda: nd.factors.Gaussian([1000000.01, 0.0], 1e-3),
+        "loc: expected numbers that float32 rounds by little .* got 1000000.01, moved by 0.01 beside 0.001",
+    ),
+    "a sum off zero": (
+        lambda: nd.factors.LinearGaussian([1000000.01], np.ones((1, 2)), 1e-3),
+        "observation: expected numbers that float32 rounds by little",
+    ),
+    "correlated sums off zero": (
+        lambda: nd.factors.LinearGaussian([0.0, 1000000.01], np.eye(2), 1e-6 * np.eye(2)),
+        "observation: expected numbers that float32 rounds by little",
+    ),
+    "a level that would be another": (
+        lambda: nd.factors.Delta([16777217, 1], [True, True]),
+        "values: expected whole numbers that float32 holds, got 16777217 among others",
     ),
     "images off zero": (
         lambda: nd.plan_prior(KEY, 2.0**24 + DATA.reshape(4, 2, 2)),
@@ -328,6 +378,22 @@ def _hidden():
     return np.ma.masked_array([1.0, -9999.0], [False, True])
 
 
+def test_numbers_that_lose_nothing_are_taken(x64):
+    """In double precision, where nothing is seen, and whole numbers that the type holds; all of it below in float32."""
+    nd.factors.Gaussian([1000000.01, 0.0], 1e-3), nd.factors.Delta([16777217], [True])
+    denoisers.KernelDensity(1e6 + 0.01 * DATA, 0.003), denoisers.Gaussian(1e6 + 0.01, 0.01)
+
+
+def test_numbers_that_lose_nothing_in_single_precision_are_taken():
+    nd.factors.Gaussian([1000000.01, 0.0], [INF, 1e-3]), nd.factors.Gaussian([16777216, 3], 1e-3)
+    nd.factors.LinearGaussian([1000000.01, 0.0], np.eye(2), 1e-3, mask=[False, True])
+    nd.factors.Gaussian(jnp.array([1000000.01]), 1e-3)  # rounded before it came
+    nd.factors.Delta([16777216, 3], [True, True]), nd.factors.Delta([1000000.01], [True])
+    denoisers.Gaussian(1e6, 0.1), denoisers.KernelDensity(1e3 + DATA, 0.01)
+    jax.jit(lambda loc: nd.factors.Gaussian([loc, 1.0], 1e-3).log_r(jnp.zeros(2)))(1000000.01)
+    jax.jit(lambda x: denoisers.KernelDensity(x, 0.1).locs)(1e6 + 0.01 * DATA)
+
+
 TYPE_ERRORS = {
     "half a step": (lambda: schedules.cosine(2.5), "num_steps: expected a whole number of at least 2, got 2.5"),
     "steps as text": (lambda: schedules.erasing("4"), "num_steps: expected a whole number of at least 2, got '4'"),
@@ -387,6 +453,38 @@ TYPE_ERRORS = {
         lambda: nd.plan_prior(KEY, np.ma.masked_greater(DATA, 0.5)),
         "data: expected an array",
     ),
+    "hidden samples": (
+        lambda: nd.diagnostics.parzen(np.ma.masked_greater(DATA, 0.5), DATA),
+        "samples: expected an array without hidden values",
+    ),
+    "hidden test data": (
+        lambda: nd.diagnostics.parzen(DATA, np.ma.masked_greater(DATA, 0.5), bandwidth=0.5),
+        "test: expected an array without hidden values",
+    ),
+    "hidden bandwidth": (
+        lambda: nd.diagnostics.parzen(DATA, DATA, DATA, bandwidth=np.ma.masked_greater([0.5, 1.0], 0.7)),
+        "bandwidth: expected an array without hidden values",
+    ),
+    "hidden code": (
+        lambda: nd.diagnostics.progressive_coding(KEY, PROCESS, _hidden()),
+        "x_0: expected an array without hidden values",
+    ),
+    "hidden data of steps": (
+        lambda: nd.diagnostics.place_steps(KEY, PROCESS, np.ma.masked_greater(DATA, 0.5)),
+        "data: expected an array without hidden values",
+    ),
+    "hidden data of information": (
+        lambda: nd.diagnostics.mutual_information(KEY, PROCESS, np.ma.masked_greater(DATA, 0.5)),
+        "data: expected an array without hidden values",
+    ),
+    "hidden observed": (
+        lambda: nd.diagnostics.surprise(KEY, OBSERVED, observed={"y": _hidden()}),
+        "observed: expected an array without hidden values",
+    ),
+    "hidden kernels": (
+        lambda: denoisers.KernelDensity(np.ma.masked_greater(DATA, 0.5), 1.0),
+        "locs: expected an array without hidden values",
+    ),
     "hidden observation": (lambda: nd.factors.Gaussian(_hidden(), 1.0), "loc: expected an array without hidden values"),
     "time of text": (lambda: SCHEDULE.beta("3", 1), "t: expected a number from 0 to 4, got '3'"),
     "number of draws": (lambda: PRIOR.sample(KEY, 3), "sample_shape: expected a tuple of whole numbers, .* got 3"),
@@ -412,6 +510,33 @@ TYPE_ERRORS = {
     "model of ParticleGibbs": (
         lambda: nd.infer.ParticleGibbs(PRIOR.module),
         "model: expected a function, got",
+    ),
+    "blocks of Gibbs": (lambda: nd.infer.Gibbs(3), "blocks: expected pairs of a kernel and the names .* got 3"),
+    "kernel of a block": (lambda: nd.infer.Gibbs([(3, "x")]), "blocks: expected pairs of a kernel .* got (3, 'x')"),
+    "sites of a block": (
+        lambda: nd.infer.Gibbs([(numpyro.infer.NUTS(MODEL), 3)]),
+        "blocks: expected pairs of a kernel and the names of its sites, .* got (<numpyro",
+    ),
+    "classes of a file": (
+        lambda: nd.load("digits", classes=3),
+        "classes: expected a list of classes, as [Mine], got 3",
+    ),
+    "one class of a file": (
+        lambda: nd.load("digits", classes=denoisers.Network),
+        "classes: expected a list of classes, as [Mine], got <class",
+    ),
+    "checkpoint of fit": (lambda: _fit(checkpoint=3), "checkpoint: expected the path of a file, got 3"),
+    "checkpoint of fit_prior": (
+        lambda: nd.fit_prior(KEY, DATA, checkpoint=3, progress_bar=False),
+        "checkpoint: expected the path of a file, got 3",
+    ),
+    "checkpoint of impute": (
+        lambda: nd.impute(KEY, np.where(DATA > 1, NAN, DATA), checkpoint=3, progress_bar=False),
+        "checkpoint: expected the path of a file, got 3",
+    ),
+    "checkpoint of SMC": (
+        lambda: nd.infer.SMC(MODEL, target_log_evidence_sd=0.1, checkpoint=3),
+        "checkpoint: expected the path of a file, got 3",
     ),
     "model of TemperedSMC": (lambda: nd.infer.TemperedSMC("x"), "model: expected a function, got 'x'"),
     "model of a factor": (lambda: nd.infer.extract_factor(3, "x"), "model: expected a function, got 3"),

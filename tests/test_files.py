@@ -53,6 +53,53 @@ def test_leftovers_of_killed_runs_are_removed_and_no_others(use, left, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} - {"run[1]"} == set(left[1:])
 
 
+PRIOR = nd.DiffusionPrior(nd.ReverseProcess(nd.GaussianDiffusion(schedules.cosine(4)), denoisers.Gaussian(0.0, 1.0), 2))
+
+
+def saved_as_array(path):
+    PRIOR.save(path.parent / "prior")
+    try:
+        if cli.main(["sample", str(path.parent / "prior"), "-o", str(path), "-n", "1", "--quiet"]) == 2:
+            raise OSError("--output: " + str(path))
+    finally:
+        (path.parent / "prior").unlink()
+
+
+WRITERS = {
+    "path": PRIOR.save,
+    "checkpoint": fit,
+    "--output": saved_as_array,
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_file_is_never_replaced(writer, linked, tmp_path):
+    """A named pipe stands for a device, which root would destroy for the whole machine."""
+    os.mkfifo(tmp_path / "pipe")
+    target = tmp_path / "link" if linked else tmp_path / "pipe"
+    if linked:
+        target.symlink_to(tmp_path / "pipe")
+    before = {file.name: file.lstat().st_ino for file in tmp_path.iterdir()}
+    with pytest.raises(OSError, match=f"^{writer}: .*{target.name}"):
+        WRITERS[writer](target)
+    assert {file.name: file.lstat().st_ino for file in tmp_path.iterdir()} == before
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("writer", ["path", "checkpoint"])
+def test_a_folder_in_the_place_of_a_file_is_called_one(writer, tmp_path):
+    with pytest.raises(IsADirectoryError, match=f"^{writer}: expected a file, got the folder '{tmp_path}'$"):
+        WRITERS[writer](tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("writer", ["path", "checkpoint"])
+def test_what_is_no_path_is_named(writer):
+    with pytest.raises(TypeError, match=f"^{writer}: expected the path of a file, got 3$"):
+        WRITERS[writer](3)
+
+
 def test_nothing_is_trained_for_a_checkpoint_that_cannot_be_written(tmp_path, monkeypatch):
     """Whether the folder is closed or the disk is full; nothing is left there."""
     steps = []

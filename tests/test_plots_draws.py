@@ -56,6 +56,31 @@ def test_corner_has_histograms_and_pairs_of_all_sets():
     assert plots.corner({"x": data[:, :1]}).shape == (1, 1)
 
 
+HIDDEN = np.ma.masked_greater(RNG.normal(size=(20, 2)), 0.5)
+REFUSED = {
+    "corner": (lambda: plots.corner({"data": HIDDEN}), r"sets\['data'\]: expected an array without hidden values"),
+    "corner of an array": (lambda: plots.corner(HIDDEN), r"sets: expected arrays by name, as \{'data': x\}, got"),
+    "truth": (
+        lambda: plots.corner({"x": np.zeros((3, 2))}, truth=HIDDEN[HIDDEN.mask.any(1)][0]),
+        "truth: expected an array without hidden values",
+    ),
+    "bands": (lambda: plots.bands(HIDDEN), "draws: expected an array without hidden values"),
+    "predictive": (
+        lambda: plots.predictive({"prior": HIDDEN}, np.zeros(2)),
+        r"replicates\['prior'\]: expected an array without hidden values",
+    ),
+    "samples": (lambda: plots.samples(HIDDEN[None]), "images: expected an array without hidden values"),
+    "log_prob": (lambda: plots.log_prob({"held out": HIDDEN}), r"values\['held out'\]: expected an array without"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_hidden_values_are_not_drawn(name):
+    call, message = REFUSED[name]
+    with pytest.raises(TypeError, match=f"^{message}"):
+        call()
+
+
 def test_bands_are_quantiles():
     draws, seen = RNG.normal(size=(200, 12)), np.full(12, np.nan)
     seen[3] = 1.0

@@ -11,9 +11,9 @@ import numpyro.distributions as dist
 import pytest
 from refusals import refused
 
-from numpyro_diffusion import BinomialDiffusion, GaussianDiffusion, ReverseProcess, schedules
-from numpyro_diffusion.denoisers import Enumerated, Gaussian, Network
-from numpyro_diffusion.process import ForwardStep, LearnedStep, trainable
+from numpyro_diffusion import BinomialDiffusion, CategoricalDiffusion, GaussianDiffusion, ReverseProcess, schedules
+from numpyro_diffusion.denoisers import AbstractDenoiser, Enumerated, Gaussian, Network
+from numpyro_diffusion.process import DiscretisedStep, FixedStep, ForwardStep, LearnedStep, trainable
 
 BETA = np.array([0.02, 0.1, 0.3, 0.15, 0.5])
 T = len(BETA)
@@ -214,3 +214,41 @@ def test_errors(build: Callable[[], Any], message: str) -> None:
     """Wrong parts and shapes are named, with what was expected and what came."""
     with refused(message):
         build()
+
+
+class _Foreign(AbstractDenoiser):
+    """A denoiser whose posterior is of any law."""
+
+    law: Callable[[Any], dist.Distribution]
+
+    def posterior(self, diffusion: Any, x_t: Any, t: Any) -> dist.Distribution:
+        """That law at x_t."""
+        return self.law(x_t)
+
+
+FOREIGN = {
+    "a Laplace law": (GaussianDiffusion, lambda x: dist.Laplace(x, 1.0), "mean_and_variance: .* got one of Laplace"),
+    "bits": (GaussianDiffusion, lambda x: dist.Bernoulli(logits=x), "mean_and_variance: .* got one of BernoulliLogits"),
+    "normal for bits": (BinomialDiffusion, lambda x: dist.Normal(x, 1.0), "bit_logits: .* got one of Normal"),
+    "normal for classes": (
+        lambda schedule: CategoricalDiffusion(schedule, 3),
+        lambda x: dist.Normal(x, 1.0),
+        "class_logits: .* got one of Normal",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_posterior_of_another_family_is_refused(case: str) -> None:
+    """Neither a Laplace law nor bits are taken for a normal law, and no normal law for bits or classes."""
+    family, law, message = FOREIGN[case]
+    with pytest.raises(TypeError, match=f"denoiser: expected laws of the diffusion's family; {message}"):
+        ReverseProcess(family(schedules.from_beta(BETA)), _Foreign(lambda x: law(x * 1.0).to_event(1)), 2)
+
+
+@pytest.mark.parametrize("last_step", [LearnedStep(0.0), FixedStep(), DiscretisedStep(4)])
+def test_last_steps_refuse_laws_that_are_not_normal(last_step: Any) -> None:
+    """Also where the denoiser has become another one since the process was made."""
+    process = eqx.tree_at(lambda process: process.denoiser, _gaussian(last_step), _Foreign(FOREIGN["bits"][1]))
+    with pytest.raises(TypeError, match="expected a law of .*Normal.*, got one of BernoulliLogits"):
+        process.kernel(np.zeros(2), 1)

@@ -54,11 +54,8 @@ def writable(name: str, path: str) -> Path:
     """`path` once its folder exists, so that no work is done for a file that cannot be written.
 
     Raises:
-        ValueError: no such folder, or the path is itself a folder.
-        OSError: nothing can be written there.
+        OSError: nothing can be written there, or the path is itself a folder, a device or a pipe.
     """
     file = Path(path)
-    if not file.parent.is_dir() or file.is_dir():
-        raise ValueError(f"{name}: expected a file in a folder that exists, got {path!r}")
     check_writable(name, file)
     return file

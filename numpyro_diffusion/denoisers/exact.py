@@ -8,6 +8,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
 from .._checks import check_finite, check_real, checked_location, checked_scale, is_concrete
+from .._numbers import check_rounding
 from .._products import dot, tensordot
 from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion, require_gaussian
@@ -24,7 +25,7 @@ class Gaussian(AbstractDenoiser):
         scale: standard deviation, likewise, positive.
 
     Raises:
-        ValueError: `loc` not finite or `scale` not positive.
+        ValueError: `loc` not finite, or rounded by more than a tenth of `scale`; `scale` not positive.
     """
 
     loc: Float[Array, "..."]
@@ -32,6 +33,7 @@ class Gaussian(AbstractDenoiser):
 
     def __init__(self, loc: ArrayLike, scale: ArrayLike) -> None:
         self.loc, self.scale = _location_scale(loc, scale)
+        check_rounding("loc", loc, self.scale)
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """N(E[x_0 | x_t], Var[x_0 | x_t]), exact."""
@@ -77,7 +79,8 @@ class GaussianMixture(AbstractDenoiser):
         (2,)
 
     Raises:
-        ValueError: shapes that do not fit, `scales` not positive, `weights` that are no probabilities.
+        ValueError: shapes that do not fit, `scales` not positive, `weights` that are no probabilities, `locs` that the
+            float type rounds by more than a tenth of `scales`.
     """
 
     locs: Float[Array, " k *event"]
@@ -95,6 +98,7 @@ class GaussianMixture(AbstractDenoiser):
         elif scales.shape != self.locs.shape:
             raise ValueError(f"scales: expected shape {self.weights.shape} or {self.locs.shape}, got {scales.shape}")
         self.scales = jnp.broadcast_to(scales, self.locs.shape)
+        check_rounding("locs", locs, self.scales)
         check_weights(self.weights)
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:

@@ -6,6 +6,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import check_finite, is_concrete
+from .._numbers import check_rounding
 from .._products import dot, einsum
 from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion, GaussianDiffusion, require_gaussian
@@ -28,7 +29,8 @@ class FullGaussianMixture(AbstractDenoiser):
 
     Raises:
         ValueError: shapes that do not fit, covariances that are not positive definite, weights that are no
-            probabilities; a diffusion whose scale differs between elements (when called).
+            probabilities; `locs` that the float type rounds by more than a tenth of a standard deviation; a diffusion
+            whose scale differs between elements (when called).
     """
 
     locs: Float[Array, "k d"]
@@ -54,6 +56,9 @@ class FullGaussianMixture(AbstractDenoiser):
             variances, bases = jnp.linalg.eigh(jnp.asarray(covariances, dtype=float))
         self.variances, self.bases = jnp.asarray(variances, dtype=float), jnp.asarray(bases, dtype=float)
         self.weights = jnp.asarray(np.full(count, 1 / count) if weights is None else weights, dtype=float)
+        if is_concrete(covariances):
+            own = np.sqrt(np.diagonal(np.asarray(covariances, np.float64), axis1=1, axis2=2))
+            check_rounding("locs", locs, own)
         if self.weights.shape != (count,):
             raise ValueError(f"weights: expected shape {(count,)}, got {self.weights.shape}")
         check_weights(self.weights)

@@ -6,6 +6,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import checked_location, checked_scale
+from .._numbers import check_rounding, check_told_apart
 from .._products import dot
 from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion, GaussianDiffusion
@@ -33,8 +34,8 @@ class KernelDensity(AbstractDenoiser):
         (2,)
 
     Raises:
-        ValueError: `locs` not finite or no list of examples, `scale` not one positive number; when called, a diffusion
-            whose scale differs between elements.
+        ValueError: `locs` not finite, no list of examples, or numbers that the float type cannot tell apart, `scale`
+            not one positive number; when called, a diffusion whose scale differs between elements.
     """
 
     locs: Float[Array, " k *event"]
@@ -46,6 +47,8 @@ class KernelDensity(AbstractDenoiser):
             raise ValueError(f"locs: expected shape (k, *event) with k >= 1, got {self.locs.shape}")
         if self.scale.ndim:
             raise ValueError(f"scale: expected one number, got shape {self.scale.shape}")
+        check_told_apart("locs", locs, self.locs.ndim - 1)
+        check_rounding("locs", locs, self.scale)
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """Normal with the exact element-wise mean and variance of x_0 given x_t."""

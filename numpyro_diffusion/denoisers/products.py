@@ -10,6 +10,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from .._checks import check_finite, check_real, checked_location, checked_scale, is_concrete
+from .._numbers import check_rounding
 from .._products import dot
 from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion, MixedDiffusion, require_mixed
@@ -34,8 +35,9 @@ class ProductMixture(AbstractDenoiser):
         weights: shape (k,), not negative, adding up to 1 (to 1e-4); equal unless given.
 
     Raises:
-        ValueError: shapes that do not fit, `scales` not positive, `weights` that are no probabilities; when called, a
-            diffusion that is not mixed or has other columns.
+        ValueError: shapes that do not fit, `scales` not positive, `weights` that are no probabilities, `locs` that the
+            float type rounds by more than a tenth of `scales`; when called, a diffusion that is not mixed or has other
+            columns.
     """
 
     locs: Float[Array, "k d"]
@@ -53,6 +55,7 @@ class ProductMixture(AbstractDenoiser):
             raise ValueError(
                 f"scales: expected locs and scales of one shape (k, d), got {self.locs.shape} and {self.scales.shape}"
             )
+        check_rounding("locs", locs, self.scales)
         if self.probabilities.shape[:-1] != self.locs.shape:
             raise ValueError(f"probabilities: expected shape {(*self.locs.shape, 'm')}, got {self.probabilities.shape}")
         if is_concrete(probabilities) and (np.asarray(probabilities) < 0).any():

@@ -10,8 +10,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._batching import batched_map
-from .._checks import check_count, check_event, check_finite, check_key
+from .._checks import check_count, check_event, check_key
 from .._compiled import compiled
+from .._numbers import check_told_apart
 from ..diffusions import require_gaussian
 from ..likelihoods import terminal_kl
 from ..process import ReverseProcess
@@ -61,7 +62,8 @@ def mutual_information(
         A `MutualInformation`; `nd.plots.mutual_information` draws it.
 
     Raises:
-        ValueError: a process of bits, fewer than 2 examples or levels, data of another shape or not finite.
+        ValueError: a process of bits, fewer than 2 examples or levels, data of another shape, not finite, or that
+            the float type cannot tell apart.
     """
     require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
     check_count("num_levels", num_levels, 2)
@@ -69,7 +71,7 @@ def mutual_information(
     if np.ndim(data) == 0:
         x_0 = _draws(jax.random.split(draw, check_count("data", data, 2)), process)
     else:
-        check_finite("data", data)
+        check_told_apart("data", data, len(process.event_shape))
         x_0 = jnp.asarray(data, dtype=float)
         if len(check_event("data", x_0.shape, process.event_shape)) != 1 or len(x_0) < 2:
             raise ValueError(f"data: expected shape (n, *{process.event_shape}) with n >= 2, got {x_0.shape}")

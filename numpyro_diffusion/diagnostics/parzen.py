@@ -8,7 +8,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from .._checks import check_count, check_finite, check_positive
+from .._checks import check_count, check_finite, check_positive, check_real
+from .._numbers import as_numbers
 
 
 class Parzen(NamedTuple):
@@ -56,11 +57,14 @@ def parzen(
         A `Parzen`, in nats and in the units of the data.
 
     Raises:
+        TypeError: no numbers; an array with hidden values (a mask).
         ValueError: arrays whose examples have different shapes, that are empty or not finite; bandwidths that are not
             positive; several of them without `validation`.
 
     Source: Breuleux, Bengio and Vincent 2011; the settings are those of the code of Goodfellow et al. 2014.
     """
+    if bandwidth is not None:
+        check_real("bandwidth", bandwidth)
     tried = np.atleast_1d(np.logspace(-1, 0, 10) if bandwidth is None else np.asarray(bandwidth, dtype=float))
     check_finite("bandwidth", tried)
     check_positive("bandwidth", tried)
@@ -79,7 +83,7 @@ def parzen(
 
 def _examples(name: str, value: ArrayLike, like: np.ndarray | None) -> np.ndarray:
     """`value` as float numbers, shape (n, *event) with the event of `like`."""
-    array = np.asarray(value)
+    array = as_numbers(name, value)
     if array.ndim < 2 or array.size == 0 or (like is not None and array.shape[1:] != like.shape[1:]):
         event = "*event" if like is None else ", ".join(map(str, like.shape[1:]))
         raise ValueError(f"{name}: expected shape (n, {event}) with n >= 1, got {array.shape}")

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from .._batching import batched_map
 from .._checks import check_count, check_event, check_key, check_sizes
 from .._compiled import compiled
+from .._numbers import check_told_apart
 from ..distributions import DiffusionPrior
 from ..laws import event_kl
 from ..likelihoods import bits_per_dim, reconstruction, terminal_kl
@@ -73,9 +74,13 @@ def progressive_coding(
         chunk: at most so many network calls are batched at a time.
 
     Raises:
-        ValueError: `x_0` does not end in the event shape, or is not of the process's whole numbers.
+        TypeError: `x_0` is an array with hidden values, or none of numbers.
+        ValueError: `x_0` does not end in the event shape, is not finite or not of the process's whole numbers, or the
+            float type cannot tell its examples apart.
     """
-    process, x_0 = _process(prior), jnp.asarray(x_0)
+    process = _process(prior)
+    check_told_apart("x_0", x_0, len(process.event_shape))
+    x_0 = jnp.asarray(x_0)
     batch = check_event("x_0", x_0.shape, process.event_shape)
     process.check_values("x_0", x_0)
     flat = jnp.repeat(x_0.reshape((-1, *process.event_shape)), check_count("num_samples", num_samples), axis=0)

@@ -13,7 +13,7 @@ from numpyro.primitives import Messenger
 from scipy.special import logsumexp
 
 from .._batching import batched_map
-from .._checks import check_count, check_key
+from .._checks import check_count, check_key, check_real
 from .._compiled import compiled
 from .._display import shown_as_text
 from ..distributions import DiffusionPosterior
@@ -110,7 +110,7 @@ def surprise(
         by its own sampler, and p-values are *approximate*.
 
     Raises:
-        TypeError: no key, no model, no `TwistedSMC`.
+        TypeError: no key, no model, no `TwistedSMC`; data that are no numbers, or hide some.
         ValueError: sites in `observed` that the model does not draw, data of another shape; an observed site or a
             `numpyro.factor` beside them; counts below 1; a density of 0 at all particles of all
             data sets; what `nd.infer.extract_factor` raises.
@@ -160,6 +160,7 @@ def _checked(
         raise ValueError(f"model: expected no observed site or factor beside those in `observed`, got {others}")
     data = {}
     for name, value in observed.items():
+        check_real("observed", value)
         array, like = np.asarray(value), np.asarray(samples[name]["value"])
         if array.shape != like.shape:
             raise ValueError(f"observed: expected shape {like.shape} for {name!r}, got {array.shape}")

@@ -105,9 +105,9 @@ class GaussianDiffusion(AbstractDiffusion):
     def corrected(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
         """Mean m − s·o and variance s² exp(v), v between ±4, where m and s are the law's own and (o, v) the output."""
         del x_t
-        variance = laws.variance(posterior)
+        mean, variance = laws.mean_and_variance(posterior)
         grown = variance * jnp.exp(LARGEST_CHANGE * jnp.tanh(output[1] / LARGEST_CHANGE))
-        return laws.normal(posterior.mean - jnp.sqrt(variance) * output[0], grown)
+        return laws.normal(mean - jnp.sqrt(variance) * output[0], grown)
 
     def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Float[Array, ""]:
         """‖ε − ε̂‖², of the noise that the prediction of x_0 implies, shape ()."""
@@ -155,11 +155,16 @@ class GaussianDiffusion(AbstractDiffusion):
     ) -> dist.Distribution:
         """The Gaussian with the mean and variance of the bridge averaged over `posterior`.
 
-        Exact when the posterior of x_0 given x_t is Gaussian, otherwise its best Gaussian fit element by element.
+        Exact when x_0 given x_t has the law that `posterior` says; where that is only its mean and variance, the best
+        Gaussian fit element by element.
+
+        Raises:
+            TypeError: a posterior of another law than a normal one.
         """
+        own_mean, own_variance = laws.mean_and_variance(posterior)
         from_data, from_noise, variance = self.bridge_coefficients(t, s)
-        mean = from_data * self.standardize(posterior.mean) + from_noise * self.standardize(x_t)
-        return self._normal(mean, variance + from_data**2 * laws.variance(posterior) / self.scale**2)
+        mean = from_data * self.standardize(own_mean) + from_noise * self.standardize(x_t)
+        return self._normal(mean, variance + from_data**2 * own_variance / self.scale**2)
 
     def bridge_coefficients(self, t: ArrayLike, s: ArrayLike | None = None) -> tuple[Array, Array, Array]:
         """Weights of x_0 and x_t in the bridge's mean, and its variance, in standardised units."""

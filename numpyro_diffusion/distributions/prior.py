@@ -202,7 +202,7 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
 
         Raises:
             TypeError: a part that no file can describe, such as a network that is a plain function; it is named.
-            FileNotFoundError: the folder does not exist.
+            OSError: the folder does not exist, or `path` is itself a folder, a device or a pipe.
             ValueError: the prior has a batch shape, for which a file has no place.
         """
         if self.batch_shape:

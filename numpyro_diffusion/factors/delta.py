@@ -36,7 +36,8 @@ class Delta(AbstractFactor):
         (0.0, -inf)
 
     Raises:
-        ValueError: shapes that differ, a mask that is not boolean, values that are not finite.
+        ValueError: shapes that differ, a mask that is not boolean, values that are not finite, integers that the float
+            type of draws does not hold.
     """
 
     values: Array
@@ -45,6 +46,7 @@ class Delta(AbstractFactor):
     def __init__(self, values: ArrayLike, mask: ArrayLike) -> None:
         check_finite("values", values)
         check_real("mask", mask)
+        _check_whole(values)
         self.values, mask = jnp.asarray(values), jnp.asarray(mask)
         if mask.dtype != bool:
             raise ValueError(f"mask: expected booleans, True where known, got {mask.dtype}")
@@ -104,3 +106,13 @@ class Delta(AbstractFactor):
     def fixes_elements(self) -> bool:
         """True."""
         return True
+
+
+def _check_whole(values: ArrayLike) -> None:
+    """Raise ``ValueError`` for known integers that would become others in draws, which are floating numbers."""
+    if not is_concrete(values) or (known := np.asarray(values)).dtype.kind not in "iu":
+        return
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    bad = known.astype(dtype).astype(np.float64) != known
+    if bad.any():
+        raise ValueError(f"values: expected whole numbers that {dtype} holds, got {known[bad].flat[0]} among others")

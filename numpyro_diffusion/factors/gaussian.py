@@ -11,6 +11,7 @@ from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, checked_location, checked_scale, is_concrete
+from .._numbers import check_rounding
 from .._structure import is_affine, is_elementwise
 from ..laws import observed
 from .base import AbstractFactor
@@ -31,7 +32,8 @@ class Gaussian(AbstractFactor):
         True
 
     Raises:
-        ValueError: `loc` or `gain` not finite, `scale` not positive; numbers too large or too small to compute with.
+        ValueError: `loc` or `gain` not finite, `scale` not positive; numbers too large or too small to compute with;
+            a `loc` that the float type rounds by more than a tenth of `scale`.
     """
 
     loc: Array
@@ -41,6 +43,7 @@ class Gaussian(AbstractFactor):
     def __init__(self, loc: ArrayLike, scale: ArrayLike, gain: ArrayLike = 1.0) -> None:
         self.loc, self.gain = checked_location("loc", loc), checked_location("gain", gain)
         self.scale = checked_scale("scale", scale, may_be_infinite=True)
+        check_rounding("loc", loc, scale)
 
     def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
         """log N(loc; gain · x, scale²) in nats, over the observed elements."""

@@ -13,6 +13,7 @@ from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_real, checked_location, checked_scale, is_concrete
+from .._numbers import check_rounding
 from .._products import dot
 from .._structure import is_affine
 from ..laws import lowered
@@ -38,7 +39,8 @@ class LinearGaussian(AbstractFactor):
 
     Raises:
         ValueError: values that are not finite, shapes that do not fit, `scale` not positive, a covariance that is not
-            symmetric and positive definite, an operator that is not linear.
+            symmetric and positive definite, an operator that is not linear, an observation that the float type rounds
+            by more than a tenth of `scale`.
     """
 
     observation: Array
@@ -72,6 +74,8 @@ class LinearGaussian(AbstractFactor):
                 f"mask: expected shape {seen}, that of the observation, and a scale that is no covariance; "
                 f"got mask {self.mask.shape} and scale {self.scale.shape}"
             )
+        deviation = jnp.sqrt(jnp.diagonal(self.scale)) if self.is_covariance else self.scale
+        check_rounding("observation", observation, deviation, True if mask is None else mask)
 
     @property
     def is_covariance(self) -> bool:

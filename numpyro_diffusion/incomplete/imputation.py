@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from tqdm.auto import tqdm
 
-from .._checks import check_count, check_key
+from .._checks import check_count, check_key, check_path
 from .._frames import AbstractTable, Levels, read_table
 from ..distributions import DiffusionPrior
 from ..training import fit_prior
@@ -151,7 +151,7 @@ def _learned(key: Array, table: Any, several: int, options: dict[str, Any]) -> t
     """One prior of the rows, or several, each of rows drawn with replacement."""
     if several == 1:
         return (fit_prior(key, table, **options),)
-    place = options.pop("checkpoint", None)
+    place = check_path("checkpoint", options.pop("checkpoint", None))
     places = [None if place is None else f"{fspath(place)}.prior{number}" for number in range(several)]
     keys = jax.random.split(key, several)
     return tuple(

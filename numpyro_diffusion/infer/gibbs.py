@@ -16,6 +16,7 @@ from .._checks import check_choice
 from ..samplers import chain_of_noise, noise_of_chain
 from .handed import Handed, Handing, has_noise, prior_parents, tied_by_data
 from .particle_gibbs import ParticleGibbs
+from .shorthand import checked_blocks, named
 
 Interweave = Literal["auto", "noise", "joint", "none"]
 
@@ -76,6 +77,7 @@ class Gibbs(numpyro.infer.Gibbs):
         >>> mcmc = numpyro.infer.MCMC(nd.infer.Gibbs(blocks), num_warmup=100, num_samples=500)  # mcmc.run(key, y)
 
     Raises:
+        TypeError: no sequence of pairs of a kernel and its sites.
         ValueError: what `numpyro.infer.Gibbs` raises; ``"joint"`` without a block of HMC or NUTS, or without a chain
             that noise makes (when run); as a block of another Gibbs, a prior that depends on the other's sites.
     """
@@ -85,8 +87,8 @@ class Gibbs(numpyro.infer.Gibbs):
     _kernels: Any
 
     def __init__(self, blocks: Sequence[tuple[MCMCKernel, Any]], *, interweave: Interweave = "auto") -> None:
-        ours = [(_handing_over(block[0]), *block[1:]) if isinstance(block, tuple) else block for block in blocks]
-        super().__init__(ours)
+        with named("blocks"):
+            super().__init__([(_handing_over(kernel), sites) for kernel, sites in checked_blocks(blocks)])
         self.interweave = check_choice("interweave", interweave, ("auto", "noise", "joint", "none"))
         self._plain, self._plain_kernels = self._model, self._kernels
         self._twins: tuple[_Twin, ...] = ()

@@ -6,6 +6,7 @@ and cut to the one where it meets it. Derivatives that functions have of their o
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -119,6 +120,8 @@ def _equation(jaxpr: Any, eqn: Any, values: list[Any], where: tuple[Array, ...])
         return _with_own_derivative(eqn, whole, values, where)
     if name == "scan":
         return _loop(eqn, values, where)
+    if name == "cond":
+        return _choice(eqn, values, where)
     found = rule(eqn, [value.axes if isinstance(value, _Own) else None for value in values])
     operands = [_cut(value, axes, where) for value, axes in zip(values, found.operands, strict=True)]
     outs = eqn.primitive.bind(*operands, **eqn.params | found.params)
@@ -152,6 +155,14 @@ def _loop(eqn: Any, values: list[Any], where: tuple[Array, ...]) -> list[Any]:
     """A `jax.lax.scan` of one element; what it carries is one element's once a step makes it so."""
     params, inner = eqn.params, eqn.params["jaxpr"]
     count, end = scan_ends(params)
+    if (
+        count == end
+        and len(where) == 1
+        and all(
+            not isinstance(value, _Own) or (place >= end and value.axes == (0,)) for place, value in enumerate(values)
+        )
+    ):
+        return _one_turn(inner, values, end, where)
     if any(isinstance(value, _Own) and 0 in value.axes for value in values[end:]):
         raise Inseparable("a loop over the elements")
     places = [value.axes if isinstance(value, _Own) else None for value in values]
@@ -188,6 +199,37 @@ def _loop(eqn: Any, values: list[Any], where: tuple[Array, ...]) -> list[Any]:
     carry, ys = jax.lax.scan(body, carry, xs, **steps)
     stacked = [None if axes is None else tuple(axis + 1 for axis in axes) for axes in made[end - count :]]
     return _wrapped([*carry, *ys], [*places[count:end], *stacked])
+
+
+def _one_turn(inner: Any, values: list[Any], end: int, where: tuple[Array, ...]) -> list[Any]:
+    """A loop over the elements that carries nothing from one to the next, as `jax.lax.map`: the turn of one element."""
+    own = [_cut(value, (0,), where)[0] for value in values[end:]]
+    return [_Own(out[None], (0,)) for out in jaxpr_as_fun(inner)(*values[:end], *own)]
+
+
+def _choice(eqn: Any, values: list[Any], where: tuple[Array, ...]) -> list[Any]:
+    """A `jax.lax.cond` or `switch` by what is the same for all elements; a result of one branch is that of each."""
+    index, *operands = values
+    places = [value.axes if isinstance(value, _Own) else None for value in operands]
+    plain = [value.value if isinstance(value, _Own) else value for value in operands]
+    run = lambda inner, given: _run(inner.jaxpr, inner.consts, _wrapped([*given], places), where)
+    found: list[list[Axes | None]] = []
+
+    def look(inner: Any, *given: Any) -> list[Any]:
+        outs = run(inner, given)
+        found.append([out.axes if isinstance(out, _Own) else None for out in outs])
+        return [_cut(out, None, where) for out in outs]
+
+    for inner in eqn.params["branches"]:
+        jax.eval_shape(partial(look, inner), *plain)
+    axes: list[Axes | None] = []
+    for each in zip(*found, strict=True):
+        own = set(each) - {None}
+        if len(own) > 1:
+            raise Inseparable("elements that lie elsewhere in another branch")
+        axes.append(next(iter(own), None))
+    cut = lambda inner, *given: [_cut(out, to, where) for out, to in zip(run(inner, given), axes, strict=True)]
+    return _wrapped(jax.lax.switch(index, [partial(cut, inner) for inner in eqn.params["branches"]], *plain), axes)
 
 
 def _wrapped(values: list[Any], places: list[Axes | None]) -> list[Any]:

@@ -1,6 +1,10 @@
-"""A particle sampler given as such, or by the keywords that it is made of."""
+"""What is given to samplers of models: a particle sampler or the keywords that it is made of, and blocks of Gibbs."""
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
+
+from numpyro.infer.mcmc import MCMCKernel
 
 Sampler = TypeVar("Sampler")
 
@@ -26,3 +30,33 @@ def sampler_of(kind: type[Sampler], sampler: Sampler | None, shorthand: dict[str
     if given:
         raise ValueError(f"sampler: expected a sampler or the keywords that make one, got both: {sorted(given)}")
     return sampler
+
+
+def checked_blocks(blocks: Any) -> list[tuple[MCMCKernel, Any]]:
+    """The blocks of a `Gibbs`: kernels with names of their sites, a function that finds these, or None.
+
+    Raises:
+        TypeError: anything else.
+    """
+    expected = "blocks: expected pairs of a kernel and the names of its sites, as [(NUTS(model), ['scale'])]"
+    if not isinstance(blocks, Iterable):
+        raise TypeError(f"{expected}, got {blocks!r:.80}")
+    found = []
+    for block in blocks:
+        if not isinstance(block, tuple) or len(block) != 2 or not isinstance(block[0], MCMCKernel):
+            raise TypeError(f"{expected}, got {block!r:.80}")
+        kernel, sites = block
+        sites = (sites,) if isinstance(sites, str) else sites
+        if sites is not None and not callable(sites) and not isinstance(sites, Iterable):
+            raise TypeError(f"{expected}, got {block!r:.80}")
+        found.append((kernel, sites))
+    return found
+
+
+@contextlib.contextmanager
+def named(argument: str) -> Iterator[None]:
+    """Put an argument's name before what NumPyro says of its value."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from error

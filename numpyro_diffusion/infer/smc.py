@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_callable, check_count, check_key, check_optional_positive, check_site
+from .._checks import check_callable, check_count, check_key, check_optional_positive, check_path, check_site
 from .._devices import Devices
 from .._display import Described, evidence_of, model_name
 from ..samplers import Particles, Reliability, ReliabilityWarning, TwistedSMC
@@ -130,7 +130,7 @@ class SMC(Described):
             raise ValueError("num_islands: expected at least 2 with target_log_evidence_sd, got 1")
         if checkpoint is not None and target_log_evidence_sd is None:
             raise ValueError(f"checkpoint: expected None without target_log_evidence_sd, got {checkpoint!r}")
-        self.checkpoint = checkpoint
+        self.checkpoint = check_path("checkpoint", checkpoint)
         self.target_log_evidence_sd, self.progress_bar = target_log_evidence_sd, progress_bar
         self.max_particles = check_count("max_particles", max_particles, 2)
         self._result: IslandsRun | WholeRun | None = None

@@ -11,7 +11,7 @@ from numpyro.distributions.discrete import BernoulliLogits, BernoulliProbs
 from numpyro.distributions.kl import kl_divergence
 
 from .normal import FARTHEST
-from .operations import between, certain, chosen, elements, from_noise, mirrored, tilt, weighted
+from .operations import between, bit_logits, certain, chosen, elements, from_noise, mirrored, tilt, weighted
 
 KINDS = (BernoulliLogits, BernoulliProbs)
 
@@ -21,8 +21,8 @@ def bits(logits: Array) -> dist.Distribution:
     return BernoulliLogits(logits, validate_args=False).to_event(jnp.ndim(logits))
 
 
-def bit_logits(law: dist.Distribution) -> Array:
-    """Log-odds of a law of independent bits, some of them perhaps known."""
+@bit_logits.register(*KINDS)
+def _bit_logits(law: dist.Distribution) -> Array:
     return elements(law).logits
 
 

@@ -13,7 +13,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.kl import kl_divergence
 from numpyro.util import is_prng_key
 
-from .operations import between, certain, chosen, elements, from_noise, mirrored, weighted
+from .operations import between, certain, chosen, class_logits, elements, from_noise, mirrored, weighted
 
 # The log probability of a class that cannot be: finite, so that sums, products and gradients of it are numbers, and so
 # small that its exponential is 0 however many are added.
@@ -94,8 +94,8 @@ def categories(logits: Array) -> dist.Distribution:
     return Categories(logits, validate_args=False).to_event(jnp.ndim(logits) - 1)
 
 
-def class_logits(law: dist.Distribution) -> Array:
-    """Log probabilities of a law of independent classes, some elements of it perhaps known; shape (*event, S)."""
+@class_logits.register(Categories)
+def _class_logits(law: dist.Distribution) -> Array:
     return elements(law).logits
 
 

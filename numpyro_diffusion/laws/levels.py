@@ -1,6 +1,6 @@
 """A normal law rounded to whole numbers: grey levels with an exact probability mass."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from numpyro.util import is_prng_key
 
 from .._checks import check_count
 from .normal import FARTHEST
-from .operations import elements, from_noise, tilt
+from .operations import elements, from_noise, rounded, tilt
 
 # Where the tail's own expansion is as good as float32.
 _FAR = -20.0
@@ -47,6 +47,12 @@ class DiscretisedNormal(dist.Distribution):
         dtype = jnp.result_type(float, loc, scale)
         self.loc, self.scale = jnp.broadcast_arrays(jnp.asarray(loc, dtype), jnp.asarray(scale, dtype))
         super().__init__(self.loc.shape, (), validate_args=validate_args)
+
+    @classmethod
+    def infer_shapes(cls, *args: Any, **kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of `loc` and `scale`; `num_levels`, a number, has no shape."""
+        shapes = {name: kwargs[name] for name in ("loc", "scale") if name in kwargs}
+        return super().infer_shapes(*args[:2], **shapes)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:
@@ -151,6 +157,12 @@ def _turn(middle: Array, width: Array, first: Array, last: Array) -> _Interval:
 def levels(loc: Array, scale: ArrayLike, num_levels: int) -> dist.Distribution:
     """Independent whole numbers 0 … num_levels − 1 with the shape of `loc` as one event; `scale` broadcasts."""
     return DiscretisedNormal(loc, scale, num_levels, validate_args=False).to_event(jnp.ndim(loc))
+
+
+@rounded.register(dist.Normal)
+def _rounded(law: dist.Distribution, num_levels: int) -> dist.Distribution:
+    each = elements(law)
+    return levels(jnp.broadcast_to(each.loc, law.event_shape), each.scale, num_levels)
 
 
 @from_noise.register(DiscretisedNormal)

@@ -37,6 +37,11 @@ class LoweredNormal(dist.Distribution):
         self.basis = unit.reshape(directions.shape)
         super().__init__((), jnp.shape(loc), validate_args=False)
 
+    @classmethod
+    def infer_shapes(cls, *args: Any, **kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The whole of `loc` is the event; NumPyro's own rule is for laws of numbers."""
+        return (), tuple(args[0] if args else kwargs["loc"])
+
     @property
     def support(self) -> constraints.Constraint:
         """Real, one event."""

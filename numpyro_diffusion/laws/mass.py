@@ -40,6 +40,12 @@ class UnnormalisedNormal(dist.Normal):
         self.ahead = log_mass if log_ahead is None else log_ahead
         super().__init__(*((loc, scale) if drawn is None else drawn), validate_args=False)
 
+    @classmethod
+    def infer_shapes(cls, *args: Any, **kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of `loc` and `scale`; the rest says nothing of single elements."""
+        shapes = {name: kwargs[name] for name in ("loc", "scale") if name in kwargs}
+        return super().infer_shapes(*args[:2], **shapes)
+
 
 @log_excess.register(UnnormalisedNormal)
 def _log_excess(law: dist.Distribution, x: Array) -> Array:

@@ -19,7 +19,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.kl import kl_divergence
 
-from .operations import between, event_kl, from_noise, mirrored, observed, variance, weighted
+from .operations import between, event_kl, from_noise, log_ahead, log_excess, mirrored, observed, variance, weighted
 from .partly_known import known
 
 # Places of each group's elements in the event, static.
@@ -44,6 +44,12 @@ class Mixed(dist.Distribution):
     def __init__(self, laws: Sequence[dist.Distribution], columns: Columns) -> None:
         self.laws, self.columns = tuple(laws), columns
         super().__init__((), (sum(map(len, columns)),), validate_args=False)
+
+    @classmethod
+    def infer_shapes(cls, *args: Any, **kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Raise ``NotImplementedError``, as NumPyro does where shapes do not say."""
+        del args, kwargs
+        raise NotImplementedError(f"{cls.__name__}.infer_shapes: the event shape is the groups'; make one, and ask it")
 
     @property
     def support(self) -> constraints.Constraint:
@@ -158,6 +164,16 @@ def _promote(law: Mixed) -> Mixed:
     new.laws = tuple(promote_batch_shape(each) for each in law.laws)
     new._batch_shape = new.laws[0].batch_shape
     return new
+
+
+@log_excess.register(Mixed)
+def _log_excess(law: Mixed, x: Array) -> Array:
+    return sum((log_excess(own, part) for own, part in law.cut(x)), jnp.zeros(()))
+
+
+@log_ahead.register(Mixed)
+def _log_ahead(law: Mixed) -> Array:
+    return sum((log_ahead(own) for own in law.laws), jnp.zeros(()))
 
 
 @from_noise.register(Mixed)

@@ -7,7 +7,17 @@ from jax.typing import ArrayLike
 
 from .._products import tensordot
 from .lowered import LoweredNormal
-from .operations import between, elements, from_noise, lowered, mirrored, observed, tilt, variance
+from .operations import (
+    between,
+    elements,
+    from_noise,
+    lowered,
+    mean_and_variance,
+    mirrored,
+    observed,
+    tilt,
+    variance,
+)
 
 # The farthest that a gradient may move a law, in standard deviations, or in logits.
 FARTHEST = 5.0
@@ -21,6 +31,17 @@ def normal(mean: Array, variance: ArrayLike) -> dist.Distribution:
 @variance.register(dist.Normal)
 def _variance(law: dist.Distribution) -> Array:
     return jnp.square(elements(law).scale)
+
+
+@mean_and_variance.register(dist.Normal, dist.Delta, LoweredNormal)
+def _mean_and_variance(law: dist.Distribution) -> tuple[Array, Array]:
+    return law.mean, variance(law)  # a Delta is a normal law whose mean alone is known
+
+
+@mean_and_variance.register(dist.ExpandedDistribution)
+def _of_expanded(law: dist.Distribution) -> tuple[Array, Array]:
+    mean_and_variance(elements(law).base_dist)
+    return law.mean, law.variance
 
 
 @from_noise.register(dist.Normal)
@@ -50,7 +71,7 @@ def _between(proposal: dist.Distribution, kernel: dist.Distribution, share: Arra
     return normal(mean, kernel.variance * proposal.variance / total)
 
 
-@between.register(LoweredNormal)
+@between.register(LoweredNormal, second=dist.Normal)
 def _between_lowered(proposal: LoweredNormal, kernel: dist.Distribution, share: Array) -> dist.Distribution:
     # In the kernel's own coordinates: precision 1 across, 1/remaining along the rows of the basis.
     shift, axes = (proposal.loc - kernel.mean) / proposal.scale, jnp.ndim(kernel.mean)

@@ -20,6 +20,10 @@ Answer = TypeVar("Answer")
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 
+class UnknownLaw(TypeError):
+    """An operation has no rule for a law."""
+
+
 class Operation(Generic[Answer]):
     """A function of a law, and of whatever else it needs, with one rule for each law of single elements.
 
@@ -42,10 +46,10 @@ class Operation(Generic[Answer]):
         """Whether there is a rule for `law`."""
         return self._rule(law) is not None
 
-    def refuse(self, law: dist.Distribution) -> TypeError:
+    def refuse(self, law: dist.Distribution) -> UnknownLaw:
         """The error for a law without a rule, which names both."""
         known = ", ".join(sorted(kind.__name__ for kind in self._rules))
-        return TypeError(f"{self.name}: expected a law of {known}, got one of {type(elements(law)).__name__}")
+        return UnknownLaw(f"{self.name}: expected a law of {known}, got one of {_named(law)}")
 
     def register(self, *kinds: type) -> Callable[[Rule], Rule]:
         """Register a function of the whole law, with the operation's signature, for these laws of single elements."""
@@ -58,6 +62,41 @@ class Operation(Generic[Answer]):
 
     def _rule(self, law: dist.Distribution) -> Callable[..., Answer] | None:
         return next((self._rules[kind] for kind in type(elements(law)).__mro__ if kind in self._rules), None)
+
+
+class PairOperation(Operation[Answer]):
+    """An operation on two laws of one family: the second one must have the rule of the first, or it is refused too."""
+
+    def __init__(self, definition: Callable[..., Answer]) -> None:
+        super().__init__(definition)
+        self._seconds: dict[Callable[..., Answer], type] = {}
+
+    def __call__(self, law: dist.Distribution, *args: Any, **kwargs: Any) -> Answer:
+        """Apply the rule for `law`, once the law after it is of the same family."""
+        rule = self._rule(law)
+        if rule is not None and self._rule(args[0]) is not self._second_rule(rule):
+            second = self._seconds.get(rule, type(elements(law))).__name__
+            raise UnknownLaw(
+                f"{self.name}: expected a law of {second} beside one of {_named(law)}, got one of {_named(args[0])}"
+            )
+        return super().__call__(law, *args, **kwargs)
+
+    def register(self, *kinds: type, second: type | None = None) -> Callable[[Rule], Rule]:
+        """Register as for an operation on one law; `second` is the second law's class where it is not one of these."""
+
+        def add(rule: Rule) -> Rule:
+            if second is not None:
+                self._seconds[rule] = second
+            return super(PairOperation, self).register(*kinds)(rule)
+
+        return add
+
+    def _second_rule(self, rule: Callable[..., Answer]) -> Callable[..., Answer]:
+        return self._rules[self._seconds[rule]] if rule in self._seconds else rule
+
+
+def _named(law: dist.Distribution) -> str:
+    return type(elements(law)).__name__
 
 
 def elements(law: dist.Distribution) -> Any:
@@ -74,13 +113,43 @@ def is_factorised(law: dist.Distribution) -> bool:
 
 @Operation
 def variance(law: dist.Distribution) -> Array:
-    """The variance, in the shape in which the law keeps it: it may be one number for all elements."""
+    """The variance, in the shape in which the law keeps it, of any law: it may be one number for all elements."""
     return law.variance
 
 
 @Operation
+def mean_and_variance(law: dist.Distribution) -> tuple[Array, Array]:
+    """Mean and variance of a normal law's elements, of which some may be known or correlated; `variance` as it has it.
+
+    For what is exact for normal laws alone: other laws have these moments too, and are not taken for normal ones.
+    """
+    raise mean_and_variance.refuse(law)
+
+
+@Operation
+def bit_logits(law: dist.Distribution) -> Array:
+    """Log-odds of a law of independent bits, some of them perhaps known, shape `event`."""
+    raise bit_logits.refuse(law)
+
+
+@Operation
+def class_logits(law: dist.Distribution) -> Array:
+    """Log probabilities of a law of independent classes, some elements of it perhaps known; shape (*event, S)."""
+    raise class_logits.refuse(law)
+
+
+@Operation
+def rounded(law: dist.Distribution, num_levels: int) -> dist.Distribution:
+    """A factorised normal law rounded to whole numbers 0 … num_levels − 1, of the same event."""
+    raise rounded.refuse(law)
+
+
+@Operation
 def log_excess(law: dist.Distribution, x: Array) -> Array:
-    """What the law's density counts at `x` beside `log_prob`, in nats, shape (): 0 but for an `UnnormalisedNormal`."""
+    """What the law's density counts at `x` beside `log_prob`, in nats, shape ().
+
+    0 but for an `UnnormalisedNormal`, alone or in another law: all others integrate to one, so that none is refused.
+    """
     del law, x
     return jnp.zeros(())
 
@@ -119,7 +188,7 @@ def tilt(law: dist.Distribution, gradient: Array) -> dist.Distribution:
     raise tilt.refuse(law)
 
 
-@Operation
+@PairOperation
 def between(proposal: dist.Distribution, kernel: dist.Distribution, share: Array) -> dist.Distribution:
     """proposal^share · kernel^(1 − share), normalised: kernel · ψ^share, if the proposal is kernel · ψ; *exact*.
 
@@ -147,7 +216,7 @@ def certain(law: dist.Distribution, values: Array, mask: Array) -> dist.Distribu
     raise certain.refuse(law)
 
 
-@Operation
+@PairOperation
 def chosen(law: dist.Distribution, other: dist.Distribution, where_other: Array) -> dist.Distribution:
     """The law with the elements of another one of its family where `where_other` is True."""
     raise chosen.refuse(law)

@@ -7,7 +7,20 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import constraints
 
-from .operations import Operation, certain, elements, from_noise, is_factorised, mirrored, tilt
+from .operations import (
+    Operation,
+    bit_logits,
+    certain,
+    class_logits,
+    elements,
+    from_noise,
+    is_factorised,
+    log_ahead,
+    log_excess,
+    mean_and_variance,
+    mirrored,
+    tilt,
+)
 
 
 class PartlyKnown(dist.Distribution):
@@ -26,6 +39,11 @@ class PartlyKnown(dist.Distribution):
         self.law, self.values, self.mask = law, values, mask
         super().__init__((), law.event_shape, validate_args=False)
 
+    @classmethod
+    def infer_shapes(cls, *args: Any, **kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The whole of `values` is the event; NumPyro's own rule is for laws of numbers."""
+        return (), tuple(args[1] if len(args) > 1 else kwargs["values"])
+
     @property
     def support(self) -> constraints.Constraint:
         """The law's."""
@@ -40,11 +58,6 @@ class PartlyKnown(dist.Distribution):
     def variance(self) -> Array:
         """0 where known, and the law's variance elsewhere."""
         return jnp.where(self.mask, 0.0, self.law.variance)
-
-    @property
-    def logits(self) -> Array:
-        """Log-odds of bits or log probabilities of classes, the known ones certain."""
-        return elements(certain(self.law, self.values, self.mask)).logits
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of shape (*sample_shape, *event), with the known values in them."""
@@ -79,6 +92,36 @@ def _known(law: PartlyKnown, values: Array, mask: Array) -> tuple[Array, dist.Di
     agree = jnp.all((values == law.values) | ~(mask & law.mask))
     both = jnp.where(law.mask, law.values, values)
     return jnp.where(agree, product[0], -jnp.inf), PartlyKnown(law.law, both, law.mask | mask)
+
+
+@mean_and_variance.register(PartlyKnown)
+def _mean_and_variance(law: PartlyKnown) -> tuple[Array, Array]:
+    mean_and_variance(law.law)
+    return law.mean, law.variance
+
+
+@bit_logits.register(PartlyKnown)
+def _bit_logits(law: PartlyKnown) -> Array:
+    return bit_logits(certain(law.law, law.values, law.mask))
+
+
+@class_logits.register(PartlyKnown)
+def _class_logits(law: PartlyKnown) -> Array:
+    return class_logits(certain(law.law, law.values, law.mask))
+
+
+@log_excess.register(PartlyKnown)
+def _log_excess(law: PartlyKnown, x: Array) -> Array:
+    if log_excess.knows(law.law):  # a mass of the whole event: how much of it is of the others is not known
+        raise log_excess.refuse(law)
+    return log_excess(law.law, x)
+
+
+@log_ahead.register(PartlyKnown)
+def _log_ahead(law: PartlyKnown) -> Array:
+    if log_ahead.knows(law.law):
+        raise log_ahead.refuse(law)
+    return log_ahead(law.law)
 
 
 @from_noise.register(PartlyKnown)

@@ -1,8 +1,11 @@
 """Draws of a site, from wherever they are kept."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from .._checks import check_unmasked
 
 
 def draws_of(source: Any, rank: int, site: str | None = None) -> np.ndarray:
@@ -15,7 +18,7 @@ def draws_of(source: Any, rank: int, site: str | None = None) -> np.ndarray:
         site: its name.
 
     Raises:
-        TypeError: a site of an array.
+        TypeError: a site of an array; an array with hidden values.
         ValueError: no such site, or several that may be meant.
     """
     if hasattr(source, "get_samples"):
@@ -25,7 +28,7 @@ def draws_of(source: Any, rank: int, site: str | None = None) -> np.ndarray:
     elif site is not None:
         raise TypeError(f"site: expected None for an array of draws, got {site!r}")
     else:
-        return np.asarray(source)
+        return shown("draws", source)
     fitting = [key for key, value in found.items() if value.ndim == rank + 2]
     if site is None and len(fitting) == 1:
         site = fitting[0]
@@ -40,3 +43,16 @@ def pooled(source: Any, rank: int, site: str | None = None) -> np.ndarray:
     """The same with all chains as one, shape (n, *shape)."""
     draws = draws_of(source, rank, site)
     return draws.reshape(-1, *draws.shape[2:]) if draws.ndim == rank + 2 else draws
+
+
+def shown(name: str, value: Any, dtype: Any = None) -> np.ndarray:
+    """An array to be drawn, or ``TypeError`` where some of its values are hidden: pictures would show them."""
+    check_unmasked(name, value)
+    return np.asarray(value, dtype)
+
+
+def shown_by_name(name: str, values: Any, dtype: Any = None) -> dict[str, np.ndarray]:
+    """Several of them by name; ``TypeError`` for what is no mapping."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{name}: expected arrays by name, as {{'data': x}}, got {values!r:.80}")
+    return {str(key): shown(f"{name}[{str(key)!r}]", value, dtype) for key, value in values.items()}

@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ._axes import BLUE, ORANGE, Axes, axes_array, axes_or_new, plain
-from ._draws import pooled
+from ._draws import pooled, shown, shown_by_name
 
 COLOURS = (BLUE, ORANGE, "#5a9e5a", "#8a63a8", "0.4")
 LARGEST_CORNER = 8  # elements
@@ -37,9 +37,10 @@ def corner(
         The Axes, shape (d, d).
 
     Raises:
+        TypeError: no arrays by name; an array with hidden values.
         ValueError: no set, shapes that do not fit each other, more than 8 elements.
     """
-    arrays = {str(name): np.asarray(value, float) for name, value in sets.items()}
+    arrays = shown_by_name("sets", sets, float)
     shapes = {value.shape[1:] for value in arrays.values()}
     if len(shapes) != 1 or any(value.ndim != 2 or len(value) < 2 for value in arrays.values()):
         raise ValueError(f"sets: expected arrays of one shape (n, d), n >= 2, got {[v.shape for v in arrays.values()]}")
@@ -47,7 +48,7 @@ def corner(
     if not 1 <= size <= LARGEST_CORNER:
         raise ValueError(f"sets: expected 1 to {LARGEST_CORNER} elements, got {size}; choose some, as x[:, :4]")
     labels = [f"x[{i}]" for i in range(size)] if names is None else [*map(str, names)]
-    marks = None if truth is None else np.asarray(truth, float)
+    marks = None if truth is None else shown("truth", truth, float)
     for name, length in (("names", len(labels)), ("truth", size if marks is None else marks.size)):
         if length != size:
             raise ValueError(f"{name}: expected {size}, one an element, got {length}")
@@ -107,7 +108,7 @@ def bands(
         raise ValueError(f"draws: expected shape (n, length) with n >= 2, got {values.shape}")
     if not all(0 < level < 1 for level in levels):
         raise ValueError(f"levels: expected numbers in (0, 1), got {levels}")
-    places = np.arange(values.shape[1]) if x is None else np.asarray(x)
+    places = np.arange(values.shape[1]) if x is None else shown("x", x)
     for name, series in (("x", places), ("observed", observed), ("truth", truth)):
         if series is not None and np.shape(series) != values.shape[1:]:
             raise ValueError(f"{name}: expected shape {values.shape[1:]} as draws has, got {np.shape(series)}")
@@ -117,9 +118,9 @@ def bands(
         ax.fill_between(places, low, high, color=BLUE, alpha=0.25, linewidth=0, label=f"{level:.0%} of the draws")
     ax.plot(places, np.median(values, axis=0), color=BLUE, linewidth=1.2, label="median")
     if truth is not None:
-        ax.plot(places, np.asarray(truth), color="0.2", linestyle="--", linewidth=1, label="truth")
+        ax.plot(places, shown("truth", truth), color="0.2", linestyle="--", linewidth=1, label="truth")
     if observed is not None:
-        ax.plot(places, np.asarray(observed, float), "o", color=ORANGE, markersize=3, label="observed")
+        ax.plot(places, shown("observed", observed, float), "o", color=ORANGE, markersize=3, label="observed")
     ax.legend(frameon=False, fontsize=8)
     return plain(ax)
 
@@ -144,8 +145,7 @@ def predictive(
     Raises:
         ValueError: no data sets, or of another shape.
     """
-    seen = np.asarray(observed)
-    drawn = {str(name): np.asarray(value) for name, value in replicates.items()}
+    seen, drawn = shown("observed", observed), shown_by_name("replicates", replicates)
     for name, value in drawn.items():
         if value.shape[1:] != seen.shape or len(value) < 2:
             raise ValueError(f"replicates: expected shape (n, {str(seen.shape)[1:]} for {name!r}, got {value.shape}")

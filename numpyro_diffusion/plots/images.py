@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from .._checks import check_count
 from ._axes import Axes, axes_array, axes_or_new, draw_image
-from ._draws import pooled
+from ._draws import pooled, shown
 
 
 def samples(
@@ -32,7 +32,7 @@ def samples(
     Raises:
         ValueError: an array of another shape.
     """
-    array = np.asarray(images)
+    array = shown("images", images)
     if array.ndim not in (3, 4) or array.size == 0 or array.shape[3:] not in ((), (3,)):
         raise ValueError(f"images: expected shape (n, height, width) or (n, height, width, 3), got {array.shape}")
     count, height, width = array.shape[:3]
@@ -89,7 +89,8 @@ def posterior(
     Raises:
         ValueError: shapes that do not fit, a level outside [0, 1], ranks without a truth, or too few or many Axes.
     """
-    sampled, seen = np.asarray(pooled(draws, 2, site), dtype=float), np.array(observation, dtype=float)
+    sampled, seen = np.asarray(pooled(draws, 2, site), dtype=float), shown("observation", observation, float).copy()
+    truth = None if truth is None else shown("truth", truth)
     if sampled.ndim != 3 or len(sampled) < 2:
         raise ValueError(f"draws: expected shape (n, height, width) with n >= 2, got {sampled.shape}")
     for name, value in (("observation", observation), ("truth", truth), ("known", known)):
@@ -101,8 +102,8 @@ def posterior(
         raise ValueError("ranks: expected False where truth is None, got True")
     if known is not None:
         seen[~np.asarray(known, dtype=bool)] = np.nan
-    shown = min(check_count("num_draws", num_draws, 0), len(sampled))
-    picked = np.round(np.linspace(0, len(sampled) - 1, shown)).astype(int)
+    count = min(check_count("num_draws", num_draws, 0), len(sampled))
+    picked = np.round(np.linspace(0, len(sampled) - 1, count)).astype(int)
     scale = _scale(sampled if truth is None else np.asarray(truth), limits, cmap)
     panels: list[tuple[str, np.ndarray, Any]] = [] if truth is None else [("truth", np.asarray(truth, float), scale)]
     panels += [("observation", seen, scale), ("posterior mean", sampled.mean(0), scale)]

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from ..distributions import DiffusionPrior
 from ._axes import BLUE, ORANGE, Axes, axes_array, plain
+from ._draws import shown
 
 MOST_ELEMENTS = 3
 
@@ -45,7 +46,7 @@ def report(
     found = prior.report()
     panels: list[Any] = [_scores, _curves]
     if data is not None:
-        x = np.asarray(data, float)
+        x = shown("data", data, float)
         if x.shape[1:] != prior.event_shape or len(x) < 2:
             raise ValueError(f"data: expected shape (n, *{prior.event_shape}) with n >= 2, got {x.shape}")
         draws = prior.sample(jax.random.key(0) if key is None else key, (num_draws,))

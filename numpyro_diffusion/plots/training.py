@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from ..schedules import AbstractSchedule
 from ..training import FitResult
 from ._axes import BLUE, ORANGE, Axes, axes_or_new, plain
+from ._draws import shown_by_name
 
 
 def history(result: FitResult, ax: Axes | None = None) -> Axes:
@@ -54,7 +55,7 @@ def log_prob(
     Raises:
         ValueError: no values, or none that are finite.
     """
-    arrays = {str(name): np.ravel(np.asarray(value, float)) for name, value in values.items()}
+    arrays = {name: np.ravel(value) for name, value in shown_by_name("values", values, float).items()}
     finite = {name: value[np.isfinite(value)] for name, value in arrays.items()}
     if not finite or not all(map(len, finite.values())):
         raise ValueError(f"values: expected finite log densities by name, got {[*map(len, finite.values())]} of them")

@@ -13,6 +13,7 @@ from .._checks import check_count, check_key
 from ..process import ReverseProcess
 from ..samplers import Ancestral
 from ._axes import BLUE, ORANGE, axes_array
+from ._draws import shown
 
 
 def trajectory(
@@ -44,7 +45,7 @@ def trajectory(
         ValueError: an event shape other than (2,), data of another shape, times outside [0, T], or Axes of another
             shape.
     """
-    points = jnp.asarray(data, dtype=float)
+    points = jnp.asarray(shown("data", data), dtype=float)
     if process.event_shape != (2,) or points.ndim != 2 or points.shape[1:] != (2,) or not len(points):
         raise ValueError(f"data: expected a process of event shape (2,) and data of shape (n, 2), "
                          f"got {process.event_shape} and {points.shape}")  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from .._checks import check_key
+from .._checks import check_key, check_path
 from .._frames import AbstractTable, read_classes
 from ..distributions import DiffusionPrior
 from ..distributions.report import PriorReport
@@ -144,7 +144,7 @@ def fit_prior(
         raise ValueError(
             "data: expected no missing cells in codes of classes, got NaN; a frame of classes may have some"
         )
-    settings = _Settings(first, second, batch_size, learning_rate, checkpoint, progress_bar)
+    settings = _Settings(first, second, batch_size, learning_rate, check_path("checkpoint", checkpoint), progress_bar)
     if context is not None or np.isnan(data).any():
         bounds, kind = _unbounded(bounds), kind_beside(kind, network, bool(np.isnan(data).any()))
     # A network that takes a context too is put in its place once the plan for p(x) is there.

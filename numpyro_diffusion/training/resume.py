@@ -79,9 +79,9 @@ def resume(path: Any, state: State, settings: dict[str, Any], writer: bool = Tru
     names = ("step", "loss", "validation_step", "validation", "validation_error")
     if path is None:
         return Progress(state, {name: [] for name in names})
-    path = Path(path)
     if writer:
         check_writable("checkpoint", path)
+    path = Path(path)
     if not path.exists():
         return Progress(state, {name: [] for name in names})
     description: Any = describe(path)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from .._shapes import Example, Time
 from ..factors import AbstractFactor
-from ..laws import tilt
+from ..laws import elements, tilt
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
 
@@ -52,13 +52,14 @@ def multiplied(
     Otherwise it is perturbed by ∇ log r at its mean, which needs r to be smooth on the scale of the kernel.
 
     Raises:
-        ValueError: a law of classes without a closed form.
+        ValueError: no closed form, and a law without a rule for a slope, as that of classes.
     """
     product = factor.multiply(kernel) if power is None else None
     if product is not None:
         return product[1]
     if not tilt.knows(kernel):
         got = f"{'' if power is None else 'a power of '}{type(factor).__name__}"
-        raise ValueError(f"factor: expected r of single elements, which has no slope between classes, got {got}")
+        kind = type(elements(kernel)).__name__
+        raise ValueError(f"factor: expected a closed form of r times a law of {kind}, which no slope tilts, got {got}")
     gradient = jax.grad(factor.log_r)(kernel.mean)
     return tilt(kernel, gradient if power is None else power * gradient)

@@ -144,7 +144,7 @@ BAD = {
         lambda: jax.eval_shape(
             lambda key: nd.samplers.Perturbed("annealed").sample(key, prior().process, Categorical(TABLE[:2])), KEY
         ),
-        "factor: expected r of single elements, which has no slope between classes, got a power of Cat",
+        "factor: expected a closed form of r times a law of Categories, which no slope tilts, got a power of Cat",
     ),
     "codes": (
         lambda: nd.plan_prior(jax.random.key(0), np.array([[0.0, 1.5], [1.0, 0.0]]), family="categorical"),

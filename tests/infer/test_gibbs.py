@@ -321,3 +321,9 @@ def test_known_cells_keep_their_values_under_a_transform_that_mixes_them():
     found = mcmc.get_samples()
     np.testing.assert_array_equal(found["x"][:, known], np.broadcast_to(cells[known], (10, 2)))
     assert np.ptp(found["x"][:, ~known], axis=0).min() > 0 and np.ptp(found["slope"]) > 0
+
+
+def test_the_name_of_one_site_stands_for_a_list_of_it():
+    """And not for its letters."""
+    kernel = nd.infer.Gibbs([(NUTS(model), "mu"), (nd.infer.ParticleGibbs(model, num_particles=2), None)])
+    assert kernel._specs == (("mu",), None)

@@ -222,6 +222,11 @@ CALLS = {
     "between": lambda law: laws.between(law, law, jnp.asarray(0.5)),
     "observed": lambda law: laws.observed(law, jnp.zeros(2), jnp.ones(2), jnp.ones(2)),
     "weighted": lambda law: laws.weighted(law, lambda value: value),
+    "mean_and_variance": laws.mean_and_variance,
+    "bit_logits": laws.bit_logits,
+    "class_logits": laws.class_logits,
+    "rounded": lambda law: laws.rounded(law, 4),
+    "chosen": lambda law: laws.chosen(law, law, jnp.asarray(MASK)),
     "lowered": lambda law: laws.lowered(law, jnp.zeros(2), jnp.zeros((1, 2))),
 }
 
@@ -239,6 +244,49 @@ def test_rounded_laws_are_taken_neither_for_normal_ones_nor_for_bits(name):
         CALLS[name](grey())
 
 
+ODD = dist.Laplace(jnp.zeros(2), 1.0).to_event(1)
+PAIRS = {
+    "normal and Laplace": (laws.between, normal, lambda: ODD, "Normal beside one of Normal, got one of Laplace"),
+    "normal and lowered": (laws.between, normal, narrowed, "Normal beside one of Normal, got one of LoweredNormal"),
+    "lowered and bits": (laws.between, narrowed, bits, "Normal beside one of LoweredNormal, got one of BernoulliL"),
+    "bits and normal": (laws.between, bits, normal, "BernoulliLogits beside one of BernoulliLogits, got one of Normal"),
+    "chosen of bits and normal": (laws.chosen, bits, normal, "BernoulliLogits beside .* got one of Normal"),
+    "columns": (
+        laws.between,
+        lambda: laws.Mixed([normal()], ((0, 1),)),
+        lambda: laws.Mixed([ODD], ((0, 1),)),
+        "Normal beside one of Normal, got one of Laplace",
+    ),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_second_of_two_laws_must_be_of_the_family_of_the_first(pair):
+    operation, first, second, message = PAIRS[pair]
+    with pytest.raises(TypeError, match=f"^{operation.name}: expected a law of {message}"):
+        operation(first(), second(), jnp.asarray(0.5))
+
+
+def test_two_forms_of_a_law_go_together():
+    other = BernoulliProbs(jnp.asarray(1 / (1 + np.exp(-LOGITS)))).to_event(1)
+    np.testing.assert_allclose(laws.between(bits(), other, jnp.asarray(0.3)).mean, other.mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        laws.PartlyKnown(normal(), jnp.asarray(VALUES), jnp.asarray(MASK)),
+        narrowed(),
+        dist.Delta(jnp.asarray(LOC)).to_event(1),
+        dist.Normal(0.5, 2.0).expand((2,)).to_event(1),
+    ],
+)
+def test_normal_laws_of_every_form_have_a_mean_and_a_variance(law):
+    mean, variance = laws.mean_and_variance(law)
+    np.testing.assert_allclose(mean, law.mean)
+    np.testing.assert_allclose(jnp.broadcast_to(variance, (2,)), law.variance)
+
+
 def test_a_new_family_registers_its_own_rules():
     @Operation
     def doubled(law):
@@ -253,3 +301,39 @@ def test_a_new_family_registers_its_own_rules():
     assert doubled.__doc__ == "Twice the mean."
     with pytest.raises(TypeError, match="doubled: expected a law of Gamma, got one of Normal"):
         doubled(normal())
+
+
+def test_mass_is_not_lost_in_laws_that_hold_others():
+    """Columns add theirs up; of an event of which some elements are known it is not known."""
+    heavy = laws.UnnormalisedNormal(jnp.zeros(2), jnp.ones(2), jnp.asarray(0.7)).to_event(1)
+    mixed, x = laws.Mixed([heavy, bits()], ((0, 2), (1, 3))), jnp.array([0.2, 1.0, -0.4, 0.0])
+    np.testing.assert_allclose(laws.log_excess(mixed, x), 0.7, rtol=1e-6)
+    np.testing.assert_allclose(laws.log_ahead(mixed), 0.7, rtol=1e-6)
+    known = lambda law: laws.PartlyKnown(law, jnp.asarray(VALUES), jnp.asarray(MASK))
+    assert laws.log_excess(known(normal()), x[:2]) == 0 and laws.log_ahead(known(normal())) == 0
+    for call in (lambda: laws.log_excess(known(heavy), x[:2]), lambda: laws.log_ahead(known(heavy))):
+        with pytest.raises(TypeError, match="^log_(excess|ahead): .* got one of PartlyKnown"):
+            call()
+
+
+# ---- shapes from shapes
+
+
+def test_infer_shapes_says_what_the_law_has():
+    """As for NumPyro's own distributions, with the event where a law is of a whole one."""
+    known = laws.PartlyKnown(normal(), jnp.asarray(VALUES), jnp.asarray(MASK))
+    mass = laws.UnnormalisedNormal(jnp.zeros(2), jnp.ones(2), jnp.zeros(()))
+    expected = [
+        (laws.LoweredNormal.infer_shapes((2,), (2,), (1, 2)), narrowed()),
+        (laws.LoweredNormal.infer_shapes(loc=(2,), scale=(2,), directions=(1, 2)), narrowed()),
+        (laws.PartlyKnown.infer_shapes(None, (2,), (2,)), known),
+        (laws.PartlyKnown.infer_shapes(law=None, values=(2,), mask=(2,)), known),
+        (laws.DiscretisedNormal.infer_shapes((2,), (), num_levels=5), grey().base_dist),
+        (laws.DiscretisedNormal.infer_shapes((2,), (), 5), grey().base_dist),
+        (laws.DiscretisedNormal.infer_shapes(loc=(), scale=(2,)), grey().base_dist),
+        (laws.Categories.infer_shapes((2, 3)), laws.Categories(jnp.zeros((2, 3)))),
+        (laws.UnnormalisedNormal.infer_shapes((2,), (2,), (), ((2,), (2,))), mass),
+    ]
+    assert all(shapes == (law.batch_shape, law.event_shape) for shapes, law in expected)
+    with pytest.raises(NotImplementedError, match="Mixed.infer_shapes: the event shape is the groups'"):
+        laws.Mixed.infer_shapes((2,))

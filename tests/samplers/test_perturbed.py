@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 
 import numpyro_diffusion as nd
@@ -95,3 +96,10 @@ def test_choices_and_counts_are_checked():
         nd.samplers.Perturbed("never")
     with pytest.raises(ValueError, match="num_jumps"):
         nd.samplers.Replacement(0)
+
+
+def test_a_law_that_no_slope_tilts_is_named():
+    """Whatever law it is: one of real numbers is not called one of classes."""
+    laplace = dist.Laplace(jnp.zeros(1), 1.0).to_event(1)
+    with pytest.raises(ValueError, match="factor: expected a closed form of r times a law of Laplace, .* got Factor"):
+        nd.twists.multiplied(nd.factors.Factor(jnp.sum), laplace)

@@ -557,9 +557,10 @@ def test_damaged_and_foreign_checkpoints_are_refused(cheap, tmp_path):
     write_module(path, _process("noise").diffusion)
     with pytest.raises(CheckpointError, match="kind: expected training state, got module"):
         _run(path)
-    for place in (tmp_path / "nowhere" / "run", tmp_path):
-        with pytest.raises(FileNotFoundError, match="checkpoint: expected a file in a folder that exists, got"):
-            _run(place)
+    with pytest.raises(FileNotFoundError, match="checkpoint: expected a file in a folder that exists, got"):
+        _run(tmp_path / "nowhere" / "run")
+    with pytest.raises(IsADirectoryError, match="checkpoint: expected a file, got the folder"):
+        _run(tmp_path)
 
 
 # ---- A loss that is no number
