@@ -2,6 +2,7 @@
 
 from .compare import PriorComparison as PriorComparison
 from .compare import compare_priors as compare_priors
+from .cross_check import CrossCheck as CrossCheck
 from .extract import extract_factor as extract_factor
 from .gibbs import Gibbs as Gibbs
 from .gibbs import GibbsState as GibbsState
