@@ -8,6 +8,7 @@ its law, in a file of its own.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -70,14 +71,15 @@ class PairOperation(Operation[Answer]):
     def __init__(self, definition: Callable[..., Answer]) -> None:
         super().__init__(definition)
         self._seconds: dict[Callable[..., Answer], type] = {}
+        self._second_name = list(inspect.signature(definition).parameters)[1]
 
     def __call__(self, law: dist.Distribution, *args: Any, **kwargs: Any) -> Answer:
         """Apply the rule for `law`, once the law after it is of the same family."""
-        rule = self._rule(law)
-        if rule is not None and self._rule(args[0]) is not self._second_rule(rule):
+        rule, other = self._rule(law), args[0] if args else kwargs[self._second_name]
+        if rule is not None and self._rule(other) is not self._second_rule(rule):
             second = self._seconds.get(rule, type(elements(law))).__name__
             raise UnknownLaw(
-                f"{self.name}: expected a law of {second} beside one of {_named(law)}, got one of {_named(args[0])}"
+                f"{self.name}: expected a law of {second} beside one of {_named(law)}, got one of {_named(other)}"
             )
         return super().__call__(law, *args, **kwargs)
 

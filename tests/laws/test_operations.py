@@ -269,7 +269,8 @@ def test_the_second_of_two_laws_must_be_of_the_family_of_the_first(pair):
 
 def test_two_forms_of_a_law_go_together():
     other = BernoulliProbs(jnp.asarray(1 / (1 + np.exp(-LOGITS)))).to_event(1)
-    np.testing.assert_allclose(laws.between(bits(), other, jnp.asarray(0.3)).mean, other.mean, rtol=1e-5)
+    for mixed in (laws.between(bits(), other, jnp.asarray(0.3)), laws.between(bits(), share=0.3, kernel=other)):
+        np.testing.assert_allclose(mixed.mean, other.mean, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
