@@ -22,13 +22,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="folder for the picture; none unless given")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--short", action="store_true", help="fewer levels and digits")
+    parser.add_argument("--short", action="store_true", help="fewer times and digits")
     options = parser.parse_args()
     prior, data, rng = nd.load("digits"), nd.datasets.digits(), np.random.default_rng(options.seed)
     noisy = lambda images: images + (rng.uniform(size=images.shape) - 0.5) / 16
     test, train = noisy(data.test_images[: 50 if options.short else None]), noisy(data.train_images)
-    key, levels = jax.random.key(options.seed), 40 if options.short else 400
-    result = nd.diagnostics.mutual_information(key, prior.process, test, num_levels=levels)
+    key, times = jax.random.key(options.seed), 40 if options.short else 400
+    result = nd.diagnostics.mutual_information(key, prior.process, test, num_times=times)
     for wanted in (-6, -4, -2, 0, 2, 4, 6):
         i = int(np.abs(result.log_snr - wanted).argmin())
         value, error = result.information[i], result.standard_error[i]

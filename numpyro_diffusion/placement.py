@@ -30,7 +30,7 @@ def place_steps(
     data: ArrayLike,
     num_steps: int | None = None,
     *,
-    num_levels: int = 64,
+    num_times: int = 64,
     chunk: int | None = 4096,
 ) -> Schedule:
     r"""The schedule between the same ends whose steps all lose the same, so that together they lose least.
@@ -51,18 +51,18 @@ def place_steps(
         process: a Gaussian reverse process. Networks are called at fractional t.
         data: examples of shape (n, *event), such as draws of the prior or training data; 100 are plenty.
         num_steps: T of the new schedule, at least 2; that of the process unless given.
-        num_levels: of log-SNR, evenly spaced between the ends, at which the loss is estimated; at least 2.
+        num_times: times, evenly spaced in log-SNR between the ends, at which the loss is estimated; at least 2.
         chunk: at most so many network calls at a time; None for all.
 
     Returns:
         A fixed `Schedule`; networks are told the old one's time. Runs in compiled code too.
 
     Raises:
-        ValueError: a process of bits, fewer than 2 steps or levels, data of another shape, not finite, or that
+        ValueError: a process of bits, fewer than 2 steps or times, data of another shape, not finite, or that
             the float type cannot tell apart.
     """
     num_steps = process.num_steps if num_steps is None else check_count("num_steps", num_steps, 2)
-    return placement(key, process, data, num_levels=num_levels, chunk=chunk).schedule(num_steps)
+    return placement(key, process, data, num_times=num_times, chunk=chunk).schedule(num_steps)
 
 
 class Placement(eqx.Module):
@@ -107,26 +107,26 @@ class Placement(eqx.Module):
 
 
 def placement(
-    key: Array, process: ReverseProcess, data: ArrayLike, *, num_levels: int = 64, chunk: int | None = 4096
+    key: Array, process: ReverseProcess, data: ArrayLike, *, num_times: int = 64, chunk: int | None = 4096
 ) -> Placement:
     """What `place_steps` places steps by; see there."""
     require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
-    check_count("num_levels", num_levels, 2)
+    check_count("num_times", num_times, 2)
     check_told_apart("data", data, len(process.event_shape))
     x_0 = jnp.asarray(data, dtype=float)
     if len(check_event("data", x_0.shape, process.event_shape)) != 1:
         raise ValueError(f"data: expected shape (n, *{process.event_shape}), got {x_0.shape}")
     together = None if chunk is None else max(1, check_count("chunk", chunk) // len(x_0))
-    levels, root = _losses(check_key("key", key), process, x_0, num_levels, together)
+    levels, root = _losses(check_key("key", key), process, x_0, num_times, together)
     return Placement(process.diffusion.schedule, levels, root, math.prod(process.event_shape))
 
 
 @compiled
-def _losses(key: Array, process: Any, x_0: Array, num_levels: int, together: int | None) -> tuple[Array, Array]:
+def _losses(key: Array, process: Any, x_0: Array, num_times: int, together: int | None) -> tuple[Array, Array]:
     """Levels of log-SNR, and the root of what δ² multiplies there."""
     diffusion, old = process.diffusion, process.diffusion.schedule
     low, high = old.log_snr(jnp.asarray([old.num_steps, 1.0]))
-    levels = jnp.linspace(jnp.where(jnp.isfinite(low), low, LEAST_LOG_SNR), high, num_levels)
+    levels = jnp.linspace(jnp.where(jnp.isfinite(low), low, LEAST_LOG_SNR), high, num_times)
 
     def root(pair: tuple[Array, Array]) -> Array:
         key, level = pair
@@ -134,7 +134,7 @@ def _losses(key: Array, process: Any, x_0: Array, num_levels: int, together: int
         t = old.time_at(level)
         return jnp.sqrt(jnp.mean(jax.vmap(lambda key, x: _loss(key, process, diffusion, x, t))(keys, x_0))) / 2
 
-    return levels, batched_map(root, (jax.random.split(key, num_levels), levels), together)
+    return levels, batched_map(root, (jax.random.split(key, num_times), levels), together)
 
 
 def _loss(key: Array, process: ReverseProcess, diffusion: GaussianDiffusion, x_0: Array, t: Array) -> Array:

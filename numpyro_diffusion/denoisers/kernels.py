@@ -61,10 +61,10 @@ class KernelDensity(AbstractDenoiser):
         # About the centre of all, so that few digits cancel. ‖z‖² is the same for all kernels.
         z = diffusion.standardize(x_t).reshape(-1) - root * centre
         share = jax.nn.softmax((root * dot(apart, z) - alpha_bar / 2 * jnp.sum(square, 1)) / marginal)
-        mean, kept = dot(share, apart), noise_variance / marginal
+        mean, remaining = dot(share, apart), noise_variance / marginal
         between = jnp.maximum(dot(share, square) - jnp.square(mean), 0.0)
-        mean = diffusion.unstandardize((centre + kept * mean + root * own / marginal * z).reshape(jnp.shape(x_t)))
-        variance = (kept * own + kept**2 * between) * diffusion.scale**2
+        mean = diffusion.unstandardize((centre + remaining * mean + root * own / marginal * z).reshape(jnp.shape(x_t)))
+        variance = (remaining * own + remaining**2 * between) * diffusion.scale**2
         return normal(mean, variance.reshape(jnp.shape(x_t)))
 
     def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:

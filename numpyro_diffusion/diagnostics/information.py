@@ -40,7 +40,7 @@ class MutualInformation(NamedTuple):
 
 
 def mutual_information(
-    key: Array, process: ReverseProcess, data: ArrayLike | int, *, num_levels: int = 100, chunk: int | None = 4096
+    key: Array, process: ReverseProcess, data: ArrayLike | int, *, num_times: int = 100, chunk: int | None = 4096
 ) -> MutualInformation:
     r"""I(x_0; x_t) at every noise level and h(x_0), by the I-MMSE relation (Guo, Shamai & Verdú 2005).
 
@@ -55,18 +55,18 @@ def mutual_information(
         key: JAX random key.
         process: a Gaussian reverse process.
         data: examples of shape (n, *event), n ≥ 2, or the number n of draws to take from the process itself.
-        num_levels: of the rule, evenly spaced in log-SNR; at least 2.
+        num_times: points of the rule, evenly spaced in log-SNR; at least 2.
         chunk: at most so many network calls at a time; None for all.
 
     Returns:
         A `MutualInformation`; `nd.plots.mutual_information` draws it.
 
     Raises:
-        ValueError: a process of bits, fewer than 2 examples or levels, data of another shape, not finite, or that
+        ValueError: a process of bits, fewer than 2 examples or times, data of another shape, not finite, or that
             the float type cannot tell apart.
     """
     require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
-    check_count("num_levels", num_levels, 2)
+    check_count("num_times", num_times, 2)
     draw, noise = jax.random.split(check_key("key", key))
     if np.ndim(data) == 0:
         x_0 = _draws(jax.random.split(draw, check_count("data", data, 2)), process)
@@ -75,8 +75,8 @@ def mutual_information(
         x_0 = jnp.asarray(data, dtype=float)
         if len(check_event("data", x_0.shape, process.event_shape)) != 1 or len(x_0) < 2:
             raise ValueError(f"data: expected shape (n, *{process.event_shape}) with n >= 2, got {x_0.shape}")
-    together = None if chunk is None else max(1, check_count("chunk", chunk) // num_levels)
-    t, log_snr, parts = _information(noise, process, x_0, num_levels, together)
+    together = None if chunk is None else max(1, check_count("chunk", chunk) // num_times)
+    t, log_snr, parts = _information(noise, process, x_0, num_times, together)
     means, errors = (np.asarray(f(parts, axis=0)) for f in (jnp.mean, partial(jnp.std, ddof=1)))
     errors = errors / np.sqrt(len(x_0))
     return MutualInformation(

@@ -22,7 +22,7 @@ from .reparam import DiffusionReparam
 Values = dict[str, Array]
 
 
-class Evaluation(NamedTuple):
+class LogDensities(NamedTuple):
     """The model at one position.
 
     Attributes:
@@ -66,7 +66,7 @@ class NoiseModel:
         shown = trace(seed(self._model, key)).get_trace(*self.args, **self.kwargs)
         return {name: _position(shown[name]) for name in self.latent}
 
-    def evaluate(self, position: Values) -> Evaluation:
+    def log_densities(self, position: Values) -> LogDensities:
         """The densities at one position."""
         shown = self._at(position)
         zero = jnp.zeros(())
@@ -75,7 +75,7 @@ class NoiseModel:
         base = sum((log_prior(shown[name], position[name]) for name in others), noise)
         likelihood = sum((log_density(shown[name]) for name in self._counted), zero)
         seen = [shown[name]["value"] for name in self.diffusion] + [position[name] for name in others]
-        return Evaluation(base, likelihood, jnp.concatenate([jnp.ravel(value) for value in seen]))
+        return LogDensities(base, likelihood, jnp.concatenate([jnp.ravel(value) for value in seen]))
 
     def values(self, position: Values) -> Values:
         """The latent and deterministic sites at one position, without the noises."""

@@ -52,7 +52,7 @@ def run_island(
     first, key = jax.random.split(key)
     keys = jax.random.split(first, options.num_particles)
     z = batched_map(lambda key: ravel_pytree(noise_model.start(key))[0], keys, options.chunk)
-    points = moves.evaluated(z, jnp.zeros(()))
+    points = moves.points_at(z, jnp.zeros(()))
     points, log_evidence, records = anneal(key, moves, points, options.settings)
     values = batched_map(lambda z: noise_model.values(moves.unravel(z)), points.z, options.chunk)
     return Island(values, log_evidence, records)
@@ -67,13 +67,13 @@ class NoiseMoves(AbstractMoves):
         self.is_noise, _ = ravel_pytree(model.is_noise)
         self.wanted = {"hmc": 0.8, "pcn": 0.3}[options.move]
 
-    def evaluated(self, z: Array, temperature: Array) -> Point:
+    def points_at(self, z: Array, temperature: Array) -> Point:
         """The densities at positions of shape (n, D)."""
-        return batched_map(lambda z: self._evaluate(z, temperature), z, self.options.chunk)
+        return batched_map(lambda z: self._point_at(z, temperature), z, self.options.chunk)
 
     def at(self, points: Point, temperature: Array) -> Point:
         """With the slope of this temperature."""
-        return self.evaluated(points.z, temperature)
+        return self.points_at(points.z, temperature)
 
     def law(self, points: Point) -> Reference:
         """The normal reference of the rotations."""
@@ -84,14 +84,14 @@ class NoiseMoves(AbstractMoves):
         count = jnp.asarray(1)
         if self.options.move == "hmc":
             count = jnp.clip(jnp.ceil(math.pi / 2 / angle), 1, self.options.max_leapfrogs).astype(int)
-        one = lambda pair: move(pair[0], self._evaluate, pair[1], temperature, angle, count, law)
+        one = lambda pair: move(pair[0], self._point_at, pair[1], temperature, angle, count, law)
         return batched_map(one, (jax.random.split(key, len(points.z)), points), self.options.chunk)
 
-    def _evaluate(self, z: Array, temperature: Array) -> Point:
+    def _point_at(self, z: Array, temperature: Array) -> Point:
         """A density that is no number counts as 0, and such a slope too."""
 
         def target(z: Array) -> tuple[Array, Any]:
-            found = self.model.evaluate(self.unravel(z))
+            found = self.model.log_densities(self.unravel(z))
             return found.log_base + temperature * found.log_likelihood, found
 
         slope = jnp.zeros(())

@@ -36,7 +36,7 @@ class Reference(NamedTuple):
     scale: Float[Array, " d"]
 
 
-Evaluate = Callable[[Array, Array], Point]
+PointAt = Callable[[Array, Array], Point]
 
 
 def reference(z: Float[Array, "n d"], is_noise: Bool[Array, " d"]) -> Reference:
@@ -60,7 +60,7 @@ def reference(z: Float[Array, "n d"], is_noise: Bool[Array, " d"]) -> Reference:
 
 
 def move(
-    key: Array, evaluate: Evaluate, point: Point, temperature: Array, angle: Array, count: Array, law: Reference
+    key: Array, point_at: PointAt, point: Point, temperature: Array, angle: Array, count: Array, law: Reference
 ) -> tuple[Point, Array]:
     r"""One Metropolis step; *exactly* invariant for exp(log_base + temperature × log_likelihood), given `law`.
 
@@ -73,7 +73,7 @@ def move(
 
     Args:
         key: JAX random key.
-        evaluate: (z, temperature) → `Point`; without kicks where its gradient has shape ().
+        point_at: (z, temperature) → `Point`; without kicks where its gradient has shape ().
         point: where it begins.
         temperature: power of the likelihood, shape ().
         angle: of one rotation, shape ().
@@ -93,7 +93,7 @@ def move(
         v, momentum, point = carry
         momentum = momentum + turn / 2 * force(v, point)
         v, momentum = cos * v + sin * momentum, cos * momentum - sin * v
-        point = evaluate(law.loc + law.scale * v, temperature)
+        point = point_at(law.loc + law.scale * v, temperature)
         return v, momentum + turn / 2 * force(v, point), point
 
     momentum = jax.random.normal(first, point.z.shape)

@@ -31,12 +31,13 @@ class Found(NamedTuple):
     Attributes:
         x: one draw of each diffusion site, by its weights.
         least_size: the least effective number of particles at any step, shape ().
-        shares: of the labels of a mixture of priors, shape (*batch, labels); None where there is none.
+        label_probs: posterior probabilities of the labels of a mixture of priors, shape (*batch, labels); None where
+            there is none.
     """
 
     x: Values
     least_size: Array
-    shares: Array | None
+    label_probs: Array | None
 
 
 class Island(NamedTuple):
@@ -48,7 +49,7 @@ class Island(NamedTuple):
         records: of temperatures and moves.
         noise: standard deviation, in nats, of the estimates of log p(y | other unknowns) at the posterior, shape ().
         least_size: effective particles of x at their fewest in a run, the median run of the posterior, shape ().
-        shares: mean posterior shares of the labels; None where there are none.
+        label_probs: the mean of the draws' `label_probs`; None where there are none.
     """
 
     values: Values
@@ -56,7 +57,7 @@ class Island(NamedTuple):
     records: Records
     noise: Array
     least_size: Array
-    shares: Array | None
+    label_probs: Array | None
 
 
 def run_whole(
@@ -87,9 +88,9 @@ def _run_whole(
     noise = jnp.sqrt(jnp.var(points.difference, where=known) / 2)
     noise = jnp.where(jnp.any(jnp.isinf(points.difference)), jnp.inf, noise)
     values = batched_map(lambda point: _values(moves.others, point), points, moves.chunk)
-    shares = None if points.found.shares is None else points.found.shares.mean(0)
+    label_probs = None if points.found.label_probs is None else points.found.label_probs.mean(0)
     least_size = jnp.median(points.found.least_size)
-    return agree(Island(values, log_evidence, records, noise, least_size, shares), sharding)
+    return agree(Island(values, log_evidence, records, noise, least_size, label_probs), sharding)
 
 
 @compiled
@@ -122,13 +123,13 @@ def moves_of(
         where = index.reshape(index.shape + (1,) * (particles.x.ndim - batch))
         x = jnp.take_along_axis(particles.x, where, batch).squeeze(batch)
         mixture = mixture_at(given, name, args, kwargs)
-        shares = None
+        label_probs = None
         if mixture is not None:
             weight = jnp.exp(particles.log_weight)
-            shares = weight.reshape((*weight.shape[:-1], len(mixture.laws), -1)).sum(-1)
+            label_probs = weight.reshape((*weight.shape[:-1], len(mixture.laws), -1)).sum(-1)
         log_likelihood = particles.log_evidence.sum() + constant
         found = values_by_site(given, name, x, args, kwargs)
-        return log_likelihood, Found(found, particles.effective_size.min(), shares)
+        return log_likelihood, Found(found, particles.effective_size.min(), label_probs)
 
     return MarginalMoves(others, estimate, below, chunk, sharding)
 

@@ -161,10 +161,10 @@ class WholeRun(NamedTuple):
     def labels(self, count: int) -> Labels:
         """The labels' posterior probabilities: islands weighted by their evidence."""
         del count
-        shares: Any = self.island.shares
-        island = jax.nn.softmax(self.log_evidences).reshape((-1,) + (1,) * (shares.ndim - 1))
-        error = jnp.std(shares, axis=0, ddof=1) / jnp.sqrt(float(len(shares)))
-        return Labels(jnp.sum(shares * island, 0), error)
+        label_probs: Any = self.island.label_probs
+        island = jax.nn.softmax(self.log_evidences).reshape((-1,) + (1,) * (label_probs.ndim - 1))
+        error = jnp.std(label_probs, axis=0, ddof=1) / jnp.sqrt(float(len(label_probs)))
+        return Labels(jnp.sum(label_probs * island, 0), error)
 
 
 class Whole(NamedTuple):

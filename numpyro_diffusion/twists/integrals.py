@@ -43,13 +43,13 @@ class Approximation(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """Newton's state: where it is, the curvature one step before, how many steps are left, how far it moved."""
+    """Newton's state: where it is, the curvature one step before, how many steps are left, the last step's length."""
 
     z: Array
     lower: Array
     precision: Array
     left: Array
-    moved: Array
+    length: Array
 
 
 def white_draws(count: int, size: int) -> Float[Array, "draws d"]:
@@ -93,11 +93,11 @@ def laplace(
         step = step * jnp.minimum(1.0, _FARTHEST * math.sqrt(size) / jnp.maximum(jnp.linalg.norm(step), 1e-30))
         tried = state.z + jnp.asarray(_SIZES)[:, None] * step
         best = jnp.argmax(_number(jax.vmap(value)(tried) - 0.5 * jnp.sum(tried**2, 1)))
-        moved = jnp.asarray(_SIZES)[best] * jnp.linalg.norm(step)
-        return _Search(tried[best], lower, precision, state.left - 1, moved)
+        length = jnp.asarray(_SIZES)[best] * jnp.linalg.norm(step)
+        return _Search(tried[best], lower, precision, state.left - 1, length)
 
     start = _Search(jnp.zeros(size), jnp.eye(size), jnp.eye(size), jnp.asarray(num_newton), jnp.asarray(jnp.inf))
-    search = jax.lax.while_loop(lambda state: (state.left > 0) & (state.moved > _CLOSE), newton, start)
+    search = jax.lax.while_loop(lambda state: (state.left > 0) & (state.length > _CLOSE), newton, start)
     mode, lower, precision = search.z, search.lower, search.precision
     near = mode + solve_triangular(lower, noise.T, lower=True, trans=1).T
     draws = jnp.concatenate([noise, near])

@@ -125,12 +125,12 @@ def _proposal(
 ) -> dist.Distribution:
     """The kernel moved as x_0 is, and narrower as a kernel of this covariance would become by the observation."""
     if observed is not None:
-        return moved(process, kernel, shift, covariance.variance, observed.directions, t, s)
+        return conditioned_kernel(process, kernel, shift, covariance.variance, observed.directions, t, s)
     diffusion: Any = process.diffusion
     return normal(kernel.mean + diffusion.bridge_coefficients(t, s)[0] * shift, laws.variance(kernel))
 
 
-def moved(
+def conditioned_kernel(
     process: ReverseProcess, kernel: Any, shift: Array, variance: Array, directions: Array, t: Array, s: Array
 ) -> LoweredNormal:
     """The kernel to x_s moved as x_0 is, and narrower as one of this variance of x_0 becomes by an observation.

@@ -93,39 +93,39 @@ class Linearized(AbstractTwist):
         scale = jnp.broadcast_to(diffusion.scale, process.event_shape).reshape(-1)
         seen = _observations(process, factor)
         rows = [each.linear.rows(process.event_shape).reshape(each.linear.num_observed, -1) for each in seen]
-        spread = [parts.turned_rows(jax.jacfwd(each.affine)(jnp.zeros_like(scale)) * scale) for each in seen]
-        return stack(tuple(each.linear for each in seen)), rows, spread, parts, scale
+        jacobians = [parts.turned_rows(jax.jacfwd(each.affine)(jnp.zeros_like(scale)) * scale) for each in seen]
+        return stack(tuple(each.linear for each in seen)), rows, jacobians, parts, scale
 
     def step(
         self, process: ReverseProcess, factor: AbstractFactor, shared: Any, x_t: Example, t: Time, s: Time
     ) -> TwistedStep:
         """ψ_t(x_t), and the kernel to x_s moved as E[z | x_t, r] is."""
         diffusion: Any = process.diffusion
-        joint, rows, spread, parts, scale = shared
+        joint, rows, jacobians, parts, scale = shared
         seen = _observations(process, factor)
         posterior, kernel = process.denoiser.denoise(diffusion, x_t, t, s)
         log_share, means = parts.given(diffusion, x_t, t)
         means = means * scale
         mixed = dot(jnp.exp(log_share), means)
         network = posterior.mean.reshape(-1) - mixed  # what it adds, and the noise law's location
-        one = lambda mean, left, spread: self._component(
-            joint, [_in_component(*each, mean + network, left) for each in zip(seen, rows, spread, strict=True)], left
+        one = lambda mean, left, jacobian: self._component(
+            joint, [_in_component(*each, mean + network, left) for each in zip(seen, rows, jacobian, strict=True)], left
         )
-        found, moved = jax.vmap(one)(means, parts.left(diffusion, t), spread)
+        found, shifts = jax.vmap(one)(means, parts.left(diffusion, t), jacobians)
         log_psi = logsumexp(log_share + found)
         fine = jnp.isfinite(log_psi)
         share = jnp.exp(jnp.where(fine, log_share + found - log_psi, log_share))
-        shift = dot(share, means + jnp.where(fine, parts.turned_back(moved[:, None])[:, 0] * scale, 0.0)) - mixed
+        shift = dot(share, means + jnp.where(fine, parts.turned_back(shifts[:, None])[:, 0] * scale, 0.0)) - mixed
         loc = kernel.mean + diffusion.bridge_coefficients(t, s)[0] * shift.reshape(process.event_shape)
         return TwistedStep(jnp.where(fine, log_psi, _LEAST), kernel, normal(loc, laws.variance(kernel)))
 
     def _component(self, joint: LinearGaussian, within: list["InComponent"], left: Array) -> tuple[Array, Array]:
         """log ∫ r(z) N(z; mean, V) dz in nats, and how far the mean moves, in the component's basis."""
-        log_r, moved, directions = _conditioned(joint, within, [(each.mean, each.variance) for each in within], left)
+        log_r, shift, directions = _conditioned(joint, within, [(each.mean, each.variance) for each in within], left)
         for _ in range(self.num_rounds - 1):
-            about = [each.given(moved, directions) for each in within]
-            log_r, moved, directions = _conditioned(joint, within, about, left)
-        return log_r, moved
+            about = [each.given(shift, directions) for each in within]
+            log_r, shift, directions = _conditioned(joint, within, about, left)
+        return log_r, shift
 
 
 class InComponent(NamedTuple):
@@ -134,25 +134,25 @@ class InComponent(NamedTuple):
     Attributes:
         seen: the observation.
         rows: A, shape (m, d).
-        spread: from the component's basis to u, shape (d, d).
+        jacobian: of u by coordinates in the component's basis, shape (d, d).
         mean: of u, shape (d,).
         variance: of its elements, shape (d,).
     """
 
     seen: Observation
     rows: Float[Array, "m d"]
-    spread: Float[Array, "d d"]
+    jacobian: Float[Array, "d d"]
     mean: Float[Array, " d"]
     variance: Float[Array, " d"]
 
-    def given(self, moved: Array, directions: Array) -> tuple[Array, Array]:
+    def given(self, shift: Array, directions: Array) -> tuple[Array, Array]:
         """Mean and variance of u, by how the law in the basis is moved and lowered."""
-        gone = jnp.sum(dot(directions, self.spread.T) ** 2, 0)
-        return self.mean + dot(self.spread, moved), jnp.maximum(self.variance - gone, 1e-4 * self.variance)
+        gone = jnp.sum(dot(directions, self.jacobian.T) ** 2, 0)
+        return self.mean + dot(self.jacobian, shift), jnp.maximum(self.variance - gone, 1e-4 * self.variance)
 
 
-def _in_component(seen: Observation, rows: Array, spread: Array, mean: Array, left: Array) -> InComponent:
-    return InComponent(seen, rows, spread, seen.affine(mean), dot(spread**2, left))
+def _in_component(seen: Observation, rows: Array, jacobian: Array, mean: Array, left: Array) -> InComponent:
+    return InComponent(seen, rows, jacobian, seen.affine(mean), dot(jacobian**2, left))
 
 
 def _conditioned(
@@ -164,7 +164,7 @@ def _conditioned(
         fit = _linear(each.seen.warp, point, variance)
         slopes = each.rows * fit.slope
         ahead.append(dot(each.rows, fit.value) + dot(slopes, each.mean - point))
-        turned.append(dot(slopes, each.spread))
+        turned.append(dot(slopes, each.jacobian))
         noise.append(dot(each.rows * fit.left, each.rows.T))
     rows = jnp.concatenate(turned)
     total = joint.covariance(dot(rows * left, rows.T) + jax.scipy.linalg.block_diag(*noise))

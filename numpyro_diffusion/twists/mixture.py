@@ -15,7 +15,7 @@ from ..diffusions import require_gaussian
 from ..factors import AbstractFactor, LinearGaussian
 from ..process import ReverseProcess
 from .base import AbstractTwist, TwistedStep
-from .laplace import moved, split
+from .laplace import conditioned_kernel, split
 
 
 class Level(NamedTuple):
@@ -90,7 +90,9 @@ class MixtureMatched(AbstractTwist):
         shift = dot(share, means + einsum("kmd,km->kd", level.gain, residual)) - mixed
         shape = process.event_shape
         directions = level.directions.reshape(-1, *shape)
-        proposal = moved(process, kernel, shift.reshape(shape), level.variance.reshape(shape), directions, t, s)
+        proposal = conditioned_kernel(
+            process, kernel, shift.reshape(shape), level.variance.reshape(shape), directions, t, s
+        )
         return TwistedStep(log_psi, kernel, proposal)
 
 

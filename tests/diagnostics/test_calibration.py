@@ -105,7 +105,7 @@ def test_information_and_entropy_of_a_gaussian():
     diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(30, -10, 8), 0.5, scale)
     process = nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(0.2, deviations), (2,))
     draws = 0.2 + deviations * jax.random.normal(jax.random.key(0), (1500, 2))
-    result = diagnostics.mutual_information(jax.random.key(1), process, draws, num_levels=80)
+    result = diagnostics.mutual_information(jax.random.key(1), process, draws, num_times=80)
     expected = 0.5 * np.log1p(np.exp(result.log_snr[:, None]) * (deviations / scale) ** 2).sum(1)
     assert (result.t[0], result.t[-1]) == (30, 1)
     assert (np.abs(result.information - expected) < 4.5 * result.standard_error + 3e-3).all()

@@ -50,7 +50,7 @@ def test_density_of_two_modes():
     """They differ by Δ in every element: Cov − diag is r(1−r)(ΔΔᵀ − diag), and the log odds of r are Gaussian."""
     modes = nd.denoisers.GaussianMixture(np.outer([-4.0, 4.0], np.ones(8)), np.ones(2), [0.5, 0.5])
     process = chain(modes, 8)
-    place = jax.jit(lambda key, x_0: diagnostics.place_steps(key, process, x_0, 30, num_levels=40).table)
+    place = jax.jit(lambda key, x_0: diagnostics.place_steps(key, process, x_0, 30, num_times=40).table)
     table = place(jax.random.key(1), modes.data().sample(jax.random.key(0), (4000,)))  # in compiled code too
     distance = 8 * 4.0**2 * SNR / (1 + 0.25 * SNR)  # of the modes in noise, squared, in standardised units
     odds = np.linspace(-60, 60, 4001)[:, None]
@@ -66,7 +66,7 @@ def test_bad_input_is_said():
         (np.ones(2), {}, r"data: expected shape \(n, \*\(2,\)\), got \(2,\)"),
         (np.full((3, 2), np.nan), {}, "data: expected finite numbers"),
         (np.ones((3, 2)), {"num_steps": 1}, "num_steps: expected a whole number of at least 2"),
-        (np.ones((3, 2)), {"num_levels": 1}, "num_levels: expected a whole number of at least 2"),
+        (np.ones((3, 2)), {"num_times": 1}, "num_times: expected a whole number of at least 2"),
     ):
         with pytest.raises(ValueError, match=message):
             diagnostics.place_steps(jax.random.key(0), process, data, **options)

@@ -144,7 +144,7 @@ def test_a_move_leaves_the_target_as_it_is(kicks, angle):
     base = lambda z: -0.5 * jnp.sum(jnp.square(z))
     temperature = jnp.asarray(0.7)
 
-    def evaluate(z, temperature):
+    def point_at(z, temperature):
         slope = jax.grad(lambda z: base(z) + temperature * log_likelihood(z))(z) if kicks else jnp.zeros(())
         return Point(z, base(z), log_likelihood(z), jnp.asarray(False), z, jnp.where(jnp.isfinite(slope), slope, 0.0))
 
@@ -156,14 +156,14 @@ def test_a_move_leaves_the_target_as_it_is(kicks, angle):
     law = Reference(jnp.array([0.7, 0.2]), jnp.array([0.4, 1.3]))
 
     @jax.jit
-    def moved(key, z):
-        points = jax.vmap(evaluate, (0, None))(z, temperature)
-        step = lambda key, point: move(key, evaluate, point, temperature, jnp.asarray(angle), 3 if kicks else 1, law)
+    def four_moves(key, z):
+        points = jax.vmap(point_at, (0, None))(z, temperature)
+        step = lambda key, point: move(key, point_at, point, temperature, jnp.asarray(angle), 3 if kicks else 1, law)
         for own in jax.random.split(key, 4):
             points, accepted = jax.vmap(step)(jax.random.split(own, len(z)), points)
         return points.z, accepted.mean()
 
-    after, accepted = moved(jax.random.key(0), z)
+    after, accepted = four_moves(jax.random.key(0), z)
     assert 0.2 < accepted < 0.999
     assert np.mean(np.abs(np.asarray(after - z)[:, 0]) > 1e-3) > 0.5
     uniform = np.sort(np.interp(np.asarray(after)[:, 0], grid, table))
