@@ -1,4 +1,11 @@
-"""What a forward process q answers, whatever its family."""
+"""What a forward process q answers, whatever its family.
+
+A forward process q is a Markov chain that turns x_0 into noise and leaves its noise law π invariant (Sohl-Dickstein et
+al. 2015, §2.1 and Table App. 1). Its step q(x_t | x_s), marginal q(x_t | x_0) and bridge q(x_s | x_t, x_0) are closed
+forms for any 0 ≤ s < t ≤ T, with independent elements, and so are the entropies of which the K bound consists: all of
+these are exact. The averaged bridge, of which reverse kernels are made, is exact element by element at best. A family
+gives these forms, and says which values an element takes and what a network's output may mean.
+"""
 
 from abc import abstractmethod
 from collections.abc import Mapping

@@ -1,4 +1,10 @@
-"""Binomial diffusion: bits that are replaced by fresh coin tosses, one by one."""
+"""Binomial diffusion: bits that are replaced by fresh coin tosses, one by one.
+
+With probability β_t a bit is tossed anew with P(1) = ρ, so that q(x_t = 1 | x_0) = ᾱ_t x_0 + (1 − ᾱ_t) ρ, and the
+bridge follows by Bayes' rule, bit by bit (Sohl-Dickstein et al. 2015, §2.4.1 and Table App. 1). Step, marginal, bridge
+and entropies are exact. A reverse kernel averages the bridge over independent bits x_0: exact for each bit, while what
+the bits of one state say of one another is left to the number of steps.
+"""
 
 from collections.abc import Mapping
 

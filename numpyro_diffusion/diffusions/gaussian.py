@@ -1,4 +1,11 @@
-"""Gaussian diffusion: variance-preserving noise around a location, in the units of the data."""
+"""Gaussian diffusion: variance-preserving noise around a location, in the units of the data.
+
+In units in which the noise law is N(0, 1) the marginal is q(x_t | x_0) = N(√ᾱ_t x_0, 1 − ᾱ_t), and the bridge is normal
+with a mean that is linear in x_0 and x_t and the variance β̃_{t|s} (Sohl-Dickstein et al. 2015, Table App. 1; Ho, Jain
+and Abbeel 2020, eqs. 4, 6 and 7). All of it is exact but the averaged bridge, which is the normal law with the mean and
+variance of each element: exact where x_0 given x_t is normal with independent elements, the best such fit elsewhere.
+The variance-exploding form of McAllester (2023) is the same process with x_t rescaled.
+"""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,10 @@
-"""Mixed diffusion: vectors whose columns are of several families, each column with noise of its own kind."""
+"""Mixed diffusion: vectors whose columns are of several families, each column with noise of its own kind.
+
+The forward process of a table is the product of one forward process for each group of columns: laws are products,
+entropies are sums, and the noise is independent, so that every answer is exact wherever the groups' own are. Groups
+take the same number of steps; each may have a schedule of its own. Dependence between columns is not in q at all: it
+comes from the denoiser, whose prediction of one column looks at all of them.
+"""
 
 import itertools
 import math

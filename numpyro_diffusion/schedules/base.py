@@ -1,4 +1,11 @@
-"""What a schedule answers, and one that is given by its table."""
+"""What a schedule answers, and one that is given by its table.
+
+A schedule is a decreasing table of log signal-to-noise ratios λ_t = log ᾱ_t − log(1 − ᾱ_t), with λ_0 = ∞ for the data.
+ᾱ_t, 1 − ᾱ_t and β_{t|s} = 1 − ᾱ_t/ᾱ_s follow from it without cancellation, however close to 0 or 1 they are. Between
+whole steps either λ or ᾱ is interpolated linearly, so that samplers and integrals that take fractional times have one
+path to follow; the chain itself is defined by the whole steps alone. That continuous-time methods see a schedule only
+through its log-SNR is in Kingma et al. (2021).
+"""
 
 from abc import abstractmethod
 from functools import partial

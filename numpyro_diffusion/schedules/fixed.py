@@ -1,4 +1,10 @@
-"""Fixed schedules by their formulas."""
+"""Fixed schedules by their formulas.
+
+Each function fills the table of a `Schedule` by a formula, in double precision: β_t linear in t (Ho, Jain and Abbeel
+2020, §4), ᾱ_t a squared cosine (Nichol and Dhariwal 2021, eq. 17), log-SNR in equal steps, and ᾱ_t linear in t, where
+each step erases 1/T of the signal (Sohl-Dickstein et al. 2015, §2.4.1). The forward process is exact with any of them;
+the schedule decides how well T reverse kernels of one family can invert it.
+"""
 
 import numpy as np
 from jax.typing import ArrayLike

@@ -1,4 +1,11 @@
-"""Schedules whose steps are trained with the process."""
+"""Schedules whose steps are trained with the process.
+
+The K bound depends on the steps β_t, so that they can be trained along with the network. `LearnedSchedule` follows the
+gradient of K with the noise frozen and leaves β_1 as it is (Sohl-Dickstein et al. 2015, §2.4.1). `VarianceSchedule`
+uses that the bound between two fixed ends depends less and less on the steps as they shrink (Kingma et al. 2021, §5.1):
+they are moved until every KL term has the same mean square, where the variance of K estimated at one random time is
+least (§5.3 there).
+"""
 
 from typing import Any, Literal
 
