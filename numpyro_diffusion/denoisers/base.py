@@ -1,4 +1,11 @@
-"""What a denoiser answers: the law of clean data given noisy data."""
+"""What a denoiser answers: the law of clean data given noisy data.
+
+Where x_t is x_0 with known noise, the law of x_0 given x_t decides the reverse process. A denoiser answers with a
+factorised such law, whose mean is E[x_0 | x_t]; the kernel p(x_s | x_t) is the forward bridge averaged over it, which
+is exact if the law is and its elements are independent, and otherwise the better, the shorter the step (Sohl-Dickstein
+et al. 2015, §2.2). Beside the law it says what samplers may rely on: whether it is exact for some data, whether x_0
+given x_t is normal, which covariance or components the data have.
+"""
 
 from abc import abstractmethod
 from typing import Any, final

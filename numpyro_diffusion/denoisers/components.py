@@ -1,4 +1,11 @@
-"""A mixture of Gaussians, and each component's law of x_0 given x_t."""
+"""A mixture of Gaussians, and each component's law of x_0 given x_t.
+
+If x_0 is a mixture of Gaussians and the noise is Gaussian, x_0 given x_t is a mixture again: each component is
+conditioned by linear-Gaussian algebra, and its weight is multiplied by its density of x_t. In the basis in which a
+component's covariance is diagonal all of that goes element by element, and the variances do not depend on x_t. The
+formulas are exact for the mixture; twists also take them for networks that are about one, where they are an
+approximation.
+"""
 
 from typing import Any, NamedTuple
 

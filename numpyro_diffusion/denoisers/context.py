@@ -1,4 +1,11 @@
-"""What a conditional denoiser is told beside x_t and t, and denoisers that are made of it."""
+"""What a conditional denoiser is told beside x_t and t, and denoisers that are made of it.
+
+p(x | c) is one prior for each context c: a denoiser that is told c predicts E[x_0 | x_t, c], and whatever holds for a
+prior holds for each of these. Contexts that are left out now and then in training teach it what to say of an unknown
+one, as for the classifier-free guidance of Ho and Salimans (2022), of which only this part is taken. `Conditional`
+makes a denoiser of c, such as that of a linear regression's Gaussian, and is exact where what it makes is exact for
+each c.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,10 @@
-"""An exact denoiser for a kernel density: equal round Gaussians about many examples."""
+"""An exact denoiser for a kernel density: equal round Gaussians about many examples.
+
+A kernel density is a mixture with one component for each example (Parzen 1962), and so is the law of x_0 given x_t. As
+all kernels have one width, the components' weights are a softmax of inner products of x_t with the examples, and mean
+and variance are weighted averages over examples: both exact for that density, up to rounding. Nothing is trained but
+the width, which is chosen elsewhere (`nd.fit_prior`).
+"""
 
 import jax
 import jax.numpy as jnp

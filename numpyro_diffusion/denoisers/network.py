@@ -1,4 +1,12 @@
-"""Heads: what a network's output means."""
+"""Heads: what a network's output means.
+
+A network may predict the noise ε, the data x_0 or the velocity √ᾱ ε − √(1 − ᾱ) x_0: linear functions of one another
+given x_t, which differ in what an error of the network means at each noise level (Ho, Jain and Abbeel 2020, eq. 11;
+Salimans and Ho 2022). The heads of Sohl-Dickstein et al. (2015, eqs. 64-65) are mean and variance of the kernel itself;
+logits are those of bits or classes. The variance of a step is β_t, the bound β̃_t, or learned between them (Nichol and
+Dhariwal 2021, eq. 15). Whatever a network says, the chain is a model with exact draws and an exact joint density; how
+close it is to the data, training decides.
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal, cast

@@ -1,4 +1,10 @@
-"""An exact denoiser for columns of several kinds, whose law is a mixture of independent columns."""
+"""An exact denoiser for columns of several kinds, whose law is a mixture of independent columns.
+
+Given its component all columns of a row are independent (a latent class model), so that x_0 given x_t is a mixture of
+products: normal laws for real columns, probabilities for bits and classes. A component's weight given x_t is a product
+over columns of all kinds, through which one kind informs the other. The answer for each column is exact; reverse
+kernels take columns as independent given x_t, and approach the true ones as steps shrink.
+"""
 
 from typing import Any
 

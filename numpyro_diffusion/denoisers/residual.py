@@ -1,4 +1,11 @@
-"""A network that learns what a simple model of the data leaves."""
+"""A network that learns what a simple model of the data leaves.
+
+The network's output is measured against the uncertainty of a baseline, an exact denoiser of a simple model: mean m − s
+o and variance s² exp(v), with m and s² those of the baseline's law. Outputs of zero are the baseline itself, so that
+training starts at the simple model and learns what it leaves. Where Karras et al. (2022) precondition by one number for
+each noise level, here every element has its own; for a baseline that is the noise law o is the velocity of Salimans and
+Ho (2022).
+"""
 
 from collections.abc import Callable
 from typing import Any, cast
