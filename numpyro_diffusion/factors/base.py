@@ -1,4 +1,10 @@
-"""What a factor r(x) answers, and products of factors."""
+"""What a factor r(x) answers, and products of factors.
+
+A factor r(x) ≥ 0 multiplies a prior, p̃(x) ∝ p(x) r(x) (Sohl-Dickstein et al. 2015, §2.5): a likelihood whose data are
+fixed, or anything else that is known of x. Its evidence is Z = ∫ p(x) r(x) dx. A factor always has log r(x), and says
+of itself what else it has in closed form: its product with a factorised law, an action on single elements, a linear
+observation, elements that it fixes. In coordinates x = T(z) it is r(T(z)), *exactly*.
+"""
 
 from abc import abstractmethod
 from collections.abc import Callable

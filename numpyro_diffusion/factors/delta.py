@@ -1,4 +1,10 @@
-"""Known coordinates."""
+"""Known coordinates.
+
+Elements that are known make r a point mass, whose evidence is their marginal density, or their probability for bits and
+classes: inpainting (Sohl-Dickstein et al. 2015, §2.5). A factorised law is conditioned exactly. In other coordinates
+they stay known elements where T acts on single elements, with the density changed by |dz/dx|. Where an affine T mixes
+elements they become a linear observation with noise of `LEAST_NOISE` standard deviations, which is *approximate*.
+"""
 
 import math
 

@@ -1,4 +1,10 @@
-"""Factors of bits and classes: what each element says on its own."""
+"""Factors of bits and classes: what each element says on its own.
+
+For elements of a few values a factor of single elements is a table of log weights. Its product with independent bits or
+classes multiplies probabilities and normalises them: c d/(c d + (1 − c)(1 − d)) for a bit of probability c and a factor
+d that adds up to one (Sohl-Dickstein et al. 2015, Table App. 1, whose denominator has a misprint). The product and its
+constant are *exact*.
+"""
 
 import functools
 from abc import abstractmethod

@@ -1,4 +1,10 @@
-"""Single elements of x, observed in Gaussian noise."""
+"""Single elements of x, observed in Gaussian noise.
+
+r(x) = N(loc; gain · x, scale²), every element by itself: a noisy look at x, or a belief about it. Its product with
+independent normal elements is normal, with precisions that add up, and its constant the density of the observation:
+both *exact*. An infinite scale stands for an element that is not observed. In coordinates x = T(z) it stays of this
+kind where T is affine and acts on single elements, and becomes a `LinearGaussian` where an affine T mixes them.
+"""
 
 import math
 

@@ -1,4 +1,10 @@
-"""Linear maps of x, observed in Gaussian noise."""
+"""Linear maps of x, observed in Gaussian noise.
+
+r(x) = N(y; A x, Σ_y), A a matrix or a linear function, with independent or correlated noise. A normal law is
+conditioned on y by a Cholesky factor of the m × m covariance Σ_y + A V Aᵀ: the density of y, the shift of the mean and
+the directions in which the covariance is lowered are *exact* (the Wiener filter). Observations of one x are stacked
+into one. Where an approximate V makes A V Aᵀ indefinite it may be projected, which is then part of the approximation.
+"""
 
 from typing import Any
 

@@ -1,4 +1,10 @@
-"""Independent bits, and what the operations make of them; in logits, so that nearly certain bits stay precise."""
+"""Independent bits, and what the operations make of them; in logits, so that nearly certain bits stay precise.
+
+A bit is given by its log-odds, in which the operations are sums: a factor of single bits adds the difference of its two
+log weights, a tilt adds the gradient, tempering interpolates, and a draw is a threshold on uniform noise. All of it is
+exact but the tilt, which is exact for factors that are linear in the log and whose gradient is cut at `FARTHEST`. The
+KL divergence of two Bernoulli laws, which NumPyro does not have, is registered here.
+"""
 
 from collections.abc import Callable
 

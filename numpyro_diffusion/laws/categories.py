@@ -1,4 +1,11 @@
-"""Independent elements of a few classes each, and what the operations make of them; in log probabilities."""
+"""Independent elements of a few classes each, and what the operations make of them; in log probabilities.
+
+An element is given by the log probabilities of its classes. What cannot be has the finite value `IMPOSSIBLE`, so that
+sums, products and gradients stay numbers where there are masks or classes that some elements lack, while `log_prob`
+answers −inf. The operations are exact: products with factors of single elements, geometric means for tempering, draws
+by the inverse distribution function of one uniform number, and the KL divergence, infinite where p has a class that q
+excludes.
+"""
 
 from collections.abc import Callable
 from typing import Any

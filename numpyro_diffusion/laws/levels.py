@@ -1,4 +1,11 @@
-"""A normal law rounded to whole numbers: grey levels with an exact probability mass."""
+"""A normal law rounded to whole numbers: grey levels with an exact probability mass.
+
+Level k has the probability that a normal draw is nearer to k than to any other level, the tails belonging to the levels
+at the ends (Ho, Jain and Abbeel 2020, eq. 13): a probability mass, minus whose logarithm is the length of a code. The
+logarithm of a difference of normal distribution functions is taken on the side where nothing cancels, and by the tail's
+expansion far out, so that value and gradient are finite however far the mean is. Exact up to rounding; the tilt is that
+of the normal law before rounding.
+"""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,10 @@
-"""What exact multiplication makes of a normal law: one with a covariance that is lowered in a few directions."""
+"""What exact multiplication makes of a normal law: one with a covariance that is lowered in a few directions.
+
+An observation of m linear combinations lowers the covariance of a normal law by a matrix of rank m. Kept as a scale for
+each element and m directions, the law has draws, variances and an exact density at a cost in proportion to m d, where a
+full covariance costs d³. No direction loses more than the share `LARGEST_SHARE` of its variance, so that approximate
+covariances, which may ask for more than there is, still have a density.
+"""
 
 from typing import Any
 

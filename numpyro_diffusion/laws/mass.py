@@ -1,4 +1,10 @@
-"""Normal laws that do not integrate to one: what powers of normal laws, multiplied together, are."""
+"""Normal laws that do not integrate to one: what powers of normal laws, multiplied together, are.
+
+A product of powers of normal densities, Π N(x; m_i, s_i²)^{β_i}, is a normal density of precision Σ β_i/s_i² times a
+constant that depends on where the m_i are. The kernels of a product of priors are of this kind, and the weights of
+particles have to count the constants. All of it is exact, as long as the precision is positive. The law that is drawn
+and the density that counts may differ, by the log ratio `laws.log_excess`.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

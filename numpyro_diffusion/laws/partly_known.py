@@ -1,4 +1,10 @@
-"""A factorised law with some elements known, and what the operations make of it: what they make of the others."""
+"""A factorised law with some elements known, and what the operations make of it: what they make of the others.
+
+Known elements leave the law of independent others as it is, and contribute the density of their values: conditioning on
+a point mass, *exact*. Law, values and mask are kept apart, so that certain elements need no infinite logits and no
+variance of 0, whose densities would be NaN. Operations act on the law, and the values are put back; elements that
+become known a second time count once, with density 0 where the values differ.
+"""
 
 from typing import Any
 

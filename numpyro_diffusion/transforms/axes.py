@@ -1,4 +1,9 @@
-"""Principal axes: coordinates in which data do not correlate."""
+"""Principal axes: coordinates in which data do not correlate.
+
+x is an affine function of z whose elements do not correlate: scaled along principal axes, rotated, and put into the
+units of the data. The rotation is orthogonal, so that the inverse is its transpose, and the log determinant is the sum
+of the logs of both scales: *exact*. Affine maps keep normal laws and linear observations what they are.
+"""
 
 from typing import Any
 

@@ -1,4 +1,10 @@
-"""Elements with bounds of their own: from all real numbers to where positive, bounded and free elements lie."""
+"""Elements with bounds of their own: from all real numbers to where positive, bounded and free elements lie.
+
+x is a logarithm's or a logit's inverse of z, or z itself, element by element: an increasing bijection from real numbers
+to between the bounds, with the log Jacobian as a sum over elements, so that densities change by a known amount and
+known elements stay known. *Exact*, but that exponents are cut at `LARGEST` and shares at the rounding of the floating
+type, so that no x lies on a bound.
+"""
 
 from typing import Any, NamedTuple
 
