@@ -1,4 +1,11 @@
-"""Any factor of bits, classes or columns of several kinds: r averaged over the denoiser's independent ones."""
+"""Any factor of bits, classes or columns of several kinds: r averaged over the denoiser's independent ones.
+
+E[r(x_0) | x_t] is a sum over the values of x_0, weighted by its law given x_t, of which the denoiser says the single
+elements. Factors of single elements are summed in closed form, the rest over all states where they are few, and
+otherwise over fixed draws, for bits and classes from laws that adapt to r. *Exact* where elements of x_0 given x_t are
+independent and all states are summed; *approximate* otherwise, but always a positive function of x_t without noise of
+its own, so that the evidence of SMC stays unbiased. Nothing here needs a derivative of the denoiser.
+"""
 
 import math
 from typing import Any

@@ -1,4 +1,10 @@
-"""What a twist answers: ψ_t(x_t) ≈ E[r(x_0) | x_t], and a proposal for the next step that it leads."""
+"""What a twist answers: ψ_t(x_t) ≈ E[r(x_0) | x_t], and a proposal for the next step that it leads.
+
+The best twist, ψ_t(x_t) = E[r(x_0) | x_t], makes p(x_s | x_t) ψ_s(x_s)/ψ_t(x_t) a kernel that integrates to one: the
+posterior's own, with which no weight changes. It is seldom known. Any positive ψ leaves the evidence of SMC unbiased
+and its particles consistent; a better one has weights that vary less (Whiteley and Lee 2014; for diffusion models Wu et
+al. 2023). A twist answers with ψ_t(x_t), the model's own kernel, and a proposal that is near to the twisted kernel.
+"""
 
 from abc import abstractmethod
 from typing import Any, NamedTuple

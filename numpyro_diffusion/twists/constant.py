@@ -1,4 +1,10 @@
-"""The 2015 paper's two choices: r of the noisy state itself."""
+"""The 2015 paper's two choices: r of the noisy state itself.
+
+Sohl-Dickstein et al. (2015, §2.5) make two choices for r at noise level t: r(x_t) itself (eq. 23), and
+r(x_t)^{(T−t)/T}, with which the chain starts from noise. Both are *approximate* as E[r(x_0) | x_t], since x_t is not
+x_0, so that as twists they need many particles. The product of a kernel with r itself is exact where there is a closed
+form; otherwise, and for powers of r, the kernel is perturbed by ∇ log r at its mean (Table App. 1 there).
+"""
 
 from typing import Any
 

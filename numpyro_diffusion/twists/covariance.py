@@ -1,4 +1,11 @@
-"""x_0 given x_t as a Gaussian: the denoiser's mean, and the covariance of the best linear estimate's error."""
+"""x_0 given x_t as a Gaussian: the denoiser's mean, and the covariance of the best linear estimate's error.
+
+With C the covariance of x_0, the best linear estimate of x_0 from x_t has errors of covariance V_t = (C⁻¹ + SNR_t I)⁻¹
+in units of the noise law: at least Cov[x_0 | x_t] on average over x_t, and equal to it for Gaussian data
+(`numpyro_diffusion.moments`). About the denoiser's mean it makes x_0 given x_t a normal law that asks for no derivative
+of the denoiser and is of one shape for all particles. Linear observations condition it exactly, by a Cholesky factor
+that is computed once for each step.
+"""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,10 @@
-"""The twist whose approximation fits a prior and a factor."""
+"""The twist whose approximation fits a prior and a factor.
+
+This is the rule of `default_twist` before tempering. A closed form is taken where one fits: for a mixture by its
+components, for a normal law by its covariance. Elsewhere the prior's own covariance, or the denoiser's Jacobian, stands
+for the covariance of x_0 given x_t. Which of them is affordable depends on the numbers of elements, observations,
+components and particles; the constants here set the limits.
+"""
 
 import math
 

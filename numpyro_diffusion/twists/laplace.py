@@ -1,4 +1,10 @@
-"""Any factor: x_0 given x_t as a normal law whose covariance is the prior's own, narrowed by what x_t says."""
+"""Any factor: x_0 given x_t as a normal law whose covariance is the prior's own, narrowed by what x_t says.
+
+x_0 given x_t is taken for a normal law with the denoiser's mean and the covariance V_t of the best linear estimate
+(`covariance`), so that ψ_t(x_t) = ∫ r(x_0) N(x_0; E[x_0 | x_t], V_t) dx_0. Gaussian observations are integrated in
+closed form, all else by Laplace's approximation with importance sampling (`integrals`; Tierney and Kadane 1986).
+*Exact* for Gaussian data and Gaussian observations, *approximate* elsewhere, where weights make up for it.
+"""
 
 import math
 from typing import Any

@@ -1,4 +1,11 @@
-"""The step from x_1 to the data, for any twist."""
+"""The step from x_1 to the data, for any twist.
+
+After x_1 come the data, so that the best twist is a plain integral, ψ_1(x_1) = ∫ p(x_0 | x_1) r(x_0) dx_0, and the best
+proposal the normalised product. Both are *exact* where r multiplies the last kernel in closed form. Otherwise the
+integral is *approximate*, by a rule of the kernel's law: sums or fixed draws for bits, classes and columns of several
+kinds, Laplace's approximation with importance sampling for real numbers and levels. Weights make up for it, as at every
+step.
+"""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,11 @@
-"""Twists for Gaussian observations: how uncertain x_0 still is at level t goes into ψ_t."""
+"""Twists for Gaussian observations: how uncertain x_0 still is at level t goes into ψ_t.
+
+For y = A x_0 plus noise of covariance Σ_y, E[r(x_0) | x_t] is N(y; A E[x_0 | x_t], Σ_y + A V_t Aᵀ) if x_0 given x_t is
+normal with covariance V_t. `PseudoInverse` takes V_t = (1 − ᾱ_t) c² I (ΠGDM; Song et al. 2023), `MomentMatched` the
+Jacobian of the denoiser's mean times (1 − ᾱ_t) c²/√ᾱ_t, which is Cov[x_0 | x_t] for an exact denoiser (Boys et al.
+2023; Rozet et al. 2024). *Exact* where x_0 given x_t is normal and V_t its covariance; *approximate* elsewhere, where
+weights make up for it.
+"""
 
 from collections.abc import Callable
 from functools import partial

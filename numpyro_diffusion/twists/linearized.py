@@ -1,4 +1,11 @@
-"""A twist for Gaussian observations of transformed elements, as of positive columns whose logarithms have the prior."""
+"""A twist for Gaussian observations of transformed elements, as of positive columns whose logarithms have the prior.
+
+If a prior has coordinates z of its own, x = T(z), a linear observation of x is none of z. For each component of the
+mixture that the prior is about, T is replaced by its best linear fit under the law of z given x_t (statistical
+linearisation; Gelb 1974), and again about the posterior to which that leads (García-Fernández et al. 2015). Each
+component is then conditioned in closed form, and ψ_t is the sum over components: *approximate* but for affine T, and
+corrected by weights.
+"""
 
 from collections.abc import Callable
 from itertools import takewhile

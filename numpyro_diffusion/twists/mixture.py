@@ -1,4 +1,10 @@
-"""A twist for priors that are about a mixture of Gaussians: x_0 given x_t as a mixture too."""
+"""A twist for priors that are about a mixture of Gaussians: x_0 given x_t as a mixture too.
+
+If x_0 is a mixture of Gaussians, so is x_0 given x_t, and an observation y of A x_0 in Gaussian noise conditions each
+component in closed form: ψ_t(x_t) = Σ_k P(k | x_t) N(y; A m_k, Σ_y + A V_k Aᵀ), which is E[r(x_0) | x_t], *exactly*.
+The proposal is the kernel moved by the mean of that posterior. For a network about a mixture the components' means move
+by what it adds, and ψ_t is *approximate*, but knows where the modes are.
+"""
 
 from typing import Any, NamedTuple
 

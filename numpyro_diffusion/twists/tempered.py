@@ -1,4 +1,10 @@
-"""Any twist, trusted less at high noise."""
+"""Any twist, trusted less at high noise.
+
+A twist that takes x_0 given x_t for a normal law can be too sure at high noise, where the true law has several modes.
+ψ_t to a power that falls to 0 at t = T takes the confidence back, as r(x_t)^{(T−t)/T} does in Sohl-Dickstein et al.
+(2015, §2.5), and the proposal goes back towards the kernel by the same share. SMC stays unbiased, as with any positive
+twist; particles are wasted where the twist was right.
+"""
 
 from typing import Any
 

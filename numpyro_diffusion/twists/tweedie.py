@@ -1,4 +1,11 @@
-"""r at the denoised state."""
+"""r at the denoised state.
+
+ψ_t(x_t) = r(E[x_0 | x_t]): r at the denoised state, which by Tweedie's formula is a step along the score of x_t (DPS;
+Chung et al. 2023, and as a twist Wu et al. 2023). *Approximate*, and too sure at high noise, as the variance of x_0
+given x_t is ignored. The gradient of log ψ_t, one pass back through the denoiser, moves the kernel's mean, and tilts
+the log-odds of bits. As a learned Jacobian may be anything, no element of E[x_0] moves by more than a standard
+deviation of data of the noise law.
+"""
 
 from typing import Any
 
