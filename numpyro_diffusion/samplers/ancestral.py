@@ -1,4 +1,10 @@
-"""Ancestral sampling: the reverse chain as it is defined."""
+"""Ancestral sampling: the reverse chain as it is defined.
+
+x_T is drawn from π, then every x_s from p(x_s | x_t), down to x_0: *exact* draws of the model p (Sohl-Dickstein et al.
+2015, §2.2; Ho, Jain and Abbeel 2020, Alg. 2). With fewer steps than T the chain is another one, with the same denoiser
+in longer steps: exact for itself, *approximate* for the chain of T steps. A chain of Gaussian steps makes x_0 as a
+smooth function of standard normal noise, in which `DiffusionReparam` and `TemperedSMC` move.
+"""
 
 from typing import Any
 

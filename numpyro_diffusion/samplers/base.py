@@ -1,4 +1,9 @@
-"""What a sampler of the reverse process answers."""
+"""What a sampler of the reverse process answers.
+
+A sampler of the prior draws x_0, or the chain, from the reverse process p, and for chains of Gaussian steps makes the
+same draw of given standard normal noise, so that inference may move in the noise. A sampler of posteriors draws from
+p(x_0) r(x_0)/Z for a factor r. Whether draws are exact, consistent as particles grow or approximate, each class says.
+"""
 
 import dataclasses
 from abc import abstractmethod

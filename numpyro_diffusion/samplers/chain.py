@@ -1,4 +1,9 @@
-"""Whole chains, and the standard-normal noise that makes each: one to one, for chains of Gaussian steps."""
+"""Whole chains, and the standard-normal noise that makes each: one to one, for chains of Gaussian steps.
+
+With Gaussian steps, x_s = mean(x_t) + scale · ε maps noises to chains x_T … x_0 one to one, given the denoiser. Both
+directions are here, *exact* up to rounding. They let a Gibbs sampler hold the noise while it moves other unknowns on
+which the prior depends, and the chain follow (interweaving; Yu and Meng 2011).
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,10 @@
-"""DDIM: strided chains, from deterministic to ancestral, without retraining."""
+"""DDIM: strided chains, from deterministic to ancestral, without retraining.
+
+Song, Meng and Ermon (2021, eqs. 12 and 16) give a family of chains with one and the same marginals q(x_t | x_0), from a
+deterministic one (η = 0) to that of variance β̃ (η = 1), so that one denoiser serves all of them. *Approximate*: x̂_0
+stands for x_0 in each step, the less wrongly the shorter the step. With η = 0 the steps are those of the probability
+flow, `SDE`'s exponential ones at λ = 0.
+"""
 
 import equinox as eqx
 import jax.numpy as jnp

@@ -1,4 +1,10 @@
-"""The twisted chain: how particles start, step and are weighted."""
+"""The twisted chain: how particles start, step and are weighted.
+
+The twisted chain is a Feynman–Kac model (Del Moral 2004): targets p(x_T … x_t) ψ_t(x_t) for t ≥ 1 and p(x_T … x_0)
+r(x_0) at the end, reached by proposals that the twist leads. The incremental weight, p(x_s | x_t) ψ_s(x_s) over
+proposal(x_s) ψ_t(x_t), makes up for what twist and proposal get wrong, so that normalising constants are *unbiased* for
+every positive ψ. The samplers that share this class differ only in what happens between steps.
+"""
 
 from typing import Any, NamedTuple
 

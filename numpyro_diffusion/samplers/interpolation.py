@@ -1,4 +1,10 @@
-"""Between two examples: mix them at a noise level, and let the reverse chain make data of the mixtures."""
+"""Between two examples: mix them at a noise level, and let the reverse chain make data of the mixtures.
+
+Two examples are noised to a level t and mixed there, and the reverse chain makes data of the mixtures (Ho, Jain and
+Abbeel 2020, §4.3 and Fig. 8). A small t mixes details, a large one invents what lies between. *Approximate*, as a
+mixture of two noisy states does not have the law of x_t: the linear mixture of independent noises has too little
+variance, the spherical one keeps it.
+"""
 
 from typing import Literal
 

@@ -1,4 +1,10 @@
-"""The covariance of a prior, found where nobody has said it."""
+"""The covariance of a prior, found where nobody has said it.
+
+Twists that take x_0 given x_t for a normal law need the covariance of x_0. An exact denoiser knows it, training keeps
+that of the data, and for any other prior of up to 256 elements it is estimated from draws with a fixed key. The
+estimate is *approximate*, and no answer is wrong for it: with any positive twist the evidence is unbiased, so that a
+poor covariance costs particles alone.
+"""
 
 from typing import Any
 

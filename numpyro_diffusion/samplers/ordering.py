@@ -1,4 +1,10 @@
-"""Particles in the order of a curve on which neighbours are alike, and draws of opposite noise for neighbours."""
+"""Particles in the order of a curve on which neighbours are alike, and draws of opposite noise for neighbours.
+
+Systematic resampling has less variance where particles are sorted along a space-filling curve, on which neighbours are
+alike (Gerber, Chopin and Whiteley 2019). The curve is Hilbert's, in the plane of the two directions in which the points
+differ most. Sorted neighbours may then step with opposite noise (antithetic), each with the law that it has alone. As
+any order is right, that the directions are *approximate* makes no sampler wrong.
+"""
 
 import jax
 import jax.numpy as jnp

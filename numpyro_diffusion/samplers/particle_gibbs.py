@@ -1,4 +1,10 @@
-"""Particle Gibbs: a Markov kernel on whole chains x_T … x_0 that leaves the posterior invariant."""
+"""Particle Gibbs: a Markov kernel on whole chains x_T … x_0 that leaves the posterior invariant.
+
+Conditional SMC forces one of its particles through a given chain x_T … x_0, and then draws one of the lineages: a
+Markov kernel that leaves p(x_T … x_0) r(x_0)/Z *exactly* invariant for 2 particles or more (Andrieu, Doucet and
+Holenstein 2010). Ancestor sampling draws the past of the given chain anew at every step, so that not all lineages end
+in it (Lindsten, Jordan and Schön 2014). More particles and a better twist make it mix faster.
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,11 @@
-"""What the weights of particles say about whether their answer can be trusted."""
+"""What the weights of particles say about whether their answer can be trusted.
+
+Weighted particles may be wrong without looking so; these are the signs that show. A small effective size on the way
+means that few particles decided the rest. The shape k̂ of a Pareto law fitted to the largest weights says whether means
+over weights can be trusted, up to 0.7 (Vehtari et al. 2024). Independent runs, the islands, that differ in evidence or
+in means have missed something. All of these are *approximate* and none proves an answer right, as all islands may have
+missed the same.
+"""
 
 import warnings
 from collections.abc import Mapping

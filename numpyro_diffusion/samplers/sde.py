@@ -1,4 +1,10 @@
-"""The reverse SDE at any noise level, from the deterministic flow to more noise than the forward process has."""
+"""The reverse SDE at any noise level, from the deterministic flow to more noise than the forward process has.
+
+In the variance-exploding form all processes with drift (1 + λ²)/2 · (x̂_0 − v) and noise λ have one law at every time:
+λ = 0 is the probability flow (Song et al. 2021), λ = 1 the reversal of the forward process (McAllester 2023, whose
+slides print (1 + λ)/2). Draws are *approximate* by the length of the steps. Exponential steps solve all but the change
+of x̂_0 in closed form; the multistep ones extrapolate x̂_0 from the step before (Lu et al. 2022).
+"""
 
 from collections.abc import Sequence
 from math import ceil

@@ -1,4 +1,11 @@
-"""Sequential Monte Carlo on the twisted chain."""
+"""Sequential Monte Carlo on the twisted chain.
+
+Particles run the twisted chain and are resampled where their effective size is low. The product of the mean incremental
+weights is an *unbiased* estimate of Z = ∫ p(x) r(x) dx, at any number of particles and for every positive twist, and
+the weighted particles are *consistent* for p(x_0) r(x_0)/Z as they grow in number (Del Moral 2004; Whiteley and Lee
+2014; for diffusion models Wu et al. 2023). Sorted resampling and antithetic steps lower the variance and keep both
+(Gerber, Chopin and Whiteley 2019).
+"""
 
 from typing import NamedTuple
 

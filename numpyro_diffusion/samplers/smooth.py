@@ -1,4 +1,10 @@
-"""What the reverse SDE and DDIM share: chains whose every state is a smooth function of standard noise."""
+"""What the reverse SDE and DDIM share: chains whose every state is a smooth function of standard noise.
+
+A chain of steps that are deterministic, or have normal noise of their own, makes x_0 as one smooth function of standard
+normal noise. The base class runs such chains from one level of log-SNR to the next, down to t = 1, and takes the
+process's own last step from there to the data; a gradient keeps only some of the states, and computes the others again.
+The law is that of the chain with its finite steps, *approximate* for the process that it discretises.
+"""
 
 from abc import abstractmethod
 from collections.abc import Callable
