@@ -1,4 +1,8 @@
-"""Last steps: the kernel p(x_0 | x_1), the one step that no bridge can teach."""
+"""Last steps: the kernel p(x_0 | x_1), the one step that no bridge can teach.
+
+At s = 0 the bridge is a point: the kernel is fixed (Sohl-Dickstein et al. 2015, eq. 44), learned, or rounded to levels
+(Ho, Jain and Abbeel 2020, eq. 13).
+"""
 
 # Over 300 lines: all last steps side by side, and the choice among them.
 
@@ -150,10 +154,8 @@ class FixedStep(AbstractLastStep):
     def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""
         gaussian = require_gaussian(diffusion)
-        if self.variance == "beta":
-            variance = gaussian.schedule.noise_variance(1)
-        else:
-            variance = gaussian.bridge_coefficients(2.0, 1.0)[2]
+        beta, beta_tilde = gaussian.schedule.noise_variance(1), gaussian.bridge_coefficients(2.0, 1.0)[2]
+        variance = beta if self.variance == "beta" else beta_tilde
         mean, _ = mean_and_variance(denoiser.posterior(diffusion, x_1, 1.0))
         return normal(mean, variance * gaussian.scale**2)
 
@@ -248,9 +250,8 @@ class MixedStep(AbstractLastStep):
         """Whole numbers for the groups that are rounded, for the others that of their diffusion's data."""
         data: Any = diffusion.data_support
         pairs = zip(self.num_levels, data.supports, strict=True)
-        return ByColumns(
-            [own if n is None else constraints.integer_interval(0, n - 1) for n, own in pairs], data.columns
-        )
+        supports = [own if n is None else constraints.integer_interval(0, n - 1) for n, own in pairs]
+        return ByColumns(supports, data.columns)
 
     def check_values(self, name: str, x_0: ArrayLike, diffusion: AbstractDiffusion) -> None:
         """Levels where they are wanted, and what each group's diffusion asks for."""

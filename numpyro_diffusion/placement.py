@@ -1,4 +1,10 @@
-"""Where along the noise are a chain's steps needed? A schedule of as many steps, placed there."""
+"""Where along the noise are a chain's steps needed? A schedule of as many steps, placed there.
+
+Reverse kernels have independent elements, so that each step loses against the true one what x_0 given x_t has of
+correlations: a loss in proportion to the square of the step's length in log-SNR. The sum over steps is least where all
+lose the same (`place_steps`). To the leading order in the length, *approximate*: the correlations are estimated by
+random directions and the denoiser's Jacobian. K has this loss too.
+"""
 
 import math
 from typing import Any

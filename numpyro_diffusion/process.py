@@ -1,4 +1,10 @@
-"""The reverse process p: noise, a denoiser, and the last step to the data."""
+"""The reverse process p: noise, a denoiser, and the last step to the data.
+
+p(x_T) p(x_{T−1} | x_T) … p(x_0 | x_1) with p(x_T) = π (Sohl-Dickstein et al. 2015, eqs. 4-5). The inner kernels are the
+forward bridge averaged over the denoiser's law of x_0 given x_t; the last step is a part of its own (`last_steps`). The
+chain is a model in its own right, with *exact* draws and an *exact* joint density; how near it is to the data depends
+on the denoiser and on T. Everything is written for one example, and batched in `kernel` and `predict`.
+"""
 
 import math
 from typing import Any, Literal

@@ -1,4 +1,10 @@
-"""What every likelihood estimator returns, and how it is batched."""
+"""What every likelihood estimator returns, and how it is batched.
+
+An estimator answers with an `Estimate` of log p(x_0) or of a bound on it: a value, its standard error, the terms of
+which it consists, and which kind of statement it is. The base class gives every example noise of its own, and batches.
+Standard errors come from independent replicates. Where terms with independent noise add up, their variances do, and the
+degrees of freedom are pooled as Welch (1947) has them: *approximate*, as replicates are only about normal.
+"""
 
 import math
 from abc import abstractmethod

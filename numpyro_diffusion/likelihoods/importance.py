@@ -1,4 +1,11 @@
-r"""log p(x_0) by importance sampling of trajectories ([2015] eq. 9)."""
+r"""log p(x_0) by importance sampling of trajectories ([2015] eq. 9).
+
+p(x_0) is the mean over forward trajectories of p(x_0 … x_T)/q(x_1 … x_T | x_0) (Sohl-Dickstein et al. 2015, eq. 9), so
+that the average over a few of them is *unbiased* for p(x_0). Its logarithm is a *bound* on average, which tightens with
+their number; the mean of the log ratio itself is K. The error bar of the logarithm is *approximate*, the larger of that
+to first order and Cox's for normal log weights (Zhou and Gao 1997). Trajectories come from the forward bridges, or from
+the model's kernels led towards x_0.
+"""
 
 from typing import Any, Literal, NamedTuple
 

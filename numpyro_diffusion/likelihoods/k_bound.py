@@ -1,4 +1,10 @@
-r"""The K bound of Sohl-Dickstein et al. 2015: a lower bound on log p(x_0), term by term in closed form."""
+r"""The K bound of Sohl-Dickstein et al. 2015: a lower bound on log p(x_0), term by term in closed form.
+
+K = E_q[log p(x_0 … x_T) − log q(x_1 … x_T | x_0)] ≤ log p(x_0) is the evidence lower bound of the chain. Its KL terms
+are closed forms given x_t, so that only x_t is drawn, and the estimate is *unbiased* for K: a *bound* at every x_0, but
+for the noise of the estimate. Sohl-Dickstein et al. (2015, eqs. 13-14 and App. B) have the version with the fixed last
+step and its entropies, Ho, Jain and Abbeel (2020, eq. 5) that with a learned one.
+"""
 
 # Over 300 lines: one estimator and its terms, each of them documented.
 

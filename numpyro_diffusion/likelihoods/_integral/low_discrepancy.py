@@ -1,4 +1,10 @@
-"""Randomised low-discrepancy points: each uniform by itself, together more even than independent ones."""
+"""Randomised low-discrepancy points: each uniform by itself, together more even than independent ones.
+
+Sobol points under hashed nested uniform scrambling (Owen 1995; Burley 2020): each point by itself is uniform in the
+unit cube, so that estimates are unbiased, and together they cover the cube more evenly than independent points, so that
+integrals of smooth functions have less variance. As the points of one set depend on one another, error bars come from
+replicates of whole sets.
+"""
 
 import functools
 
