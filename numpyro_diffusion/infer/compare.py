@@ -1,4 +1,11 @@
-"""Which of several priors do the data speak for? Log evidences, Bayes factors and posterior probabilities."""
+"""Which of several priors do the data speak for? Log evidences, Bayes factors and posterior probabilities.
+
+Of several priors of one site, p(y | prior) = ∫ p(x) p(y | x) dx says how probable each made the data; ratios of these
+evidences are Bayes factors, and with prior probabilities they give posterior ones (Kass and Raftery 1995). Every
+evidence is estimated by SMC under the prior's own chain, *without bias*, and never by the bound K. Errors of the
+logarithms come from independent islands and are *approximate*. An evidence counts the whole prior: one that is wider
+than it needs to be pays for it.
+"""
 
 import inspect
 import warnings

@@ -1,4 +1,11 @@
-"""A second opinion on an evidence that shares nothing with twists: reweighted draws of the prior, or tempering."""
+"""A second opinion on an evidence that shares nothing with twists: reweighted draws of the prior, or tempering.
+
+An evidence may be estimated in more than one way. Draws of the prior weighted by the likelihood are *unbiased*, without
+any twist, and reliable where enough of them count: a Pareto k̂ of at most 0.7 (Vehtari et al. 2024) and 100 effective
+draws. Where they do not suffice, tempering in the space of the prior's noise is *consistent as particles grow*
+(`tempered`). That two methods with no approximation in common agree within their errors says more than the diagnostics
+of one.
+"""
 
 import math
 from collections.abc import Callable

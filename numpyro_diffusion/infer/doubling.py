@@ -1,4 +1,10 @@
-"""Runs of SMC with more and more particles, until islands agree, and from where an earlier run stopped."""
+"""Runs of SMC with more and more particles, until islands agree, and from where an earlier run stopped.
+
+Errors of SMC fall with the root of the number of particles, by a constant that nobody knows beforehand. So runs are
+made twice as large, each with a key of its own, until the standard deviation of the islands' log evidences is as small
+as was asked for, or the largest size is reached. The last run is the answer, *consistent* as any other; a file of it
+lets a later call go on from there.
+"""
 
 import warnings
 from collections.abc import Iterator

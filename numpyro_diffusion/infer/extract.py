@@ -1,4 +1,11 @@
-"""From a NumPyro model to the factor of one diffusion site."""
+"""From a NumPyro model to the factor of one diffusion site.
+
+Given the other unknowns, a model's density as a function of the diffusion site x is its prior times a factor r(x), the
+product of all sites that depend on x. The traced program shows which sites these are, and which are affine in x: no
+numerical test with a tolerance decides it. Normal sites that are affine in x become linear-Gaussian factors, sites of
+single bits or classes become tables of log weights, everything else stays a function. r is *exact* in every case; what
+differs is the closed forms that later methods find.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

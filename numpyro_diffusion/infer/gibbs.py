@@ -1,4 +1,7 @@
-"""Gibbs sampling of a model with diffusion sites: other blocks condition on whole chains, and may move them."""
+"""Gibbs sampling of a model with diffusion sites: other blocks condition on whole chains, and may move them.
+
+A Gibbs sampler is exact if every block leaves one law invariant; interweaving is that of Yu and Meng (2011).
+"""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -49,14 +52,13 @@ class Gibbs(numpyro.infer.Gibbs):
     """`numpyro.infer.Gibbs` for blocks of which some are `ParticleGibbs`: *exact* where a prior depends on other sites.
 
     The other blocks are given the chain x_0 … x_T of a diffusion site, whose density given everything else is a closed
-    form (`ReverseTrajectory`), and never a bound on log p(x_0), so that all blocks have one target: the model with the
-    prior's own chain, strided where the prior or the kernel has fewer steps. Where the prior depends on no other latent
-    site, as the traced model shows, its density is a constant, and not evaluated at all. Plates, transforms, bits and
-    factors of a `DiffusionPosterior` are treated alike.
+    form (`ReverseTrajectory`), and never a bound on log p(x_0). All blocks have one target: the model with the prior's
+    own chain, strided where the prior or the kernel has fewer steps. A prior that depends on no other latent site, as
+    the traced model shows, has a constant density. Plates, transforms, bits and `DiffusionPosterior` are treated alike.
 
     A chain may tie the sites on which its prior depends tightly. So each of their blocks then moves them a second time,
-    given the noise that makes the chain, which follows them (interweaving, Yu and Meng 2011). For bits, grey levels and
-    known elements (`Delta`), where no noise stands for the chain, there is no second move.
+    given the noise that makes the chain, which follows them. For bits, grey levels and known elements (`Delta`), where
+    no noise stands for the chain, there is no second move.
 
     Args:
         blocks: as for `numpyro.infer.Gibbs`: pairs of a kernel, all on one model, and the names of its sites, None for

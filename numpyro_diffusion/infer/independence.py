@@ -1,4 +1,10 @@
-"""Whether the elements of a plate are independent of each other, given the rest of the model."""
+"""Whether the elements of a plate are independent of each other, given the rest of the model.
+
+Elements of a plate may be sampled apart only if no statement ties them together. The test changes elements in groups,
+those with a given binary digit in their number, and looks whether what is said of the others follows: a number of
+evaluations that grows with the logarithm of the plate, as any two elements differ in some digit. It sees what the model
+does at the values at hand, and only where these are known.
+"""
 
 import math
 from collections.abc import Callable

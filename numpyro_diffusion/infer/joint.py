@@ -1,4 +1,10 @@
-"""Several independent draws of one prior as one state, for what a model says of them together."""
+"""Several independent draws of one prior as one state, for what a model says of them together.
+
+Draws of one prior that a statement ties together, such as the sum of a plate's elements, have to be sampled together.
+Copies of independent draws are one state whose prior is the product of theirs: noise, denoiser and kernels act copy by
+copy, as *exactly* as for one of them, and the factor alone couples them. Which dimensions still keep their elements
+apart is read off the plates of the sites that depend on this one.
+"""
 
 import math
 from typing import Any

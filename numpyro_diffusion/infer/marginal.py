@@ -1,4 +1,10 @@
-"""Moves of a model's other unknowns by an estimate of the likelihood without x: tempered, marginalised SMC."""
+"""Moves of a model's other unknowns by an estimate of the likelihood without x: tempered, marginalised SMC.
+
+Let θ be the other unknowns, and Ẑ(θ) the unbiased estimate of p(y | θ) that SMC of x gives. A Metropolis step for θ
+with Ẑ in place of the likelihood, which keeps the estimate along with the point, leaves the posterior of θ *exactly*
+invariant whatever the noise of Ẑ (Andrieu and Roberts 2009; Andrieu, Doucet and Holenstein 2010). Powers of Ẑ lead from
+the prior to the posterior (Duan and Fulop 2015). Noise costs acceptance, and not correctness.
+"""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,10 @@
-"""A site whose law is one of several diffusion laws, by a label that is not known: `MixtureGeneral` of priors."""
+"""A site whose law is one of several diffusion laws, by a label that is not known: `MixtureGeneral` of priors.
+
+p(x) = Σ_k P(k) p_k(x), with diffusion laws p_k and a label k that is not known. Each law is run by itself. As P(k | y)
+is in proportion to P(k) Z_k, with Z_k the evidence under p_k, the particles of all runs are one cloud, in which those
+of a label count by its probability and evidence. Evidence and posterior are as *consistent* as those of the single
+runs, and no sampler has to get from one label to another.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

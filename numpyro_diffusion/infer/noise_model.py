@@ -1,4 +1,10 @@
-"""A NumPyro model as a law of real numbers: diffusion sites by their noise, other latent sites without constraints."""
+"""A NumPyro model as a law of real numbers: diffusion sites by their noise, other latent sites without constraints.
+
+The chain of a prior of real numbers makes x as a smooth function of standard normal noise, and any other continuous
+site is a bijection of real numbers. A NumPyro model is then a density over one vector of real numbers: that of a normal
+law for the noise, of the sites' priors with the bijections' log Jacobians for the others, times the likelihood. It is
+*exact* for the prior's chain, and no bound takes part. Sites without such a position are refused by name.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

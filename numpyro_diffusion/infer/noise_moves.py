@@ -1,4 +1,10 @@
-"""Tempered SMC of one island in the space of the noise: see `TemperedSMC`."""
+"""Tempered SMC of one island in the space of the noise: see `TemperedSMC`.
+
+Particles are positions in the noise of a model (`noise_model`), and move by the rotations of `rotation`, with kicks
+along the gradient (``"hmc"``) or without (``"pcn"``). Every move leaves prior × likelihood^temperature *exactly*
+invariant, given the reference law; a density that is no number counts as 0. `tempering` leads from the prior to the
+posterior.
+"""
 
 import math
 from collections.abc import Callable

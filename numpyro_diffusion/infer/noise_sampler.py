@@ -1,4 +1,10 @@
-"""Tempered SMC as a sampler of one diffusion law times a factor, where no twist does."""
+"""Tempered SMC as a sampler of one diffusion law times a factor, where no twist does.
+
+This is what `TemperedSMC` does, for one example of one diffusion law and a factor, with the answer that `TwistedSMC`
+gives. Particles begin as draws of the prior and go to the posterior by powers of r, moving in the noise of the whole
+chain, so that nothing has to be known of E[r(x_0) | x_t] at high noise. *Consistent as particles grow*; the evidence is
+*not unbiased*, since temperatures and moves are chosen from the particles.
+"""
 
 import math
 from typing import Any, ClassVar

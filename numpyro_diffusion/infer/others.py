@@ -1,4 +1,10 @@
-"""The unknowns of a model beside its diffusion sites: their positions, their prior, and draws of it."""
+"""The unknowns of a model beside its diffusion sites: their positions, their prior, and draws of it.
+
+Sites beside the diffusion sites have positions: unconstrained real numbers for continuous ones, the number of a value
+for elements of a few values. Their prior as a law of the position counts the log Jacobian of the constraint. Sites
+whose own prior depends on a diffusion site are set apart, since their density belongs to that site's factor. The
+model's density is so split into prior, factor and rest, *exactly*.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,10 @@
-"""Particle Gibbs as a NumPyro kernel for one diffusion site."""
+"""Particle Gibbs as a NumPyro kernel for one diffusion site.
+
+Given everything else in a model, a diffusion site has the law p(x) r(x)/Z, with the factor that `extract_factor` reads.
+One step of conditional SMC with ancestor sampling on its chain leaves that law *exactly* invariant for 2 particles or
+more (Andrieu, Doucet and Holenstein 2010; Lindsten, Jordan and Schön 2014). The target is the chain's own law, never
+the bound K. As the state is a whole chain, other blocks of `Gibbs` can be given its density, which is a closed form.
+"""
 
 import copy
 from collections.abc import Callable

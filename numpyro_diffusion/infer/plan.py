@@ -1,4 +1,11 @@
-"""How `SMC` goes about a model: chosen by rule, changed where a run shows that the choice was poor."""
+"""How `SMC` goes about a model: chosen by rule, changed where a run shows that the choice was poor.
+
+Twists and numbers of particles decide how noisy SMC is, and not to what it converges, so that they may be chosen by
+looking at runs: first by rule, then, where a run is poor, by other twists, more particles, and no twist at all.
+Estimates of an evidence are positive and right on average, so that they are seldom far too large (Markov's inequality)
+but may be far too small: of two that contradict each other the larger is believed. The rules are *empirical*, and error
+bars do not count that runs were chosen.
+"""
 
 import dataclasses
 import math

@@ -1,4 +1,10 @@
-"""A diffusion site as a deterministic function of standard-normal noise."""
+"""A diffusion site as a deterministic function of standard-normal noise.
+
+The prior's sampler makes x as a deterministic function of standard normal noise. With the noise as the site and x as
+that function the law of the model is the same, *exact* for the sampler's chain and without a bound, but NUTS moves
+among independent standard normals: the non-centred form of a model (Papaspiliopoulos, Roberts and Sköld 2007). Modes of
+x that are far apart may be close in the noise. A gradient goes through every step of the chain.
+"""
 
 import numpyro
 import numpyro.distributions as dist

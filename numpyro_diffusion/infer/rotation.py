@@ -1,4 +1,11 @@
-"""Moves that leave a tempered posterior invariant, built from rotations that leave a normal law invariant."""
+"""Moves that leave a tempered posterior invariant, built from rotations that leave a normal law invariant.
+
+Rotations of position and momentum leave a standard normal law invariant, by any angle and in any dimension. As
+proposals of a Metropolis step they are the preconditioned Crank–Nicolson method (Cotter, Roberts, Stuart and White
+2013), and with kicks along the gradient of what is left of the energy Hamiltonian Monte Carlo on Hilbert spaces
+(Beskos, Pinski, Sanz-Serna and Stuart 2011). Every step is *exactly* invariant for the tempered posterior; the
+reference law decides how often it is accepted.
+"""
 
 import math
 from collections.abc import Callable

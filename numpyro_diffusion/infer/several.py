@@ -1,4 +1,8 @@
-"""Sites of different priors that meet in one statement, as the parts of one site."""
+"""Sites of different priors that meet in one statement, as the parts of one site.
+
+Independent priors that one statement ties together have a product for their joint prior: noise, denoisers and kernels
+act part by part, as *exactly* as for one prior, and the factor alone couples the parts.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -31,11 +35,7 @@ from .sites import find_site, glance, only_site
 
 
 class Parts(AbstractDenoiser):
-    """A denoiser of flat states that hold one after the other: each part by its own process.
-
-    Args:
-        processes: of the parts.
-    """
+    """A denoiser of flat states that hold one after the other: each part by its own one of the `processes`."""
 
     processes: tuple[ReverseProcess, ...]
 

@@ -1,4 +1,9 @@
-"""The diffusion site of a NumPyro model: found, given a value, or refused."""
+"""The diffusion site of a NumPyro model: found, given a value, or refused.
+
+Inference about one site needs its law, its plates, and the rest of the model at values that it chooses. Effect handlers
+run the model only as far as that site, put a value in its place, or zeros in the places of all diffusion sites, so that
+no chain is run to look at a model. No mathematics is done here; sites that no method can take are refused by name.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,7 @@
-"""SMC for a NumPyro model with a latent diffusion site, and perhaps other unknowns."""
+"""SMC for a NumPyro model with a latent diffusion site, and perhaps other unknowns.
+
+Twisted SMC for x (`samplers.smc`), density-tempered marginalised SMC for other unknowns (Duan and Fulop 2015).
+"""
 
 # Over 300 lines: one class, a third of it the documentation of its arguments.
 
@@ -36,15 +39,13 @@ class SMC(Described):
     """Samples all unknowns of a model with a diffusion site and estimates its log evidence, by runs of `TwistedSMC`.
 
     *Consistent as particles grow*; where x alone is unknown and a twist leads the particles, the evidence estimate is
-    unbiased at any number of them. The independent runs, called islands, give the standard error and are the chains in
-    ArviZ.
+    unbiased at any number of them. Independent runs, the islands, give the standard error, and are the chains in ArviZ.
 
     Other latent sites, on which the prior of x may depend, are drawn along: each island has `num_draws` draws of them,
     each with a run of its own for x, which estimates the likelihood without x, and never a bound. From draws of their
-    prior these go to the posterior by powers of that estimate, with resampling and pseudo-marginal Metropolis moves
-    (Duan and Fulop 2015, "Density-tempered marginalized sequential Monte Carlo samplers"): *consistent as draws grow*,
-    for any number of particles. Sites may be continuous, or have single elements of a few values; moves are made for up
-    to some ten numbers. `reliability` is then that of the moves and of the estimates.
+    prior these go to the posterior by powers of that estimate, with resampling and pseudo-marginal Metropolis moves:
+    *consistent as draws grow*, for any number of particles. Sites may be continuous, or have single elements of a few
+    values; moves are made for some ten numbers. `reliability` is then that of the moves and of the estimates.
 
     What is not given is chosen, and said by `plan`: the twist by rule (`nd.twists.default_twist`); where that run has
     few effective particles on the way, or islands apart, other twists are tried, the best of them is kept, and if need

@@ -1,4 +1,11 @@
-"""Tempered SMC for a NumPyro model, in the space of the diffusion prior's noise."""
+"""Tempered SMC for a NumPyro model, in the space of the diffusion prior's noise.
+
+The likelihood to a power that grows from 0 to 1 leads from the prior to the posterior (Neal 2001; Del Moral, Doucet and
+Jasra 2006). Particles are positions in the noise of the prior's chain, where the prior is standard normal, and are
+weighted, resampled and moved. Draws and evidence are *consistent as particles grow*, for the prior's own chain; the
+evidence is *not unbiased*, as temperatures and moves adapt to the particles. As nothing is shared with the twists of
+`SMC`, the two check each other.
+"""
 
 import warnings
 from collections.abc import Callable

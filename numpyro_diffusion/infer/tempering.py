@@ -1,4 +1,11 @@
-"""Tempered SMC: from draws of the prior to draws of the posterior, by powers of the likelihood."""
+"""Tempered SMC: from draws of the prior to draws of the posterior, by powers of the likelihood.
+
+Sequential Monte Carlo over temperatures: weights by a step of the likelihood's power, resampling, and moves that leave
+the tempered law invariant (Del Moral, Doucet and Jasra 2006). A step is the largest that keeps a given effective size
+(Jasra et al. 2011; Zhou, Johansen and Aston 2016), and moves go on until positions and likelihoods hardly correlate
+with where they were (Kantas, Beskos and Jasra 2014). The product of mean incremental weights estimates the evidence:
+*consistent as particles grow*, and *not unbiased* for all that adapts.
+"""
 
 import math
 from abc import ABC, abstractmethod

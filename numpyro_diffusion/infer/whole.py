@@ -1,4 +1,9 @@
-"""SMC of a model with other unknowns than x: draws of those, each with an SMC run of its own for x."""
+"""SMC of a model with other unknowns than x: draws of those, each with an SMC run of its own for x.
+
+Draws of the other unknowns θ go from their prior to the posterior by powers of an unbiased estimate of p(y | θ), which
+an SMC run over x makes (density-tempered marginalised SMC; Duan and Fulop 2015); `marginal` has the moves. Each draw
+keeps one draw of x, of its own run. *Consistent as draws grow*, for any number of particles in the runs over x.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,11 @@
-"""Runs of SMC with other unknowns than x, what speaks against them, and a second opinion."""
+"""Runs of SMC with other unknowns than x, what speaks against them, and a second opinion.
+
+What `SMC` asks of a run in which more than x is unknown: its evidence with an error, what speaks against it, and what
+to try next. Beside the gaps between islands the noise of the estimates of p(y | θ) counts: up to a standard deviation
+of about one nat moves are hardly slower than with the exact likelihood, and far above it they hardly move (Doucet,
+Pitt, Deligiannidis and Kohn 2015). The signs are *approximate*; the second opinion draws all unknowns from the prior,
+or tempers all of them.
+"""
 
 import dataclasses
 from typing import Any, NamedTuple, cast
