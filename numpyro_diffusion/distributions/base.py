@@ -1,4 +1,8 @@
-"""How an Equinox module becomes a NumPyro distribution: batching, validation and the pytree contract, once."""
+"""How an Equinox module becomes a NumPyro distribution: batching, validation and the pytree contract, once.
+
+A module is written for one example and is a pytree of its arrays; a distribution has batch, event and sample shapes.
+This class makes one of the other and changes no law: what is exact or a bound, its subclasses say.
+"""
 
 import copy
 import math

@@ -1,4 +1,9 @@
-"""p(x | c): a prior that is told its context."""
+"""p(x | c): a prior that is told its context.
+
+Once c is given, p(x | c) is a prior like any other: the denoiser is told c, and all else stays as it is. Contexts with
+dimensions in front make a batch of priors, one for each. As c may be another unknown of a model, its gradient goes on
+through the denoiser. The result is as exact as the denoiser is for each c.
+"""
 
 import copy
 from typing import Any, Self

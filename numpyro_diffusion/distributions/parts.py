@@ -1,4 +1,9 @@
-"""What a prior is made of: a process in coordinates of its own, and the way from there to the data."""
+"""What a prior is made of: a process in coordinates of its own, and the way from there to the data.
+
+A prior is modelled in coordinates z in which its data are simple, and pushed forward by x = T(z). By the change of
+variables log p(x) = log p(z) − log |det dx/dz|, for a bound as for a density, and draws are mapped: all of it *exact*.
+The parts are one Equinox module, which is also what a file holds.
+"""
 
 from typing import Any
 

@@ -1,4 +1,10 @@
-"""A learned diffusion prior times a factor, as a NumPyro distribution."""
+"""A learned diffusion prior times a factor, as a NumPyro distribution.
+
+p(x) r(x), the posterior where r is a likelihood (Sohl-Dickstein et al. 2015, §2.5). The density is known but for a
+constant, and but for the gap of the *bound* K; draws and the constant, the evidence, come from twisted SMC under the
+prior's own chain, *consistent as particles grow*, the evidence *unbiased*. Products and powers of priors are posteriors
+too, with kernels whose constants the weights count (`pool`).
+"""
 
 from typing import Any
 

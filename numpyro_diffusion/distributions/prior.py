@@ -1,4 +1,10 @@
-"""A learned diffusion prior as a NumPyro distribution."""
+"""A learned diffusion prior as a NumPyro distribution.
+
+A reverse process as the law of x_0. Draws are *exact* for the model. The density of x_0 is an integral over the chain
+without a closed form, so that `log_prob` is an estimate, of the *bound* K unless another estimator is chosen. With a
+frozen key it is one smooth deterministic function of the value, as HMC and variational inference need; what has no
+bound in it is in `nd.infer`.
+"""
 
 from collections.abc import Callable, Mapping
 from os import PathLike

@@ -1,4 +1,10 @@
-"""Whole trajectories as NumPyro distributions, forward and reverse, with exact joint densities."""
+"""Whole trajectories as NumPyro distributions, forward and reverse, with exact joint densities.
+
+Unlike x_0 alone a whole chain has a density in closed form: q(x_1 … x_T | x_0) is a product of forward steps, and p(x_0
+… x_T) one of π and the reverse kernels (Sohl-Dickstein et al. 2015, eqs. 4-5). Draws and densities are *exact*, but for
+a product of priors, whose density is unnormalised and whose draws lack their weights. The mean over q of the log ratio
+of the two is K, that of the ratio itself p(x_0) (eq. 9 there).
+"""
 
 from typing import Any
 
