@@ -1,4 +1,9 @@
-"""What `fit` and `plan_prior` require of their arguments."""
+"""What `fit` and `plan_prior` require of their arguments.
+
+All of this comes before the first step, so that a wrong argument is refused at once and by its name, and not in the
+middle of a run. What is held out, how often a run is validated and with how many draws follow from the numbers of
+examples: the fewer there are, the sooner they are learned by heart.
+"""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,9 @@
-"""Priors of trained processes, and of simple models."""
+"""Priors of trained processes, and of simple models.
+
+What was trained in coordinates of its own becomes a prior of the data, with the covariance that twists rely on. A
+simple model is a prior without any network: the chain about its exact denoiser, whose law is the model itself for a
+Gaussian, *exactly* where coordinates are whitened, and near to it for a mixture.
+"""
 
 import numpy as np
 from numpyro.distributions.transforms import Transform

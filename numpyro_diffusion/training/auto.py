@@ -1,4 +1,7 @@
-"""A prior from data in one call."""
+"""A prior from data in one call.
+
+Learning is by the bound K (Sohl-Dickstein et al. 2015, eq. 14), about simple models, judged on held-out examples.
+"""
 
 # Over 300 lines: one call, whose ways for each kind of data share its settings.
 
@@ -90,8 +93,7 @@ def fit_prior(
         network: a callable ``fn(x_t, t)`` that predicts the velocity, or logits; chosen by `kind` unless given.
         kind: of events: ``"vector"``, by an `MLP`; ``"series"``, by 1-d convolutions with zeros beyond the ends;
             ``"image"``, by a small U-Net. Small images are known by their shape; all else, and what has a context or
-            missing cells, is a vector unless it is said. Series and images are not for classes, columns of several
-            kinds or missing cells.
+            missing cells, is a vector unless said. Series and images have no classes, mixed columns or missing cells.
         dequantize: width of the uniform noise for data in equal steps; their spacing unless given.
         max_steps: optimiser steps; chosen unless given.
         bounds: (low, high) of the elements of tables, −inf and inf for none: the support of the prior. Unless given,
@@ -110,8 +112,7 @@ def fit_prior(
         progress_bar: whether to print the plan and the report, and to show a progress bar.
 
     Returns:
-        The `DiffusionPrior`, in the data's own units, with its `report()`. Where data in steps were dequantised, its K
-        bounds the density of data with that noise.
+        The `DiffusionPrior`, in the data's units, with its `report()`. Of dequantised data K bounds the noisy density.
 
     Example:
         >>> table = jax.random.normal(jax.random.key(0), (300, 3))
@@ -141,9 +142,7 @@ def fit_prior(
         family, data = "categorical" if family is None else family, classes.values
     data = check_numbers("data", data)
     if family == "categorical" and np.isnan(data).any():
-        raise ValueError(
-            "data: expected no missing cells in codes of classes, got NaN; a frame of classes may have some"
-        )
+        raise ValueError("data: expected no missing cells in codes of classes, got NaN; a frame of them may have some")
     settings = _Settings(first, second, batch_size, learning_rate, check_path("checkpoint", checkpoint), progress_bar)
     if context is not None or np.isnan(data).any():
         bounds, kind = _unbounded(bounds), kind_beside(kind, network, bool(np.isnan(data).any()))

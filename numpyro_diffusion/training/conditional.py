@@ -1,4 +1,10 @@
-"""Learning p(x | c) from pairs: what is planned and trained where `fit_prior` is given contexts."""
+"""Learning p(x | c) from pairs: what is planned and trained where `fit_prior` is given contexts.
+
+p(x | c) starts as a linear regression of x on features of c: of all ridge penalties (Hoerl and Kennard 1970) the one
+that is best with each example left out in turn, and a Gaussian for what it leaves, whose variances may depend on c too.
+A network learns the rest. Contexts may be left out at random, so that one network knows p(x) as well (Ho and Salimans
+2022). The regression is *exact* for its own law alone, and K bounds log p(x | c) for each c.
+"""
 
 from typing import Any, NamedTuple
 

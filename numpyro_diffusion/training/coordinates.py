@@ -1,4 +1,9 @@
-"""Coordinates in which a table is simple: affine maps, the finest detail in them, elements that are one."""
+"""Coordinates in which a table is simple: affine maps, the finest detail in them, elements that are one.
+
+Affine maps between the data and coordinates in which their law is simple, such as white ones. They keep normal laws and
+linear observations what they are and change densities by a constant, all of it *exact*. The finest detail of a table is
+estimated by distances between nearest neighbours.
+"""
 
 import jax
 import jax.numpy as jnp

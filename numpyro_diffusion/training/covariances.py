@@ -1,4 +1,10 @@
-"""Structures of a Gaussian, of which held-out examples choose one: full, of few factors, diagonal, stationary."""
+"""Structures of a Gaussian, of which held-out examples choose one: full, of few factors, diagonal, stationary.
+
+With few examples of many elements a covariance has to have some structure: correlations that are shrunk, factors and a
+diagonal by maximum likelihood (Jöreskog 1967), a diagonal alone, or stationarity, for which a cosine transform makes it
+diagonal, *approximately* at the ends. The log density of held-out examples chooses, and the first one stays unless
+another is better by more than a standard error.
+"""
 
 import functools
 import math

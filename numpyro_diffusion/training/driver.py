@@ -1,4 +1,9 @@
-"""From step to step: training, validation and checkpoints, until the steps are taken or none is better."""
+"""From step to step: training, validation and checkpoints, until the steps are taken or none is better.
+
+Stochastic gradient steps go on until there are enough of them, until validation has not risen for some time (early
+stopping), or until a number is not finite; what has been learned by then is kept in each case. All random numbers come
+from the key and the number of the step, so that a run that was interrupted ends exactly where another one does.
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,10 @@
-"""Which examples are held out: at random, but blocks of them where they are windows of one series that overlap."""
+"""Which examples are held out: at random, but blocks of them where they are windows of one series that overlap.
+
+Held-out examples say how good a model is only as far as they share nothing with those that it has seen. Rows that are
+overlapping windows of one series do share: each is the one before, moved by a few places, by which they are recognised.
+Of them a few blocks are held out, and windows that reach into a block are left out of training. All other rows are held
+out at random.
+"""
 
 import numpy as np
 from jax import Array

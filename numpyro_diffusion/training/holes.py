@@ -1,4 +1,10 @@
-"""Data with missing cells, once they are checked: the rows to learn from, and those that are held out."""
+"""Data with missing cells, once they are checked: the rows to learn from, and those that are held out.
+
+Cells that are missing at random, by a mechanism that looks only at what is known, leave the likelihood of the known
+cells as it is (Rubin 1976); that they are is *assumed*. Rows are checked and set apart here. One without a known cell
+says nothing and is dropped, with a warning. Where rows are drawn with replacement (the bootstrap), those held out are
+not among them.
+"""
 
 import warnings
 from typing import NamedTuple

@@ -1,4 +1,10 @@
-"""A kernel density of a table, fitted in numpy: every row is the mean of a Gaussian, all of one covariance."""
+"""A kernel density of a table, fitted in numpy: every row is the mean of a Gaussian, all of one covariance.
+
+A kernel density puts a Gaussian about each row (Parzen 1962), here of one covariance for all, which is round in
+whitened, partly whitened or elementwise coordinates. Coordinates and width are those under which rows are most probable
+by the others (leave-one-out likelihood; Duin 1976), copies of a row left out with it. The log density is *exact* for
+this law, which is a prior too: `denoisers.KernelDensity`.
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,10 @@
-"""Networks by kind of event: a vector, a series or an image, and what trains them in bearable time."""
+"""Networks by kind of event: a vector, a series or an image, and what trains them in bearable time.
+
+What an event is taken for decides which network learns it: an MLP that knows nothing of its elements, or convolutions,
+for which neighbours belong together, along a series or in an image. A step of convolutions costs ten times as much or
+more, so that there are fewer of them, and validation is rarer. The choices are *empirical*, by benchmarks, and each can
+be overridden.
+"""
 
 import math
 from abc import ABC, abstractmethod

@@ -1,4 +1,10 @@
-"""Learning a reverse process from data."""
+"""Learning a reverse process from data.
+
+The denoiser, the last step and a learned schedule follow stochastic gradients of an objective: −K, or the unweighted
+loss of Ho, Jain and Abbeel (2020, eq. 14), at one random time for each example (`objectives`). Weights may be averaged
+over steps, and those that are best on held-out data kept. As K is a *bound* on log p(x_0), maximising it is maximum
+likelihood but for the gap, and but for what optimisation leaves.
+"""
 
 import contextlib
 import warnings

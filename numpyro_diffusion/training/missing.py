@@ -1,4 +1,11 @@
-"""A prior from rows with missing cells, which are learned from as they are: missing at random, no row dropped."""
+"""A prior from rows with missing cells, which are learned from as they are: missing at random, no row dropped.
+
+Expectation maximisation (Dempster, Laird and Rubin 1977) with a diffusion prior: missing cells are drawn given the
+known ones by SMC under the current prior, *consistent as particles grow*, the prior learns from the completed rows, and
+so on. Laps are *approximate* steps of EM, by draws and by what training leaves. The simple model that completes the
+rows first is fitted to the known cells by EM in closed form. The log evidence of the known cells of held-out rows says
+when to stop.
+"""
 
 from collections.abc import Callable
 from os import PathLike

@@ -1,4 +1,10 @@
-"""A prior of tables whose columns are of several kinds: the plan, about a mixture of independent columns."""
+"""A prior of tables whose columns are of several kinds: the plan, about a mixture of independent columns.
+
+The law of a table of real, ordered and unordered columns begins as a mixture of independent columns (`products`), about
+which a network learns what such a mixture leaves of the dependence. Each group of columns has the forward process of
+its family; whole numbers of a few values are real ones that the last step rounds, which makes K a bound on a log
+probability in them.
+"""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,11 @@
-"""The noise law and the schedule that suit some data, by family."""
+"""The noise law and the schedule that suit some data, by family.
+
+K loses KL(q(x_T | x_0) ‖ π) at the noisy end, and at the clean end whatever the last step cannot resolve, so that the
+noise law takes its location and scale, or its rate, from the data, and the schedule goes from where the signal is lost
+to below the finest detail. Bits are tossed at their own rate, as Sohl-Dickstein et al. (2015, App. D.1.2) have it;
+classes are masked (Austin et al. 2021). Real data in steps get uniform noise as wide as a step: a density could
+concentrate on the steps without end.
+"""
 
 import numpy as np
 from jax.typing import ArrayLike

@@ -1,4 +1,11 @@
-"""What training maximises: one random time per example, the times of a batch stratified."""
+"""What training maximises: one random time per example, the times of a batch stratified.
+
+Each objective is a mean over examples at one random time for each, the times of a batch stratified, which keeps it
+*unbiased* and lowers its variance (Kingma et al. 2021 have evenly spaced times). The bound's is −K (Sohl-Dickstein et
+al. 2015, eq. 14). The simple one, the squared error of the noise (Ho, Jain and Abbeel 2020, eq. 14) or a cross-entropy
+for values, is no bound: it weights times alike. The hybrid one adds a little of the bound for the sake of learned
+variances (Nichol and Dhariwal 2021, eq. 16).
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple

@@ -1,4 +1,10 @@
-"""What to train is chosen from the data's shape and values, and said."""
+"""What to train is chosen from the data's shape and values, and said.
+
+Family, noise law, schedule, coordinates, network and training length follow from the shape of the data and their
+values, and each choice is said in a line, and can be overridden. Those that matter most are left to held-out examples
+(`of_table`). The others are rules of thumb from benchmarks: *empirical*, and no theory. Small events of real values
+start at an exact simple model, so that a prior is that model before anything is learned.
+"""
 
 from typing import Any, Literal, NamedTuple
 

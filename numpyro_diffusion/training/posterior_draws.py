@@ -1,4 +1,10 @@
-"""Draws given each of many observations, by SMC under the current prior: what expectation maximisation learns from."""
+"""Draws given each of many observations, by SMC under the current prior: what expectation maximisation learns from.
+
+The expectation step of EM with a prior that has no closed form: x is drawn given each observation by SMC under the
+current prior, and systematic resampling makes the draws equally weighted. *Consistent as particles grow*. With many
+observations few particles are taken for each, as the noise of the draws averages out over observations (Monte Carlo EM;
+Wei and Tanner 1990).
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

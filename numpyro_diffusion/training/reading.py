@@ -1,4 +1,9 @@
-"""What `fit` is given to learn from: arrays, an array in a file, or a stream of batches; and what is held out."""
+"""What `fit` is given to learn from: arrays, an array in a file, or a stream of batches; and what is held out.
+
+A run learns from an array, from an array in a file, or from a stream of batches; all become one kind of source
+(`sources`), and what is held out is set aside. Values are checked at once where they are at hand, and otherwise when
+they come: nothing that a process cannot be about is learned from in silence.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,9 @@
-"""What a training run is reported to be: held-out K beside simple models of the same examples."""
+"""What a training run is reported to be: held-out K beside simple models of the same examples.
+
+K of held-out examples stands beside the *exact* log densities that simple models have of the same examples, with the
+same noise between steps where data come in steps. As K is a *lower bound*, a prior that is ahead is better, while one
+that is behind may still be as good.
+"""
 
 from collections.abc import Mapping
 

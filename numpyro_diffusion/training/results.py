@@ -1,4 +1,9 @@
-"""What training returns, and what it raises: the errors carry the result as far as it goes."""
+"""What training returns, and what it raises: the errors carry the result as far as it goes.
+
+`fit` returns the process with the history of its training. Where training cannot go on, since a number is not finite or
+a file cannot be written, the error carries the result up to there, so that no hours of work are lost. No mathematics is
+done here.
+"""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,9 @@
-"""What a checkpoint of training holds, and whether it is of the run that wants to go on from it."""
+"""What a checkpoint of training holds, and whether it is of the run that wants to go on from it.
+
+A checkpoint holds the state, the history and the place of a stream, and nothing random, as all random numbers come from
+the key and the number of the step: a run that is resumed ends exactly where an uninterrupted one does. The file of
+another run, with another key, data or settings, is refused.
+"""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path

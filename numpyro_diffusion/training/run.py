@@ -1,4 +1,10 @@
-"""One step of training, and many of them as one program."""
+"""One step of training, and many of them as one program.
+
+A step draws a batch, noise and times from the key and its own number, and moves the weights against a stochastic
+gradient of the objective; the exponential average of the weights is what is used later (as in Ho, Jain and Abbeel
+2020). Many steps are one compiled program. The gradient of a batch may be the mean of those of its parts, which is the
+same number but for rounding. A step that is not finite is not taken.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,10 @@
-"""What data say of their units: location and scale, the step that they come in, and the finest detail worth keeping."""
+"""What data say of their units: location and scale, the step that they come in, and the finest detail worth keeping.
+
+Location and scale bring data to the units of the noise law. Data in equal steps, such as grey levels, have no density,
+and K could grow without end: uniform noise as wide as a step makes it one that bounds the log probability of the steps
+(Theis, van den Oord and Bethge 2016). The finest detail says down to which noise steps are worth taking. All of them
+are *estimates* from the examples.
+"""
 
 import numpy as np
 from jax.typing import ArrayLike

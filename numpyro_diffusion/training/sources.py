@@ -1,4 +1,9 @@
-"""Where the examples of a step come from: arrays on the devices, a file, or a stream of batches."""
+"""Where the examples of a step come from: arrays on the devices, a file, or a stream of batches.
+
+The examples of a step come from arrays on the devices, from a file, or from a stream, some batches of which are fetched
+while the devices compute. Which examples a step learns from depends on the key and its number alone, for arrays and
+files alike, so that runs can be resumed; a stream is asked to go on from where it was, or is read again up to there.
+"""
 
 import base64
 import itertools

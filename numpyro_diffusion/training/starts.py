@@ -1,4 +1,10 @@
-"""Where learning from rows with missing cells begins: simple models of them, by expectation maximisation."""
+"""Where learning from rows with missing cells begins: simple models of them, by expectation maximisation.
+
+Expectation maximisation for rows with missing cells (Dempster, Laird and Rubin 1977), for models in which the law of
+missing cells given the known ones is a closed form: a Gaussian or a mixture of Gaussians, and independent columns of
+several kinds or a mixture of them. Completions and log densities of known cells are *exact* for the model. The number
+of components is chosen on held-out rows.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

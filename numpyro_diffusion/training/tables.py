@@ -1,4 +1,7 @@
-"""Tables: coordinates in which a table is simple, and exact baselines about which a network learns."""
+"""Tables: coordinates in which a table is simple, and exact baselines about which a network learns.
+
+Held-out density chooses among Gaussian, mixture and kernel density; the network learns what the chosen one leaves.
+"""
 
 # Over 300 lines: the simple models, the coordinates and the candidates that are made of both.
 

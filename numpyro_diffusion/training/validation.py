@@ -1,4 +1,9 @@
-"""What a run is told of held-out data, and when."""
+"""What a run is told of held-out data, and when.
+
+Held-out data are valued by an estimate of K, a *bound* on their log density, with the same noise in every validation,
+so that it is weights that are compared and not draws. The weights of the best value are kept. Where contexts are left
+out in training, as many are left out here, always the same ones.
+"""
 
 import jax
 import jax.numpy as jnp
