@@ -1,4 +1,11 @@
-"""Is an inference right on average? Simulation-based calibration; and Parzen windows, for samples without a density."""
+"""Is an inference right on average? Simulation-based calibration.
+
+If unknowns are drawn from the prior and data from the model, the rank of a true value among independent draws of the
+exact posterior is uniform, for any quantity (Cook, Gelman and Rubin 2006; Talts et al. 2018). Ranks that are not
+uniform, by a χ² test, by the coverage of central intervals or by their mean, speak against the inference, or against
+prior and model as they were coded. Autocorrelated draws look wrong too. The test is *exact* but for χ², and sees what
+the number of replicates lets it see.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

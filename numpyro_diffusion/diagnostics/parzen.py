@@ -1,4 +1,10 @@
-"""Parzen windows: how well a Gaussian blur of samples predicts other data."""
+"""Parzen windows: how well a Gaussian blur of samples predicts other data.
+
+A Parzen window is a mixture of equal Gaussians on samples, whose width a validation set chooses (Parzen 1962): the
+protocol by which models without a density were once compared (Goodfellow et al. 2014; Sohl-Dickstein et al. 2015, Table
+2). The log density is *exact* for that mixture; of the model's own it says little in many dimensions (Theis, van den
+Oord and Bethge 2016).
+"""
 
 from typing import NamedTuple
 

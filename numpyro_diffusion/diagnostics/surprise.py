@@ -1,4 +1,10 @@
-"""Do the data surprise the model? Their evidence among the evidences of data that the model draws itself."""
+"""Do the data surprise the model? Their evidence among the evidences of data that the model draws itself.
+
+Data surprise a model if their evidence is small among those of data sets that the model draws itself, a prior
+predictive check (Box 1980). As all evidences are estimated in the same way, the rank of the data is uniform under the
+model, *exactly*, at any number of particles (a Monte Carlo test; Barnard 1963): noise costs power alone. A small
+p-value says that prior, likelihood or both are wrong, and not which.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -1,4 +1,11 @@
-"""Multiple imputation of tables by a learned prior."""
+"""Multiple imputation of tables by a learned prior.
+
+Multiple imputation (Rubin 1987): every missing cell is drawn several times given the known cells of its row, so that
+what is unknown of it shows in how the completed tables differ, and in estimates that are pooled from them. Draws come
+from SMC under a learned prior, *consistent as particles grow*; that cells are missing at random is assumed. From few
+rows several priors are learned, each of rows drawn with replacement, so that imputation is proper (Little and Rubin
+2019, §10.2.3), *approximately*.
+"""
 
 import warnings
 from os import fspath

@@ -1,4 +1,9 @@
-"""What multiple imputation returns: completed tables, and what speaks for and against them."""
+"""What multiple imputation returns: completed tables, and what speaks for and against them.
+
+Beside the completed tables and their priors stand diagnostics of the rows, by the names that `nd.infer.SMC` uses:
+effective sizes, Pareto k̂, and the gaps between independent runs. Rows against which something speaks are named, and
+counted in what is printed. No mathematics is done here; `pool` makes one answer of those from several tables.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload

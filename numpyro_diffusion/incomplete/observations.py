@@ -1,4 +1,11 @@
-"""A prior where no clean data exist: from noisy, blurred or incomplete observations."""
+"""A prior where no clean data exist: from noisy, blurred or incomplete observations.
+
+Where only observations of x exist, the prior is learned by expectation maximisation (Dempster, Laird and Rubin 1977): x
+is drawn given each observation under the current prior, by SMC and so *consistent as particles grow*, and the prior
+learns from the draws, along with parameters that the observations share. Rozet et al. (2024) do so with draws that no
+weight corrects. Laps are *approximate* steps of EM; the held-out log evidence scores them. What no observation sees,
+the likelihood leaves open.
+"""
 
 import functools
 import inspect

@@ -1,4 +1,9 @@
-"""Rubin's rules: one answer from those of several completed tables."""
+"""Rubin's rules: one answer from those of several completed tables.
+
+The pooled estimate of m completed tables is the mean of theirs, its variance the mean of theirs plus 1 + 1/m times the
+variance between them, and its degrees of freedom are m − 1 over the square of the share that the latter has (Rubin
+1987, §3.1). The rules are *approximate*: for estimates that are about normal, and for imputation that is proper.
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,9 @@
-"""What one observation says about x, read from a NumPyro model of it."""
+"""What one observation says about x, read from a NumPyro model of it.
+
+A NumPyro model of one observation, with values of the parameters that all observations share, is a factor of x
+(`extract_factor`), *exact* with all that does not depend on x, so that evidences under different parameters can be
+compared. Parameters are ``numpyro.param`` sites, moved without their constraints by the bijections of NumPyro.
+"""
 
 from collections.abc import Callable
 from typing import Any

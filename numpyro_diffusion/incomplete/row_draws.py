@@ -1,4 +1,10 @@
-"""Draws of rows' missing cells given their known ones, by SMC under one prior or several in turn."""
+"""Draws of rows' missing cells given their known ones, by SMC under one prior or several in turn.
+
+Known cells are a `Delta` factor, and SMC draws the others, row by row in one compiled program: *consistent as particles
+grow*, for the prior's chain. Each row has two independent runs to compare; rows against which something speaks are run
+again with four and with sixteen times as many particles. Of several priors each has its turn, and a row's evidence is
+that of their mixture.
+"""
 
 from typing import Any, NamedTuple
 

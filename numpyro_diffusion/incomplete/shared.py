@@ -1,4 +1,9 @@
-"""What all observations share, such as a noise scale: the maximisation of its part of the likelihood."""
+"""What all observations share, such as a noise scale: the maximisation of its part of the likelihood.
+
+The maximisation step of EM for parameters that observations share: the mean over draws of x of log p(y | x, parameters)
+is raised by Adam (Kingma and Ba 2015) from where the parameters are. With exact draws this raises the evidence
+(Dempster, Laird and Rubin 1977); with those of SMC it does so *approximately*.
+"""
 
 from typing import Any
 

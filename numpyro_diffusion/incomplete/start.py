@@ -1,4 +1,10 @@
-"""Where learning from observations begins: a Gaussian, by expectation maximisation on the observations themselves."""
+"""Where learning from observations begins: a Gaussian, by expectation maximisation on the observations themselves.
+
+Before the first lap the prior is a Gaussian, learned by expectation maximisation on the observations. Where these are
+linear with Gaussian noise its posterior is a closed form, so that few particles draw from the right law and laps are
+cheap. The laps share their noise, so that they end at the maximum up to that noise: *approximate*, as is the shrinkage
+of the covariance where observations are few.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
