@@ -1,4 +1,9 @@
-"""The bump-function read-out of Sohl-Dickstein et al. 2015: one body, mixed by smooth functions of time."""
+"""The bump-function read-out of Sohl-Dickstein et al. 2015: one body, mixed by smooth functions of time.
+
+One body network serves all steps; its outputs are mixed over time by normalised Gaussian bumps, so that what is said at
+neighbouring steps is alike and the number of weights does not grow with T (Sohl-Dickstein et al. 2015, App. D.2, eqs.
+62-63). The bumps are as wide as they are apart, as the paper has it; the authors' released code has half of that.
+"""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,10 @@
-"""How a network is told the context c of p(x | c): numbers, vectors, labels, or small images."""
+"""How a network is told the context c of p(x | c): numbers, vectors, labels, or small images.
+
+A network for p(x | c) is told c beside x_t and t: features of c, standardised numbers or indicators of labels, go
+through two layers, and are added to the embedding of time. Numbers that are not known are marked as such, so that one
+network can learn p(x | c) and p(x). Splines (restricted cubic ones; Harrell 2015, eq. 2.25) are for baselines whose
+variances change smoothly with c.
+"""
 
 import math
 

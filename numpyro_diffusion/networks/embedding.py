@@ -1,4 +1,8 @@
-"""Time features: how a network is told the step index."""
+"""Time features: how a network is told the step index.
+
+A step index enters a network as sines and cosines at geometrically spaced frequencies (Vaswani et al. 2017; Ho, Jain
+and Abbeel 2020): smooth in t, so that a network may be asked between whole steps, and different at all of them.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float

@@ -1,4 +1,9 @@
-"""What the networks share: activations by name, zero-initialised layers, and the shapes of examples."""
+"""What the networks share: activations by name, zero-initialised layers, and the shapes of examples.
+
+Networks start at an output of exactly zero, as their last layers are zero: about a baseline the process then starts as
+that baseline, and elsewhere at the forward kernel or at a prediction of zero. What checks the shapes of examples is
+here too, since networks are written for one example.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

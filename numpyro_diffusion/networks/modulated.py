@@ -1,4 +1,9 @@
-"""What networks of residual blocks that time modulates have in common: their ends, and what the blocks are told."""
+"""What networks of residual blocks that time modulates have in common: their ends, and what the blocks are told.
+
+Networks of residual blocks differ in the blocks. The layers before and after them, the embedding of time and context
+that modulates them (FiLM; Perez et al. 2018), and the gain that lets the answer be linear in x_t are the same, and are
+made here.
+"""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,9 @@
-"""The multi-scale convolutional network of Sohl-Dickstein et al. 2015, for images: a body for `BumpReadout`."""
+"""The multi-scale convolutional network of Sohl-Dickstein et al. 2015, for images: a body for `BumpReadout`.
+
+An image is averaged over blocks of 1, 2, 4, … pixels, convolved at each of these scales, and the answers are brought to
+full size and summed (Sohl-Dickstein et al. 2015, App. D.2.1, Fig. D.1); beside it a dense way sees the whole image. The
+paper leaves numbers of layers and filters open, so that this is its architecture and not its network.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,9 @@
-"""Images folded so that patches of pixels become channels: a smaller image for a network."""
+"""Images folded so that patches of pixels become channels: a smaller image for a network.
+
+Folding is a bijection of pixels, so that any network for small images of many channels is one for larger images, at a
+cost that falls with the number of pixels in a patch. What is lost is that convolutions do not see where in its patch a
+pixel is but by its channel.
+"""
 
 from collections.abc import Callable
 from typing import Any

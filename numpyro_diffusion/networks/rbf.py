@@ -1,4 +1,9 @@
-"""The swiss-roll network of Sohl-Dickstein et al. 2015: shared radial bases, one read-out per step."""
+"""The swiss-roll network of Sohl-Dickstein et al. 2015: shared radial bases, one read-out per step.
+
+The value is a linear function, of its own at each step, of radial basis functions that add up to one and are shared by
+all steps: the network of the swiss roll of Sohl-Dickstein et al. (2015, App. D.1.1). Between whole steps the answer is
+interpolated. It is for a few dimensions, which some tens of centres can cover.
+"""
 
 import math
 from collections.abc import Sequence

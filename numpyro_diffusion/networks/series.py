@@ -1,4 +1,10 @@
-"""A network of 1-d convolutions, for series."""
+"""A network of 1-d convolutions, for series.
+
+Along a series, neighbours belong together at all places alike: residual blocks of convolutions whose reach doubles from
+block to block (van den Oord et al. 2016, here not causal), modulated by the embedding of time (FiLM; Perez et al.
+2018). Each place has features of its own too, which start at zero, so that what differs along the series can be
+learned.
+"""
 
 import math
 from collections.abc import Sequence

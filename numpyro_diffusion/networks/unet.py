@@ -1,4 +1,8 @@
-"""The U-Net of Ho et al. 2020, in their CIFAR-10 configuration and in any other of its kind."""
+"""The U-Net of Ho et al. 2020, in their CIFAR-10 configuration and in any other of its kind.
+
+Convolutions on halved images see far, those at full size see detail, and skips join both (Ho, Jain and Abbeel 2020,
+App. B; Ronneberger, Fischer and Brox 2015).
+"""
 
 # Over 300 lines: one network, with the checks of its many settings beside it.
 
