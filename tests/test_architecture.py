@@ -41,6 +41,13 @@ RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 HEAVY = {"arviz", "arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "pandas", "sklearn", "xarray"}
 # Only leaves may import these, and only so that `import numpyro_diffusion` does not: test_import_is_cheap.
 LEAVES = {"cli", "convert", "datasets", "demo", "diagnostics", "plots"}
+# Parts that hold mathematics: their modules begin with a paragraph of theory and its references, unless they are short.
+THEORY = {
+    "denoisers", "diagnostics", "diffusions", "distributions", "factors", "incomplete", "infer", "last_steps", "laws",
+    "likelihoods", "moments", "networks", "placement", "process", "samplers", "schedules", "training", "transforms",
+    "twists",
+}  # fmt: skip
+SHORT = 40  # lines
 
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -128,8 +135,11 @@ def test_heavy_packages_are_imported_by_leaves_only(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_are_documented_and_small(module):
-    assert ast.get_docstring(TREES[module]), f"{module} has no docstring"
+    said = ast.get_docstring(TREES[module])
+    assert said, f"{module} has no docstring"
     lines = MODULES[module].read_text(encoding="utf-8").splitlines()
+    theory = part_of(module) in THEORY and len(lines) > SHORT
+    assert not theory or "\n\n" in said, f"{module}: expected a summary and a paragraph of theory, got {said!r}"
     assert len(lines) <= MAX_LINES, f"{module} has {len(lines)} lines, more than {MAX_LINES}"
     says_why = any(line.startswith(f"# Over {LINES} lines: ") for line in lines)
     assert says_why == (len(lines) > LINES), f"{module} has {len(lines)} lines; says why: {says_why}"
