@@ -15,9 +15,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from numpyro.distributions import constraints
 
+from .._shapes import AnyExample, AnyTime, Example
 from ..schedules import AbstractSchedule
 
 
@@ -74,7 +75,7 @@ class AbstractDiffusion(eqx.Module):
     def check_values(self, name: str, x: ArrayLike) -> None:
         """Raise ``ValueError`` where known data `x` are off their support; `name` is the argument's."""
 
-    def check_state(self, name: str, x_t: ArrayLike) -> None:
+    def check_state(self, name: str, x_t: AnyExample) -> None:
         """The same for a noisy state; see `data_support`."""
         self.check_values(name, x_t)
 
@@ -84,36 +85,42 @@ class AbstractDiffusion(eqx.Module):
         """What a network's output may mean here (`predicts` of a `Network`), with the number of its outputs."""
 
     @abstractmethod
-    def network_input(self, x_t: ArrayLike) -> Array:
+    def network_input(self, x_t: AnyExample) -> Float[Array, "..."]:
         """The state as a network sees it: floating, without units, of shape `network_shape`."""
 
     def network_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of what a network is given, and of each of its outputs, for one example."""
         return event_shape
 
-    def posterior_from_logits(self, logits: Array, x_t: Array) -> dist.Distribution:
+    def posterior_from_logits(self, logits: Float[Array, "..."], x_t: Example) -> dist.Distribution:
         """The law of x_0 given x_t that a network's logits stand for, where ``"logits"`` is among the `heads`."""
         del logits, x_t
         raise ValueError(f"predicts: {type(self).__name__} has no law of logits, got 'logits'")
 
-    def posterior_of_values(self, log_probs: Array, x_t: Array) -> dist.Distribution:
+    def posterior_of_values(self, log_probs: Float[Array, "*event values"], x_t: Example) -> dist.Distribution:
         """The law of x_0 given x_t with these log probabilities of each value, shape (*event, num_values)."""
         del log_probs, x_t
         raise ValueError(f"diffusion: expected one whose elements have a few values, got {type(self).__name__}")
 
     def kernel_from_heads(
-        self, output: tuple[Array, Array], x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+        self,
+        output: tuple[Float[Array, "..."], Float[Array, "..."]],
+        x_t: Example,
+        t: AnyTime,
+        s: AnyTime | None = None,
     ) -> dist.Distribution:
         """The kernel x_t → x_s of the head ``"mean"`` ([2015] eqs. 64-65); the forward kernel for outputs of 0."""
         del output, x_t, t, s
         raise ValueError(f"predicts: {type(self).__name__} has no head 'mean', got 'mean'")
 
-    def implied_posterior(self, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def implied_posterior(self, kernel: dist.Distribution, x_t: Example, t: AnyTime) -> dist.Distribution:
         """The law of x_0 whose averaged bridge, from t to t − 1, is `kernel`, or is near to it."""
         del kernel, x_t, t
         raise ValueError(f"predicts: {type(self).__name__} has no head 'mean', got 'mean'")
 
-    def corrected(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+    def corrected(
+        self, posterior: dist.Distribution, output: tuple[Float[Array, "..."], Float[Array, "..."]], x_t: Example
+    ) -> dist.Distribution:
         """A law of x_0 given x_t, corrected by the outputs of a `Residual` network; outputs of 0 leave it as it is.
 
         Args:
@@ -124,26 +131,26 @@ class AbstractDiffusion(eqx.Module):
         del posterior, output, x_t
         raise ValueError(f"diffusion: expected one whose laws a Residual can move, got {type(self).__name__}")
 
-    def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Float[Array, ""]:
+    def simple_loss(self, posterior: dist.Distribution, x_0: Example, t: AnyTime) -> Float[Array, ""]:
         """The unweighted loss of a prediction at one x_t in nats, shape (): −log of the predicted law at x_0."""
         del t
         return -posterior.log_prob(x_0)
 
     @abstractmethod
-    def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def step(self, x_s: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """q(x_t | x_s), exact; event shape that of `x_s`."""
 
     @abstractmethod
-    def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
+    def marginal(self, x_0: AnyExample, t: AnyTime) -> dist.Distribution:
         """q(x_t | x_0), exact; event shape that of `x_0`."""
 
     @abstractmethod
-    def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def bridge(self, x_t: AnyExample, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """q(x_s | x_t, x_0), exact; event shape that of `x_t`."""
 
     @abstractmethod
     def average_bridge(
-        self, x_t: ArrayLike, posterior: dist.Distribution, t: ArrayLike, s: ArrayLike | None = None
+        self, x_t: AnyExample, posterior: dist.Distribution, t: AnyTime, s: AnyTime | None = None
     ) -> dist.Distribution:
         """The bridge averaged over a factorised `posterior` of x_0 given x_t: the kernel x_t → x_s it implies."""
 
@@ -152,11 +159,11 @@ class AbstractDiffusion(eqx.Module):
         """π, the law that q tends to and the chain starts from; event shape `event_shape`."""
 
     @abstractmethod
-    def reverse_prior_step(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def reverse_prior_step(self, x_t: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """q(x_t | x_s) π(x_s) / π(x_t): the reversal that is exact when the data are noise themselves."""
 
     @abstractmethod
-    def marginal_noise(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def marginal_noise(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
         """Standard noise that `marginal_from_noise` turns into a draw of x_t."""
 
     @abstractmethod
@@ -168,24 +175,22 @@ class AbstractDiffusion(eqx.Module):
         """The antithetic partner of `noise`: of the same law, with opposite effect."""
 
     @abstractmethod
-    def marginal_from_noise(
-        self, noise: Float[Array, "*event"], x_0: ArrayLike, t: ArrayLike
-    ) -> Float[Array, "*event"]:
+    def marginal_from_noise(self, noise: Float[Array, "*event"], x_0: AnyExample, t: AnyTime) -> Float[Array, "*event"]:
         """A draw from q(x_t | x_0), as a function of standard noise."""
 
     @abstractmethod
-    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
+    def marginal_entropy(self, x_0: AnyExample, t: AnyTime) -> Float[Array, ""]:
         """H_q(X^t | X^0 = x_0) in nats, exact, shape ()."""
 
     @abstractmethod
-    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Float[Array, ""]:
+    def step_entropy(self, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None) -> Float[Array, ""]:
         """H_q(X^t | X^s) in nats, exact, shape (); x_s averaged over q(x_s | x_0)."""
 
     @abstractmethod
-    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
+    def expected_log_terminal(self, x_0: AnyExample, t: AnyTime) -> Float[Array, ""]:
         """E log π(X^t) over q(x_t | x_0) in nats, exact, shape ()."""
 
-    def log_null(self, x_0: ArrayLike) -> Float[Array, ""]:
+    def log_null(self, x_0: AnyExample) -> Float[Array, ""]:
         """log π(x_0) in nats, shape (): the example as if it were noise."""
         return self.expected_log_terminal(x_0, 0.0)
 
@@ -193,7 +198,9 @@ class AbstractDiffusion(eqx.Module):
     def terminal_entropy(self, event_shape: tuple[int, ...]) -> Float[Array, ""]:
         """H(π) in nats, exact, shape ()."""
 
-    def reverse_entropy_bounds(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> tuple[Array, Array]:
+    def reverse_entropy_bounds(
+        self, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Lower and upper bounds on H_q(X^s | X^t) in nats, shape () each ([2015] §2.6, eq. 24, App. A).
 
         Averaged over the data's x_0 they bound the entropy of one step of the true reverse chain. The lower one
@@ -209,7 +216,7 @@ class AbstractDiffusion(eqx.Module):
 class AbstractDiscreteDiffusion(AbstractDiffusion):
     """What families whose elements have a few values share: x_t is a function of uniform noise."""
 
-    def marginal_noise(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def marginal_noise(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
         """Uniform noise on [0, 1)."""
         return jax.random.uniform(key, shape, dtype=self.schedule.times.dtype)
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 
 from .._checks import check_binary, check_real, is_concrete
+from .._shapes import AnyExample, AnyTime, Example
 from ..laws import bit_logits, bits
 from ..schedules import AbstractSchedule
 from .base import AbstractDiscreteDiffusion
@@ -55,7 +56,7 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
         self._rate = jnp.asarray(rate, dtype=float)
 
     @property
-    def rate(self) -> Array:
+    def rate(self) -> Float[Array, "..."]:
         """P(1) under the noise law; a constant, never trained."""
         return jax.lax.stop_gradient(self._rate)
 
@@ -82,49 +83,55 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
         """Log-odds of x_0, and those that [2015] adds to the forward kernel's."""
         return {"logits": 1, "mean": 1}
 
-    def network_input(self, x_t: ArrayLike) -> Array:
+    def network_input(self, x_t: AnyExample) -> Float[Array, "*event"]:
         """0.0 and 1.0."""
         return jnp.asarray(x_t, dtype=self.schedule.times.dtype)
 
-    def posterior_from_logits(self, logits: Array, x_t: Array) -> dist.Distribution:
+    def posterior_from_logits(self, logits: Float[Array, "*event"], x_t: Example) -> dist.Distribution:
         """Independent bits."""
         del x_t
         return bits(logits)
 
-    def posterior_of_values(self, log_probs: Array, x_t: Array) -> dist.Distribution:
+    def posterior_of_values(self, log_probs: Float[Array, "*event values"], x_t: Example) -> dist.Distribution:
         """Independent bits."""
         del x_t
         return bits(log_probs[..., 1] - log_probs[..., 0])
 
-    def corrected(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+    def corrected(
+        self, posterior: dist.Distribution, output: tuple[Float[Array, "..."], Float[Array, "..."]], x_t: Example
+    ) -> dist.Distribution:
         """The first output, added to the law's log-odds."""
         del x_t
         return bits(bit_logits(posterior) + output[0])
 
     def kernel_from_heads(
-        self, output: tuple[Array, Array], x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+        self,
+        output: tuple[Float[Array, "..."], Float[Array, "..."]],
+        x_t: Example,
+        t: AnyTime,
+        s: AnyTime | None = None,
     ) -> dist.Distribution:
         """The forward kernel with the first output added to its log-odds."""
         return bits(bit_logits(self.reverse_prior_step(x_t, t, s)) + output[0])
 
-    def implied_posterior(self, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def implied_posterior(self, kernel: dist.Distribution, x_t: Example, t: AnyTime) -> dist.Distribution:
         """The bits x_0 whose averaged bridge is the kernel."""
         on = self.bridge(x_t, jnp.ones_like(kernel.mean), t).mean
         off = self.bridge(x_t, jnp.zeros_like(kernel.mean), t).mean
         one = jnp.clip((kernel.mean - off) / (on - off), 1e-6, 1 - 1e-6)
         return bits(jnp.log(one) - jnp.log1p(-one))
 
-    def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def step(self, x_s: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """q(x_t | x_s), exact; event shape that of `x_s`."""
         check_binary("x_s", x_s)
         return bits(self._stay_logits(x_s, self.schedule.beta(t, s)))
 
-    def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
+    def marginal(self, x_0: AnyExample, t: AnyTime) -> dist.Distribution:
         """q(x_t | x_0), exact; event shape that of `x_0`."""
         check_binary("x_0", x_0)
         return bits(self._stay_logits(x_0, self.schedule.noise_variance(t)))
 
-    def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def bridge(self, x_t: AnyExample, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """q(x_s | x_t, x_0), exact and factorised over bits; event shape that of `x_t`."""
         check_binary("x_t", x_t)
         check_binary("x_0", x_0)
@@ -133,7 +140,7 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
         return bits(log_odds + self._step_log_ratio(x_t, t, s))
 
     def average_bridge(
-        self, x_t: ArrayLike, posterior: dist.Distribution, t: ArrayLike, s: ArrayLike | None = None
+        self, x_t: AnyExample, posterior: dist.Distribution, t: AnyTime, s: AnyTime | None = None
     ) -> dist.Distribution:
         """The bridge averaged over independent bits x_0: exact for each bit, factorised over bits."""
         logits = bit_logits(posterior)
@@ -148,29 +155,27 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
         logits = jnp.log(self.rate) - jnp.log1p(-self.rate)
         return bits(jnp.broadcast_to(logits, event_shape))
 
-    def reverse_prior_step(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def reverse_prior_step(self, x_t: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """The chain is reversible under π, so this is `step` with its ends exchanged."""
         return self.step(x_t, t, s)
 
-    def marginal_from_noise(
-        self, noise: Float[Array, "*event"], x_0: ArrayLike, t: ArrayLike
-    ) -> Float[Array, "*event"]:
+    def marginal_from_noise(self, noise: Float[Array, "*event"], x_0: AnyExample, t: AnyTime) -> Float[Array, "*event"]:
         """Draw from q(x_t | x_0): ones where the noise is below their probability."""
         one = jnp.where(jnp.asarray(x_0) > 0.5, 1.0, 0.0)
         toss = self.schedule.noise_variance(t)
         return (noise < one * (1 - toss) + toss * self.rate).astype(noise.dtype)
 
-    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
+    def marginal_entropy(self, x_0: AnyExample, t: AnyTime) -> Float[Array, ""]:
         """Σ h(ᾱ_t x_0 + (1 − ᾱ_t)ρ) nats; depends on x_0 unless ρ = ½."""
         return jnp.sum(_entropy(self._activity(x_0, t)))
 
-    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Float[Array, ""]:
+    def step_entropy(self, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None) -> Float[Array, ""]:
         """Σ [m h(1 − β + ρβ) + (1 − m) h(ρβ)] nats, m the probability of a one at `s`."""
         s = jnp.asarray(t) - 1 if s is None else s
         beta, active = self.schedule.beta(t, s), self._activity(x_0, s)
         return jnp.sum(active * _entropy(beta * (1 - self.rate)) + (1 - active) * _entropy(beta * self.rate))
 
-    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
+    def expected_log_terminal(self, x_0: AnyExample, t: AnyTime) -> Float[Array, ""]:
         """E log π(X^t) given x_0, in nats."""
         active = self._activity(x_0, t)
         return jnp.sum(xlogy(active, self.rate) + xlog1py(1 - active, -self.rate))
@@ -179,7 +184,7 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
         """Σ h(ρ) nats."""
         return jnp.sum(jnp.broadcast_to(_entropy(self.rate), event_shape))
 
-    def _activity(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def _activity(self, x_0: AnyExample, t: AnyTime) -> Float[Array, "*event"]:
         toss = self.schedule.noise_variance(t)
         return jnp.asarray(x_0) * (1 - toss) + toss * self.rate
 
@@ -189,7 +194,7 @@ class BinomialDiffusion(AbstractDiscreteDiffusion):
         off = jnp.log(toss * self.rate) - jnp.log1p(-toss * self.rate)
         return jnp.where(jnp.asarray(x) > 0.5, on, off)
 
-    def _step_log_ratio(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike) -> Array:
+    def _step_log_ratio(self, x_t: AnyExample, t: AnyTime, s: ArrayLike) -> Array:
         """log q(x_t | x_s = 1) − log q(x_t | x_s = 0), per bit."""
         beta = self.schedule.beta(t, s)
         one = jnp.log1p(-beta * (1 - self.rate)) - jnp.log(beta * self.rate)

@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 
 from .._checks import check_count, check_levels, check_real, is_concrete
+from .._shapes import AnyExample, AnyTime, Example
 from ..laws import IMPOSSIBLE, categories, class_logits, from_noise, log_or_impossible, one_hot
 from ..schedules import AbstractSchedule
 from .base import AbstractDiscreteDiffusion
@@ -83,7 +84,7 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
             )
 
     @property
-    def noise(self) -> Array:
+    def noise(self) -> Float[Array, "... states"]:
         """π, constant: each value's probability under the noise law, shape ``(*event, num_states)`` or broadcastable.
 
         `num_states` is k, and one more with absorbing noise, for masked elements.
@@ -125,7 +126,7 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         """Whole numbers below k."""
         check_levels(name, x, self._counts)
 
-    def check_state(self, name: str, x_t: ArrayLike) -> None:
+    def check_state(self, name: str, x_t: AnyExample) -> None:
         """Whole numbers below k; and k itself with absorbing noise."""
         check_levels(name, x_t, np.asarray(self.num_states) if self.is_absorbing else self._counts)
 
@@ -134,7 +135,7 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         """Log probabilities of the classes of x_0, up to a constant."""
         return {"logits": 1}
 
-    def network_input(self, x_t: ArrayLike) -> Array:
+    def network_input(self, x_t: AnyExample) -> Float[Array, "*event states"]:
         """Each element as a row of 0.0 and one 1.0, shape (*event, num_states)."""
         return one_hot(x_t, self.num_states).astype(self.schedule.times.dtype)
 
@@ -142,33 +143,35 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         """(*event, num_states); what is said of classes that an element does not have is ignored."""
         return (*event_shape, self.num_states)
 
-    def posterior_from_logits(self, logits: Array, x_t: Array) -> dist.Distribution:
+    def posterior_from_logits(self, logits: Float[Array, "*event states"], x_t: Example) -> dist.Distribution:
         """Independent classes, of those that can have become x_t: with absorbing noise that one, unless masked."""
         from_any = self._noise_of(x_t)[..., None] > IMPOSSIBLE / 2
         possible = self._has_class & (from_any | one_hot(x_t, self.num_states))
         return categories(jnp.where(possible, logits, IMPOSSIBLE))
 
-    def posterior_of_values(self, log_probs: Array, x_t: Array) -> dist.Distribution:
+    def posterior_of_values(self, log_probs: Float[Array, "*event values"], x_t: Example) -> dist.Distribution:
         """The same from log probabilities of the classes alone."""
         lacking = [(0, 0)] * jnp.ndim(x_t) + [(0, self.num_states - jnp.shape(log_probs)[-1])]
         return self.posterior_from_logits(jnp.pad(log_probs, lacking, constant_values=IMPOSSIBLE), x_t)
 
-    def corrected(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+    def corrected(
+        self, posterior: dist.Distribution, output: tuple[Float[Array, "..."], Float[Array, "..."]], x_t: Example
+    ) -> dist.Distribution:
         """The first output, added to the law's log probabilities."""
         return self.posterior_from_logits(class_logits(posterior) + output[0], x_t)
 
-    def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def step(self, x_s: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """q(x_t | x_s), exact; event shape that of `x_s`."""
         self.check_state("x_s", x_s)
         beta = self.schedule.beta(t, s)
         return categories(self._tossed(x_s, 1 - beta, beta))
 
-    def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
+    def marginal(self, x_0: AnyExample, t: AnyTime) -> dist.Distribution:
         """q(x_t | x_0), exact; event shape that of `x_0`."""
         self.check_values("x_0", x_0)
         return categories(self._tossed(x_0, *self.schedule.signal_and_noise(t)))
 
-    def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def bridge(self, x_t: AnyExample, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """q(x_s | x_t, x_0), exact; event shape that of `x_t`."""
         self.check_state("x_t", x_t)
         self.check_values("x_0", x_0)
@@ -176,7 +179,7 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         return categories(self._into(x_t, t, s) + self._tossed(x_0, *self.schedule.signal_and_noise(s)))
 
     def average_bridge(
-        self, x_t: ArrayLike, posterior: dist.Distribution, t: ArrayLike, s: ArrayLike | None = None
+        self, x_t: AnyExample, posterior: dist.Distribution, t: AnyTime, s: AnyTime | None = None
     ) -> dist.Distribution:
         """The mixture of bridges over the posterior's x_0: exact for each element, factorised over elements.
 
@@ -195,7 +198,7 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         """π on every element; event shape `event_shape`."""
         return categories(jnp.broadcast_to(self._log_noise, (*event_shape, self.num_states)))
 
-    def reverse_prior_step(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def reverse_prior_step(self, x_t: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """The chain is reversible under π, so this is `step` with its ends exchanged.
 
         Raises:
@@ -205,17 +208,15 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
             raise ValueError("last_step: expected another than ForwardStep for absorbing noise, which is no data")
         return self.step(x_t, t, s)
 
-    def marginal_from_noise(
-        self, noise: Float[Array, "*event"], x_0: ArrayLike, t: ArrayLike
-    ) -> Float[Array, "*event"]:
+    def marginal_from_noise(self, noise: Float[Array, "*event"], x_0: AnyExample, t: AnyTime) -> Float[Array, "*event"]:
         """Draw from q(x_t | x_0): the class at which 1 − F passes the noise, as a floating number."""
         return from_noise(self.marginal(x_0, t), noise)
 
-    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
+    def marginal_entropy(self, x_0: AnyExample, t: AnyTime) -> Float[Array, ""]:
         """Σ H(ᾱ_t δ(x_0) + (1 − ᾱ_t)π) nats."""
         return jnp.sum(entr(self._chances(x_0, t)))
 
-    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Float[Array, ""]:
+    def step_entropy(self, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None) -> Float[Array, ""]:
         """Σ_j m(j) H((1 − β)δ(j) + βπ) nats, m the probability of class j at `s`, summed over elements."""
         s = jnp.asarray(t) - 1 if s is None else s
         beta = self.schedule.beta(t, s)
@@ -223,11 +224,11 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         each = jnp.sum(entr(fresh), -1, keepdims=True) - entr(fresh) + entr(1 - beta + fresh)
         return jnp.sum(self._chances(x_0, s) * each)
 
-    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
+    def expected_log_terminal(self, x_0: AnyExample, t: AnyTime) -> Float[Array, ""]:
         """E log π(X^t) given x_0, in nats; −inf where X^t may be what the noise is not."""
         return jnp.sum(xlogy(self._chances(x_0, t), self.noise))
 
-    def log_null(self, x_0: ArrayLike) -> Float[Array, ""]:
+    def log_null(self, x_0: AnyExample) -> Float[Array, ""]:
         """log π(x_0) in nats, shape (); with absorbing noise −Σ log k."""
         if not self.is_absorbing:
             return self.expected_log_terminal(x_0, 0.0)
@@ -254,7 +255,7 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         """log π(x), element by element."""
         return jnp.sum(jnp.where(one_hot(x, self.num_states), self._log_noise, 0.0), -1)
 
-    def _chances(self, x_0: ArrayLike, t: ArrayLike) -> Array:
+    def _chances(self, x_0: AnyExample, t: AnyTime) -> Array:
         """q(x_t | x_0) for each value of x_t."""
         return jnp.exp(class_logits(self.marginal(x_0, t)))
 
@@ -268,7 +269,7 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
         stays = jnp.where(one_hot(x, self.num_states), log_or_impossible(stay), IMPOSSIBLE)
         return jnp.logaddexp(stays, (log_or_impossible(toss) + self._noise_of(x))[..., None])
 
-    def _into(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike) -> Array:
+    def _into(self, x_t: AnyExample, t: AnyTime, s: ArrayLike) -> Array:
         """log q(x_t | x_s) for each value of x_s."""
         beta = self.schedule.beta(t, s)
         return self._reaching(x_t, 1 - beta, beta)

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Real, Shaped
 from numpyro.distributions import constraints
 
 from .. import laws
 from .._checks import check_real, check_step, checked_location, checked_scale
+from .._shapes import AnyExample, AnyTime, Example
 from ..schedules import AbstractSchedule
 from .base import AbstractDiffusion
 
@@ -55,12 +56,12 @@ class GaussianDiffusion(AbstractDiffusion):
         self._loc, self._scale = checked_location("loc", loc), checked_scale("scale", scale)
 
     @property
-    def loc(self) -> Array:
+    def loc(self) -> Float[Array, "..."]:
         """Location of the noise law; a constant, never trained."""
         return jax.lax.stop_gradient(self._loc)
 
     @property
-    def scale(self) -> Array:
+    def scale(self) -> Float[Array, "..."]:
         """Standard deviation of the noise law; a constant, never trained."""
         return jax.lax.stop_gradient(self._scale)
 
@@ -87,12 +88,16 @@ class GaussianDiffusion(AbstractDiffusion):
         """Three that predict a point, and the pair of [2015]."""
         return {"noise": 1, "data": 1, "velocity": 1, "mean": 2}
 
-    def network_input(self, x_t: ArrayLike) -> Array:
+    def network_input(self, x_t: AnyExample) -> Float[Array, "*event"]:
         """Standardised."""
         return self.standardize(x_t)
 
     def kernel_from_heads(
-        self, output: tuple[Array, Array], x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+        self,
+        output: tuple[Float[Array, "..."], Float[Array, "..."]],
+        x_t: Example,
+        t: AnyTime,
+        s: AnyTime | None = None,
     ) -> dist.Distribution:
         """Σ = σ(o^Σ + σ⁻¹(β_t)) and μ = (z − o^μ)√(1−Σ) + o^μ, standardised ([2015] eqs. 64-65)."""
         beta, z = self.schedule.beta(t, s), self.standardize(x_t)
@@ -101,7 +106,7 @@ class GaussianDiffusion(AbstractDiffusion):
         pull = variance / (1 + jnp.sqrt(1 - variance))  # 1 − √(1−Σ), exact for small Σ too
         return laws.normal(self.unstandardize(z + pull * (shift - z)), variance * self.scale**2)
 
-    def implied_posterior(self, kernel: dist.Distribution, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def implied_posterior(self, kernel: dist.Distribution, x_t: Example, t: AnyTime) -> dist.Distribution:
         """The x_0 whose bridge has the kernel's mean; its variance from the kernel's, at least 0."""
         from_data, from_noise, variance = self.bridge_coefficients(t)
         mean = (self.standardize(kernel.mean) - from_noise * self.standardize(x_t)) / from_data
@@ -109,28 +114,30 @@ class GaussianDiffusion(AbstractDiffusion):
         left = jnp.maximum(excess, 0.0) / from_data**2
         return laws.normal(self.unstandardize(mean), left * self.scale**2)
 
-    def corrected(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+    def corrected(
+        self, posterior: dist.Distribution, output: tuple[Float[Array, "..."], Float[Array, "..."]], x_t: Example
+    ) -> dist.Distribution:
         """Mean m − s·o and variance s² exp(v), v between ±4, where m and s are the law's own and (o, v) the output."""
         del x_t
         mean, variance = laws.mean_and_variance(posterior)
         grown = variance * jnp.exp(LARGEST_CHANGE * jnp.tanh(output[1] / LARGEST_CHANGE))
         return laws.normal(mean - jnp.sqrt(variance) * output[0], grown)
 
-    def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Float[Array, ""]:
+    def simple_loss(self, posterior: dist.Distribution, x_0: Example, t: AnyTime) -> Float[Array, ""]:
         """‖ε − ε̂‖², of the noise that the prediction of x_0 implies, shape ()."""
         error = self.standardize(x_0) - self.standardize(posterior.mean)
         return jnp.exp(self.schedule.log_snr(t)) * jnp.sum(jnp.square(error))
 
-    def standardize(self, x: ArrayLike) -> Array:
+    def standardize(self, x: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
         """From data units to units in which the noise law is N(0, 1)."""
         check_real("x", x)
         return (jnp.asarray(x) - self.loc) / self.scale
 
-    def unstandardize(self, z: ArrayLike) -> Array:
+    def unstandardize(self, z: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
         """From units in which the noise law is N(0, 1) to data units."""
         return self.loc + self.scale * z
 
-    def to_exploding(self, x_t: ArrayLike, t: ArrayLike) -> Array:
+    def to_exploding(self, x_t: AnyExample, t: AnyTime) -> Float[Array, "*event"]:
         r"""The same state in the variance-exploding form: :math:`m + (x_t - m)/\sqrt{\bar\alpha_t}`, shape of `x_t`.
 
         It is :math:`x_0 + \sigma_t c\,\varepsilon` with :math:`\sigma_t^2 = (1-\bar\alpha_t)/\bar\alpha_t`, the time
@@ -138,27 +145,27 @@ class GaussianDiffusion(AbstractDiffusion):
         """
         return self.unstandardize(self.standardize(x_t) / jnp.sqrt(self.schedule.alpha_bar(t)))
 
-    def from_exploding(self, y_t: ArrayLike, t: ArrayLike) -> Array:
+    def from_exploding(self, y_t: AnyExample, t: AnyTime) -> Float[Array, "*event"]:
         """The inverse of `to_exploding`, shape of `y_t`."""
         return self.unstandardize(self.standardize(y_t) * jnp.sqrt(self.schedule.alpha_bar(t)))
 
-    def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def step(self, x_s: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """q(x_t | x_s), exact; event shape that of `x_s`."""
         beta = self.schedule.beta(t, s)
         return self._normal(jnp.sqrt(1 - beta) * self.standardize(x_s), beta)
 
-    def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
+    def marginal(self, x_0: AnyExample, t: AnyTime) -> dist.Distribution:
         """q(x_t | x_0), exact; event shape that of `x_0`."""
         alpha_bar, noise_variance = self.schedule.signal_and_noise(t)
         return self._normal(jnp.sqrt(alpha_bar) * self.standardize(x_0), noise_variance)
 
-    def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def bridge(self, x_t: AnyExample, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """q(x_s | x_t, x_0), exact ([DDPM 2020] eqs. 6-7); event shape that of `x_t`."""
         from_data, from_noise, variance = self.bridge_coefficients(t, s)
         return self._normal(from_data * self.standardize(x_0) + from_noise * self.standardize(x_t), variance)
 
     def average_bridge(
-        self, x_t: ArrayLike, posterior: dist.Distribution, t: ArrayLike, s: ArrayLike | None = None
+        self, x_t: AnyExample, posterior: dist.Distribution, t: AnyTime, s: AnyTime | None = None
     ) -> dist.Distribution:
         """The Gaussian with the mean and variance of the bridge averaged over `posterior`.
 
@@ -173,7 +180,9 @@ class GaussianDiffusion(AbstractDiffusion):
         mean = from_data * self.standardize(own_mean) + from_noise * self.standardize(x_t)
         return self._normal(mean, variance + from_data**2 * own_variance / self.scale**2)
 
-    def bridge_coefficients(self, t: ArrayLike, s: ArrayLike | None = None) -> tuple[Array, Array, Array]:
+    def bridge_coefficients(
+        self, t: Real[ArrayLike, "#*t"], s: Real[ArrayLike, "#*t"] | None = None
+    ) -> tuple[Float[Array, "*t"], Float[Array, "*t"], Float[Array, "*t"]]:
         """Weights of x_0 and x_t in the bridge's mean, and its variance, in standardised units."""
         check_step(t, s, self.num_steps)
         schedule, s = self.schedule, jnp.asarray(t) - 1 if s is None else s
@@ -186,11 +195,11 @@ class GaussianDiffusion(AbstractDiffusion):
         """N(loc, scale²) on every element; event shape `event_shape`."""
         return self._normal(jnp.zeros(event_shape), jnp.ones(()))
 
-    def reverse_prior_step(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def reverse_prior_step(self, x_t: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """N(√α x_t, β): the chain is reversible under π, so this is `step` with its ends exchanged."""
         return self.step(x_t, t, s)
 
-    def marginal_noise(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def marginal_noise(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
         """Standard normal noise."""
         return jax.random.normal(key, shape, dtype=self.schedule.times.dtype)
 
@@ -202,22 +211,20 @@ class GaussianDiffusion(AbstractDiffusion):
         """Minus the noise."""
         return -noise
 
-    def marginal_from_noise(
-        self, noise: Float[Array, "*event"], x_0: ArrayLike, t: ArrayLike
-    ) -> Float[Array, "*event"]:
+    def marginal_from_noise(self, noise: Float[Array, "*event"], x_0: AnyExample, t: AnyTime) -> Float[Array, "*event"]:
         """Reparameterised draw from q(x_t | x_0): differentiable in x_0 and in a learned schedule."""
         alpha_bar, noise_variance = self.schedule.signal_and_noise(t)
         return self.unstandardize(jnp.sqrt(alpha_bar) * self.standardize(x_0) + jnp.sqrt(noise_variance) * noise)
 
-    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
+    def marginal_entropy(self, x_0: AnyExample, t: AnyTime) -> Float[Array, ""]:
         """½ Σ log 2πe(1 − ᾱ_t)c² nats."""
         return self._entropy(x_0, self.schedule.noise_variance(t))
 
-    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Float[Array, ""]:
+    def step_entropy(self, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None) -> Float[Array, ""]:
         """½ Σ log 2πe β_t c² nats."""
         return self._entropy(x_0, self.schedule.beta(t, s))
 
-    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
+    def expected_log_terminal(self, x_0: AnyExample, t: AnyTime) -> Float[Array, ""]:
         """E log π(X^t) given x_0: a Gaussian's second moment, in nats."""
         alpha_bar, noise_variance = self.schedule.signal_and_noise(t)
         square = alpha_bar * self.standardize(x_0) ** 2 + noise_variance

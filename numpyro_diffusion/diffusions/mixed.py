@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped
 from numpyro.distributions import constraints
 
 from .._checks import check_count, check_real, is_concrete
+from .._shapes import AnyExample, AnyTime, Example
 from ..laws import ByColumns, Columns, Mixed, apart, together
 from ..schedules import AbstractSchedule
 from .base import AbstractDiffusion
@@ -107,7 +108,7 @@ class MixedDiffusion(AbstractDiffusion):
         """What each group asks of its columns, which the message names."""
         self._check(name, x, lambda own: own.check_values)
 
-    def check_state(self, name: str, x_t: ArrayLike) -> None:
+    def check_state(self, name: str, x_t: AnyExample) -> None:
         """The same of a noisy state."""
         self._check(name, x_t, lambda own: own.check_state)
 
@@ -116,7 +117,7 @@ class MixedDiffusion(AbstractDiffusion):
         """None: what one output means differs between the columns."""
         return {}
 
-    def network_input(self, x_t: ArrayLike) -> Array:
+    def network_input(self, x_t: Shaped[ArrayLike, "*lead d"]) -> Float[Array, "*lead numbers"]:
         """Each group's own, flat, one after the other."""
         seen = [own.network_input(x) for own, x in self._cut(x_t)]
         lead = jnp.ndim(x_t) - 1
@@ -127,7 +128,9 @@ class MixedDiffusion(AbstractDiffusion):
         self._check_shape(event_shape)
         return (sum(self._sizes),)
 
-    def corrected(self, posterior: dist.Distribution, output: tuple[Array, Array], x_t: Array) -> dist.Distribution:
+    def corrected(
+        self, posterior: dist.Distribution, output: tuple[Float[Array, "..."], Float[Array, "..."]], x_t: Example
+    ) -> dist.Distribution:
         """Each group's law, corrected by its part of the outputs."""
         ends = list(itertools.accumulate(self._sizes))[:-1]
         parts = zip(*(jnp.split(out, ends) for out in output), strict=True)
@@ -138,25 +141,25 @@ class MixedDiffusion(AbstractDiffusion):
             laws.append(own.corrected(law, (out[0].reshape(shape), out[1].reshape(shape)), x))
         return self._law(laws)
 
-    def simple_loss(self, posterior: dist.Distribution, x_0: Array, t: ArrayLike) -> Float[Array, ""]:
+    def simple_loss(self, posterior: dist.Distribution, x_0: Example, t: AnyTime) -> Float[Array, ""]:
         """The groups' losses, added up."""
         pairs = zip(_laws(posterior), self._cut(x_0), strict=True)
         return sum((own.simple_loss(law, x, t) for law, (own, x) in pairs), jnp.zeros(()))
 
-    def step(self, x_s: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def step(self, x_s: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """q(x_t | x_s), exact; event shape that of `x_s`."""
         return self._law([own.step(x, t, s) for own, x in self._cut(x_s)])
 
-    def marginal(self, x_0: ArrayLike, t: ArrayLike) -> dist.Distribution:
+    def marginal(self, x_0: AnyExample, t: AnyTime) -> dist.Distribution:
         """q(x_t | x_0), exact; event shape that of `x_0`."""
         return self._law([own.marginal(x, t) for own, x in self._cut(x_0)])
 
-    def bridge(self, x_t: ArrayLike, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def bridge(self, x_t: AnyExample, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """q(x_s | x_t, x_0), exact; event shape that of `x_t`."""
         return self._law([own.bridge(x, y, t, s) for own, x, y in self._cut(x_t, x_0)])
 
     def average_bridge(
-        self, x_t: ArrayLike, posterior: dist.Distribution, t: ArrayLike, s: ArrayLike | None = None
+        self, x_t: AnyExample, posterior: dist.Distribution, t: AnyTime, s: AnyTime | None = None
     ) -> dist.Distribution:
         """Each group's bridge averaged over its law of x_0: exact where that group's is, factorised over groups."""
         pairs = zip(_laws(posterior), self._cut(x_t), strict=True)
@@ -168,7 +171,7 @@ class MixedDiffusion(AbstractDiffusion):
         pairs = zip(self.diffusions, self.columns, strict=True)
         return self._law([own.terminal((len(places),)) for own, places in pairs])
 
-    def reverse_prior_step(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def reverse_prior_step(self, x_t: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """That of each group.
 
         Raises:
@@ -176,7 +179,7 @@ class MixedDiffusion(AbstractDiffusion):
         """
         return self._law([own.reverse_prior_step(x, t, s) for own, x in self._cut(x_t)])
 
-    def marginal_noise(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def marginal_noise(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
         """Standard noise of each group, normal for real columns, else uniform."""
         keys = jax.random.split(key, len(self.diffusions))
         parts = zip(keys, self.diffusions, self.columns, strict=True)
@@ -190,25 +193,23 @@ class MixedDiffusion(AbstractDiffusion):
         """Each group's, of its columns."""
         return self._joined([own.mirror_noise(part) for own, part in self._cut(noise)])
 
-    def marginal_from_noise(
-        self, noise: Float[Array, "*event"], x_0: ArrayLike, t: ArrayLike
-    ) -> Float[Array, "*event"]:
+    def marginal_from_noise(self, noise: Float[Array, "*event"], x_0: AnyExample, t: AnyTime) -> Float[Array, "*event"]:
         """A draw from q(x_t | x_0), as a function of standard noise."""
         return self._joined([own.marginal_from_noise(part, x, t) for own, part, x in self._cut(noise, x_0)])
 
-    def marginal_entropy(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
+    def marginal_entropy(self, x_0: AnyExample, t: AnyTime) -> Float[Array, ""]:
         """The groups' entropies in nats, added up; exact, shape ()."""
         return self._sum(x_0, lambda own, x: own.marginal_entropy(x, t))
 
-    def step_entropy(self, x_0: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> Float[Array, ""]:
+    def step_entropy(self, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None) -> Float[Array, ""]:
         """The groups' entropies in nats, added up; exact, shape ()."""
         return self._sum(x_0, lambda own, x: own.step_entropy(x, t, s))
 
-    def expected_log_terminal(self, x_0: ArrayLike, t: ArrayLike) -> Float[Array, ""]:
+    def expected_log_terminal(self, x_0: AnyExample, t: AnyTime) -> Float[Array, ""]:
         """E log π(X^t) given x_0, in nats."""
         return self._sum(x_0, lambda own, x: own.expected_log_terminal(x, t))
 
-    def log_null(self, x_0: ArrayLike) -> Float[Array, ""]:
+    def log_null(self, x_0: AnyExample) -> Float[Array, ""]:
         """The groups' own, added up, in nats, shape ()."""
         return self._sum(x_0, lambda own, x: own.log_null(x))
 
