@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 
 from ._checks import check_choice, check_count, check_finite, check_levels, refusal
+from ._shapes import Example
 from .denoisers import AbstractDenoiser
 from .diffusions import AbstractDiffusion, require_gaussian, require_mixed
 from .laws import ByColumns, Mixed, mean_and_variance, normal, rounded
@@ -29,7 +29,7 @@ class AbstractLastStep(eqx.Module):
     """The kernel p(x_0 | x_1), the one step that no bridge can teach."""
 
     @abstractmethod
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Example) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""
 
     def element_support(self, diffusion: AbstractDiffusion) -> constraints.Constraint:
@@ -51,7 +51,7 @@ class AbstractLastStep(eqx.Module):
         return self.num_values is not None
 
     @property
-    def own_log_scale(self) -> Array | None:
+    def own_log_scale(self) -> Float[Array, "..."] | None:
         """Log of the step's standard deviation in units of the diffusion's `scale`, if it does not depend on x_1.
 
         The mean is then E[x_0 | x_1]. None where the denoiser has the variance, or none is needed.
@@ -63,7 +63,7 @@ class AbstractLastStep(eqx.Module):
         """Whether `expected_log_prob` is known without a draw of x_1."""
         return False
 
-    def expected_log_prob(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+    def expected_log_prob(self, diffusion: AbstractDiffusion, x_0: Example) -> Float[Array, ""]:
         """E log p(x_0 | x_1) over q(x_1 | x_0) in nats, exact, shape (); only where `has_expectation`."""
         raise ValueError(f"last_step: expected one with a closed-form expectation, got {type(self).__name__}")
 
@@ -72,7 +72,7 @@ class AbstractLastStep(eqx.Module):
         del diffusion, denoiser
         return self
 
-    def log_null(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+    def log_null(self, diffusion: AbstractDiffusion, x_0: Example) -> Float[Array, ""]:
         """log π(x_0) in nats, shape (): the example as if it were noise, in the measure of the step's `log_prob`."""
         return diffusion.log_null(x_0)
 
@@ -80,7 +80,7 @@ class AbstractLastStep(eqx.Module):
 class ForwardStep(AbstractLastStep):
     """The fixed kernel of [2015] App. B, eq. 44: q(x_1 | x_0) π(x_0) / π(x_1), for data N(√α_1 x_1, β_1)."""
 
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Example) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""
         return diffusion.reverse_prior_step(x_1, 1.0, 0.0)
 
@@ -95,7 +95,7 @@ class ForwardStep(AbstractLastStep):
         """True."""
         return True
 
-    def expected_log_prob(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+    def expected_log_prob(self, diffusion: AbstractDiffusion, x_0: Example) -> Float[Array, ""]:
         """log q(x_1|x_0) + log π(x_0) − log π(x_1) averaged over q(x_1|x_0): entropies, no noise."""
         null = diffusion.expected_log_terminal(x_0, 0.0)
         return null - diffusion.marginal_entropy(x_0, 1.0) - diffusion.expected_log_terminal(x_0, 1.0)
@@ -122,11 +122,11 @@ class LearnedStep(AbstractLastStep):
         self.log_scale = None if log_scale is None else jnp.asarray(log_scale, dtype=float)
 
     @property
-    def own_log_scale(self) -> Array | None:
+    def own_log_scale(self) -> Float[Array, "..."] | None:
         """`log_scale`."""
         return self.log_scale
 
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Example) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""
         if self.log_scale is None:
             return denoiser.reverse(diffusion, x_1, 1.0, 0.0)
@@ -151,7 +151,7 @@ class FixedStep(AbstractLastStep):
     def __init__(self, variance: Literal["beta", "beta_tilde"] = "beta_tilde") -> None:
         self.variance = check_choice("variance", variance, ("beta", "beta_tilde"))
 
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Example) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""
         gaussian = require_gaussian(diffusion)
         beta, beta_tilde = gaussian.schedule.noise_variance(1), gaussian.bridge_coefficients(2.0, 1.0)[2]
@@ -187,7 +187,7 @@ class DiscretisedStep(AbstractLastStep):
             raise refusal(f"step: expected a last step to round, such as FixedStep(), got {step!r}", right_type)
         self.step = step
 
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Example) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""
         step = LearnedStep() if self.step is None else self.step
         return rounded(step.kernel(require_gaussian(diffusion), denoiser, x_1), self.num_levels)
@@ -211,7 +211,7 @@ class DiscretisedStep(AbstractLastStep):
         """Whole numbers from 0 to num_levels − 1."""
         return constraints.integer_interval(0, self.num_levels - 1)
 
-    def log_null(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+    def log_null(self, diffusion: AbstractDiffusion, x_0: Example) -> Float[Array, ""]:
         """Log probability of rounded noise in nats, shape ()."""
         return rounded(diffusion.terminal(jnp.shape(x_0)), self.num_levels).log_prob(x_0)
 
@@ -237,7 +237,7 @@ class MixedStep(AbstractLastStep):
             raise TypeError(f"num_levels: expected a number or None for each group, got {num_levels!r:.80}")
         self.num_levels = tuple(None if n is None else check_count("num_levels", n, 2) for n in num_levels)
 
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Example) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""
         return self._rounded(denoiser.reverse(diffusion, x_1, 1.0, 0.0))
 
@@ -271,7 +271,7 @@ class MixedStep(AbstractLastStep):
                 require_gaussian(own, "num_levels: expected None but for groups of a GaussianDiffusion")
         return self
 
-    def log_null(self, diffusion: AbstractDiffusion, x_0: Array) -> Array:
+    def log_null(self, diffusion: AbstractDiffusion, x_0: Example) -> Float[Array, ""]:
         """log π(x_0) in nats, shape (): a log probability, of rounded noise, where groups are rounded."""
         groups = require_mixed(diffusion)
         noise = self._rounded(diffusion.terminal(jnp.shape(x_0)))

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, ArrayLike, Float, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_real, checked_location, checked_scale, is_concrete
 from .._numbers import check_rounding
 from .._products import dot
+from .._shapes import Example
 from .._structure import is_affine
 from ..laws import lowered
 from .base import AbstractFactor, as_function, has_values
@@ -49,10 +50,10 @@ class LinearGaussian(AbstractFactor):
             by more than a tenth of `scale`.
     """
 
-    observation: Array
+    observation: Float[Array, "*seen"]
     operator: Array | Operator
     scale: Array
-    mask: Array | None
+    mask: Bool[Array, "*seen"] | None
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class LinearGaussian(AbstractFactor):
         return self.observation.size
 
     @property
-    def seen(self) -> Array:
+    def seen(self) -> Float[Array, " m"]:
         """Flat mask of the observation as numbers, shape (y.size,)."""
         size = self.num_observed
         return jnp.ones(size) if self.mask is None else self.mask.reshape(-1).astype(self.observation.dtype)
@@ -116,32 +117,32 @@ class LinearGaussian(AbstractFactor):
         variance = jnp.broadcast_to(self.scale**2, self.observation.shape).reshape(-1)
         return Independent(jnp.where(self.seen > 0, variance, 1.0))
 
-    def apply(self, x: Array) -> Array:
+    def apply(self, x: Example) -> Float[Array, " m"]:
         """A x, flat, shape (y.size,), 0 where the observation is hidden."""
         return self.map.apply(x)
 
-    def transpose(self, y: Array, event_shape: tuple[int, ...]) -> Array:
+    def transpose(self, y: Float[Array, " m"], event_shape: tuple[int, ...]) -> Float[Array, "*event"]:
         """Aᵀ y for a flat `y`, shape `event`."""
         return self.map.transpose(y, event_shape)
 
-    def rows(self, event_shape: tuple[int, ...]) -> Array:
+    def rows(self, event_shape: tuple[int, ...]) -> Float[Array, " m *event"]:
         """A as rows, shape (y.size, *event): only for observations with few elements."""
         return self.map.rows(event_shape)
 
-    def residual(self, x: Array) -> Array:
+    def residual(self, x: Example) -> Float[Array, " m"]:
         """y − A x, flat, shape (y.size,), 0 where the observation is hidden."""
         return (self.observation.reshape(-1) - self.apply(x)) * self.seen
 
-    def noise_variance(self) -> Array:
+    def noise_variance(self) -> Float[Array, " m"]:
         """Variance of each element of the noise, flat; 1 where the observation is hidden."""
         return self.noise.variance
 
-    def covariance(self, signal: Array | None = None) -> Array:
+    def covariance(self, signal: Float[Array, "m m"] | None = None) -> Float[Array, "m m"]:
         """Covariance of y: that of the noise, 1 on the diagonal where it is hidden, plus A V Aᵀ = `signal`."""
         noise = self.noise.covariance
         return noise if signal is None else noise + signal
 
-    def log_density(self, square: Array, log_det: Array) -> Array:
+    def log_density(self, square: Float[Array, ""], log_det: Float[Array, ""]) -> Float[Array, ""]:
         """log N(y; …) from the Mahalanobis square and the log determinant over the observed elements."""
         return -0.5 * (square + log_det + jnp.sum(self.seen) * jnp.log(2 * jnp.pi))
 
@@ -149,7 +150,7 @@ class LinearGaussian(AbstractFactor):
         """log N(y; A x, noise) in nats."""
         return self.log_density(*self.noise.square_and_log_det(self.residual(x)))
 
-    def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
+    def multiply(self, law: dist.Distribution) -> tuple[Float[Array, ""], dist.Distribution] | None:
         """Condition a factorised normal on the observation: exact, by a Cholesky factor of y's covariance."""
         if not lowered.knows(law):
             return None
@@ -173,7 +174,7 @@ class LinearGaussian(AbstractFactor):
         del event_shape
         return self
 
-    def pull_back(self, transform: Transform, origin: Array) -> tuple[AbstractFactor, Array]:
+    def pull_back(self, transform: Transform, origin: Example) -> tuple[AbstractFactor, Float[Array, ""]]:
         """A linear observation of z where T is affine."""
         if not is_affine(transform, origin):
             return super().pull_back(transform, origin)
@@ -188,15 +189,20 @@ class PulledOperator(eqx.Module):
     factor: LinearGaussian | None
     transform: Transform
 
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: Example) -> Float[Array, "*seen"]:
         """The linear part, of the observation's shape."""
         moved = self.transform(z) - self.transform(jnp.zeros_like(z))
         return moved if self.factor is None else self.factor.apply(moved).reshape(self.factor.observation.shape)
 
 
 def condition(
-    factor: LinearGaussian, residual: Array, covariances: Array, rows: Array, *, project: bool = False
-) -> tuple[Array, Array, Array]:
+    factor: LinearGaussian,
+    residual: Float[Array, " m"],
+    covariances: Float[Array, " m *event"],
+    rows: Float[Array, " m *event"],
+    *,
+    project: bool = False,
+) -> tuple[Float[Array, ""], Float[Array, "*event"], Float[Array, " m *event"]]:
     """Condition x on y, given Cov[y, x] before noise.
 
     Args:
@@ -229,7 +235,7 @@ class Stack(eqx.Module):
 
     factors: tuple[LinearGaussian, ...]
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Example) -> Float[Array, " m"]:
         """All of A x, flat."""
         return jnp.concatenate([factor.apply(x) for factor in self.factors])
 

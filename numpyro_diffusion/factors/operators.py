@@ -11,11 +11,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float
 
 from .._checks import is_concrete
 from .._products import dot
+from .._shapes import Example
 from .._structure import is_affine
 
 Operator = Callable[[Array], Array]
@@ -25,11 +26,11 @@ class AbstractMap(eqx.Module):
     """A linear map from one example, shape `event`, to m numbers."""
 
     @abstractmethod
-    def apply(self, x: Array) -> Array:
+    def apply(self, x: Example) -> Float[Array, " m"]:
         """A x, shape (m,)."""
 
     @abstractmethod
-    def rows(self, event_shape: tuple[int, ...]) -> Array:
+    def rows(self, event_shape: tuple[int, ...]) -> Float[Array, " m *event"]:
         """A as rows, shape (m, *event)."""
 
     @abstractmethod
@@ -37,7 +38,7 @@ class AbstractMap(eqx.Module):
         """Raise ``ValueError`` unless A maps examples of shape `event` linearly to observations of shape `seen`."""
 
     @final
-    def transpose(self, y: Array, event_shape: tuple[int, ...]) -> Array:
+    def transpose(self, y: Float[Array, " m"], event_shape: tuple[int, ...]) -> Float[Array, "*event"]:
         """Aᵀ y, shape `event`."""
         return jax.linear_transpose(self.apply, jax.ShapeDtypeStruct(event_shape, y.dtype))(y)[0]
 
@@ -45,13 +46,13 @@ class AbstractMap(eqx.Module):
 class Dense(AbstractMap):
     """A matrix, shape (m, n), of flattened examples."""
 
-    matrix: Array
+    matrix: Float[Array, "m n"]
 
-    def apply(self, x: Array) -> Array:
+    def apply(self, x: Example) -> Float[Array, " m"]:
         """A x, shape (m,)."""
         return dot(self.matrix, x.reshape(-1))
 
-    def rows(self, event_shape: tuple[int, ...]) -> Array:
+    def rows(self, event_shape: tuple[int, ...]) -> Float[Array, " m *event"]:
         """The matrix, shape (m, *event)."""
         return self.matrix.reshape(-1, *event_shape)
 
@@ -71,11 +72,11 @@ class Mapped(AbstractMap):
     function: Operator
     size: int = eqx.field(static=True)
 
-    def apply(self, x: Array) -> Array:
+    def apply(self, x: Example) -> Float[Array, " m"]:
         """A x, shape (m,)."""
         return jnp.asarray(self.function(x)).reshape(-1)
 
-    def rows(self, event_shape: tuple[int, ...]) -> Array:
+    def rows(self, event_shape: tuple[int, ...]) -> Float[Array, " m *event"]:
         """One transposed application for each row: for observations with few elements."""
         return jax.vmap(lambda row: self.transpose(row, event_shape))(jnp.eye(self.size))
 
@@ -93,13 +94,13 @@ class Masked(AbstractMap):
     """
 
     inner: AbstractMap
-    seen: Array
+    seen: Float[Array, " m"]
 
-    def apply(self, x: Array) -> Array:
+    def apply(self, x: Example) -> Float[Array, " m"]:
         """A x, shape (m,)."""
         return self.inner.apply(x) * self.seen
 
-    def rows(self, event_shape: tuple[int, ...]) -> Array:
+    def rows(self, event_shape: tuple[int, ...]) -> Float[Array, " m *event"]:
         """A as rows, shape (m, *event)."""
         return self.inner.rows(event_shape) * self.seen.reshape((-1,) + (1,) * len(event_shape))
 
@@ -113,16 +114,16 @@ class AbstractNoise(eqx.Module):
 
     @property
     @abstractmethod
-    def variance(self) -> Array:
+    def variance(self) -> Float[Array, " m"]:
         """Of each element, shape (m,)."""
 
     @property
     @abstractmethod
-    def covariance(self) -> Array:
+    def covariance(self) -> Float[Array, "m m"]:
         """Shape (m, m)."""
 
     @abstractmethod
-    def square_and_log_det(self, residual: Array) -> tuple[Array, Array]:
+    def square_and_log_det(self, residual: Float[Array, " m"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """rᵀ C⁻¹ r and log det C, shape () each, for a residual r of shape (m,)."""
 
 
@@ -133,19 +134,19 @@ class Independent(AbstractNoise):
         each: their variances, shape (m,); 1 where the observation is hidden, so that they add nothing.
     """
 
-    each: Array
+    each: Float[Array, " m"]
 
     @property
-    def variance(self) -> Array:
+    def variance(self) -> Float[Array, " m"]:
         """`each`."""
         return self.each
 
     @property
-    def covariance(self) -> Array:
+    def covariance(self) -> Float[Array, "m m"]:
         """A diagonal matrix."""
         return jnp.diag(self.each)
 
-    def square_and_log_det(self, residual: Array) -> tuple[Array, Array]:
+    def square_and_log_det(self, residual: Float[Array, " m"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Element by element."""
         return jnp.sum(residual**2 / self.each), jnp.sum(jnp.log(self.each))
 
@@ -153,19 +154,19 @@ class Independent(AbstractNoise):
 class Correlated(AbstractNoise):
     """A covariance matrix, shape (m, m)."""
 
-    matrix: Array
+    matrix: Float[Array, "m m"]
 
     @property
-    def variance(self) -> Array:
+    def variance(self) -> Float[Array, " m"]:
         """Its diagonal."""
         return jnp.diagonal(self.matrix)
 
     @property
-    def covariance(self) -> Array:
+    def covariance(self) -> Float[Array, "m m"]:
         """`matrix`."""
         return self.matrix
 
-    def square_and_log_det(self, residual: Array) -> tuple[Array, Array]:
+    def square_and_log_det(self, residual: Float[Array, " m"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """By a Cholesky factor."""
         lower = jnp.linalg.cholesky(self.matrix)
         white = solve_triangular(lower, residual, lower=True)

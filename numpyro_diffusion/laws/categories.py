@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
 from jax.scipy.special import logsumexp
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, Real, Shaped
 from numpyro.distributions import constraints
 from numpyro.distributions.kl import kl_divergence
 from numpyro.util import is_prng_key
 
+from .._shapes import Example
 from .operations import between, certain, chosen, class_logits, elements, from_noise, mirrored, weighted
 
 # The log probability of a class that cannot be: finite, so that sums, products and gradients of it are numbers, and so
@@ -58,17 +58,17 @@ class Categories(dist.Distribution):
         return constraints.integer_interval(0, self.num_states - 1)
 
     @property
-    def probs(self) -> Array:
+    def probs(self) -> Float[Array, "*batch states"]:
         """Probability of each class, shape (*batch, S)."""
         return jnp.exp(self.logits)
 
     @property
-    def mean(self) -> Array:
+    def mean(self) -> Float[Array, "*batch"]:
         """E of the class's number."""
         return self.probs @ self._numbers
 
     @property
-    def variance(self) -> Array:
+    def variance(self) -> Float[Array, "*batch"]:
         """Variance of the class's number."""
         return jnp.sum(self.probs * jnp.square(self._numbers - self.mean[..., None]), -1)
 
@@ -77,7 +77,7 @@ class Categories(dist.Distribution):
         assert is_prng_key(key)
         return self.at(jax.random.uniform(key, tuple(sample_shape) + self.batch_shape, self.logits.dtype))
 
-    def at(self, uniform: Array) -> Array:
+    def at(self, uniform: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
         """The class where 1 − F passes a uniform number; a class that cannot be is at none."""
         above = jnp.cumsum(self.probs[..., ::-1], -1)[..., ::-1]
         above = above[..., 1:] / above[..., :1]  # 1 where class 0 cannot be, whatever was rounded
@@ -96,58 +96,60 @@ class Categories(dist.Distribution):
         return jnp.arange(self.num_states, dtype=self.logits.dtype)
 
 
-def categories(logits: Array) -> dist.Distribution:
+def categories(logits: Float[Array, "*event states"]) -> dist.Distribution:
     """Independent elements of these log probabilities, classes on the last axis, as one event."""
     return Categories(logits, validate_args=False).to_event(jnp.ndim(logits) - 1)
 
 
 @class_logits.register(Categories)
-def _class_logits(law: dist.Distribution) -> Array:
+def _class_logits(law: dist.Distribution) -> Float[Array, "*event states"]:
     return elements(law).logits
 
 
-def one_hot(x: ArrayLike, num_states: int) -> Array:
+def one_hot(x: Shaped[ArrayLike, "*shape"], num_states: int) -> Bool[Array, "*shape states"]:
     """Whether each element is each of the classes, shape (*x.shape, S)."""
     return jnp.asarray(x)[..., None] == jnp.arange(num_states)
 
 
-def log_or_impossible(probability: Array) -> Array:
+def log_or_impossible(probability: Real[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The logarithm, and `IMPOSSIBLE`, which is finite, for what cannot be."""
     some = probability > 0
     return jnp.where(some, jnp.log(jnp.where(some, probability, 1.0)), IMPOSSIBLE)
 
 
 @from_noise.register(Categories)
-def _from_noise(law: dist.Distribution, noise: Array) -> Array:
+def _from_noise(law: dist.Distribution, noise: Float[Array, "*event"]) -> Example:
     return elements(law).at(noise).astype(noise.dtype)
 
 
 @mirrored.register(Categories)
-def _mirrored(law: dist.Distribution, key: Array, mirror: Array) -> Array:
+def _mirrored(law: dist.Distribution, key: PRNGKeyArray, mirror: Bool[Array, ""]) -> Example:
     uniform = jax.random.uniform(key, law.event_shape, class_logits(law).dtype)
     return elements(law).at(jnp.where(mirror, 1 - uniform, uniform))
 
 
 @certain.register(Categories)
-def _certain(law: dist.Distribution, values: Array, mask: Array) -> dist.Distribution:
+def _certain(law: dist.Distribution, values: Example, mask: Bool[Array, "*event"]) -> dist.Distribution:
     logits = class_logits(law)
     fixed = jnp.where(one_hot(values, logits.shape[-1]), 0.0, IMPOSSIBLE)
     return categories(jnp.where(mask[..., None], fixed, logits))
 
 
 @chosen.register(Categories)
-def _chosen(law: dist.Distribution, other: dist.Distribution, where_other: Array) -> dist.Distribution:
+def _chosen(law: dist.Distribution, other: dist.Distribution, where_other: Bool[Array, "*event"]) -> dist.Distribution:
     return categories(jnp.where(where_other[..., None], class_logits(other), class_logits(law)))
 
 
 @between.register(Categories)
-def _between(proposal: dist.Distribution, kernel: dist.Distribution, share: Array) -> dist.Distribution:
+def _between(proposal: dist.Distribution, kernel: dist.Distribution, share: Float[Array, ""]) -> dist.Distribution:
     own, led = class_logits(kernel), class_logits(proposal)
     return categories(own + share * (led - own))
 
 
 @weighted.register(Categories)
-def _weighted(law: dist.Distribution, log_weight: Callable[[Array], Array]) -> tuple[Array, dist.Distribution]:
+def _weighted(
+    law: dist.Distribution, log_weight: Callable[[Array], Array]
+) -> tuple[Float[Array, ""], dist.Distribution]:
     logits = class_logits(law)
     weights = [jnp.broadcast_to(log_weight(jnp.asarray(c)), law.event_shape) for c in range(logits.shape[-1])]
     product = jnp.maximum(logits + jnp.stack(weights, -1), IMPOSSIBLE)

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
 from jax.scipy.special import log_ndtr
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 from numpyro.util import is_prng_key
 
 from .._checks import check_count
+from .._shapes import Example
 from .normal import FARTHEST
 from .operations import elements, from_noise, rounded, tilt
 
@@ -82,12 +82,12 @@ class DiscretisedNormal(dist.Distribution):
         return jnp.where(inside, log_mass, -jnp.inf)
 
     @property
-    def mean(self) -> Array:
+    def mean(self) -> Float[Array, "*batch"]:
         """E[X] = Σ P(X ≥ k) over k = 1 … num_levels − 1."""
         return self._moments()[0]
 
     @property
-    def variance(self) -> Array:
+    def variance(self) -> Float[Array, "*batch"]:
         """E[X²] − E[X]², with E[X²] = Σ (2k − 1) P(X ≥ k)."""
         mean, square = self._moments()
         return square - jnp.square(mean)
@@ -161,7 +161,7 @@ def _turn(middle: Array, width: Array, first: Array, last: Array) -> _Interval:
     return _Interval(high, log_beyond, jnp.where(end, -1.0, decay), jnp.where(end, 0.0, share), turned)
 
 
-def levels(loc: Array, scale: ArrayLike, num_levels: int) -> dist.Distribution:
+def levels(loc: Float[Array, "*event"], scale: ArrayLike, num_levels: int) -> dist.Distribution:
     """Independent whole numbers 0 … num_levels − 1 with the shape of `loc` as one event; `scale` broadcasts."""
     return DiscretisedNormal(loc, scale, num_levels, validate_args=False).to_event(jnp.ndim(loc))
 
@@ -173,13 +173,13 @@ def _rounded(law: dist.Distribution, num_levels: int) -> dist.Distribution:
 
 
 @from_noise.register(DiscretisedNormal)
-def _from_noise(law: dist.Distribution, noise: Array) -> Array:
+def _from_noise(law: dist.Distribution, noise: Float[Array, "*event"]) -> Example:
     each = elements(law)
     return jnp.clip(jnp.round(each.loc + each.scale * noise), 0, each.num_levels - 1)
 
 
 @tilt.register(DiscretisedNormal)
-def _tilt(law: dist.Distribution, gradient: Array) -> dist.Distribution:
+def _tilt(law: dist.Distribution, gradient: Float[Array, "*event"]) -> dist.Distribution:
     # Of the normal law that is rounded: every level keeps some mass, so that weights can correct the rest.
     each = elements(law)
     loc = each.loc + each.scale * jnp.clip(each.scale * gradient, -FARTHEST, FARTHEST)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
+from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 from .._products import dot, tensordot
@@ -33,7 +33,9 @@ class LoweredNormal(dist.Distribution):
     arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("loc", "scale", "basis", "remaining")
 
-    def __init__(self, loc: Array, scale: Array, directions: Array) -> None:
+    def __init__(
+        self, loc: Float[Array, "*event"], scale: Float[Array, "*event"], directions: Float[Array, " m *event"]
+    ) -> None:
         rows = directions.reshape(directions.shape[0], -1)
         share, rotation = jnp.linalg.eigh(dot(rows, rows.T))
         share = jnp.clip(share, 0.0)
@@ -54,12 +56,12 @@ class LoweredNormal(dist.Distribution):
         return constraints.independent(constraints.real, jnp.ndim(self.loc))
 
     @property
-    def mean(self) -> Array:
+    def mean(self) -> Float[Array, "*event"]:
         """The mean, shape `event`."""
         return self.loc
 
     @property
-    def variance(self) -> Array:
+    def variance(self) -> Float[Array, "*event"]:
         """Variance of each element, shape `event`."""
         taken = tensordot(1 - self.remaining, self.basis**2, 1)
         return self.scale**2 * (1 - taken)

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 
+from .._shapes import Example
 from .operations import Operation, elements, log_ahead, log_excess
 
 _LOG_2PI = 1.8378770664093453
@@ -54,7 +54,7 @@ class UnnormalisedNormal(dist.Normal):
 
 
 @log_excess.register(UnnormalisedNormal)
-def _log_excess(law: dist.Distribution, x: Array) -> Array:
+def _log_excess(law: dist.Distribution, x: Example) -> Float[Array, ""]:
     each = elements(law)
     counted = -0.5 * ((x - each.counted_loc) / each.counted_scale) ** 2 - jnp.log(each.counted_scale)
     drawn = -0.5 * ((x - each.loc) / each.scale) ** 2 - jnp.log(each.scale)
@@ -62,7 +62,7 @@ def _log_excess(law: dist.Distribution, x: Array) -> Array:
 
 
 @log_ahead.register(UnnormalisedNormal)
-def _log_ahead(law: dist.Distribution) -> Array:
+def _log_ahead(law: dist.Distribution) -> Float[Array, ""]:
     return elements(law).ahead
 
 

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Real
 from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.kl import kl_divergence
 
+from .._shapes import Example
 from .operations import between, event_kl, from_noise, log_ahead, log_excess, mirrored, observed, variance, weighted
 from .partly_known import known
 
@@ -167,22 +167,22 @@ def _promote(law: Mixed) -> Mixed:
 
 
 @log_excess.register(Mixed)
-def _log_excess(law: Mixed, x: Array) -> Array:
+def _log_excess(law: Mixed, x: Example) -> Float[Array, ""]:
     return sum((log_excess(own, part) for own, part in law.cut(x)), jnp.zeros(()))
 
 
 @log_ahead.register(Mixed)
-def _log_ahead(law: Mixed) -> Array:
+def _log_ahead(law: Mixed) -> Float[Array, ""]:
     return sum((log_ahead(own) for own in law.laws), jnp.zeros(()))
 
 
 @from_noise.register(Mixed)
-def _from_noise(law: Mixed, noise: Array) -> Array:
+def _from_noise(law: Mixed, noise: Float[Array, "*event"]) -> Example:
     return together([from_noise(own, part) for own, part in law.cut(noise)], law.columns)
 
 
 @mirrored.register(Mixed)
-def _mirrored(law: Mixed, key: Array, mirror: Array) -> Array:
+def _mirrored(law: Mixed, key: PRNGKeyArray, mirror: Bool[Array, ""]) -> Example:
     keys = jax.random.split(key, len(law.laws))
     draws = [mirrored(own, part, mirror) for part, own in zip(keys, law.laws, strict=True)]
     return together(draws, law.columns)
@@ -195,14 +195,16 @@ def _between(proposal: Mixed, kernel: Mixed, share: Array) -> Mixed:
 
 
 @known.register(Mixed)
-def _known(law: Mixed, values: Array, mask: Array) -> tuple[Array, Mixed] | None:
+def _known(law: Mixed, values: Example, mask: Bool[Array, "*event"]) -> tuple[Float[Array, ""], Mixed] | None:
     found = [known(*part) for part in law.cut(values, mask)]
     pairs = [pair for pair in found if pair is not None]
     return _summed(law, pairs) if len(pairs) == len(found) else None
 
 
 @observed.register(Mixed)
-def _observed(law: Mixed, loc: Array, scale: Array, gain: Array) -> tuple[Array, Mixed] | None:
+def _observed(
+    law: Mixed, loc: Real[Array, "..."], scale: Real[Array, "..."], gain: Real[Array, "..."]
+) -> tuple[Float[Array, ""], Mixed] | None:
     """Of groups without a rule nothing may be seen."""
     pairs = []
     for own, *seen in law.cut(*(jnp.atleast_1d(part) for part in (loc, scale, gain))):
@@ -212,7 +214,7 @@ def _observed(law: Mixed, loc: Array, scale: Array, gain: Array) -> tuple[Array,
 
 
 @weighted.register(Mixed)
-def _weighted(law: Mixed, log_weight: Callable[[Array], Array]) -> tuple[Array, Mixed]:
+def _weighted(law: Mixed, log_weight: Callable[[Array], Array]) -> tuple[Float[Array, ""], Mixed]:
     """Groups of real numbers are left as they are: nothing may be said of them."""
     pairs = []
     for own, places in zip(law.laws, law.columns, strict=True):

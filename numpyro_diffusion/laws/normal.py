@@ -8,10 +8,10 @@ which is exact for a log factor that is linear, and no element by more than `FAR
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Real
 
 from .._products import tensordot
+from .._shapes import Example
 from .lowered import LoweredNormal
 from .operations import (
     between,
@@ -29,47 +29,47 @@ from .operations import (
 FARTHEST = 5.0
 
 
-def normal(mean: Array, variance: ArrayLike) -> dist.Distribution:
+def normal(mean: Float[Array, "*event"], variance: ArrayLike) -> dist.Distribution:
     """Independent normals with the shape of `mean` as one event; `variance` broadcasts and may be 0."""
     return dist.Normal(mean, jnp.sqrt(variance), validate_args=False).to_event(jnp.ndim(mean))
 
 
 @variance.register(dist.Normal)
-def _variance(law: dist.Distribution) -> Array:
+def _variance(law: dist.Distribution) -> Float[Array, "..."]:
     return jnp.square(elements(law).scale)
 
 
 @mean_and_variance.register(dist.Normal, dist.Delta, LoweredNormal)
-def _mean_and_variance(law: dist.Distribution) -> tuple[Array, Array]:
+def _mean_and_variance(law: dist.Distribution) -> tuple[Float[Array, "*event"], Float[Array, "..."]]:
     return law.mean, variance(law)  # a Delta is a normal law whose mean alone is known
 
 
 @mean_and_variance.register(dist.ExpandedDistribution)
-def _of_expanded(law: dist.Distribution) -> tuple[Array, Array]:
+def _of_expanded(law: dist.Distribution) -> tuple[Float[Array, "*event"], Float[Array, "..."]]:
     mean_and_variance(elements(law).base_dist)
     return law.mean, law.variance
 
 
 @from_noise.register(dist.Normal)
-def _from_noise(law: dist.Distribution, noise: Array) -> Array:
+def _from_noise(law: dist.Distribution, noise: Float[Array, "*event"]) -> Example:
     each = elements(law)
     return each.loc + each.scale * noise
 
 
 @mirrored.register(dist.Normal, LoweredNormal)
-def _mirrored(law: dist.Distribution, key: Array, mirror: Array) -> Array:
+def _mirrored(law: dist.Distribution, key: PRNGKeyArray, mirror: Bool[Array, ""]) -> Example:
     draw = law.sample(key)
     return jnp.where(mirror, 2 * law.mean - draw, draw)
 
 
 @tilt.register(dist.Normal)
-def _tilt(law: dist.Distribution, gradient: Array) -> dist.Distribution:
+def _tilt(law: dist.Distribution, gradient: Float[Array, "*event"]) -> dist.Distribution:
     scale = jnp.sqrt(variance(law))
     return normal(law.mean + scale * jnp.clip(scale * gradient, -FARTHEST, FARTHEST), jnp.square(scale))
 
 
 @between.register(dist.Normal)
-def _between(proposal: dist.Distribution, kernel: dist.Distribution, share: Array) -> dist.Distribution:
+def _between(proposal: dist.Distribution, kernel: dist.Distribution, share: Float[Array, ""]) -> dist.Distribution:
     # Precisions mix; multiplied out, so that a variance of 0 stays one.
     weight, own = share * kernel.variance, (1 - share) * proposal.variance
     total = jnp.where(weight + own > 0, weight + own, 1.0)
@@ -78,7 +78,7 @@ def _between(proposal: dist.Distribution, kernel: dist.Distribution, share: Arra
 
 
 @between.register(LoweredNormal, second=dist.Normal)
-def _between_lowered(proposal: LoweredNormal, kernel: dist.Distribution, share: Array) -> dist.Distribution:
+def _between_lowered(proposal: LoweredNormal, kernel: dist.Distribution, share: Float[Array, ""]) -> dist.Distribution:
     # In the kernel's own coordinates: precision 1 across, 1/remaining along the rows of the basis.
     shift, axes = (proposal.loc - kernel.mean) / proposal.scale, jnp.ndim(kernel.mean)
     along = tensordot(proposal.basis, shift, axes)
@@ -90,7 +90,9 @@ def _between_lowered(proposal: LoweredNormal, kernel: dist.Distribution, share: 
 
 
 @observed.register(dist.Normal)
-def _observed(law: dist.Distribution, loc: Array, scale: Array, gain: Array) -> tuple[Array, dist.Distribution]:
+def _observed(
+    law: dist.Distribution, loc: Real[Array, "..."], scale: Real[Array, "..."], gain: Real[Array, "..."]
+) -> tuple[Float[Array, ""], dist.Distribution]:
     seen = jnp.isfinite(scale)
     noise, own = jnp.where(seen, scale, 1.0), variance(law)
     total = gain**2 * own + noise**2
@@ -102,7 +104,9 @@ def _observed(law: dist.Distribution, loc: Array, scale: Array, gain: Array) -> 
 
 
 @lowered.register(dist.Normal)
-def _lowered(law: dist.Distribution, shift: Array, directions: Array) -> dist.Distribution:
+def _lowered(
+    law: dist.Distribution, shift: Float[Array, "*event"], directions: Float[Array, " m *event"]
+) -> dist.Distribution:
     scale = jnp.sqrt(law.variance)
     safe = jnp.where(scale > 0, scale, 1.0)
     return LoweredNormal(law.mean + shift, scale, directions / safe)

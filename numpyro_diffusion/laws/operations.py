@@ -14,8 +14,10 @@ from typing import Any, Generic, TypeVar
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Real
 from numpyro.distributions.kl import kl_divergence
+
+from .._shapes import Example
 
 Answer = TypeVar("Answer")
 Rule = TypeVar("Rule", bound=Callable[..., Any])
@@ -114,13 +116,13 @@ def is_factorised(law: dist.Distribution) -> bool:
 
 
 @Operation
-def variance(law: dist.Distribution) -> Array:
+def variance(law: dist.Distribution) -> Float[Array, "..."]:
     """The variance, in the shape in which the law keeps it, of any law: it may be one number for all elements."""
     return law.variance
 
 
 @Operation
-def mean_and_variance(law: dist.Distribution) -> tuple[Array, Array]:
+def mean_and_variance(law: dist.Distribution) -> tuple[Float[Array, "*event"], Float[Array, "..."]]:
     """Mean and variance of a normal law's elements, of which some may be known or correlated; `variance` as it has it.
 
     For what is exact for normal laws alone: other laws have these moments too, and are not taken for normal ones.
@@ -129,13 +131,13 @@ def mean_and_variance(law: dist.Distribution) -> tuple[Array, Array]:
 
 
 @Operation
-def bit_logits(law: dist.Distribution) -> Array:
+def bit_logits(law: dist.Distribution) -> Float[Array, "*event"]:
     """Log-odds of a law of independent bits, some of them perhaps known, shape `event`."""
     raise bit_logits.refuse(law)
 
 
 @Operation
-def class_logits(law: dist.Distribution) -> Array:
+def class_logits(law: dist.Distribution) -> Float[Array, "*event states"]:
     """Log probabilities of a law of independent classes, some elements of it perhaps known; shape (*event, S)."""
     raise class_logits.refuse(law)
 
@@ -147,7 +149,7 @@ def rounded(law: dist.Distribution, num_levels: int) -> dist.Distribution:
 
 
 @Operation
-def log_excess(law: dist.Distribution, x: Array) -> Array:
+def log_excess(law: dist.Distribution, x: Example) -> Float[Array, ""]:
     """What the law's density counts at `x` beside `log_prob`, in nats, shape ().
 
     0 but for an `UnnormalisedNormal`, alone or in another law: all others integrate to one, so that none is refused.
@@ -157,20 +159,20 @@ def log_excess(law: dist.Distribution, x: Array) -> Array:
 
 
 @Operation
-def log_ahead(law: dist.Distribution) -> Array:
+def log_ahead(law: dist.Distribution) -> Float[Array, ""]:
     """Log of what is about to be gained by this law and those after it, in nats, shape (); 0 likewise."""
     del law
     return jnp.zeros(())
 
 
 @Operation
-def from_noise(law: dist.Distribution, noise: Array) -> Array:
+def from_noise(law: dist.Distribution, noise: Float[Array, "*event"]) -> Example:
     """The draw that the standard noise of the law's family makes: normal for real numbers, else uniform."""
     raise from_noise.refuse(law)
 
 
 @Operation
-def mirrored(law: dist.Distribution, key: Array, mirror: Array) -> Array:
+def mirrored(law: dist.Distribution, key: PRNGKeyArray, mirror: Bool[Array, ""]) -> Example:
     """A draw, or the one of the opposite noise where `mirror` is True; shape `event`.
 
     Two such draws, of laws that are alike, with one key and `mirror` off and on, are negatively correlated. Each is
@@ -180,7 +182,7 @@ def mirrored(law: dist.Distribution, key: Array, mirror: Array) -> Array:
 
 
 @Operation
-def tilt(law: dist.Distribution, gradient: Array) -> dist.Distribution:
+def tilt(law: dist.Distribution, gradient: Float[Array, "*event"]) -> dist.Distribution:
     """law(x) · exp(gradient · x), normalised: a normal's mean moves by Σ·gradient, bits' logits by the gradient.
 
     By at most five standard deviations, or five in logits (`FARTHEST`), since a gradient is true near where it was
@@ -191,7 +193,7 @@ def tilt(law: dist.Distribution, gradient: Array) -> dist.Distribution:
 
 
 @PairOperation
-def between(proposal: dist.Distribution, kernel: dist.Distribution, share: Array) -> dist.Distribution:
+def between(proposal: dist.Distribution, kernel: dist.Distribution, share: Float[Array, ""]) -> dist.Distribution:
     """proposal^share · kernel^(1 − share), normalised: kernel · ψ^share, if the proposal is kernel · ψ; *exact*.
 
     Args:
@@ -203,7 +205,9 @@ def between(proposal: dist.Distribution, kernel: dist.Distribution, share: Array
 
 
 @Operation
-def observed(law: dist.Distribution, loc: Array, scale: Array, gain: Array) -> tuple[Array, dist.Distribution]:
+def observed(
+    law: dist.Distribution, loc: Real[Array, "..."], scale: Real[Array, "..."], gain: Real[Array, "..."]
+) -> tuple[Float[Array, ""], dist.Distribution]:
     """Multiply by N(loc; gain · x, scale²), element by element; nothing is seen where `scale` is infinite.
 
     Returns:
@@ -213,19 +217,21 @@ def observed(law: dist.Distribution, loc: Array, scale: Array, gain: Array) -> t
 
 
 @Operation
-def certain(law: dist.Distribution, values: Array, mask: Array) -> dist.Distribution:
+def certain(law: dist.Distribution, values: Example, mask: Bool[Array, "*event"]) -> dist.Distribution:
     """The law with its elements where `mask` is True certain to have their `values`, for elements of few values."""
     raise certain.refuse(law)
 
 
 @PairOperation
-def chosen(law: dist.Distribution, other: dist.Distribution, where_other: Array) -> dist.Distribution:
+def chosen(law: dist.Distribution, other: dist.Distribution, where_other: Bool[Array, "*event"]) -> dist.Distribution:
     """The law with the elements of another one of its family where `where_other` is True."""
     raise chosen.refuse(law)
 
 
 @Operation
-def weighted(law: dist.Distribution, log_weight: Callable[[Array], Array]) -> tuple[Array, dist.Distribution]:
+def weighted(
+    law: dist.Distribution, log_weight: Callable[[Array], Array]
+) -> tuple[Float[Array, ""], dist.Distribution]:
     """Multiply by exp(Σ log_weight(x_i)), for elements of few values.
 
     Args:
@@ -239,7 +245,9 @@ def weighted(law: dist.Distribution, log_weight: Callable[[Array], Array]) -> tu
 
 
 @Operation
-def lowered(law: dist.Distribution, shift: Array, directions: Array) -> dist.Distribution:
+def lowered(
+    law: dist.Distribution, shift: Float[Array, "*event"], directions: Float[Array, " m *event"]
+) -> dist.Distribution:
     """The law with its mean moved by `shift` and its covariance C lowered to C − Wᵀ W, W = `directions` as rows.
 
     What conditioning on linear observations in Gaussian noise makes of a normal law; *exact*.
@@ -247,7 +255,7 @@ def lowered(law: dist.Distribution, shift: Array, directions: Array) -> dist.Dis
     raise lowered.refuse(law)
 
 
-def event_kl(p: dist.Distribution, q: dist.Distribution) -> Array:
+def event_kl(p: dist.Distribution, q: dist.Distribution) -> Float[Array, ""]:
     """KL(p ‖ q) of two laws of one event in nats, as exact as NumPyro's own, shape ()."""
     independent = isinstance(p, dist.Independent) and isinstance(q, dist.Independent)
     if not independent or p.reinterpreted_batch_ndims != q.reinterpreted_batch_ndims:

@@ -10,9 +10,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 from numpyro.distributions import constraints
 
+from .._shapes import Example
 from .operations import (
     Operation,
     bit_logits,
@@ -41,7 +42,7 @@ class PartlyKnown(dist.Distribution):
     arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("law", "values", "mask")
 
-    def __init__(self, law: dist.Distribution, values: Array, mask: Array) -> None:
+    def __init__(self, law: dist.Distribution, values: Example, mask: Bool[Array, "*event"]) -> None:
         self.law, self.values, self.mask = law, values, mask
         super().__init__((), law.event_shape, validate_args=False)
 
@@ -56,12 +57,12 @@ class PartlyKnown(dist.Distribution):
         return self.law.support
 
     @property
-    def mean(self) -> Array:
+    def mean(self) -> Shaped[Array, "*event"]:
         """The known values, and the law's mean elsewhere."""
         return jnp.where(self.mask, self.values, self.law.mean)
 
     @property
-    def variance(self) -> Array:
+    def variance(self) -> Shaped[Array, "*event"]:
         """0 where known, and the law's variance elsewhere."""
         return jnp.where(self.mask, 0.0, self.law.variance)
 
@@ -78,7 +79,9 @@ class PartlyKnown(dist.Distribution):
 
 
 @Operation
-def known(law: dist.Distribution, values: Array, mask: Array) -> tuple[Array, dist.Distribution] | None:
+def known(
+    law: dist.Distribution, values: Example, mask: Bool[Array, "*event"]
+) -> tuple[Float[Array, ""], dist.Distribution] | None:
     """Know the elements where `mask` is True: log of their density in nats, shape (), and the law of the others.
 
     *Exact*; None for a law whose elements are not independent. Of elements that were known before, only those count
@@ -91,7 +94,9 @@ def known(law: dist.Distribution, values: Array, mask: Array) -> tuple[Array, di
 
 
 @known.register(PartlyKnown)
-def _known(law: PartlyKnown, values: Array, mask: Array) -> tuple[Array, dist.Distribution] | None:
+def _known(
+    law: PartlyKnown, values: Example, mask: Bool[Array, "*event"]
+) -> tuple[Float[Array, ""], dist.Distribution] | None:
     product = known(law.law, values, mask & ~law.mask)
     if product is None:
         return None
@@ -101,47 +106,47 @@ def _known(law: PartlyKnown, values: Array, mask: Array) -> tuple[Array, dist.Di
 
 
 @mean_and_variance.register(PartlyKnown)
-def _mean_and_variance(law: PartlyKnown) -> tuple[Array, Array]:
+def _mean_and_variance(law: PartlyKnown) -> tuple[Float[Array, "*event"], Float[Array, "..."]]:
     mean_and_variance(law.law)
     return law.mean, law.variance
 
 
 @bit_logits.register(PartlyKnown)
-def _bit_logits(law: PartlyKnown) -> Array:
+def _bit_logits(law: PartlyKnown) -> Float[Array, "*event"]:
     return bit_logits(certain(law.law, law.values, law.mask))
 
 
 @class_logits.register(PartlyKnown)
-def _class_logits(law: PartlyKnown) -> Array:
+def _class_logits(law: PartlyKnown) -> Float[Array, "*event states"]:
     return class_logits(certain(law.law, law.values, law.mask))
 
 
 @log_excess.register(PartlyKnown)
-def _log_excess(law: PartlyKnown, x: Array) -> Array:
+def _log_excess(law: PartlyKnown, x: Example) -> Float[Array, ""]:
     if log_excess.knows(law.law):  # a mass of the whole event: how much of it is of the others is not known
         raise log_excess.refuse(law)
     return log_excess(law.law, x)
 
 
 @log_ahead.register(PartlyKnown)
-def _log_ahead(law: PartlyKnown) -> Array:
+def _log_ahead(law: PartlyKnown) -> Float[Array, ""]:
     if log_ahead.knows(law.law):
         raise log_ahead.refuse(law)
     return log_ahead(law.law)
 
 
 @from_noise.register(PartlyKnown)
-def _from_noise(law: PartlyKnown, noise: Array) -> Array:
+def _from_noise(law: PartlyKnown, noise: Float[Array, "*event"]) -> Example:
     return _with_known(law, from_noise(law.law, noise))
 
 
 @mirrored.register(PartlyKnown)
-def _mirrored(law: PartlyKnown, key: Array, mirror: Array) -> Array:
+def _mirrored(law: PartlyKnown, key: PRNGKeyArray, mirror: Bool[Array, ""]) -> Example:
     return _with_known(law, mirrored(law.law, key, mirror))
 
 
 @tilt.register(PartlyKnown)
-def _tilt(law: PartlyKnown, gradient: Array) -> PartlyKnown:
+def _tilt(law: PartlyKnown, gradient: Float[Array, "*event"]) -> PartlyKnown:
     return PartlyKnown(tilt(law.law, gradient), law.values, law.mask)
 
 
