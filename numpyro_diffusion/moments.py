@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, Float
 
 from ._products import dot
 
@@ -31,18 +31,18 @@ class Moments(eqx.Module):
     variances: Array
     basis: Array | None = None
 
-    def given(self, log_snr: Array) -> Array:
+    def given(self, log_snr: Float[Array, ""]) -> Float[Array, " d"]:
         """Eigenvalues of the covariance of the linear estimate's error at this log-SNR, shape (d,)."""
         return self.variances / (1 + self.variances * jnp.exp(log_snr))
 
 
-def moments_of_covariance(covariance: Array) -> Moments:
+def moments_of_covariance(covariance: Float[Array, "d d"]) -> Moments:
     """From a covariance, shape (d, d)."""
     variances, basis = jnp.linalg.eigh(covariance)
     return Moments(jnp.maximum(variances, _LEAST), basis)
 
 
-def moments_of_draws(z: Array) -> Moments:
+def moments_of_draws(z: Float[Array, "n d"]) -> Moments:
     """From draws in units of the noise law, shape (n, d), correlations shrunk by d/(n + d)."""
     centred = z - jnp.mean(z, 0)
     return moments_of_covariance(_shrunk(dot(centred.T, centred), *z.shape))

@@ -12,8 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 
 from . import laws
 from ._batching import batched_map
@@ -91,7 +90,7 @@ class Placement(eqx.Module):
         table, times = self._placed_together(num_steps)
         return Schedule(table, self.old.interpolation, times)
 
-    def loss(self, num_steps: int) -> Array:
+    def loss(self, num_steps: int) -> Float[Array, ""]:
         """What so many placed steps lose together, in nats, to the leading order in their length; shape ()."""
         table, _ = self._placed(num_steps)
         length, middle = table[1:-1] - table[2:], (table[1:-1] + table[2:]) / 2

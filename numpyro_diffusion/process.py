@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 
 from ._checks import check_event, check_real, check_scalar, check_sizes, check_step, check_time, is_concrete
+from ._shapes import AnyTime, Example
 from .denoisers import AbstractDenoiser
 from .diffusions import AbstractDiffusion
 from .last_steps import AbstractLastStep as AbstractLastStep
@@ -144,7 +144,7 @@ class ReverseProcess(eqx.Module):
         """p(x_T) = π; for a product of priors a power of it."""
         return self.denoiser.terminal(self.diffusion, self.event_shape)
 
-    def kernel(self, x_t: ArrayLike, t: ArrayLike, s: ArrayLike | None = None) -> dist.Distribution:
+    def kernel(self, x_t: Shaped[ArrayLike, "..."], t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
         """p(x_s | x_t), `s` = t − 1 unless given; `s` = 0 is the last step and belongs to t = 1.
 
         The value of a traced `s` cannot be checked: where it turns out to be 0 the answer is the last step's kernel,
@@ -176,7 +176,7 @@ class ReverseProcess(eqx.Module):
             step = jax.vmap(step)
         return promote_batch_shape(step(x_t)) if batch else step(x_t)
 
-    def predict(self, x_t: ArrayLike, t: ArrayLike) -> Array:
+    def predict(self, x_t: Shaped[ArrayLike, "*example"], t: AnyTime) -> Float[Array, "*example"]:
         """E[x_0 | x_t] as the denoiser has it; shapes as in `kernel`, returns shape (*batch, *event)."""
         x_t = self._state(x_t)
         check_time("t", t, 0, self.num_steps)
@@ -191,11 +191,11 @@ class ReverseProcess(eqx.Module):
         self.diffusion.check_state("x_t", x_t)
         return jnp.asarray(x_t)
 
-    def last_kernel(self, x_1: Array) -> dist.Distribution:
+    def last_kernel(self, x_1: Example) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""
         return self.last_step.kernel(self.diffusion, self.denoiser, x_1)
 
-    def inner_kernel(self, x_t: Array, t: ArrayLike, s: ArrayLike) -> dist.Distribution:
+    def inner_kernel(self, x_t: Example, t: AnyTime, s: AnyTime) -> dist.Distribution:
         """p(x_s | x_t) for one unbatched example and s ≥ 1."""
         return self.denoiser.reverse(self.diffusion, x_t, t, s)
 

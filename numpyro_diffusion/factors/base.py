@@ -22,6 +22,7 @@ from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_event
+from .._shapes import Example
 from ..laws import ByColumns
 
 
@@ -76,7 +77,7 @@ class AbstractFactor(eqx.Module):
                 f"factor: {type(self).__name__} is for {names[discrete]}, got a prior over {names[not discrete]}{where}"
             )
 
-    def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
+    def multiply(self, law: dist.Distribution) -> tuple[Float[Array, ""], dist.Distribution] | None:
         """Multiply a factorised law of x (one event) by r in closed form.
 
         Returns:
@@ -94,7 +95,7 @@ class AbstractFactor(eqx.Module):
         del event_shape
         return None
 
-    def pull_back(self, transform: Transform, origin: Array) -> tuple["AbstractFactor", Array]:
+    def pull_back(self, transform: Transform, origin: Example) -> tuple["AbstractFactor", Float[Array, ""]]:
         """r(T(z)) as a factor of z, for one transform that is no composition; see the function `pull_back`.
 
         Args:
@@ -107,7 +108,7 @@ class AbstractFactor(eqx.Module):
         del origin
         return PulledBack(self, transform), jnp.zeros(())
 
-    def fill(self, x: Array) -> Array:
+    def fill(self, x: Shaped[Array, "*draws"]) -> Shaped[Array, "*draws"]:
         """Draws of shape (*lead, *event) with the values of elements that the factor fixes in them."""
         return x
 
@@ -156,7 +157,7 @@ class Product(AbstractFactor):
         for factor in self.factors:
             factor.check(event_shape, support)
 
-    def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
+    def multiply(self, law: dist.Distribution) -> tuple[Float[Array, ""], dist.Distribution] | None:
         """One factor after the other; None where one of them has no closed form on what the others made."""
         total = jnp.zeros(())
         for factor in self.factors:
@@ -171,13 +172,13 @@ class Product(AbstractFactor):
         sizes = [factor.observation_size(event_shape) for factor in self.factors]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
-    def pull_back(self, transform: Transform, origin: Array) -> tuple[AbstractFactor, Array]:
+    def pull_back(self, transform: Transform, origin: Example) -> tuple[AbstractFactor, Float[Array, ""]]:
         """Each factor by itself; the constants add up."""
         pulled = [factor.pull_back(transform, origin) for factor in self.factors]
         factors = tuple(factor for factor, _ in pulled)
         return (factors[0] if len(factors) == 1 else Product(factors)), sum((each for _, each in pulled), jnp.zeros(()))
 
-    def fill(self, x: Array) -> Array:
+    def fill(self, x: Shaped[Array, "*draws"]) -> Shaped[Array, "*draws"]:
         """What every factor fixes, one after the other."""
         for factor in self.factors:
             x = factor.fill(x)
@@ -215,7 +216,9 @@ def factors_of(factor: AbstractFactor) -> tuple[AbstractFactor, ...]:
     return factor.parts
 
 
-def batched_log_r(factor: AbstractFactor, x: ArrayLike, event_shape: tuple[int, ...]) -> Array:
+def batched_log_r(
+    factor: AbstractFactor, x: Shaped[ArrayLike, "..."], event_shape: tuple[int, ...]
+) -> Float[Array, "*batch"]:
     """log r for examples with leading dimensions, shape (*batch,)."""
     x = jnp.asarray(x)
     log_r = factor.log_r

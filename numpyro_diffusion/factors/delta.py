@@ -17,6 +17,7 @@ from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, check_finite, check_real, is_concrete
+from .._shapes import Example
 from .._structure import is_affine, is_elementwise
 from ..laws import known
 from .base import AbstractFactor
@@ -49,7 +50,7 @@ class Delta(AbstractFactor):
     values: Array
     mask: Array
 
-    def __init__(self, values: ArrayLike, mask: ArrayLike) -> None:
+    def __init__(self, values: Shaped[ArrayLike, "..."], mask: Shaped[ArrayLike, "..."]) -> None:
         check_finite("values", values)
         check_real("mask", mask)
         _check_whole(values)
@@ -78,11 +79,11 @@ class Delta(AbstractFactor):
         if is_concrete(inside) and not np.asarray(inside).all():
             raise ValueError(f"values: expected values on the prior's support, {support}, where known, got others")
 
-    def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
+    def multiply(self, law: dist.Distribution) -> tuple[Float[Array, ""], dist.Distribution] | None:
         """Exact: the law's density at the known values, and the law of the others."""
         return known(law, self.values, self.mask)
 
-    def pull_back(self, transform: Transform, origin: Array) -> tuple[AbstractFactor, Array]:
+    def pull_back(self, transform: Transform, origin: Example) -> tuple[AbstractFactor, Float[Array, ""]]:
         """Known elements of z where T acts on each element; else, for an affine T, observations with little noise."""
         inside = transform.codomain(jnp.where(self.mask, self.values, transform(origin)))
         if is_concrete(inside) and not np.asarray(inside).all():
@@ -100,7 +101,7 @@ class Delta(AbstractFactor):
         left = jnp.where(self.mask, self.values - shift, 0.0)
         return LinearGaussian(left, operator, scale, mask=self.mask), jnp.zeros(())
 
-    def fill(self, x: Array) -> Array:
+    def fill(self, x: Shaped[Array, "*draws"]) -> Shaped[Array, "*draws"]:
         """The known values where `mask` is True."""
         return jnp.where(self.mask, self.values.astype(x.dtype), x)
 

@@ -25,7 +25,7 @@ class _OfValues(AbstractFactor):
     """r(x) = Π r_i(x_i) for elements of a few values."""
 
     @abstractmethod
-    def log_weight(self, value: Array) -> Array:
+    def log_weight(self, value: Shaped[Array, "..."]) -> Float[Array, "..."]:
         """log r_i in nats at a value of the elements, which broadcasts to one example."""
 
     def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, ""]:
@@ -37,7 +37,7 @@ class _OfValues(AbstractFactor):
         """True."""
         return True
 
-    def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
+    def multiply(self, law: dist.Distribution) -> tuple[Float[Array, ""], dist.Distribution] | None:
         """Exact: c̃ ∝ cd for each value ([2015] Table App. 1, its misprint corrected)."""
         return weighted(law, self.log_weight) if weighted.knows(law) else None
 
@@ -87,7 +87,7 @@ class Elementwise(_OfValues):
         for name in ("log_one", "log_zero"):
             check_broadcast(name, getattr(self, name).shape, event_shape)
 
-    def log_weight(self, value: Array) -> Array:
+    def log_weight(self, value: Shaped[Array, "..."]) -> Float[Array, "..."]:
         """Linear in between 0 and 1."""
         return value * self.log_one + (1 - value) * self.log_zero
 
@@ -117,7 +117,7 @@ class Categorical(_OfValues):
         self.check_count(support, count, *_by_class(self.log_values))
         check_broadcast("log_values", (*shape, count), (*event_shape, count))
 
-    def log_weight(self, value: Array) -> Array:
+    def log_weight(self, value: Shaped[Array, "..."]) -> Float[Array, "..."]:
         """0 for values that are no class."""
         return jnp.sum(jnp.where(one_hot(value, self.log_values.shape[-1]), self.log_values, 0.0), -1)
 
@@ -128,7 +128,7 @@ def _by_class(log_values: Array) -> list[Any]:
     return [known[..., value] for value in range(log_values.shape[-1])]
 
 
-def by_value(log_values: Array) -> AbstractFactor:
+def by_value(log_values: Float[Array, "*event values"]) -> AbstractFactor:
     """r(x) = Π r_i(x_i) from log r_i of every value on the last axis: an `Elementwise` of two, else a `Categorical`."""
     if log_values.shape[-1] == 2:
         return Elementwise(log_values[..., 1], log_values[..., 0])

@@ -18,6 +18,7 @@ from numpyro.distributions.transforms import Transform
 
 from .._checks import check_broadcast, checked_location, checked_scale, is_concrete
 from .._numbers import check_rounding
+from .._shapes import Example
 from .._structure import is_affine, is_elementwise
 from ..laws import observed
 from .base import AbstractFactor
@@ -68,7 +69,7 @@ class Gaussian(AbstractFactor):
         for name in ("loc", "scale", "gain"):
             check_broadcast(name, getattr(self, name).shape, event_shape)
 
-    def multiply(self, law: dist.Distribution) -> tuple[Array, dist.Distribution] | None:
+    def multiply(self, law: dist.Distribution) -> tuple[Float[Array, ""], dist.Distribution] | None:
         """The product of normals, element by element."""
         return observed(law, self.loc, self.scale, self.gain) if observed.knows(law) else None
 
@@ -82,7 +83,7 @@ class Gaussian(AbstractFactor):
         observation, gain = (jnp.broadcast_to(part, event_shape) for part in (self.loc, self.gain))
         return LinearGaussian(observation, Partial(jnp.multiply, gain), noise, mask=seen)
 
-    def pull_back(self, transform: Transform, origin: Array) -> tuple[AbstractFactor, Array]:
+    def pull_back(self, transform: Transform, origin: Example) -> tuple[AbstractFactor, Float[Array, ""]]:
         """Single elements of z where an affine T acts on each element; a linear observation where T is affine."""
         if not is_affine(transform, origin):
             return super().pull_back(transform, origin)

@@ -6,7 +6,7 @@ itself, by its method `pull_back`.
 """
 
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float, Shaped
 from numpyro.distributions.transforms import ComposeTransform, Transform
 
 from .base import AbstractFactor
@@ -14,7 +14,7 @@ from .base import AbstractFactor
 
 def pull_back(
     factor: AbstractFactor, transform: Transform | None, event_shape: tuple[int, ...]
-) -> tuple[AbstractFactor, Array]:
+) -> tuple[AbstractFactor, Float[Array, ""]]:
     """r(T(z)) as a factor of z.
 
     Args:
@@ -41,6 +41,6 @@ def pull_back(
     return factor, total
 
 
-def with_known(factor: AbstractFactor | None, x: Array) -> Array:
+def with_known(factor: AbstractFactor | None, x: Shaped[Array, "*draws"]) -> Shaped[Array, "*draws"]:
     """Draws of shape (*lead, *event) with the values of known elements (`Delta`) in them."""
     return x if factor is None else factor.fill(x)

@@ -72,7 +72,7 @@ class Categories(dist.Distribution):
         """Variance of the class's number."""
         return jnp.sum(self.probs * jnp.square(self._numbers - self.mean[..., None]), -1)
 
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
         """Classes as whole numbers, shape (*sample_shape, *batch)."""
         assert is_prng_key(key)
         return self.at(jax.random.uniform(key, tuple(sample_shape) + self.batch_shape, self.logits.dtype))
@@ -84,7 +84,7 @@ class Categories(dist.Distribution):
         below_one = jnp.minimum(uniform, 1 - jnp.finfo(above.dtype).epsneg)
         return jnp.sum(below_one[..., None] < above, -1)
 
-    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
+    def log_prob(self, value: Shaped[ArrayLike, "..."], intermediates: Any = None) -> Float[Array, "..."]:
         """Log probability in nats."""
         del intermediates
         is_value = one_hot(value, self.num_states)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.scipy.special import log_ndtr
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from numpyro.distributions import constraints
 from numpyro.util import is_prng_key
 
@@ -66,7 +66,7 @@ class DiscretisedNormal(dist.Distribution):
         """Whole numbers from 0 to num_levels − 1."""
         return constraints.integer_interval(0, self.num_levels - 1)
 
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
         """Integers of shape (*sample_shape, *batch_shape)."""
         assert is_prng_key(key)
         noise = jax.random.normal(key, tuple(sample_shape) + self.batch_shape, self.loc.dtype)
@@ -122,7 +122,12 @@ class _Interval(NamedTuple):
 
 
 @jax.custom_jvp
-def log_interval(middle: Array, width: Array, first: Array, last: Array) -> Array:
+def log_interval(
+    middle: Float[Array, "*shape"],
+    width: Float[Array, "#*shape"],
+    first: Bool[Array, "#*shape"],
+    last: Bool[Array, "#*shape"],
+) -> Float[Array, "*shape"]:
     """log(Φ(middle + width/2) − Φ(middle − width/2)), stable in both tails, with a finite gradient everywhere.
 
     Args:

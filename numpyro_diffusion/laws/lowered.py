@@ -66,13 +66,13 @@ class LoweredNormal(dist.Distribution):
         taken = tensordot(1 - self.remaining, self.basis**2, 1)
         return self.scale**2 * (1 - taken)
 
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Draws of shape (*sample_shape, *event)."""
         noise = jax.random.normal(key, (*sample_shape, *self.event_shape), dtype=jnp.result_type(self.loc))
         along = tensordot(noise, self.basis, (self._axes(noise), self._axes(self.basis)))
         return self.loc + self.scale * (noise + tensordot(along * (jnp.sqrt(self.remaining) - 1), self.basis, 1))
 
-    def log_prob(self, value: Array, intermediates: Any = None) -> Array:
+    def log_prob(self, value: Float[Array, "..."], intermediates: Any = None) -> Float[Array, "..."]:
         """Log density in nats, exact."""
         del intermediates
         noise = (value - self.loc) / self.scale

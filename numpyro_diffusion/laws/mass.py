@@ -36,11 +36,11 @@ class UnnormalisedNormal(dist.Normal):
 
     def __init__(
         self,
-        loc: Array,
-        scale: Array,
-        log_mass: Array,
+        loc: Float[Array, "*event"],
+        scale: Float[Array, "*event"],
+        log_mass: Float[Array, ""],
         drawn: tuple[Array, Array] | None = None,
-        log_ahead: Array | None = None,
+        log_ahead: Float[Array, ""] | None = None,
     ) -> None:
         self.counted_loc, self.counted_scale, self.mass = loc, scale, log_mass
         self.ahead = log_mass if log_ahead is None else log_ahead
@@ -66,7 +66,7 @@ def _log_ahead(law: dist.Distribution) -> Float[Array, ""]:
     return elements(law).ahead
 
 
-def drawn_as(law: dist.Distribution, drawn: dist.Distribution, ahead: Array) -> dist.Distribution:
+def drawn_as(law: dist.Distribution, drawn: dist.Distribution, ahead: Float[Array, ""]) -> dist.Distribution:
     """The same density, drawn as another normal law; `ahead` as in `UnnormalisedNormal`."""
     other = elements(drawn)
     new = UnnormalisedNormal(*counted(law), (other.loc, other.scale), ahead)
@@ -88,7 +88,10 @@ class Backward(NamedTuple):
 
 
 def pooled(
-    laws: Sequence[dist.Distribution], powers: Array, backward: Backward | None = None, least: float = 0.5
+    laws: Sequence[dist.Distribution],
+    powers: Float[Array, " laws"],
+    backward: Backward | None = None,
+    least: float = 0.5,
 ) -> dist.Distribution:
     """Π law_i^power_i times `backward` to the power 1 − Σ power_i, as an `UnnormalisedNormal`; *exact*.
 
@@ -133,18 +136,18 @@ def pooled(
 
 
 @Operation
-def counted(law: dist.Distribution) -> tuple[Array, Array, Array]:
+def counted(law: dist.Distribution) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, ""]]:
     """Mean and standard deviation of each element of a normal law's density, and the log of what it integrates to."""
     raise counted.refuse(law)
 
 
 @counted.register(dist.Normal)
-def _of_normal(law: dist.Distribution) -> tuple[Array, Array, Array]:
+def _of_normal(law: dist.Distribution) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, ""]]:
     each = elements(law)
     return jnp.asarray(each.loc), jnp.asarray(each.scale), jnp.zeros(())
 
 
 @counted.register(UnnormalisedNormal)
-def _of_unnormalised(law: dist.Distribution) -> tuple[Array, Array, Array]:
+def _of_unnormalised(law: dist.Distribution) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, ""]]:
     each = elements(law)
     return each.counted_loc, each.counted_scale, each.mass

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Real, Shaped
 from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.kl import kl_divergence
@@ -59,23 +59,23 @@ class Mixed(dist.Distribution):
         return constraints.independent(ByColumns(single, self.columns), 1)
 
     @property
-    def mean(self) -> Array:
+    def mean(self) -> Float[Array, "..."]:
         """Means of the elements; of a bit or class that of its number."""
         return together([law.mean for law in self.laws], self.columns)
 
     @property
-    def variance(self) -> Array:
+    def variance(self) -> Float[Array, "..."]:
         """Variances of the elements, likewise."""
         each = [jnp.broadcast_to(variance(law), jnp.shape(law.mean)) for law in self.laws]
         return together(each, self.columns)
 
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Float[Array, "... d"]:
         """Draws of shape (*sample_shape, *batch, *event), floating."""
         keys = jax.random.split(key, len(self.laws))
         draws = [law.sample(own, sample_shape) for own, law in zip(keys, self.laws, strict=True)]
         return together(draws, self.columns)
 
-    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
+    def log_prob(self, value: Shaped[ArrayLike, "... d"], intermediates: Any = None) -> Float[Array, "..."]:
         """The groups' log densities and log probabilities in nats, added up."""
         del intermediates
         return sum((law.log_prob(x) for law, x in self.cut(jnp.asarray(value))), jnp.zeros(()))
@@ -147,12 +147,12 @@ def order(columns: Columns) -> np.ndarray:
     return np.argsort(np.concatenate([np.array(own) for own in columns]))
 
 
-def apart(x: Array, columns: Columns) -> list[Array]:
+def apart(x: Shaped[Array, "... d"], columns: Columns) -> list[Shaped[Array, "..."]]:
     """The groups' elements of the last axis."""
     return [x[..., np.array(own)] for own in columns]
 
 
-def together(parts: Sequence[Array], columns: Columns) -> Array:
+def together(parts: Sequence[Shaped[Array, "..."]], columns: Columns) -> Float[Array, "... d"]:
     """The groups' elements, on their last axes, as one vector of floating numbers."""
     kind = jnp.result_type(float, *parts)
     return jnp.concatenate([jnp.asarray(part, kind) for part in parts], -1)[..., order(columns)]

@@ -66,12 +66,12 @@ class PartlyKnown(dist.Distribution):
         """0 where known, and the law's variance elsewhere."""
         return jnp.where(self.mask, 0.0, self.law.variance)
 
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
         """Draws of shape (*sample_shape, *event), with the known values in them."""
         draws = self.law.sample(key, sample_shape)
         return _with_known(self, draws)
 
-    def log_prob(self, value: Array, intermediates: Any = None) -> Array:
+    def log_prob(self, value: Shaped[Array, "..."], intermediates: Any = None) -> Float[Array, "..."]:
         """Log density of the unknown elements in nats; the known ones are taken for granted."""
         del intermediates
         each = elements(self.law).log_prob(value)

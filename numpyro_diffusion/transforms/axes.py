@@ -8,8 +8,7 @@ of the logs of both scales: *exact*. Affine maps keep normal laws and linear obs
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
@@ -41,14 +40,14 @@ class PrincipalAxes(Transform[Any]):
         if shapes != [(size,), (size,), (size, size), (size,)]:
             raise ValueError(f"loc, unit, axes, scale: expected shapes (d,), (d,), (d, d) and (d,), got {shapes}")
 
-    def __call__(self, x: Any) -> Array:
+    def __call__(self, x: Any) -> Float[Array, "*batch d"]:
         """The data of coordinates, shape (*batch, d)."""
         return self.loc + self.unit * einsum("ij,...j->...i", self.axes, self.scale * x)
 
     def _inverse(self, y: Any) -> Array:
         return einsum("ij,...i->...j", self.axes, (y - self.loc) / self.unit) / self.scale
 
-    def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
+    def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Float[Array, "*batch"]:
         """The log determinant ``log |det dx/dz|``, of the batch's shape."""
         total = jnp.sum(jnp.log(self.unit)) + jnp.sum(jnp.log(self.scale))
         return jnp.broadcast_to(total, jnp.shape(x)[:-1])

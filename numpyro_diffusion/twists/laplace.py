@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from .. import laws
 from .._checks import check_count
@@ -137,7 +137,13 @@ def _proposal(
 
 
 def conditioned_kernel(
-    process: ReverseProcess, kernel: Any, shift: Array, variance: Array, directions: Array, t: Array, s: Array
+    process: ReverseProcess,
+    kernel: Any,
+    shift: Float[Array, "*event"],
+    variance: Float[Array, "*event"],
+    directions: Float[Array, " m *event"],
+    t: Time,
+    s: Time,
 ) -> LoweredNormal:
     """The kernel to x_s moved as x_0 is, and narrower as one of this variance of x_0 becomes by an observation.
 

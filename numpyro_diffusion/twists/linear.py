@@ -217,12 +217,12 @@ class _View(NamedTuple):
     s: Array
 
     @property
-    def from_data(self) -> Array:
+    def from_data(self) -> Float[Array, ""]:
         """Weight of x_0 in the mean of x_s."""
         return self.diffusion.bridge_coefficients(self.t, self.s)[0]
 
     @property
-    def noise_like(self) -> Array:
+    def noise_like(self) -> Float[Array, "..."]:
         """Var[x_0 | x_t] of data of the noise law."""
         return self.diffusion.schedule.noise_variance(self.t) * self.diffusion.scale**2
 

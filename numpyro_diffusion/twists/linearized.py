@@ -152,7 +152,9 @@ class InComponent(NamedTuple):
     mean: Float[Array, " d"]
     variance: Float[Array, " d"]
 
-    def given(self, shift: Array, directions: Array) -> tuple[Array, Array]:
+    def given(
+        self, shift: Float[Array, " d"], directions: Float[Array, "m d"]
+    ) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
         """Mean and variance of u, by how the law in the basis is moved and lowered."""
         gone = jnp.sum(dot(directions, self.jacobian.T) ** 2, 0)
         return self.mean + dot(self.jacobian, shift), jnp.maximum(self.variance - gone, 1e-4 * self.variance)
