@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._checks import check_choice, check_count, check_key, check_scalar
+from .._shapes import AnyExample, AnyTime
 from . import layers
 from .embedding import scalar_time
 
@@ -67,7 +68,7 @@ class BumpReadout(eqx.Module):
         if not self.width > 0:
             raise ValueError(f"width: expected a positive number of steps, got {width!r}")
 
-    def bumps(self, t: ArrayLike) -> Float[Array, " num_bumps"]:
+    def bumps(self, t: AnyTime) -> Float[Array, " num_bumps"]:
         """Return the weights g_j(t), which are positive and sum to 1 (eq 63).
 
         Raises:
@@ -77,7 +78,7 @@ class BumpReadout(eqx.Module):
         centers = (jnp.arange(self.num_bumps, dtype=t.dtype) + 0.5) * (self.num_steps / self.num_bumps)
         return jax.nn.softmax(-0.5 * ((t - centers) / self.width) ** 2)
 
-    def __call__(self, x: ArrayLike, t: ArrayLike, *context: ArrayLike) -> Float[Array, "..."]:
+    def __call__(self, x: AnyExample, t: AnyTime, *context: ArrayLike) -> Float[Array, "..."]:
         """Return the mixed outputs at one example (eq 62).
 
         Args:
@@ -154,7 +155,7 @@ class Dense(eqx.Module):
         self.hidden = tuple(layers.linear(k, n, self.width) for k, n in zip(keys, inputs, strict=True))
         self.readout = layers.zero_linear(last, self.width, self.outputs * size)
 
-    def __call__(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
+    def __call__(self, x: AnyExample, t: AnyTime) -> Float[Array, "..."]:
         """Return the network's value at one example; `t` makes no difference.
 
         Args:

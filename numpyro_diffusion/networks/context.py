@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._checks import check_count, check_key, check_real
+from .._shapes import AnyContext
 from . import layers
 
 
@@ -55,7 +56,7 @@ class ContextFeatures(eqx.Module):
         """How many features there are."""
         return math.prod(self.shape) * (2 if self.num_labels is None else self.num_labels)
 
-    def __call__(self, context: ArrayLike) -> Float[Array, " size"]:
+    def __call__(self, context: AnyContext) -> Float[Array, " size"]:
         """The features of one context.
 
         Raises:
@@ -99,7 +100,7 @@ class SplineFeatures(eqx.Module):
         """How many features there are."""
         return self.features.size + len(self.knots) * max(self.knots.shape[1] - 2, 0)
 
-    def __call__(self, context: ArrayLike) -> Float[Array, " size"]:
+    def __call__(self, context: AnyContext) -> Float[Array, " size"]:
         """The features of one context.
 
         Raises:
@@ -137,13 +138,13 @@ class ContextEmbedding(eqx.Module):
         self.inner = layers.linear(keys[0], features.size, width)
         self.outer = layers.linear(keys[1], width, width)
 
-    def __call__(self, context: ArrayLike) -> Float[Array, " width"]:
+    def __call__(self, context: AnyContext) -> Float[Array, " width"]:
         """The embedding of one context."""
         features = self.features(context).astype(self.inner.weight.dtype)
         return self.outer(jax.nn.silu(self.inner(features)))
 
 
-def embedded(embedding: ContextEmbedding | None, context: ArrayLike | None) -> Float[Array, " conditions"] | float:
+def embedded(embedding: ContextEmbedding | None, context: AnyContext | None) -> Float[Array, " conditions"] | float:
     """What is added to the embedding of time: nothing without a context.
 
     Raises:

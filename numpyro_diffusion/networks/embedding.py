@@ -5,12 +5,13 @@ and Abbeel 2020): smooth in t, so that a network may be asked between whole step
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from .._checks import check_count, check_scalar
+from .._shapes import AnyTime
 
 
-def sinusoidal(t: ArrayLike, num_features: int, max_period: float = 10_000.0) -> Float[Array, " num_features"]:
+def sinusoidal(t: AnyTime, num_features: int, max_period: float = 10_000.0) -> Float[Array, " num_features"]:
     """Return sines and cosines of `t` at geometrically spaced frequencies.
 
     With h = num_features / 2, the features are sin(ω_i t) for i = 0…h−1, then cos(ω_i t), where
@@ -40,7 +41,7 @@ def sinusoidal(t: ArrayLike, num_features: int, max_period: float = 10_000.0) ->
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 
 
-def scalar_time(t: ArrayLike) -> Float[Array, ""]:
+def scalar_time(t: AnyTime) -> Float[Array, ""]:
     """Return a step index as a floating-point scalar.
 
     Raises:

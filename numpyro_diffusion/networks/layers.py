@@ -12,9 +12,10 @@ from types import MappingProxyType
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import check_count
+from .._shapes import AnyExample, AnyTime
 from .embedding import sinusoidal
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
@@ -47,7 +48,7 @@ def check_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(check_count("event_shape", size) for size in event_shape)
 
 
-def flatten_event(x: ArrayLike, event_shape: tuple[int, ...]) -> Float[Array, " size"]:
+def flatten_event(x: AnyExample, event_shape: tuple[int, ...]) -> Float[Array, " size"]:
     """Return one example as a floating-point vector.
 
     Raises:
@@ -88,7 +89,7 @@ def event_size(event_shape: tuple[int, ...]) -> int:
 
 
 def embedded_time(
-    embed: tuple[eqx.nn.Linear, eqx.nn.Linear], t: ArrayLike, num_steps: int, activation: str
+    embed: tuple[eqx.nn.Linear, eqx.nn.Linear], t: AnyTime, num_steps: int, activation: str
 ) -> Float[Array, " time_features"]:
     """Return the step index as two layers on its sines and cosines see it."""
     features = sinusoidal(t, embed[0].weight.shape[1], num_steps)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import check_choice, check_count
+from .._shapes import AnyContext, AnyExample, AnyTime
 from . import layers, modulated
 from .context import ContextEmbedding, ContextFeatures
 
@@ -119,7 +120,7 @@ class MLP(eqx.Module):
         """In words."""
         return f"MLP of width {self.width}"
 
-    def __call__(self, x: ArrayLike, t: ArrayLike, context: ArrayLike | None = None) -> Float[Array, "..."]:
+    def __call__(self, x: AnyExample, t: AnyTime, context: AnyContext | None = None) -> Float[Array, "..."]:
         """Return the network's value at one example.
 
         Args:

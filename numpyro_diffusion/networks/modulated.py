@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import check_count, check_key
+from .._shapes import AnyContext, AnyTime
 from . import layers
 from .context import ContextEmbedding, ContextFeatures, embedded
 
@@ -81,7 +82,7 @@ def check_time_features(value: int) -> int:
     return count
 
 
-def condition(network: Any, t: ArrayLike, context: ArrayLike | None) -> Float[Array, " conditions"]:
+def condition(network: Any, t: AnyTime, context: AnyContext | None) -> Float[Array, " conditions"]:
     """What the blocks of a network with such ends are told: of t, and of the context if it takes one.
 
     Raises:

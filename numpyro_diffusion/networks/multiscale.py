@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import check_choice, check_count, check_key
+from .._shapes import AnyContext, AnyExample, AnyTime
 from . import layers
 from .context import ContextEmbedding, ContextFeatures, embedded
 from .image_layers import Convolution, Image, Pointwise, check_image_shape, double
@@ -134,7 +135,7 @@ class MultiScale(eqx.Module):
         own = jax.random.fold_in(key, 1)
         self.context = None if context is None else ContextEmbedding(own, context, 2 * both)
 
-    def __call__(self, x: ArrayLike, t: ArrayLike, context: ArrayLike | None = None) -> Float[Array, "..."]:
+    def __call__(self, x: AnyExample, t: AnyTime, context: AnyContext | None = None) -> Float[Array, "..."]:
         """Return the network's value at one example; `t` makes no difference.
 
         Args:

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from .._shapes import AnyExample, AnyTime
 from . import layers
 
 
@@ -62,7 +63,7 @@ class Patched(eqx.Module):
         inner = getattr(self.network, "said", type(self.network).__name__)
         return f"{inner}, over patches of {self.patch} × {self.patch} pixels"
 
-    def __call__(self, x: ArrayLike, t: ArrayLike, *context: ArrayLike) -> Float[Array, "..."]:
+    def __call__(self, x: AnyExample, t: AnyTime, *context: ArrayLike) -> Float[Array, "..."]:
         """Return the network's value at one example, of `event_shape` or `(outputs, *event_shape)`, given a context.
 
         Raises:

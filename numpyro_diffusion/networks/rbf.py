@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import check_count, check_key
+from .._shapes import AnyExample, AnyTime
 from . import layers
 from .embedding import scalar_time
 
@@ -71,7 +72,7 @@ class RBF(eqx.Module):
         self.weight = jnp.zeros((self.num_steps, self.outputs, *self.event_shape, self.num_centers))
         self.bias = jnp.zeros((self.num_steps, self.outputs, *self.event_shape))
 
-    def basis(self, x: ArrayLike) -> Float[Array, " num_centers"]:
+    def basis(self, x: AnyExample) -> Float[Array, " num_centers"]:
         """Return the values φ_k(x) of the basis functions, which are positive and sum to 1.
 
         Raises:
@@ -81,7 +82,7 @@ class RBF(eqx.Module):
         offsets = x - self.centers.reshape(self.num_centers, -1)
         return jax.nn.softmax(-0.5 * jnp.sum(offsets**2, axis=-1) * jnp.exp(-2 * self.log_widths))
 
-    def __call__(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
+    def __call__(self, x: AnyExample, t: AnyTime) -> Float[Array, "..."]:
         """Return the network's value at one example.
 
         Args:

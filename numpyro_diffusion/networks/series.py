@@ -13,9 +13,10 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import check_choice, check_count
+from .._shapes import AnyContext, AnyExample, AnyTime
 from . import layers, modulated
 from .context import ContextEmbedding, ContextFeatures
 
@@ -139,7 +140,7 @@ class Series(eqx.Module):
         """In words."""
         return f"1-d convolutions of {self.channels} channels, with {self.padding} beyond the ends"
 
-    def __call__(self, x: ArrayLike, t: ArrayLike, context: ArrayLike | None = None) -> Float[Array, "..."]:
+    def __call__(self, x: AnyExample, t: AnyTime, context: AnyContext | None = None) -> Float[Array, "..."]:
         """Return the network's value at one example.
 
         Args:

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import check_choice, check_count, check_key, refusal
+from .._shapes import AnyContext, AnyExample, AnyTime
 from . import layers
 from .context import ContextEmbedding, ContextFeatures, embedded
 from .embedding import scalar_time, sinusoidal
@@ -195,7 +196,7 @@ class UNet(eqx.Module):
         """In words."""
         return f"U-Net of {', '.join(map(str, self.channels))} channels"
 
-    def __call__(self, x: ArrayLike, t: ArrayLike, context: ArrayLike | None = None) -> Float[Array, "..."]:
+    def __call__(self, x: AnyExample, t: AnyTime, context: AnyContext | None = None) -> Float[Array, "..."]:
         """Return the network's value at one example.
 
         Args:
@@ -222,7 +223,7 @@ class UNet(eqx.Module):
         out = out.astype(wide).reshape(*out.shape[:2], self.outputs, -1)
         return layers.split_outputs(jnp.moveaxis(out, 2, 0), self.outputs, self.event_shape)
 
-    def time_features(self, t: ArrayLike) -> Float[Array, " features"]:
+    def time_features(self, t: AnyTime) -> Float[Array, " features"]:
         """Return the sinusoids of t − 1, as many as the first level has channels.
 
         Raises:
