@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.util import find_stack_level
 
@@ -144,13 +143,13 @@ class ModuleDistribution(Described, dist.Distribution):
             f"{cls.__name__}.infer_shapes: the event shape is the process's; make one, and ask it"
         )
 
-    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
         """Draws of shape (*sample_shape, *batch_shape, *event_shape)."""
         if key is None:
             raise TypeError("key: expected a JAX random key, got None")
         return self._draw(key, sample_shape, type(self)._sample_one)
 
-    def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
+    def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Float[Array, "..."]:
         """Log density in nats, shape (*sample_shape, *batch_shape); see the class for whether it is exact.
 
         With validation on it is −inf off the support, with a warning where that is known, as for NumPyro's own.

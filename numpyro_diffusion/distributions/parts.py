@@ -11,12 +11,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, PRNGKeyArray, Shaped
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
 from .._checks import refusal
 from .._compiled import compiled
+from .._shapes import Example
 from ..factors import AbstractFactor, pull_back, with_known
 from ..likelihoods import AbstractLikelihood, Estimate
 from ..process import ReverseProcess
@@ -51,20 +52,20 @@ class PriorParts(eqx.Module):
         extra = rank - codomain.event_dim
         return constraints.independent(codomain, extra) if extra else codomain
 
-    def to_data(self, z: Array) -> Array:
+    def to_data(self, z: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         """T(z), any leading dimensions."""
         return z if self.transform is None else self.transform(z)
 
-    def to_latent(self, x: Array) -> Array:
+    def to_latent(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         """T⁻¹(x), any leading dimensions."""
         return x if self.transform is None else self.transform.inv(x)
 
-    def estimate(self, key: Array, x: Array) -> Estimate:
+    def estimate(self, key: PRNGKeyArray, x: Example) -> Estimate:
         """The likelihood's estimate for one example x: of the density of z, less ``log |det dx/dz|``."""
         z = self.to_latent(x)
         return self.shifted(self.likelihood.estimate(key, self.process, z), z, x)
 
-    def shifted(self, estimate: Estimate, z: Array, x: Array) -> Estimate:
+    def shifted(self, estimate: Estimate, z: Example, x: Example) -> Estimate:
         """An estimate about one z as one about x, −inf off the support; its terms stay those of z."""
         if self.transform is None:
             return estimate

@@ -15,11 +15,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .. import laws
 from .._checks import alike, is_concrete
+from .._shapes import AnyTime, Example
 from ..denoisers import AbstractDenoiser
 from ..diffusions import AbstractDiffusion
 from ..factors import AbstractFactor, Product
@@ -40,12 +40,12 @@ class Pool(AbstractDenoiser):
     parts: tuple[PriorParts, ...]
     powers: Array
 
-    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """The normal law of x_0 given x_t that the priors' laws make together."""
         return self._pooled_posterior(diffusion, [part.posterior(diffusion, x_t, t) for part in self._each], x_t, t)
 
     def denoise(
-        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+        self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime, s: AnyTime | None = None
     ) -> tuple[dist.Distribution, dist.Distribution]:
         """Posterior and kernel together; the kernel is an `UnnormalisedNormal`."""
         both = [part.denoise(diffusion, x_t, t, s) for part in self._each]
@@ -66,7 +66,7 @@ class Pool(AbstractDenoiser):
         """False."""
         return False
 
-    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:
         """That of the product of normal laws with the priors' covariances, if all are known; *approximate*."""
         found = [each for part in self.parts if (each := _covariance(part.process, diffusion)) is not None]
         if len(found) < len(self.parts):
@@ -89,7 +89,7 @@ class Pool(AbstractDenoiser):
 class PooledStep(AbstractLastStep):
     """The last steps of the priors of a `Pool`, multiplied."""
 
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Example) -> dist.Distribution:
         """The normal law of x_0 given x_1 with its mass."""
         pool: Any = denoiser
         kernels = [part.process.last_kernel(x_1) for part in pool.parts]
@@ -101,7 +101,7 @@ class PooledLikelihood(AbstractLikelihood):
 
     chunk: int | None = eqx.field(static=True, default=None)
 
-    def estimate(self, key: Array, process: ReverseProcess, x_0: Array) -> Estimate:
+    def estimate(self, key: PRNGKeyArray, process: ReverseProcess, x_0: Example) -> Estimate:
         """The estimate for one unbatched example; its standard error is the most that the parts' errors add up to."""
         pool: Any = process.denoiser
         found = [part.likelihood.estimate(key, part.process, x_0) for part in pool.parts]
@@ -117,13 +117,13 @@ class Volume(AbstractFactor):
     transform: Any
     power: Array
 
-    def log_r(self, x: Array) -> Array:
+    def log_r(self, x: Example) -> Float[Array, ""]:
         """Its log in nats, shape ()."""
         z = self.transform.inv(x)
         return -self.power * jnp.sum(self.transform.log_abs_det_jacobian(z, x))
 
 
-def pool_parts(parts: tuple[PriorParts, ...], powers: Array) -> tuple[PriorParts, AbstractFactor]:
+def pool_parts(parts: tuple[PriorParts, ...], powers: Float[Array, " priors"]) -> tuple[PriorParts, AbstractFactor]:
     """What a product of priors is made of, and the factor that its coordinates need.
 
     Raises:
@@ -141,7 +141,7 @@ def pool_parts(parts: tuple[PriorParts, ...], powers: Array) -> tuple[PriorParts
     return made, Volume(first.transform, jnp.sum(powers) - 1)
 
 
-def check_power(power: Any) -> Array:
+def check_power(power: Any) -> Float[Array, ""]:
     """A power as an array of shape ().
 
     Raises:
@@ -158,7 +158,7 @@ def check_power(power: Any) -> Array:
     return power
 
 
-def backward(diffusion: Any, x_t: Array, t: ArrayLike, s: ArrayLike) -> laws.Backward:
+def backward(diffusion: Any, x_t: Example, t: AnyTime, s: AnyTime) -> laws.Backward:
     """q(x_t | x_s) as a function of x_s."""
     beta = diffusion.schedule.beta(t, s)
     residual = lambda x_s: x_t - diffusion.step(x_s, t, s).mean

@@ -11,8 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions import constraints
 
 from .._checks import check_count, check_event, check_key, is_concrete
@@ -127,13 +126,13 @@ class DiffusionPosterior(ModuleDistribution):
         choose = lambda parts: (factor or parts.factor, sampler or parts.sampler)
         return self._like(lambda parts: DiffusionPosterior(change(parts), *choose(parts), validate_args=validate))
 
-    def log_r(self, value: ArrayLike) -> Array:
+    def log_r(self, value: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
         """log r of values of shape (*lead, *event_shape), in nats, shape (*lead,)."""
         value = jnp.asarray(value)
         lead = jnp.broadcast_shapes(check_event("value", value.shape, self.event_shape), self.batch_shape)
         return self._over_values(DiffusionPosterior._log_r_one, value, lead)
 
-    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
         """Draws of shape (*sample_shape, *batch_shape, *event_shape).
 
         Raises:

@@ -13,8 +13,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
@@ -128,7 +127,7 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         """The joint distribution of the whole chain, in the process's own coordinates."""
         return self._like(lambda parts: ReverseTrajectory(parts.process, validate_args=self._validate_args))
 
-    def sample_trajectory(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample_trajectory(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
         """Draws of the chain, x_0 first; shape (*sample_shape, *batch_shape, steps + 1, *event_shape)."""
         return self._draw(key, sample_shape, DiffusionPrior._trajectory_one)
 
@@ -140,7 +139,7 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         noise = lambda module, _: jnp.zeros(module.sampler.noise_shape(module.process))
         return jax.eval_shape(lambda: self.map_batch(noise, jnp.zeros(batch))).shape[len(batch) :]
 
-    def from_noise(self, noise: ArrayLike) -> Array:
+    def from_noise(self, noise: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
         """The draw of x_0 that standard-normal noise makes: smooth, and *exact* in law for the sampler's chain.
 
         Args:

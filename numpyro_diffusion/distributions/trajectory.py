@@ -12,8 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, ArrayLike, Float, Shaped
 from numpyro.distributions import constraints
 
 from .._checks import check_event, check_real, is_concrete, refusal
@@ -199,7 +198,7 @@ class ReverseTrajectory(ModuleDistribution):
         return density(process.terminal(), value[-1]) + steps + last
 
 
-def joint_log_ratio(process: ReverseProcess, trajectory: ArrayLike) -> Array:
+def joint_log_ratio(process: ReverseProcess, trajectory: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
     """log p(x_0, …, x_T) − log q(x_1, …, x_T | x_0) in nats: its mean over q is K, its exponential's is p(x_0).
 
     Args:

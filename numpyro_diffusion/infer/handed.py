@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpyro
 import numpyro.distributions as dist
-from jax import Array
+from jaxtyping import Array, Shaped
 from numpyro.handlers import seed, substitute, trace
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
@@ -101,7 +101,7 @@ def chain_law(prior: DiffusionPrior, num_steps: int | None) -> ReverseTrajectory
     return prior._like(lambda parts: ReverseTrajectory(parts.process, num_steps, validate_args=False))
 
 
-def data_of(law: DiffusionPrior | DiffusionPosterior, chain: Array) -> Array:
+def data_of(law: DiffusionPrior | DiffusionPosterior, chain: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """The data at the end of chains of shape (*batch, steps + 1, *event), known elements with their values.
 
     A transform that mixes elements gives known ones back with a little noise.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from .._compiled import compiled
 from .._devices import agree, check_devices, check_hashing, collect, is_shared, share
@@ -125,7 +125,7 @@ class Alone(NamedTuple):
 
 def run_islands(
     model: Any, site: str, sampler: IslandSampler, keys: Array, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Particles, Array]:
+) -> tuple[Particles, Float[Array, ""]]:
     """The particles of every island, one for each key, and the log density of sites without the diffusion site.
 
     A site that has a mixture of laws is run with each of them, and their particles are put together. Devices share the
@@ -165,7 +165,7 @@ def traced_islands(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     apart: NamedSharding | None = None,
-) -> tuple[Particles, Array]:
+) -> tuple[Particles, Float[Array, ""]]:
     """`run_islands` inside a compiled program; `apart`: how islands lie on devices."""
     mixture = mixture_at(model, site, args, kwargs)
     one = lambda model, keys: _of_one_law(extract(model, site, args, kwargs).in_latent(), sampler, keys, apart)
@@ -218,7 +218,7 @@ def check_evidence(log_evidences: Float[Array, " islands"], num_particles: int) 
 
 
 @compiled
-def equally_weighted(key: Any, particles: Particles, group_by_chain: bool) -> Array:
+def equally_weighted(key: Any, particles: Particles, group_by_chain: bool) -> Shaped[Array, "..."]:
     """Equally weighted draws by systematic resampling, as many as particles.
 
     Args:

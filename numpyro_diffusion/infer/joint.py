@@ -13,10 +13,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 from numpyro.distributions.batch_util import promote_batch_shape
 
+from .._shapes import AnyTime, Example
 from ..denoisers import AbstractDenoiser
 from ..diffusions import AbstractDiffusion
 from ..distributions import DiffusionPosterior, DiffusionPrior
@@ -31,18 +31,18 @@ class Copies(AbstractDenoiser):
     denoiser: AbstractDenoiser
     ndims: int = eqx.field(static=True)  # how many dimensions count the copies
 
-    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """The product of the copies' laws of x_0."""
         return self._merged(self._each(lambda x: self.denoiser.posterior(diffusion, x, t))(x_t))
 
     def denoise(
-        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+        self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime, s: AnyTime | None = None
     ) -> tuple[dist.Distribution, dist.Distribution]:
         """The products of the copies' laws of x_0 and of their kernels."""
         posterior, kernel = self._each(lambda x: self.denoiser.denoise(diffusion, x, t, s))(x_t)
         return self._merged(posterior), self._merged(kernel)
 
-    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:
         """Block by block that of one copy."""
         one = self.denoiser.covariance(diffusion, event_shape[self.ndims :])
         return None if one is None else jnp.kron(jnp.eye(math.prod(event_shape[: self.ndims])), one)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._batching import batched_map
 from .._devices import share
@@ -72,7 +72,7 @@ class StudentT(NamedTuple):
         covariance = (1 - shrinkage) * covariance + jnp.diag(shrinkage * variance + least)
         return cls(draws.mean(0), jnp.linalg.cholesky(covariance))
 
-    def sample(self, key: Array) -> Float[Array, " d"]:
+    def sample(self, key: PRNGKeyArray) -> Float[Array, " d"]:
         """One draw, shape (D,)."""
         first, second = jax.random.split(key)
         v = jax.random.normal(first, self.loc.shape) * jnp.sqrt(FREEDOM / 2 / jax.random.gamma(second, FREEDOM / 2))
@@ -84,7 +84,7 @@ class StudentT(NamedTuple):
         constant = gammaln(half) - gammaln(FREEDOM / 2) - size / 2 * math.log(FREEDOM * math.pi)
         return constant - jnp.sum(jnp.log(jnp.diagonal(self.root))) - half * jnp.log1p(self._square(x) / FREEDOM)
 
-    def rotate(self, key: Array, x: Float[Array, " d"], turn: Float[Array, ""]) -> Float[Array, " d"]:
+    def rotate(self, key: PRNGKeyArray, x: Float[Array, " d"], turn: Float[Array, ""]) -> Float[Array, " d"]:
         """A step that is reversible for the law: small for a small angle, a new draw for a quarter turn.
 
         The law is a normal one of random precision, which is drawn given x first; given that, the step is the
@@ -141,7 +141,7 @@ class MarginalMoves(AbstractMoves):
         one = jax.eval_shape(lambda key: self._evaluate(key, self._draw(key)), jax.random.key(0))
         return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), one)
 
-    def prior(self, key: Array, count: int) -> Estimated:
+    def prior(self, key: PRNGKeyArray, count: int) -> Estimated:
         """Draws of the law at temperature 0."""
 
         def one(key: Array) -> Estimated:
@@ -150,7 +150,7 @@ class MarginalMoves(AbstractMoves):
 
         return self._each(one, jax.random.split(key, count))
 
-    def at(self, points: Estimated, temperature: Array) -> Estimated:
+    def at(self, points: Estimated, temperature: Float[Array, ""]) -> Estimated:
         """With their estimates: a new one would be of another particle."""
         del temperature
         return points._replace(difference=jnp.full_like(points.difference, jnp.nan))
@@ -160,8 +160,13 @@ class MarginalMoves(AbstractMoves):
         return Proposals(StudentT.of(points.position.real), self._log_shares(points.position.whole))
 
     def move(
-        self, key: Array, points: Estimated, temperature: Array, angle: Array, law: Proposals
-    ) -> tuple[Estimated, Array]:
+        self,
+        key: PRNGKeyArray,
+        points: Estimated,
+        temperature: Float[Array, ""],
+        angle: Float[Array, ""],
+        law: Proposals,
+    ) -> tuple[Estimated, Float[Array, " n"]]:
         """One proposal for each particle; at temperature 0 a new draw."""
 
         def one(pair: tuple[Array, Estimated]) -> tuple[Estimated, Array]:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray
 from numpyro.distributions import biject_to
 from numpyro.handlers import reparam, seed, substitute, trace
 from numpyro.primitives import Messenger
@@ -67,7 +67,7 @@ class NoiseModel:
         self.example = {name: jnp.zeros_like(_position(shown[name])) for name in self.latent}
         self._counted = self._observed(shown)
 
-    def start(self, key: Array) -> Values:
+    def start(self, key: PRNGKeyArray) -> Values:
         """The position of a draw from the prior."""
         shown = trace(seed(self._model, key)).get_trace(*self.args, **self.kwargs)
         return {name: _position(shown[name]) for name in self.latent}
@@ -200,13 +200,13 @@ def _position(msg: dict[str, Any]) -> Array:
     return biject_to(msg["fn"].support).inv(msg["value"])
 
 
-def log_density(msg: dict[str, Any]) -> Array:
+def log_density(msg: dict[str, Any]) -> Float[Array, ""]:
     """Log density of a site as the model counts it, summed."""
     log_prob = msg["fn"].log_prob(msg["value"])
     return jnp.sum(log_prob if msg["scale"] is None else msg["scale"] * log_prob)
 
 
-def log_prior(msg: dict[str, Any], position: Array) -> Array:
+def log_prior(msg: dict[str, Any], position: Float[Array, "..."]) -> Float[Array, ""]:
     """Log density of a latent site as a law of its position."""
     transform = biject_to(msg["fn"].support)
     volume = transform.log_abs_det_jacobian(position, msg["value"])

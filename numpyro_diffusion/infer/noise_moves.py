@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._batching import batched_map
 from .._compiled import compiled
@@ -73,11 +73,11 @@ class NoiseMoves(AbstractMoves):
         self.is_noise, _ = ravel_pytree(model.is_noise)
         self.wanted = {"hmc": 0.8, "pcn": 0.3}[options.move]
 
-    def points_at(self, z: Array, temperature: Array) -> Point:
+    def points_at(self, z: Float[Array, "n d"], temperature: Float[Array, ""]) -> Point:
         """The densities at positions of shape (n, D)."""
         return batched_map(lambda z: self._point_at(z, temperature), z, self.options.chunk)
 
-    def at(self, points: Point, temperature: Array) -> Point:
+    def at(self, points: Point, temperature: Float[Array, ""]) -> Point:
         """With the slope of this temperature."""
         return self.points_at(points.z, temperature)
 
@@ -85,7 +85,9 @@ class NoiseMoves(AbstractMoves):
         """The normal reference of the rotations."""
         return reference(points.z, self.is_noise)
 
-    def move(self, key: Array, points: Point, temperature: Array, angle: Array, law: Reference) -> tuple[Point, Array]:
+    def move(
+        self, key: PRNGKeyArray, points: Point, temperature: Float[Array, ""], angle: Float[Array, ""], law: Reference
+    ) -> tuple[Point, Float[Array, " n"]]:
         """As many rotations as make a quarter turn, after which a draw of the reference is a new one."""
         count = jnp.asarray(1)
         if self.options.move == "hmc":

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro
-from jax import Array
+from jaxtyping import Array, Float
 from numpyro.handlers import block
 
 from ..distributions import DiffusionPrior
@@ -75,7 +75,7 @@ class NoiseTempering(eqx.Module):
         return found.beside_law(process, factor)
 
 
-def effective_sizes(records: Records, count: int) -> Array:
+def effective_sizes(records: Records, count: int) -> Float[Array, " stages"]:
     """Of how many independent particles the particles are worth: at the start, at each temperature, and at the end.
 
     A temperature's weights leave the share that it keeps. Then moves multiply what is common to particles, the excess

@@ -74,7 +74,7 @@ class Others:
         self.tied = self._tied(shown) if self.names else []
         self.is_below = _along({name: np.full(real[name].size, name in self.below) for name in real}).astype(bool)
 
-    def draw(self, key: Array, below: Array | None = None) -> Position:
+    def draw(self, key: Array, below: Float[Array, " below"] | None = None) -> Position:
         """The position of a draw of the prior.
 
         Args:

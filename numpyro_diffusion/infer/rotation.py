@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class Point(NamedTuple):
@@ -67,8 +67,14 @@ def reference(z: Float[Array, "n d"], is_noise: Bool[Array, " d"]) -> Reference:
 
 
 def move(
-    key: Array, point_at: PointAt, point: Point, temperature: Array, angle: Array, count: Array, law: Reference
-) -> tuple[Point, Array]:
+    key: PRNGKeyArray,
+    point_at: PointAt,
+    point: Point,
+    temperature: Float[Array, ""],
+    angle: Float[Array, ""],
+    count: Int[Array, ""],
+    law: Reference,
+) -> tuple[Point, Float[Array, ""]]:
     r"""One Metropolis step; *exactly* invariant for exp(log_base + temperature × log_likelihood), given `law`.
 
     Hamiltonian Monte Carlo that splits the energy into that of the normal reference, whose flow is a rotation of

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import block_diag
-from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 from numpyro.handlers import block, substitute
 from numpyro.primitives import Messenger
 
 from .._checks import alike
+from .._shapes import AnyTime, Example
 from .._structure import depends
 from ..denoisers import AbstractDenoiser
 from ..diffusions import AbstractDiffusion, GaussianDiffusion
@@ -39,7 +39,7 @@ class Parts(AbstractDenoiser):
 
     processes: tuple[ReverseProcess, ...]
 
-    def posterior(self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike) -> dist.Distribution:
+    def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:
         """The product of the parts' laws of x_0."""
         del diffusion
         parts = split(x_t, [part.event_shape for part in self.processes])
@@ -47,7 +47,7 @@ class Parts(AbstractDenoiser):
         return _merged([part.denoiser.posterior(part.diffusion, x, t) for part, x in pairs])
 
     def denoise(
-        self, diffusion: AbstractDiffusion, x_t: Array, t: ArrayLike, s: ArrayLike | None = None
+        self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime, s: AnyTime | None = None
     ) -> tuple[dist.Distribution, dist.Distribution]:
         """The products of the parts' laws of x_0 and of their kernels."""
         del diffusion
@@ -56,7 +56,7 @@ class Parts(AbstractDenoiser):
         both = [part.denoiser.denoise(part.diffusion, x, t, s) for part, x in pairs]
         return _merged([posterior for posterior, _ in both]), _merged([kernel for _, kernel in both])
 
-    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Array | None:
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:
         """Block by block that of the parts, if all are known."""
         del diffusion, event_shape
         found = []
@@ -80,7 +80,7 @@ class Parts(AbstractDenoiser):
 class LastSteps(AbstractLastStep):
     """The last steps of `Parts`."""
 
-    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Array) -> dist.Distribution:
+    def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Example) -> dist.Distribution:
         """The product of the parts' kernels."""
         del diffusion
         parts: Any = denoiser

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..samplers.resampling import effective_size, systematic
 
@@ -34,7 +34,7 @@ class AbstractMoves(ABC):
     wanted: float  # acceptance rate that the angle aims at
 
     @abstractmethod
-    def at(self, points: Any, temperature: Array) -> Any:
+    def at(self, points: Any, temperature: Float[Array, ""]) -> Any:
         """The same particles at another temperature."""
 
     @abstractmethod
@@ -42,7 +42,9 @@ class AbstractMoves(ABC):
         """A law near the target, from equally weighted particles, for the moves at one temperature."""
 
     @abstractmethod
-    def move(self, key: Array, points: Any, temperature: Array, angle: Array, law: Any) -> tuple[Any, Array]:
+    def move(
+        self, key: PRNGKeyArray, points: Any, temperature: Float[Array, ""], angle: Float[Array, ""], law: Any
+    ) -> tuple[Any, Float[Array, " n"]]:
         """One move of each particle, and the probabilities with which the proposals were accepted, shape (n,)."""
 
 
@@ -99,8 +101,8 @@ class _State(NamedTuple):
 
 
 def anneal(
-    key: Array, moves: AbstractMoves, points: Any, settings: Settings, blank: bool = False
-) -> tuple[Any, Array, Records]:
+    key: PRNGKeyArray, moves: AbstractMoves, points: Any, settings: Settings, blank: bool = False
+) -> tuple[Any, Float[Array, ""], Records]:
     """From draws of the prior to equally weighted draws of the posterior, inside a compiled program.
 
     Each step of the temperature is as long as the effective size allows (Jasra et al. 2011; Zhou, Johansen and Aston

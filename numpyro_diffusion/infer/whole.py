@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float
 from numpyro.handlers import seed, substitute, trace
 
 from .._batching import batched_map
@@ -101,7 +101,7 @@ def _run_whole(
 @compiled
 def prior_weights(
     model: Any, site: str | None, sampler: TwistedSMC, num_draws: int, key: Array, args: Any, kwargs: Any
-) -> Array:
+) -> Float[Array, " draws"]:
     """Log weights, in nats, of draws of the other unknowns, whose mean is an unbiased estimate of the evidence."""
     fit, first = jax.random.split(key)
     return moves_of(model, site, sampler, fit, args, kwargs, None).prior(first, num_draws).log_likelihood

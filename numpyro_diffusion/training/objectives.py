@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from .._checks import check_key
 from ..laws import event_kl
@@ -56,8 +56,12 @@ BOUND_WEIGHT = 0.001
 
 
 def bound_loss(
-    key: Array, process: ReverseProcess, batch: Array, context: Array | None = None, part: Part = WHOLE
-) -> Array:
+    key: PRNGKeyArray,
+    process: ReverseProcess,
+    batch: Shaped[Array, " batch *event"],
+    context: Shaped[Array, " batch ..."] | None = None,
+    part: Part = WHOLE,
+) -> Float[Array, ""]:
     """−K averaged over a batch, estimated without bias from one KL term per example ([2015] eq. 14).
 
     The examples' times are a stratified sample of 2 … T. The last step, unless it is the fixed forward kernel, is
@@ -87,8 +91,12 @@ def bound_loss(
 
 
 def simple_loss(
-    key: Array, process: ReverseProcess, batch: Array, context: Array | None = None, part: Part = WHOLE
-) -> Array:
+    key: PRNGKeyArray,
+    process: ReverseProcess,
+    batch: Shaped[Array, " batch *event"],
+    context: Shaped[Array, " batch ..."] | None = None,
+    part: Part = WHOLE,
+) -> Float[Array, ""]:
     """The unweighted loss: squared error of the noise, or cross-entropy of the bits of x_0.
 
     Gaussian: E‖ε − ε̂‖², t uniform on 1 … T ([DDPM 2020] eq. 14). Bits: −E log p(x_0 | x_t), all bits given the
@@ -114,8 +122,12 @@ def simple_loss(
 
 
 def hybrid_loss(
-    key: Array, process: ReverseProcess, batch: Array, context: Array | None = None, part: Part = WHOLE
-) -> Array:
+    key: PRNGKeyArray,
+    process: ReverseProcess,
+    batch: Shaped[Array, " batch *event"],
+    context: Shaped[Array, " batch ..."] | None = None,
+    part: Part = WHOLE,
+) -> Float[Array, ""]:
     """The unweighted loss for the mean, and a thousandth of −K for a learned variance (Nichol & Dhariwal 2021, eq. 16).
 
     L_simple + 0.001 L_vlb, where L_vlb is −K in nats, estimated as by `bound_loss`, and sees the kernels' variances

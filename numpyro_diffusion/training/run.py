@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 from numpyro.distributions.transforms import Transform
 
 from .._compiled import compiled
@@ -87,8 +87,8 @@ class TrainingRun(eqx.Module):
         return eqx.combine(params, self.rest)
 
     def scan(
-        self, key: Array, state: State, data: Array, context: Array | None, size: Array, count: int
-    ) -> tuple[State, Array]:
+        self, key: Array, state: State, data: Array, context: Array | None, size: Int[Array, ""], count: int
+    ) -> tuple[State, Float[Array, " count"]]:
         """The state `count` steps on, and their losses, shape (count,); a step that is not finite stops the state.
 
         Args:
@@ -100,13 +100,13 @@ class TrainingRun(eqx.Module):
             count: of the steps.
         """
 
-        def step(state: State, _: None) -> tuple[State, Array]:
+        def step(state: State, _: None) -> tuple[State, Float[Array, ""]]:
             index = chosen(key, state.step, self.batch_size, size)
             return self.step(key, state, data[index], None if context is None else context[index])
 
         return jax.lax.scan(step, state, None, length=count)
 
-    def step(self, key: Array, state: State, batch: Array, context: Array | None) -> tuple[State, Array]:
+    def step(self, key: Array, state: State, batch: Array, context: Array | None) -> tuple[State, Float[Array, ""]]:
         """One step, and its loss."""
         keys = _keys(key, state.step)
         batch = share(batch, self.sharding)

@@ -8,7 +8,7 @@ out in training, as many are left out here, always the same ones.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from numpyro.distributions.transforms import Transform
 
 from .._batching import batched_map
@@ -37,7 +37,9 @@ def validate(
     return now._replace(state=state, history=extended(now.history, entry))
 
 
-def validation_told(run: TrainingRun, key: Array, context: Array | None) -> Array | None:
+def validation_told(
+    run: TrainingRun, key: PRNGKeyArray, context: Shaped[Array, " n ..."] | None
+) -> Shaped[Array, " n ..."] | None:
     """The contexts of held-out examples, the run's share of them left out, the same ones in each validation.
 
     With all of them, the best weights would be those for p(x | c), which may know p(x) badly. Of a few examples, a draw
@@ -57,13 +59,13 @@ def validation_told(run: TrainingRun, key: Array, context: Array | None) -> Arra
 
 def held_out_values(
     likelihood: AbstractLikelihood,
-    key: Array,
+    key: PRNGKeyArray,
     process: ReverseProcess,
-    data: Array,
+    data: Shaped[Array, " m ..."],
     dequantize: float,
     transform: Transform | None = None,
-    context: Array | None = None,
-) -> Array:
+    context: Shaped[Array, " m ..."] | None = None,
+) -> Float[Array, " m"]:
     """The estimate for each of some held-out data, shape (m,), of x = T(z) if there is a `transform`."""
     # In one form, whatever is left out: another one would be compiled again.
     return _held_out_values(likelihood, key, process, data, dequantize, transform, context)
