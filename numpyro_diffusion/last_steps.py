@@ -1,7 +1,9 @@
 """Last steps: the kernel p(x_0 | x_1), the one step that no bridge can teach.
 
-At s = 0 the bridge is a point: the kernel is fixed (Sohl-Dickstein et al. 2015, eq. 44), learned, or rounded to levels
-(Ho, Jain and Abbeel 2020, eq. 13).
+The bridge q(x_s | x_t, x_0) that teaches all other kernels is a point at s = 0. Sohl-Dickstein et al. (2015, App. B,
+eq. 44) take the forward kernel reversed under π, whose term of K is a closed form and which is exact where the data are
+noise. A step to the denoiser's mean, whose variance is trained or not, loses less; one that is rounded to levels has a
+probability mass in place of a density (Ho, Jain and Abbeel 2020, eq. 13). Each is an *exact* part of its own model.
 """
 
 # Over 300 lines: all last steps side by side, and the choice among them.

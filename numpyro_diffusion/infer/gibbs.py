@@ -1,7 +1,13 @@
 """Gibbs sampling of a model with diffusion sites: other blocks condition on whole chains, and may move them.
 
-A Gibbs sampler is exact if every block leaves one law invariant; interweaving is that of Yu and Meng (2011).
+A Gibbs sampler is *exact* if every block leaves one and the same law invariant. Other blocks condition on whole chains
+x_0 … x_T, whose density given everything else is a closed form, and not on x_0, of whose density only the bound K is
+known: all blocks then have the model with the prior's own chain for their target. A block may move once more, given the
+noise that makes the chain in place of the chain: interweaving of two parametrisations (Yu and Meng 2011), which helps
+where a chain ties the other sites tightly.
 """
+
+# Over 300 lines: one sampler, with the second moves that it makes beside the first ones.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,9 @@
-"""What is given to samplers of models: a particle sampler or the keywords that it is made of, and blocks of Gibbs."""
+"""What is given to samplers of models: a particle sampler or the keywords that it is made of, and blocks of Gibbs.
+
+A sampler may be given whole, or by the keywords that make one, and a Gibbs sampler takes blocks in the forms that
+NumPyro's own takes. What fits neither is refused here, by the name of the argument, before a model is run. No
+mathematics is done.
+"""
 
 import contextlib
 from collections.abc import Iterable, Iterator
