@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Shaped
+from jaxtyping import Array, ArrayLike, Real, Shaped
 from numpyro.distributions import constraints
 
 from .._checks import check_count, check_event, check_key, is_concrete
@@ -126,7 +126,7 @@ class DiffusionPosterior(ModuleDistribution):
         choose = lambda parts: (factor or parts.factor, sampler or parts.sampler)
         return self._like(lambda parts: DiffusionPosterior(change(parts), *choose(parts), validate_args=validate))
 
-    def log_r(self, value: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def log_r(self, value: Shaped[ArrayLike, "..."]) -> Real[Array, "..."]:
         """log r of values of shape (*lead, *event_shape), in nats, shape (*lead,)."""
         value = jnp.asarray(value)
         lead = jnp.broadcast_shapes(check_event("value", value.shape, self.event_shape), self.batch_shape)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Shaped
+from jaxtyping import Array, ArrayLike, Float, Real, Shaped
 from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
@@ -218,7 +218,7 @@ def factors_of(factor: AbstractFactor) -> tuple[AbstractFactor, ...]:
 
 def batched_log_r(
     factor: AbstractFactor, x: Shaped[ArrayLike, "..."], event_shape: tuple[int, ...]
-) -> Float[Array, "*batch"]:
+) -> Real[Array, "*batch"]:
     """log r for examples with leading dimensions, shape (*batch,)."""
     x = jnp.asarray(x)
     log_r = factor.log_r

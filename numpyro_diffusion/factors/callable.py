@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Real, Shaped
 
 from .base import AbstractFactor, as_function
 
@@ -31,6 +31,6 @@ class Factor(AbstractFactor):
             raise TypeError(f"log_r: expected a callable of one example, got {log_r!r}")
         self.function = as_function(log_r)
 
-    def log_r(self, x: Shaped[Array, "..."]) -> Float[Array, "..."]:
+    def log_r(self, x: Shaped[Array, "..."]) -> Real[Array, "..."]:
         """log r(x) in nats."""
         return jnp.asarray(self.function(x))
