@@ -16,7 +16,7 @@ from _answers import Answer, answer, moment_errors, z_of
 from _problems import Cache, Problem, problems
 from _truths import Truth
 
-SHORT = ("two moduli, T = 16", "count of 40", "far observation", "product: normal, d = 2")
+SHORT = ("two moduli, T = 16", "count of 40", "far observation")  # for each kind of truth one
 SHORT_DRAWS = 50_000
 SHORT_SETTINGS = {"num_islands": 2, "num_particles": 256}  # named, so that poor answers are not run again with more
 COLUMNS = (
@@ -64,7 +64,7 @@ def main() -> None:
     """Run SMC on the problems and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--short", action="store_true", help="four quick problems, their truths from few draws, few particles"
+        "--short", action="store_true", help="three quick problems, their truths from few draws, few particles"
     )
     parser.add_argument("--only", nargs="*", metavar="NAME", help="problems whose names contain one of these")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where priors, draws and truths are kept")
