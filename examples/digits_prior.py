@@ -11,6 +11,7 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,15 +34,27 @@ def drawn(key: jax.Array, teacher: nd.DiffusionPrior, count: int, num_steps: int
     return np.concatenate([np.asarray(draw(own)) for own in keys])[:count]
 
 
-def distilled(key: jax.Array, draws: np.ndarray, max_steps: int) -> nd.DiffusionPrior:
+def distilled(key: jax.Array, draws: np.ndarray, max_steps: int, short: bool) -> nd.DiffusionPrior:
     """The dense network's prior, of the draws and of the training digits, with noise between their grey levels."""
     first, second, third = jax.random.split(key, 3)
     digits = jnp.repeat(nd.datasets.digits().train_images, COPIES, axis=0)
     noisy = digits + GREY * (jax.random.uniform(first, digits.shape) - 0.5)
-    network = nd.networks.MLP(second, (8, 8), num_steps=NUM_STEPS, width=WIDTH, depth=DEPTH)
+    options: dict[str, Any] = {"network": network_of(second, NUM_STEPS, WIDTH, DEPTH)}
+    if short:  # as many examples as the teacher had, and its network: most programs are compiled already
+        noisy, options = noisy[: len(nd.datasets.digits().train_images) - len(draws)], small(second)
     return nd.fit_prior(
-        third, np.concatenate([draws, noisy]), network=network, dequantize=0.0, max_steps=max_steps, learning_rate=2e-3
+        third, np.concatenate([draws, noisy]), dequantize=0.0, max_steps=max_steps, learning_rate=2e-3, **options
     )
+
+
+def network_of(key: jax.Array, num_steps: int, width: int, depth: int) -> nd.networks.MLP:
+    """A dense network of digits."""
+    return nd.networks.MLP(key, (8, 8), num_steps=num_steps, width=width, depth=depth)
+
+
+def small(key: jax.Array) -> dict[str, Any]:
+    """A dense network and a short chain, in place of what `fit_prior` would choose."""
+    return {"network": network_of(key, 8, 64, 1), "schedule": nd.schedules.log_snr(8)}
 
 
 def main() -> None:
@@ -51,16 +64,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draws", type=int, default=20_000, help="of the U-Net, to learn from")
     parser.add_argument("--steps", type=int, default=16_000, help="of the dense network's training")
-    parser.add_argument("--short", action="store_true", help="a few steps and no U-Net, to see that it runs")
+    parser.add_argument(
+        "--short", action="store_true", help="a few steps of small networks and no U-Net, to see that it runs"
+    )
     options = parser.parse_args()
     keys = jax.random.split(jax.random.key(options.seed), 3)
-    count, steps, learning = options.draws, options.steps, {"kind": "image"}
+    count, steps = options.draws, options.steps
+    learning: dict[str, Any] = {"kind": "image"}
     if options.short:  # a dense network teaches
-        count, steps, learning = 100, 100, {"kind": "vector", "max_steps": 50, "schedule": nd.schedules.log_snr(8)}
+        count, steps, learning = 100, 300, {"max_steps": 300, **small(keys[0])}
     start = time.process_time()
     teacher = nd.fit_prior(keys[0], nd.datasets.digits().train_images, **learning)
     draws = drawn(keys[1], teacher, count, min(CHAIN_STEPS, teacher.process.num_steps))
-    prior = distilled(keys[2], draws, steps)
+    prior = distilled(keys[2], draws, steps, options.short)
     seconds = time.process_time() - start
     taught, its_error = held_out_bound(jax.random.key(1), teacher)
     with tempfile.TemporaryDirectory() as folder:

@@ -286,10 +286,10 @@ def precisions(short: bool, num_steps: int) -> None:
     digits = nd.load("digits")
     if short:
         network, x = digits.process.denoiser.fn, jnp.full((8, 8), 0.5)
-        plain = network(x, 2.0)  # rounding is of the size of the largest terms, not of each sum
-        np.testing.assert_allclose(
-            rounded(network, 23)(x, jnp.asarray(2.0)), plain, atol=1e-6 * jnp.max(jnp.abs(plain))
-        )
+        pair = lambda x, t: (network(x, t), rounded(network, 23)(x, t))
+        plain, found = jax.jit(pair)(x, jnp.asarray(2.0))
+        # Rounding is of the size of the largest terms, not of each sum.
+        np.testing.assert_allclose(found, plain, atol=1e-6 * jnp.max(jnp.abs(plain)))
         precision(digits, jnp.full((2, 8, 8), 0.5), "digits, 8×8", ("float32", "tensorfloat32"))
         return
     precision(digits, digits.sample(jax.random.key(5), (64,)), "digits, 8×8")

@@ -27,7 +27,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.diagnostics import effective_sample_size
 from numpyro.distributions.transforms import LowerCholeskyAffine
 from numpyro.handlers import reparam
-from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO
+from numpyro.infer import NUTS, SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal
 from scipy.stats import multivariate_normal
 
@@ -80,17 +80,20 @@ def report(case, way, draws, truth, seconds):
 
 def run_mcmc(kernel, name, num_samples):
     """Draws of one site, and the seconds of CPU time that they take, without compilation and warm-up."""
-    mcmc = MCMC(kernel, num_warmup=min(200, num_samples), num_samples=1, progress_bar=False)
-    mcmc.run(jax.random.key(0))
-    kernel = mcmc.sampler
+    num_warmup = min(200, num_samples)
+    state = kernel.init(jax.random.key(0), num_warmup, None, (), {})
 
-    def step(state, _):
-        state = kernel.sample(state, (), {})
-        return state, kernel.get_constrain_fn((), {})(getattr(state, kernel.sample_field))[name]
+    def step(i, carry):
+        state = kernel.sample(carry[0], (), {})
+        drawn = kernel.get_constrain_fn((), {})(getattr(state, kernel.sample_field))[name]
+        return state, carry[1].at[i].set(drawn, mode="drop")
 
-    chain = jax.jit(lambda state: jax.lax.scan(step, state, None, length=num_samples)).lower(mcmc.last_state).compile()
+    # One program for warm-up and draws, as compiling takes longer than either where they are few.
+    chain = jax.jit(lambda state, count: jax.lax.fori_loop(0, count, step, (state, jnp.zeros(num_samples))))
+    chain = chain.lower(state, num_samples).compile()
+    state, _ = jax.block_until_ready(chain(state, num_warmup + 1))
     start = time.process_time()
-    draws = jax.block_until_ready(chain(mcmc.last_state)[1])
+    draws = jax.block_until_ready(chain(state, num_samples)[1])
     return draws, time.process_time() - start
 
 

@@ -167,7 +167,8 @@ def main() -> None:
     for name in options.tables:
         if (name, 0) not in done:
             done[name, 0] = one_table(name, Folders(options.keel, options.statsmodels), options)
-            jax.clear_caches()  # each table has programs of its own
+            if not options.short:
+                jax.clear_caches()  # each table has programs of its own
             if options.record is not None:
                 with options.record.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(done[name, 0]) + "\n")

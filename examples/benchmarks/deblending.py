@@ -18,8 +18,8 @@ of fluxes. A blend counts as warned of where its islands differ or have few part
 left out of one line.
 
 --record: a file to which each run of some blends is added, so that a script that was stopped goes on where it was; of
-one choice of the other options. --short: a Gaussian of independent pixels as the texture, which is not learned, and few
-steps, blends and particles.
+one choice of the other options. --short: Gaussians of independent pixels as the digit and the texture, which are not
+learned, and few steps, blends and particles.
 """
 
 import argparse
@@ -61,14 +61,19 @@ def crops(name: str) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.asarray(each, np.float32) / 255 for each in (found.train, found.test))
 
 
+def independent_pixels(images: np.ndarray, schedule: Any) -> nd.DiffusionPrior:
+    """A Gaussian of pixels that are all alike, whose denoiser is exact."""
+    law = float(images.mean()), float(images.std())
+    process = nd.ReverseProcess(nd.GaussianDiffusion(schedule, *law), nd.denoisers.Gaussian(*law), images.shape[1:])
+    return nd.DiffusionPrior(process)
+
+
 def learned(options: argparse.Namespace, digit: nd.DiffusionPrior) -> nd.DiffusionPrior:
     """The texture's prior, with the schedule of the digits'; from the file, if it exists."""
     path, schedule = options.prior, digit.process.diffusion.schedule
     train, start = crops(options.texture)[0], time.process_time()
     if options.short:
-        law = float(train.mean()), float(train.std())
-        process = nd.ReverseProcess(nd.GaussianDiffusion(schedule, *law), nd.denoisers.Gaussian(*law), train.shape[1:])
-        return nd.DiffusionPrior(process)
+        return independent_pixels(train, schedule)
     if path is not None and path.exists():
         return nd.load(path)
     given = {"schedule": schedule, "kind": "vector", "max_steps": options.train}
@@ -253,7 +258,7 @@ def main() -> None:
     parser.add_argument(
         "--short",
         action="store_true",
-        help="a texture of independent pixels, not learned; few steps, blends and particles",
+        help="digits and textures of independent pixels, not learned; few steps, blends and particles",
     )
     parser.add_argument("--texture", choices=("brick", "grass", "gravel"), default="grass")
     parser.add_argument("--prior", type=Path, help="a file to keep the texture's prior in, and to load it from")
@@ -270,6 +275,8 @@ def main() -> None:
     if options.short:
         options.blends, options.batch, options.steps, options.particles = 2, 2, 4, 16
     digit = nd.load("digits")
+    if options.short:
+        digit = independent_pixels(np.asarray(nd.datasets.digits().train_images), digit.process.diffusion.schedule)
     laws = laws_of(digit, learned(options, digit), options.steps)
     examples = np.asarray(nd.datasets.digits().train_images), crops(options.texture)[0]
     found = list(runs(options, laws, Gaussians(examples, options.noise)))

@@ -18,13 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
-from mixture import ends_of, process_of
+from mixture import ends_of
 
 import numpyro_diffusion as nd
+from numpyro_diffusion.schedules import Schedule
 
 SIZE, COMPONENTS, LOOKS, NUM_STEPS = 32, 10, 8, 100
 KINDS = ("in", "out", "far", "saddle")
 MOVED = {"out": 2.0, "far": 5.0}  # prior standard deviations
+Way = Callable[[Array, dict[str, Any], Schedule], Array]  # from a key, a problem and the chain's: log evidence
 
 
 def problem(seed: int, kind: str) -> dict[str, Any]:
@@ -50,43 +52,50 @@ def problem(seed: int, kind: str) -> dict[str, Any]:
     return found | {"scale": scale, "log_evidence": np.logaddexp.reduce(log_parts)}
 
 
-def posterior(given: dict[str, Any], ends: tuple[float, float]) -> Any:
+def posterior(given: dict[str, Any], schedule: Schedule) -> Any:
     """Prior times factor."""
-    process = process_of(given["means"], given["deviations"], given["weights"], ends)
+    scales = jnp.broadcast_to(given["deviations"], given["means"].shape)
+    denoiser = nd.denoisers.GaussianMixture(given["means"], scales, given["weights"])
+    process = nd.ReverseProcess(nd.GaussianDiffusion(schedule), denoiser, SIZE)
     return nd.DiffusionPrior(process) * nd.factors.LinearGaussian(given["y"], given["operator"], given["scale"])
 
 
-def by_smc(count: int) -> Callable[[Array, dict[str, Any], tuple[float, float]], Array]:
+def for_keys(run: Way) -> Way:
+    """The same for several keys; one program serves problems of all kinds."""
+    return jax.jit(lambda keys, given, schedule: jax.lax.map(lambda key: run(key, given, schedule), keys))
+
+
+def by_smc(count: int) -> Way:
     """One run of SMC with the default twist, in pairs of opposite noise."""
 
-    def run(key: Array, given: dict[str, Any], ends: tuple[float, float]) -> Array:
-        found = posterior(given, ends)
+    def run(key: Array, given: dict[str, Any], schedule: Schedule) -> Array:
+        found = posterior(given, schedule)
         sampler = nd.samplers.TwistedSMC(count, antithetic=True)
         return sampler.run(key, found.prior.process, found.factor).log_evidence
 
-    return run
+    return for_keys(run)
 
 
-def by_draws(count: int) -> Callable[[Array, dict[str, Any], tuple[float, float]], Array]:
+def by_draws(count: int) -> Way:
     """The likelihood's mean over draws of the prior."""
 
-    def run(key: Array, given: dict[str, Any], ends: tuple[float, float]) -> Array:
-        found = posterior(given, ends)
+    def run(key: Array, given: dict[str, Any], schedule: Schedule) -> Array:
+        found = posterior(given, schedule)
         x = found.prior.sample(key, (count,))
         return logsumexp(jax.vmap(found.factor.log_r)(x)) - jnp.log(count)
 
-    return run
+    return for_keys(run)
 
 
-def errors(way: Callable[..., Array], kind: str, options: argparse.Namespace) -> np.ndarray:
+def errors(way: Way, kind: str, options: argparse.Namespace) -> np.ndarray:
     """Relative errors in per cent, shape (problems, keys)."""
     given = [problem(seed, kind) for seed in range(options.problems)]
-    ends = ends_of(given[0]["means"])  # of the prior alone
+    schedule = nd.schedules.log_snr(NUM_STEPS, *ends_of(given[0]["means"]))  # of the prior alone
     stacked = {name: jnp.asarray(np.stack([each[name] for each in given]), float) for name in given[0]}
     keys = jax.random.split(jax.random.key(0), (options.problems, options.keys))
     exact = stacked.pop("log_evidence")[:, None]
-    run = jax.jit(lambda keys, given: jax.lax.map(lambda key: way(key, given, ends), keys))
-    found = np.stack([run(keys[i], {name: v[i] for name, v in stacked.items()}) for i in range(options.problems)])
+    each = [{name: value[i] for name, value in stacked.items()} for i in range(options.problems)]
+    found = np.stack([way(own, one, schedule) for own, one in zip(keys, each, strict=True)])
     return np.asarray(100 * np.abs(found - exact) / np.abs(exact), np.float64)
 
 

@@ -155,7 +155,7 @@ def linear_gaussian(runs: int, size: int, short: bool) -> list[float]:
 
 def bits(size: int, short: bool) -> list[float]:
     """Total variation on 256 states."""
-    n, steps = 8, 40
+    n, steps = 8, 20 if short else 40
     rng = np.random.default_rng(1)
     states = np.array([[s >> i & 1 for i in range(n)] for s in range(2**n)])
     picked = rng.choice(2**n, 12, replace=False)

@@ -167,8 +167,10 @@ class Result(NamedTuple):
         )
 
 
-def group(number: int, learned: dict[int, nd.DiffusionPrior], count: int, draws: int) -> list[Result]:
-    """The problems of one group, solved."""
+def group(
+    number: int, learned: dict[int, nd.DiffusionPrior], count: int, draws: int, settings: dict[str, Any]
+) -> list[Result]:
+    """The problems of one group, solved by SMC with these settings."""
     rng, key = np.random.default_rng([number, 1]), jax.random.key(number)
     shape = shape_of(rng, number, learned)
     prior = learned[shape.size] if shape.prior == "learned" else exact_prior(rng, shape)
@@ -185,7 +187,7 @@ def group(number: int, learned: dict[int, nd.DiffusionPrior], count: int, draws:
         )
         name += "" if case.typical else ", atypical"
         try:
-            results.append(Result(name, case, answer(KINDS[shape.kind], prior, case.args, run, {}), ""))
+            results.append(Result(name, case, answer(KINDS[shape.kind], prior, case.args, run, settings), ""))
         except ValueError as error:
             results.append(Result(name, case, None, str(error)))
     return results
@@ -215,16 +217,18 @@ def report(results: list[Result]) -> str:
 def main() -> None:
     """Solve the problems and print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="four problems with exact priors")
+    parser.add_argument("--short", action="store_true", help="four problems with exact priors, few particles")
     parser.add_argument("--count", type=int, default=200, help="how many problems")
     parser.add_argument("--first", type=int, default=0, metavar="GROUP", help="number of the first group")
     parser.add_argument("--all", action="store_true", help="print every answer as it comes")
     options = parser.parse_args()
     count, size, draws = (4, 2, 20_000) if options.short else (options.count, GROUP, DRAWS)
     learned = {} if options.short else learned_priors()
+    # Named, so that poor answers are not run again with more particles.
+    settings = {"num_islands": 2, "num_particles": 256} if options.short else {}
     results = []
     for number in range(options.first, options.first + -(-count // size)):
-        results += group(number, learned, min(size, count), draws)
+        results += group(number, learned, min(size, count), draws, settings)
         if options.all:
             print("\n".join(map(str, results[-size:])), flush=True)
     print(report(results))

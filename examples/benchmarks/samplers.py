@@ -26,8 +26,8 @@ DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpyro_diffusion as nd
-d, width, steps = SIZES
-network = nd.networks.MLP(jax.random.key(0), (d,), num_steps=steps, width=width)
+d, width, steps, depth = SIZES
+network = nd.networks.MLP(jax.random.key(0), (d,), num_steps=steps, width=width, depth=depth)
 diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(steps))
 process = nd.ReverseProcess(diffusion, nd.denoisers.Network(network, "velocity"), (d,))
 observations = jnp.linspace(-1, 1, 8)[:, None] * jnp.ones(d)
@@ -65,17 +65,17 @@ def timed(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, tuple[fl
     return {name: (min(wall for wall, _ in kept), min(cpu for _, cpu in kept)) for name, kept in times.items()}
 
 
-def image_process(steps: int, width: int) -> nd.ReverseProcess:
+def image_process(steps: int, width: int, depth: int = 3) -> nd.ReverseProcess:
     """An untrained network on 28 × 28: the cost is what counts."""
-    network = nd.networks.MLP(jax.random.key(0), (28, 28), num_steps=steps, width=width, depth=3)
+    network = nd.networks.MLP(jax.random.key(0), (28, 28), num_steps=steps, width=width, depth=depth)
     diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(steps))
     return nd.ReverseProcess(diffusion, nd.denoisers.Network(network), (28, 28))
 
 
 def overhead(short: bool) -> None:
     """TwistedSMC against the bare denoiser with its gradient."""
-    count, steps, width = (64, 5, 64) if short else (256, 50, 512)
-    process = image_process(steps, width)
+    count, steps, *sizes = (64, 5, 64, 1) if short else (256, 50, 512)
+    process = image_process(steps, *sizes)
     factor = nd.factors.Gaussian(jnp.zeros((28, 28)), 0.5)
     sampler = nd.samplers.TwistedSMC(count, nd.twists.PseudoInverse())
     smc = jax.jit(lambda key: sampler.run(key, process, factor).log_evidence)
@@ -95,7 +95,7 @@ def overhead(short: bool) -> None:
     quadratic, linear = bare(lambda mean: -0.5 * jnp.sum(mean**2)), bare(jnp.sum)
     runs = {"SMC": lambda: smc(key), "bare": lambda: quadratic(x), "part": lambda: linear(x)}
     times = timed(runs, 2 if short else 7)
-    print(f"overhead: {count} particles, {steps} steps, 28 × 28, width {width}: TwistedSMC, smallest times")
+    print(f"overhead: {count} particles, {steps} steps, 28 × 28, width {sizes[0]}: TwistedSMC, smallest times")
     for name, what in (("bare", "bare denoiser with gradient"), ("part", "bare gradient of the answer's sum")):
         wall, cpu = (ours / other for ours, other in zip(times["SMC"], times[name], strict=True))
         print(f"overhead: ÷ {what}: {wall:.2f} in wall time, {cpu:.2f} in CPU time", flush=True)
@@ -103,8 +103,8 @@ def overhead(short: bool) -> None:
 
 def memory(short: bool) -> None:
     """Planned memory of many particles, in chunks and all at once."""
-    count, chunk = (1000, 100) if short else (10_000, 250)
-    process = image_process(20, 512)
+    count, chunk, *sizes = (100, 10, 5, 64, 1) if short else (10_000, 250, 20, 512)
+    process = image_process(*sizes)
     factor = nd.factors.Gaussian(jnp.zeros((28, 28)), 0.5)
     for size in (chunk, None):
         sampler = nd.samplers.TwistedSMC(count, nd.twists.PseudoInverse(), chunk=size)
@@ -190,7 +190,7 @@ def efficiency(short: bool) -> None:
 
 def devices(short: bool) -> None:
     """Eight simulated devices in a process of their own."""
-    sizes = "(16, 32, 4)" if short else "(256, 256, 20)"
+    sizes = "(16, 32, 4, 1)" if short else "(256, 256, 20, 3)"
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     # Simulated devices wait for one another in threads of one pool: with as many as cores, they can wait for ever.
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "64"}

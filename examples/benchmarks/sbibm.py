@@ -226,7 +226,7 @@ def without_references(count: int, short: bool) -> None:
 def main() -> None:
     """Run the tasks and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="one task on simulated data")
+    parser.add_argument("--short", action="store_true", help="one task on simulated data, few draws")
     parser.add_argument("--folder", type=Path, metavar="PATH", help="where sbibm's wheel was unzipped")
     parser.add_argument("--only", nargs="*", metavar="TASK", help="tasks; all six unless given")
     parser.add_argument("--observations", nargs="*", type=int, default=[1, 2, 3], help="1 … 10")
@@ -235,7 +235,7 @@ def main() -> None:
     columns = "task | observation | C2ST | log Z | least ESS | plan | warned | CPU s | published"
     print(f"| {columns} |\n|" + "---|" * 9, flush=True)
     if options.short or options.folder is None:
-        without_references(300, options.short)
+        without_references(100 if options.short else 300, options.short)
         print("The references need --folder; see --help.")
         return
     for name, task in tasks().items():

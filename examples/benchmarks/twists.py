@@ -116,7 +116,8 @@ def rows_of(name: str, folders: Folders) -> tuple[np.ndarray, np.ndarray]:
 def of_table(name: str, folders: Folders, short: bool, rng: np.random.Generator) -> dict[str, Problem]:
     """A prior by `fit_prior` with its defaults, and three looks at a held-out row."""
     train, held_out = rows_of(name, folders)
-    prior = nd.fit_prior(jax.random.key(0), train, max_steps=50 if short else None, progress_bar=False)
+    few: dict[str, Any] = {"max_steps": 1, "schedule": nd.schedules.log_snr(8)} if short else {}
+    prior = nd.fit_prior(jax.random.key(0), train, progress_bar=False, **few)
     twists = ABOUT_MIXTURE if prior.process.denoiser.components is not None else ABOUT_MIXTURE[:1]
     size = train.shape[1]
     half = np.sort(rng.permutation(size)[: (size + 1) // 2])
@@ -184,7 +185,9 @@ def by_draws(problem: Problem, model: Callable[[], None], key: Array, count: int
 def main() -> None:
     """Print a row for every problem and twist."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="one problem, two twists, few particles")
+    parser.add_argument(
+        "--short", action="store_true", help="one problem, two twists, one step of training, few particles"
+    )
     parser.add_argument("--only", nargs="*", metavar="NAME", help="problems whose names contain one of these")
     parser.add_argument("--islands", type=int, default=8, help="independent runs")
     parser.add_argument("--seed", type=int, default=0, help="of looks, data and keys")
