@@ -10,6 +10,8 @@ from ._checks import check_finite, check_unmasked, is_concrete
 
 # Of the data's standard deviation: rounding by so much is felt where the chain has little noise left.
 _COARSEST = 0.01
+_FELT = 0.001  # of a scale that is given
+_EQUAL = 1e-12  # of the numbers: a deviation that is rounding in double precision
 # Of a standard deviation that is given beside a number: what rounding may move the number by, at most.
 _LARGEST_SHIFT = 0.1
 
@@ -38,13 +40,14 @@ def as_numbers(name: str, data: Any) -> np.ndarray:
     return array
 
 
-def check_resolution(name: str, array: np.ndarray, dtype: Any = None) -> None:
+def check_resolution(name: str, array: np.ndarray, dtype: Any = None, scale: float = 0.0) -> None:
     """Raise ``ValueError`` where `dtype` cannot hold data of shape (n, *event), or not tell them apart.
 
     Args:
         name: of the argument.
         array: finite real numbers.
         dtype: JAX's default for floating numbers unless given.
+        scale: rounding by a thousandth of it is felt by nobody.
     """
     dtype = np.dtype(jnp.zeros(()).dtype if dtype is None else dtype)
     limits = np.finfo(dtype)
@@ -57,8 +60,10 @@ def check_resolution(name: str, array: np.ndarray, dtype: Any = None) -> None:
         )
     axis = 0 if array.ndim == 2 else None  # elements of a vector have scales of their own
     deviation = np.atleast_1d(wide.std(axis=axis))
-    rounding = limits.eps * np.atleast_1d(np.abs(wide).max(axis=axis, initial=0.0)) / np.sqrt(12)
-    bad = (deviation > 0) & (rounding > _COARSEST * deviation)
+    size = np.atleast_1d(np.abs(wide).max(axis=axis, initial=0.0))
+    rounding = limits.eps * size / np.sqrt(12)
+    # Equal numbers have a deviation that is not quite 0.
+    bad = (deviation > _EQUAL * size) & (rounding > np.maximum(_COARSEST * deviation, _FELT * scale))
     if bad.any():
         first = int(np.argmax(bad))
         where = f" in element {first}" if axis == 0 else ""
@@ -69,7 +74,7 @@ def check_resolution(name: str, array: np.ndarray, dtype: Any = None) -> None:
         )
 
 
-def check_told_apart(name: str, data: Any, event_rank: int) -> None:
+def check_told_apart(name: str, data: Any, event_rank: int, scale: Any = 0.0) -> None:
     """Raise unless data of shape (*batch, *event), where they are known, are finite and told apart; see above.
 
     Raises:
@@ -77,8 +82,9 @@ def check_told_apart(name: str, data: Any, event_rank: int) -> None:
         ValueError: NaN or infinity; numbers that JAX's default type cannot tell apart.
     """
     check_finite(name, data)
-    if is_concrete(data) and (array := np.asarray(data)).size:
-        check_resolution(name, array.reshape(-1, *array.shape[max(array.ndim - event_rank, 0) :]))
+    if is_concrete(data) and is_concrete(scale) and (array := np.asarray(data)).size:
+        rows = array.reshape(-1, *array.shape[max(array.ndim - event_rank, 0) :])
+        check_resolution(name, rows, scale=float(np.min(scale)))
 
 
 def check_rounding(name: str, value: Any, scale: Any, counts: Any = True) -> None:

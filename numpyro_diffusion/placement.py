@@ -115,9 +115,9 @@ def placement(
     key: Array, process: ReverseProcess, data: ArrayLike, *, num_times: int = 64, chunk: int | None = 4096
 ) -> Placement:
     """What `place_steps` places steps by; see there."""
-    require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
+    diffusion = require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
     check_count("num_times", num_times, 2)
-    check_told_apart("data", data, len(process.event_shape))
+    check_told_apart("data", data, len(process.event_shape), diffusion.scale)
     x_0 = jnp.asarray(data, dtype=float)
     if len(check_event("data", x_0.shape, process.event_shape)) != 1:
         raise ValueError(f"data: expected shape (n, *{process.event_shape}), got {x_0.shape}")

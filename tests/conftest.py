@@ -1,6 +1,5 @@
 """Fixtures that several test files use."""
 
-import contextlib
 import gc
 import os
 import subprocess
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import shape_checks
+from programs import programs_optimised
 
 shape_checks.install("numpyro_diffusion")  # before anything imports it
 
@@ -51,19 +51,6 @@ def forgotten_programs() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
-
-
-@contextlib.contextmanager
-def programs_optimised() -> Iterator[None]:
-    """For what computes for longer than it compiles: its programs take longer to compile, and a third to run."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    unset = pytest.MonkeyPatch()
-    unset.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
-    try:
-        yield
-    finally:
-        unset.undo()
-        jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -683,3 +683,13 @@ def test_values_off_the_support_under_jit_have_no_probability():
     values = jnp.array([[0.0, 1.0], [0.5, 1.0], [NAN, 0.0]])
     finite = np.isfinite(jax.jit(STRICT_COINS.log_prob)(values))
     assert finite.tolist() == [True, False, False]
+
+
+def test_numbers_that_single_precision_holds_well_enough_are_taken():
+    """Equal ones whose deviation is rounding, few rows that happen to be alike, and integers that are not known."""
+    nd.denoisers.KernelDensity([[0.1, 1.0], [0.1, 2.0], [0.1 + 1e-16, 3.0]], 0.5)
+    process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(4)), nd.denoisers.Gaussian(0.0, 1.0), 1)
+    nd.diagnostics.mutual_information(KEY, process, np.array([[2020.0], [2020.01]]), num_times=2)
+    nd.factors.Delta([2**31 - 1, 3], [False, True])
+    with pytest.raises(ValueError, match="values: expected whole numbers that float32 holds, got 2147483647"):
+        nd.factors.Delta([2**31 - 1, 3], [True, True])

@@ -3,7 +3,7 @@
 Each component's covariance is diagonalised once, so that its law of x_0 given x_t is known along its own principal axes
 at every noise level (`components`). The mean and variance of every element are exact, for noise of one scale along all
 axes. Correlations of x_0 given x_t are left out of the reverse kernels, as of all kernels here, so that these are exact
-for one Gaussian of unit covariance, and otherwise approach the true ones as steps shrink.
+for one Gaussian of diagonal covariance, and otherwise approach the true ones as steps shrink.
 """
 
 import jax.numpy as jnp

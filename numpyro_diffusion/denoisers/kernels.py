@@ -53,7 +53,7 @@ class KernelDensity(AbstractDenoiser):
             raise ValueError(f"locs: expected shape (k, *event) with k >= 1, got {self.locs.shape}")
         if self.scale.ndim:
             raise ValueError(f"scale: expected one number, got shape {self.scale.shape}")
-        check_told_apart("locs", locs, self.locs.ndim - 1)
+        check_told_apart("locs", locs, self.locs.ndim - 1, self.scale)
         check_rounding("locs", locs, self.scale)
 
     def posterior(self, diffusion: AbstractDiffusion, x_t: Example, t: AnyTime) -> dist.Distribution:

@@ -71,13 +71,13 @@ def mutual_information(
         ValueError: a process of bits, fewer than 2 examples or times, data of another shape, not finite, or that
             the float type cannot tell apart.
     """
-    require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
+    diffusion = require_gaussian(process.diffusion, "process: expected a GaussianDiffusion")
     check_count("num_times", num_times, 2)
     draw, noise = jax.random.split(check_key("key", key))
     if np.ndim(data) == 0:
         x_0 = _draws(jax.random.split(draw, check_count("data", data, 2)), process)
     else:
-        check_told_apart("data", data, len(process.event_shape))
+        check_told_apart("data", data, len(process.event_shape), diffusion.scale)
         x_0 = jnp.asarray(data, dtype=float)
         if len(check_event("data", x_0.shape, process.event_shape)) != 1 or len(x_0) < 2:
             raise ValueError(f"data: expected shape (n, *{process.event_shape}) with n >= 2, got {x_0.shape}")

@@ -85,7 +85,7 @@ def progressive_coding(
             float type cannot tell its examples apart.
     """
     process = _process(prior)
-    check_told_apart("x_0", x_0, len(process.event_shape))
+    check_told_apart("x_0", x_0, len(process.event_shape), getattr(process.diffusion, "scale", 0.0))
     x_0 = jnp.asarray(x_0)
     batch = check_event("x_0", x_0.shape, process.event_shape)
     process.check_values("x_0", x_0)

@@ -53,7 +53,7 @@ class Delta(AbstractFactor):
     def __init__(self, values: Shaped[ArrayLike, "..."], mask: Shaped[ArrayLike, "..."]) -> None:
         check_finite("values", values)
         check_real("mask", mask)
-        _check_whole(values)
+        _check_whole(values, mask)
         self.values, mask = jnp.asarray(values), jnp.asarray(mask)
         if mask.dtype != bool:
             raise ValueError(f"mask: expected booleans, True where known, got {mask.dtype}")
@@ -115,11 +115,12 @@ class Delta(AbstractFactor):
         return True
 
 
-def _check_whole(values: ArrayLike) -> None:
+def _check_whole(values: ArrayLike, mask: ArrayLike) -> None:
     """Raise ``ValueError`` for known integers that would become others in draws, which are floating numbers."""
     if not is_concrete(values) or (known := np.asarray(values)).dtype.kind not in "iu":
         return
     dtype = jax.dtypes.canonicalize_dtype(float)
-    bad = known.astype(dtype).astype(np.float64) != known
+    counts = np.broadcast_to(mask, known.shape) if is_concrete(mask) and np.shape(mask) == known.shape else True
+    bad = (known.astype(dtype).astype(np.float64) != known) & counts
     if bad.any():
         raise ValueError(f"values: expected whole numbers that {dtype} holds, got {known[bad].flat[0]} among others")

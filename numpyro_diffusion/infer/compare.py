@@ -2,9 +2,9 @@
 
 Of several priors of one site, p(y | prior) = ∫ p(x) p(y | x) dx says how probable each made the data; ratios of these
 evidences are Bayes factors, and with prior probabilities they give posterior ones (Kass and Raftery 1995). Every
-evidence is estimated by SMC under the prior's own chain, *without bias*, and never by the bound K. Errors of the
-logarithms come from independent islands and are *approximate*. An evidence counts the whole prior: one that is wider
-than it needs to be pays for it.
+evidence is estimated by SMC under the prior's own chain, *consistently as particles grow*, and never by the bound K.
+Errors of the logarithms come from independent islands and are *approximate*. An evidence counts the whole prior: one
+that is wider than it needs to be pays for it.
 """
 
 import inspect
@@ -123,11 +123,12 @@ def compare_priors(
 ) -> PriorComparison:
     """Compare priors of one diffusion site by the evidence of the data, one `nd.infer.SMC` run for each.
 
-    *Consistent as particles grow*; each evidence is estimated without bias, its logarithm nearly so where the error is
-    small. Evidences are those of the priors' own chains (of as many steps as their samplers take), not of the bound.
-    Priors may be of different families and event shapes, as long as the model takes them; those of equal layout, such
-    as the same network trained on other data, share one compiled program. The factor of a `DiffusionPosterior` counts
-    as data: compare it only with priors that have the same one.
+    *Consistent as particles grow*; each evidence is estimated as `nd.infer.SMC` does, without bias where a twist leads
+    the particles and x alone is unknown, and its logarithm nearly so where the error is small. Evidences are those of
+    the priors' own chains (of as many steps as their samplers take), not of the bound. Priors may be of different
+    families and event shapes, as long as the model takes them; those of equal layout, such as the same network trained
+    on other data, share one compiled program. The factor of a `DiffusionPosterior` counts as data: compare it only with
+    priors that have the same one.
 
     Args:
         key: JAX random key.

@@ -1,10 +1,10 @@
 """Independent runs of a particle sampler for one site of a model, and equally weighted draws from their particles.
 
-Islands are independent runs of one particle sampler. Each has an unbiased estimate of the evidence, so that the log of
-their mean is the answer and their variation its standard error. Particles of all islands together, each island weighted
-by its evidence, are *consistent as particles grow*, and are turned into equally weighted draws by systematic
-resampling. A site whose law is a mixture of priors is run with each of them, and their particles are joined by the
-labels' evidences.
+Islands are independent runs of one particle sampler. Each estimates the evidence, without bias where a twist leads the
+particles, so that the log of their mean is the answer and their variation its standard error. Particles of all islands
+together, each island weighted by its evidence, are *consistent as particles grow*, and are turned into equally weighted
+draws by systematic resampling. A site whose law is a mixture of priors is run with each of them, and their particles
+are joined by the labels' evidences.
 """
 
 from collections.abc import Callable

@@ -106,6 +106,11 @@ def _class_logits(law: dist.Distribution) -> Float[Array, "*event states"]:
     return elements(law).logits
 
 
+@class_logits.register(dist.CategoricalLogits, dist.CategoricalProbs)
+def _class_logits_of_numpyro(law: dist.Distribution) -> Float[Array, "*event states"]:
+    return jax.nn.log_softmax(elements(law).logits)
+
+
 def one_hot(x: Shaped[ArrayLike, "*shape"], num_states: int) -> Bool[Array, "*shape states"]:
     """Whether each element is each of the classes, shape (*x.shape, S)."""
     return jnp.asarray(x)[..., None] == jnp.arange(num_states)

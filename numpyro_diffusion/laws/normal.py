@@ -39,7 +39,9 @@ def _variance(law: dist.Distribution) -> Float[Array, "..."]:
     return jnp.square(elements(law).scale)
 
 
-@mean_and_variance.register(dist.Normal, dist.Delta, LoweredNormal)
+@mean_and_variance.register(
+    dist.Normal, dist.Delta, dist.MultivariateNormal, dist.LowRankMultivariateNormal, LoweredNormal
+)
 def _mean_and_variance(law: dist.Distribution) -> tuple[Float[Array, "*event"], Float[Array, "..."]]:
     return law.mean, variance(law)  # a Delta is a normal law whose mean alone is known
 

@@ -1,10 +1,10 @@
 """The 2015 paper's posterior chain, as printed: multiply every reverse step by r(x_t).
 
 Samplers that multiply r, or what a twist makes of it, into every reverse step, and weigh nothing: all of them are
-*approximate*. `Perturbed` is the chain of Sohl-Dickstein et al. (2015, §2.5, eq. 22), which with constant r ends in the
-law of p·r² for Gaussian data, however many steps it takes. `Replacement` noises known values, with the jumps of Lugmayr
-et al. (2022). `Guided` draws from a twist's proposals, with `Tweedie` as Chung et al. (2023) do. `TwistedSMC` and
-`ParticleGibbs` correct what these leave.
+*approximate*. `Perturbed` is the chain of Sohl-Dickstein et al. (2015, §2.5, eq. 22), which with constant r tends to
+the law of p·r², and not of p·r, for Gaussian data as steps become many. `Replacement` noises known values, with the
+jumps of Lugmayr et al. (2022). `Guided` draws from a twist's proposals, with `Tweedie` as Chung et al. (2023) do.
+`TwistedSMC` and `ParticleGibbs` correct what these leave.
 """
 
 from typing import Any, Literal

@@ -49,7 +49,7 @@ class Reliability(NamedTuple):
         mean_gap: how far the mean of an element of x in one island is from the median island's, in posterior standard
             deviations, the largest; 0 for one island.
         excess: by how much the log evidence is above that of the law that the denoiser is exact for, in nats, where
-            that is known: the largest in size, less three standard errors; else 0.
+            that is known: the largest in size, less three standard errors, or a nat of one island; else 0.
     """
 
     least_size: float
@@ -70,11 +70,10 @@ class Reliability(NamedTuple):
     def complaints(self) -> list[str]:
         """What speaks against the answer, with its numbers; empty where nothing does."""
         said = self.complaints_of_weights
-        if abs(self.excess) > LARGEST_EXCESS:
-            side = "above" if self.excess > 0 else "below"
+        if self.excess > LARGEST_EXCESS:
             said.append(
-                f"the chain's log evidence is at least {abs(self.excess):.1f} nats {side} that of the law that its "
-                "denoiser is exact for: where the data are, a chain needs more steps"
+                f"the chain's log evidence is at least {self.excess:.1f} nats above that of the law that its denoiser "
+                "is exact for: where the data are, a chain needs more steps"
             )
         return said
 
@@ -82,6 +81,11 @@ class Reliability(NamedTuple):
     def complaints_of_weights(self) -> list[str]:
         """Those that more particles or another twist may answer."""
         said = []
+        if self.excess < -LARGEST_EXCESS:
+            said.append(
+                f"the log evidence is at least {-self.excess:.1f} nats below that of the law that the denoiser is "
+                "exact for: all islands may have missed a mode, or the chain needs more steps"
+            )
         if not self.least_size >= self.least_allowed:
             said.append(f"the least effective number of particles on the way is {self.least_size:.1f}")
         if not self.khat <= LARGEST_KHAT:
@@ -93,14 +97,14 @@ class Reliability(NamedTuple):
         return said
 
     def warn(self, remedy: str, stacklevel: int = 3) -> None:
-        """A `ReliabilityWarning` that names every complaint, if there is one."""
-        warn_of(self.complaints, remedy, stacklevel + 1)
+        """A `ReliabilityWarning` that names every complaint, if there is one, and a remedy for those of weights."""
+        warn_of(self.complaints, remedy if self.complaints_of_weights else "", stacklevel + 1)
 
 
 def warn_of(complaints: list[str], remedy: str, stacklevel: int = 2) -> None:
     """A `ReliabilityWarning` that names every complaint, if there is one."""
     if complaints:
-        message = f"this posterior may be wrong: {'; '.join(complaints)}. {remedy}"
+        message = f"this posterior may be wrong: {'; '.join(complaints)}. {remedy}".rstrip()
         warnings.warn(message, ReliabilityWarning, stacklevel=stacklevel)
 
 
@@ -123,9 +127,10 @@ def excess(each: Float[ArrayLike, "islands ..."] | None) -> float:
     if each is None:
         return 0.0
     values = np.asarray(each, dtype=np.float64)
-    mean = np.logaddexp.reduce(values, 0) - np.log(len(values))
-    error = 3 * values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    left = np.sign(mean) * np.maximum(np.abs(mean) - error, 0.0)
+    with np.errstate(invalid="ignore"):  # an island may have found no mass at all
+        mean = np.logaddexp.reduce(values, 0) - np.log(len(values))
+        error = 3 * values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 1.0
+        left = np.nan_to_num(np.sign(mean) * np.maximum(np.abs(mean) - error, 0.0), posinf=0.0, neginf=0.0)
     return float(left.flat[np.argmax(np.abs(left))])
 
 

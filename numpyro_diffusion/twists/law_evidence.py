@@ -1,8 +1,8 @@
 """The evidence of the law that a denoiser is exact for.
 
-A chain of K normal steps has a law of its own, which tends to that of the data as K grows. SMC answers for the chain.
-Far out in the tails the two may be nats apart although all weights are well: where the data's law is a mixture of
-Gaussians and the observation is linear, ∫ p(x) r(x) dx is a closed form, and shows by how much.
+A chain of normal steps has a law of its own, which tends to that of the data as they become many. SMC answers for the
+chain. Far out in the tails the two may be nats apart although all weights are well: where the data's law is a mixture
+of Gaussians and the observation is linear, ∫ p(x) r(x) dx is a closed form, and shows by how much.
 """
 
 from typing import Any
@@ -23,11 +23,11 @@ from .mixture import MixtureMatched
 def law_log_evidence(process: ReverseProcess, factor: AbstractFactor) -> Float[Array, ""] | None:
     """log ∫ p(x) r(x) dx in nats, shape (), for the mixture of Gaussians p that the denoiser is exact for.
 
-    None where there is no closed form: other denoisers, bits or grey levels, factors that are no Gaussian observation,
-    known elements; or where there are too many components to find it in passing.
+    None where there is no closed form: denoisers without components, bits or grey levels, known elements, factors that
+    are no Gaussian observation, or no factor at all; or where there are too many components to find it in passing.
     """
     size = factor.observation_size(process.event_shape)
-    if size is None or factor.fixes_elements or not (process.is_smooth and process.denoiser.is_exact):
+    if not size or factor.fixes_elements or not (process.is_smooth and process.denoiser.is_exact):
         return None
     if not has_few_components(process, size):
         return None

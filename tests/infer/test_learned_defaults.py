@@ -9,8 +9,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from conftest import programs_optimised
 from numpyro.distributions import transforms
+from programs import programs_optimised
 
 import numpyro_diffusion as nd
 

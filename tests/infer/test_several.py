@@ -75,6 +75,7 @@ def test_a_second_run_compiles_nothing():
     assert seen and not any(seen)
 
 
+@pytest.mark.slow
 def test_two_laws_summed_by_particle_gibbs():
     """The two explanations change places; R-hat of two such sites one at a time is above 3."""
     _, share, *_ = exact()

@@ -75,6 +75,7 @@ def test_draws_of_other_unknowns():
     assert farthest_mean({"one": values["scale"][:1]}).complaint is None
 
 
+@pytest.mark.slow
 def test_islands_in_different_modes_are_seen():
     denoiser = nd.denoisers.GaussianMixture([[-3.0], [3.0]], [0.3, 0.3], [0.5, 0.5])
     prior = nd.DiffusionPrior(nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(100)), denoiser, 1))
@@ -120,6 +121,7 @@ def test_a_chain_of_few_steps_far_out():
     assert not reliability(particles).complaints_of_weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_steps", "observed"), [(16, 1.0), (100, 7.0)])
 @pytest.mark.filterwarnings("error")
 def test_a_chain_that_is_near_its_law(num_steps, observed):
@@ -134,5 +136,40 @@ def test_where_the_law_has_no_closed_form():
     counted = nd.factors.Factor(lambda x: dist.Poisson(jnp.exp(x[0])).log_prob(2))
     assert nd.twists.law_log_evidence(process, known) is None
     assert nd.twists.law_log_evidence(process, counted) is None
+    assert nd.twists.law_log_evidence(process, nd.factors.Product(())) is None
     network = nd.ReverseProcess(process.diffusion, nd.denoisers.Network(lambda x, t: x), 2)
     assert nd.twists.law_log_evidence(network, nd.factors.Gaussian(0.0, 1.0)) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_mixture_without_any_observation_has_draws_of_its_own():
+    particles = posterior(10, 1.0).prior.as_posterior().smc(jax.random.key(0), 2)
+    assert particles.excess is None and jnp.abs(particles.log_evidence).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_the_evidence_of_correlated_components_in_a_plate():
+    """Each element of the plate has its own; of one component it is the normal law's."""
+    covariance = jnp.array([[1.0, 0.6], [0.6, 0.5]])
+    denoiser = nd.denoisers.FullGaussianMixture(jnp.zeros((1, 2)), covariance[None], jnp.ones(1))
+    process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(50)), denoiser, 2)
+    observed = jnp.array([0.5, 3.0])
+
+    def model():
+        with numpyro.plate("rows", 2):
+            x = numpyro.sample("x", nd.DiffusionPrior(process))
+            numpyro.sample("y", dist.Normal(x.sum(-1), 0.3), obs=observed)
+
+    smc = nd.infer.SMC(model, num_particles=256, num_islands=4).run(jax.random.key(0))
+    exact = dist.Normal(0.0, jnp.sqrt(covariance.sum() + 0.3**2)).log_prob(observed)
+    assert smc.particles.excess.shape == (4, 2)
+    np.testing.assert_allclose(smc.particles.log_evidence - smc.particles.excess, jnp.stack([exact] * 4), atol=1e-4)
+
+
+def test_an_evidence_below_that_of_the_law_may_be_a_mode_that_was_missed():
+    """More particles are tried for it; of one island a nat is left to chance, and one without mass says nothing."""
+    x = np.random.default_rng(0).normal(size=(4, 500, 3))
+    of = lambda *values: reliability(islands(x[: len(values)])._replace(excess=jnp.array(values)))
+    assert "may have missed a mode" in of(-3.0, -3.1, -2.9, -3.0).complaints_of_weights[0]
+    assert "at least 1.5 nats above" in of(2.5).complaints[0] and not of(1.9).complaints
+    assert of(-np.inf, 0.0, 0.1, 0.0).excess == of(0.0, 0.0, 0.0, 0.0).excess == 0.0

@@ -57,6 +57,7 @@ def test_it_is_kept_in_a_file_and_not_trained(tmp_path):
     np.testing.assert_array_equal(covariance(loaded), covariance(first))
 
 
+@pytest.mark.slow
 def test_nothing_is_said_where_nothing_is_known():
     assert fitted(process(), data(19)).moments is None  # too few
     constant = data()

@@ -102,6 +102,7 @@ def test_convolutions_start_at_the_gaussian_of_the_data(shape, kind):
     np.testing.assert_allclose(np.asarray(found).reshape(-1), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_bits_are_series_and_images_too_without_a_simple_model():
     bits = (np.random.default_rng(0).random((50, 4, 4)) < 0.3).astype(int)
     for kind, network in (("series", networks.Series), ("image", networks.UNet)):
@@ -158,6 +159,7 @@ def test_kinds_that_do_not_fit_are_refused_by_name(data, options, match):
         fit_prior(KEY, data, **options, progress_bar=False)
 
 
+@pytest.mark.slow
 def test_a_context_reaches_convolutions():
     """The mean is a multiple of the context, which the regression finds; the network is told it too."""
     rng = np.random.default_rng(0)

@@ -80,6 +80,7 @@ def test_simple_models_of_hard_data_are_finite(data):
         assert np.isfinite(model.log_prob(data)).all()
 
 
+@pytest.mark.slow
 def test_candidates_start_as_their_baselines():
     """In whitened coordinates K is the Gaussian's log density; those about a mixture lose little to the steps."""
     data = tables.table(_clusters(300), _clusters(40, seed=1), 0.0)

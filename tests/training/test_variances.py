@@ -39,6 +39,7 @@ def planned(x, context):
     return conditional.conditional_plan(jax.random.key(1), plan, conditional.Pairs(x, values), told, features, None)
 
 
+@pytest.mark.slow
 def test_fields_of_an_unknown_length_scale_start_near_their_law(tmp_path):
     """Without any training: the model's density, and that of the chain, which is the same at any number of steps."""
     x, length = fields(3000, 0)
