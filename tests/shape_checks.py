@@ -57,9 +57,9 @@ def has_shape(hint: Any) -> bool:
     return any(map(has_shape, typing.get_args(hint)))
 
 
-def is_of_numbers(value: Any) -> bool:
-    """Whether an array holds numbers or keys; of objects, words and dates the package's own messages say more."""
-    return getattr(value.dtype, "kind", "") not in "OSUmM"
+def is_of_real_numbers(value: Any) -> bool:
+    """Or of keys: of complex numbers, objects, words and dates the package's own messages say more."""
+    return getattr(value.dtype, "kind", "") not in "cOSUmM"
 
 
 def check(where: str, value: Any, hint: Any) -> None:
@@ -71,7 +71,7 @@ def check(where: str, value: Any, hint: Any) -> None:
             raise WrongShape(f"{where}: expected {len(parts)} parts, got {len(value)}")
         for i, (part, own) in enumerate(zip(value, parts, strict=True)):
             check(f"{where}[{i}]", part, own)
-    elif isinstance(value, jax.Array | np.ndarray) and is_of_numbers(value) and has_shape(hint):
+    elif isinstance(value, jax.Array | np.ndarray) and is_of_real_numbers(value) and has_shape(hint):
         union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
         options = typing.get_args(hint) if union else (hint,)
         shaped = [option for option in options if has_shape(option)]
