@@ -1,4 +1,10 @@
-"""Where pictures are drawn. Matplotlib is imported only when something is drawn."""
+"""Where pictures are drawn. Matplotlib is imported only when something is drawn.
+
+A picture draws on the Axes that it is given, and makes a figure of its own size only where there are none. Several Axes
+are taken as an array: as many as there are panels, and of their very shape where the panels have several rows; others
+are refused before anything is drawn. Images are drawn without interpolation, so that each square is one number, and NaN
+has a colour of its own, so that what was not observed does not look like a value.
+"""
 
 from typing import Any, TypeAlias
 

@@ -1,4 +1,11 @@
-"""Draws of a site, from wherever they are kept."""
+"""Draws of a site, from wherever they are kept.
+
+A picture takes an array, a sampler that has run or an ArviZ container, and asks here for the draws of one site. Where
+no site is named, the dimensions of a draw decide; where they leave none or several, this is refused, since a guess
+could show another unknown. Samplers and containers keep chains apart, shape (chains, n, *shape); an array is taken as
+it is, and the picture checks its dimensions. Arrays with hidden values are refused: NumPy would drop the mask, and
+pictures would show what it hides.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,11 @@
-"""Pictures of draws: of a few elements in pairs, of series, and of data that a model would draw."""
+"""Pictures of draws: of a few elements in pairs, of series, and of data that a model would draw.
+
+Sets are compared by eye: nothing here is a test. Bands are central quantiles of the draws, of a series place by place,
+and in a predictive check those of the draws' distribution functions value by value, so that a curve may leave a band
+somewhere by chance. With a statistic the check also says the share of data sets below the observed one, those that
+equal it by half. Axes reach between quantiles, with a margin, and of many points a part is shown, evenly spread, so
+that neither a few far points nor the number of all hide the rest; quantiles and shares are of all draws.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

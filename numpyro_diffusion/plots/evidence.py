@@ -1,4 +1,9 @@
-"""Pictures of log evidences: of several priors, and of data among those that a model draws."""
+"""Pictures of log evidences: of several priors, and of data among those that a model draws.
+
+Both show what `infer.compare_priors` and `diagnostics.surprise` have computed; nothing is estimated here. Log evidences
+are in nats, with two standard errors to either side. Probabilities have the result's own 90% intervals, which need not
+be symmetric. A data set of evidence 0 has no place in the histogram, but counts in the p-value of the legend.
+"""
 
 from typing import Literal
 

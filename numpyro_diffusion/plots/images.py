@@ -1,4 +1,11 @@
-"""Pictures of images and of posteriors over images."""
+"""Pictures of images and of posteriors over images.
+
+What is in the units of the data shares one colour scale, that of the truth where it is known, so that panels can be
+compared; the standard deviation and the ranks have scales and bars of their own. Means, standard deviations (with
+n − 1) and quantiles are taken pixel by pixel, and do not say how pixels vary together, for which single draws are
+shown. The rank of the truth is that of simulation-based calibration (Talts et al. 2018), as a share of the draws, those
+that equal the truth by half. Colours are cut off at 0 and 1.
+"""
 
 import math
 from collections.abc import Sequence

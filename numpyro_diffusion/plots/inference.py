@@ -1,4 +1,12 @@
-"""Pictures of samplers at work and of whether they are right."""
+"""Pictures of samplers at work and of whether they are right.
+
+R-hat is that of halves of chains (Gelman et al. 2013), the effective size that of Geyer's sequences, as NumPyro has
+them. Ranks of a calibration are shown beside uniform ones, as a histogram or as the distribution function of each
+element less the uniform one (Säilynoja et al. 2022). The band holds at least 99% of a binomial law, that of one element
+in one bin or at one place for independent replicates, *exactly*: of many, some leave it by chance. The histogram is the
+mean over a quantity's elements, for which this band is wide unless they agree. Effective numbers of particles, log
+evidences and mutual information are drawn as they were computed, the last two with bands of two standard errors.
+"""
 
 from typing import Any, Literal
 

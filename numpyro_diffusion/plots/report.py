@@ -1,4 +1,11 @@
-"""How good a learned prior is, in one figure."""
+"""How good a learned prior is, in one figure.
+
+Scores and training curves are those that `fit_prior` recorded with the prior, and a file keeps; only draws are made
+here. The score of the prior is its bound K, those of the simple models are *exact* log densities, in nats per example:
+a prior that is ahead by more than the errors is better, while one that is behind may still be as good
+(`distributions.report`). Draws are shown over data for the elements that vary most, in the data's own units, for the
+eye and not as a test.
+"""
 
 from typing import Any
 

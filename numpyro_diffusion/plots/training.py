@@ -1,4 +1,11 @@
-"""Pictures of training and of schedules."""
+"""Pictures of training and of schedules.
+
+The loss of training and −K on held-out data are in nats per example and share an axis, whose scale leaves out the first
+tenth of the losses, as the first steps would flatten the rest. Log densities of single examples are shown of several
+sets, those learned and those held out, since a mean over either alone does not show a prior that has learned its
+examples by heart; the means in the legend have standard errors. A schedule is its log-SNR, log(ᾱ_t/(1 − ᾱ_t)), which is
+infinite at the data and left out there.
+"""
 
 import itertools
 from collections.abc import Mapping

@@ -1,4 +1,11 @@
-"""Pictures of chains over the plane."""
+"""Pictures of chains over the plane.
+
+Figure 1 of Sohl-Dickstein et al. (2015) for any process over the plane. Forward states are *exact* draws of
+q(x_t | x_0), independent from one time to the next, so that no point can be followed; reverse states at all times are
+those of the same chains, made by ancestral sampling in T steps. All their steps are kept, 2 (T + 1) numbers a point.
+The drift is that of the mean of the reverse kernel, on a grid, and its arrows are shortened where it is large: they
+show directions, and lengths only beside one another.
+"""
 
 from collections.abc import Sequence
 
