@@ -1,4 +1,10 @@
-"""CIFAR-10, for those who have it."""
+"""CIFAR-10, for those who have it.
+
+The binary version is a row of records: a byte for the class, then 3,072 for the pixels, as a red, a green and a blue
+plane of 32 × 32 (Krizhevsky 2009; the format is described with the data). Nothing is downloaded. Colours are moved to
+the last axis, and stay whole numbers from 0 to 255: scaling and dequantisation are left to training. The Python version
+is refused, since its files are pickles, which can execute code; so are files cut short, or with classes above 9.
+"""
 
 from os import PathLike
 from pathlib import Path

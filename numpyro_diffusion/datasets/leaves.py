@@ -1,4 +1,11 @@
-"""The dead leaves model: what is seen of disks that fell on one another."""
+"""The dead leaves model: what is seen of disks that fell on one another.
+
+Disks whose radii have density ∝ r⁻³ between two ends, with centres uniform over the plane, fall for ever; an image is
+what is seen from above (Matheron 1968; Jeulin 1997; Lee, Mumford and Huang 2001). Laid from the front until no pixel is
+left uncovered, they are a draw of the stationary law, *exactly* (Kendall and Thönnes 1999), after a random number of
+disks. Disks whose bounding square misses the frame cannot be seen, and only the law of the others is drawn from. Each
+block of disks has a key of its own, so that another size of blocks changes the images of a key, and not their law.
+"""
 
 import math
 from functools import partial

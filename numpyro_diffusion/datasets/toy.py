@@ -1,4 +1,11 @@
-"""The toy problems of Sohl-Dickstein et al. 2015, with their exact laws."""
+"""The toy problems of Sohl-Dickstein et al. 2015, with their exact laws.
+
+A bound can be judged where the truth is known. Each heartbeat has probability 1/period, *exactly*. The density of the
+noisy swiss roll is an integral along its curve, by Gauss–Legendre quadrature to 1e-6 nats in float64; without noise the
+roll has none, which is refused. Its scale comes in closed form from the law, and not from the points drawn, so that
+draws and densities have the same units. The paper (sections 3.1.1 and 3.1.2) does not print the roll's formula, and the
+usual one is taken.
+"""
 
 import math
 
