@@ -1,4 +1,12 @@
-"""The command line: ``numpyro-diffusion`` or ``python -m numpyro_diffusion``."""
+"""The command line: ``numpyro-diffusion`` or ``python -m numpyro_diffusion``.
+
+A command is a module of its name with `add_arguments`, `run` and `BAD_INPUT_STATUS`, imported only where it is asked
+for, as what some of them need takes a while to load. What a command raises becomes one line on the standard error, and
+a status: that of bad input for ``ValueError`` and ``OSError`` (2; 1 of the demonstration, whose options are all that a
+user gives it), 1 for a missing package, training that diverged or too little memory, 130 for an interrupt. An error of
+another class is a fault of the package, and keeps its traceback. Messages quote files, so that signs a terminal would
+obey are written out.
+"""
 
 import argparse
 import importlib

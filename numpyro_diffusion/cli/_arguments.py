@@ -1,4 +1,10 @@
-"""What several commands read and check: numbers, and files to be written."""
+"""What several commands read and check: numbers, and files to be written.
+
+The parsers raise argparse's own error, which names the option and ends with status 2. Counts are below 2**31 and seeds
+below 2**32, which is what JAX takes; long texts are cut before they are made numbers, since Python refuses those of
+thousands of digits with an error of its own. Files that are to be written are tried before any work is done: hours of
+training must not end at a folder that does not exist.
+"""
 
 import argparse
 import math

@@ -1,4 +1,10 @@
-"""Arrays from files that may be anything: what cannot be read is called what it is, in one line."""
+"""Arrays from files that may be anything: what cannot be read is called what it is, in one line.
+
+Files may come from anywhere: nothing is unpickled, and what a file is, its first bytes say, and not its name. One that
+is neither ``.npy`` nor ``.npz`` is told by its mark (pictures, archives, tables in text). A damaged one makes NumPy,
+zipfile and zlib raise nearly anything, all of which becomes one ``ValueError`` with the path. An ``.npz`` file of
+several arrays is refused, since it does not say which is meant. Shapes and types are for the caller to check.
+"""
 
 import warnings
 from pathlib import Path

@@ -1,4 +1,10 @@
-"""Contexts for priors of p(x | c), from files."""
+"""Contexts for priors of p(x | c), from files.
+
+Contexts lie in a file of their own, one for each example and in the same order, or one for all. A file for a prior that
+takes none is refused, and so is a prior that needs some without a file: its draws would be of another law than the one
+that was asked for. Arrays keep their type, since one of whole numbers holds labels, and the prior itself has the last
+word on their values.
+"""
 
 import argparse
 from typing import Any

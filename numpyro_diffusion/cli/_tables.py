@@ -1,4 +1,11 @@
-"""Tables in text (CSV): numbers in columns with names."""
+"""Tables in text (CSV): numbers in columns with names.
+
+A table is UTF-8 text, with or without a byte-order mark. Its separator (comma, semicolon or tab) is the one that gives
+the first lines equally many cells, and the most; the first line holds names where one of its cells is no number. Empty
+cells, NA and the like become NaN, for the caller to take or refuse; any other text among the numbers, lines of other
+lengths, and columns without a name of their own are refused. A prior's card keeps the names, by which the columns of
+later tables are chosen and put in order. Numbers are written with nine digits, which tell all of float32 apart.
+"""
 
 import csv
 import io

@@ -1,4 +1,11 @@
-"""``numpyro-diffusion fit``: from an array of examples to a prior file."""
+"""``numpyro-diffusion fit``: from an array of examples to a prior file.
+
+Learning is all `fit_prior`'s; the command adds files. The plan is made beforehand with the same key and choices, for
+the card of the prior: data, settings, reasons, the dequantisation and the columns' names, which `evaluate` reads from
+there, and K of the held-out examples. A checkpoint lies beside the output, so that the same command goes on after an
+interrupt, and is removed at the end unless it was asked for by name. Output and checkpoint are tried for writing before
+anything is learned.
+"""
 
 import argparse
 import warnings

@@ -1,4 +1,10 @@
-"""``numpyro-diffusion info``: what a prior file holds."""
+"""``numpyro-diffusion info``: what a prior file holds.
+
+The description is read off the parts of the prior; the card is what was recorded when the file was written. No bound is
+computed here. Arrays of more than eight numbers are said by their shape and range, so that a prior of images does not
+fill pages. With ``--json`` one object and nothing else is printed, for programs to read. A file that names a class of
+the user's own is refused, as by all commands: classes can be handed over in Python only (`hub.load`).
+"""
 
 import argparse
 import json

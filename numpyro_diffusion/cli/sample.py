@@ -1,4 +1,11 @@
-"""``numpyro-diffusion sample``: draws of a prior, as an array and as a picture."""
+"""``numpyro-diffusion sample``: draws of a prior, as an array and as a picture.
+
+Every draw has a key of its own, made of the seed and its number, so that the first draws are the same whatever the
+number of all and the size of batches. The last batch is filled up, so that one program serves all. ``--steps`` draws by
+a shorter ancestral chain, whose law is *approximate* for that of the whole. What cannot be written is refused before
+anything is drawn: a picture of what is no image, a table of what is no vector. The picture brings colours into [0, 1];
+the array is as it was drawn.
+"""
 
 import argparse
 from typing import Any
