@@ -1,4 +1,10 @@
-"""Configuration files of the `diffusers` library: JSON objects whose missing fields have defaults."""
+"""Configuration files of the `diffusers` library: JSON objects whose missing fields have defaults.
+
+A field that is not known may change what a model computes, and is refused, and so is a value that is not supported,
+with all others that are at fault. Fields that begin with an underscore are the library's records, as of its version,
+and are passed over but for the class. What JSON holds may be of any type, so that fields are taken through the readers
+here: true is no whole number. Errors are ``ValueError``; `folder`, which knows the file, puts its path before them.
+"""
 
 from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias

@@ -1,4 +1,12 @@
-"""The folder of a `diffusers` DDPM pipeline: configurations in JSON, weights in safetensors."""
+"""The folder of a `diffusers` DDPM pipeline: configurations in JSON, weights in safetensors.
+
+A pipeline is ``model_index.json`` with the folders ``unet`` and ``scheduler``; the first published models lie in one
+folder. The model's images lie in [-1, 1], which `loc` and `scale` of the noise law turn into the user's units; a
+pipeline has its place for two choices of these, 0 and 1, and 127.5 and 127.5, and others are not written. The library
+adds no noise in the last step, which leaves no density; here it has variance β̃_2, as in the code of Ho et al. 2020,
+unless the network says one. Pickled weights are refused, since they can run code, and shards and other pipelines are
+not supported. Nothing is written before all parts are known to have their place.
+"""
 
 import json
 from os import PathLike

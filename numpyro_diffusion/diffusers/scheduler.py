@@ -1,6 +1,9 @@
 """The configuration of a `DDPMScheduler` or `DDIMScheduler`, as a chain of ours and back.
 
 The library counts steps from 0, we from 1: its step t is our t + 1, with the same β. Its images are in [-1, 1].
+Schedules come from exact β, while the library rounds β and their products to float32. A schedule is written by its name
+where the named one, with ends of at most five digits, has the very same table, and else as the list of its β. How to
+sample in fewer steps is a sampler's business and passed over.
 """
 
 from collections.abc import Mapping

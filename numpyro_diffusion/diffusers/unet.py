@@ -1,4 +1,11 @@
-"""The configuration of a `UNet2DModel`, as settings of our `UNet` and back."""
+"""The configuration of a `UNet2DModel`, as settings of our `UNet` and back.
+
+Our `UNet` is a part of the library's family: plain and attention blocks, SiLU, one embedding of time, no classes.
+Whatever would compute something else is refused by name, and so is a field that is not known; dropout, which acts in
+training only, is passed over. Levels are counted from the finest, while the library lists the blocks on the way up from
+the coarsest. Twice as many channels out as in mean a learned variance. What is read has shapes in place of weights,
+which `weights` puts in.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType

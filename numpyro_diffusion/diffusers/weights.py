@@ -1,4 +1,11 @@
-"""The weights of a `UNet2DModel`, as those of our `UNet` and back: names, and the order of the axes."""
+"""The weights of a `UNet2DModel`, as those of our `UNet` and back: names, and the order of the axes.
+
+Names go one way: the path of each of our arrays gives the library's name for it, and a file has to have all of these
+and no others. A field of the network that is renamed needs its new name in `_STEPS` too. The library's kernels have
+axes (outputs, inputs, *sides), ours (*sides, inputs, outputs), and vectors are the same. Two things differ beside:
+shortcuts are 1 × 1 convolutions there and matrices here, and attention layers had other names in the first published
+models. Weights are read as float32 (float64 under x64) and written as float32.
+"""
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
