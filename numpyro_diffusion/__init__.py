@@ -1,4 +1,9 @@
-"""NumPyro distributions for learned diffusion priors."""
+"""NumPyro distributions for learned diffusion priors.
+
+The import asks XLA for right sums and enough threads on a CPU (`_compiler`), which it hears only before the first
+computation of a process. It stays cheap, since what needs Optax, ArviZ or Matplotlib is loaded on first use: such a
+name stands in `_ON_USE` with the module that has it, and once more for type checkers, which do not see the former.
+"""
 
 import importlib as _importlib
 import typing as _typing

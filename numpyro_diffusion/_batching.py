@@ -1,4 +1,11 @@
-"""Mapping over many examples, and scanning over many steps, with bounded memory."""
+"""Mapping over many examples, and scanning over many steps, with bounded memory.
+
+A derivative keeps what the way forward computed, which for a network at many examples or steps can be more than a
+machine has. Past one chunk, and in every scan, it is computed again on the way back (`jax.checkpoint`): two forward
+passes in all, three for a long scan. Values are those of `jax.vmap` and `jax.lax.scan` but for rounding. All chunks
+have one size, and what fills up the last one is thrown away; a scan's steps that fill no segment are run behind the
+others.
+"""
 
 import math
 from functools import partial

@@ -1,4 +1,9 @@
-"""How priors and results show themselves: a line or some text in a shell, a table or that text in a notebook."""
+"""How priors and results show themselves: a line or some text in a shell, a table or that text in a notebook.
+
+The facts of an object are gathered once (`_facts`), so that a shell and a notebook say the same. They may hold names
+that a user gave, which HTML has to escape. Distributions name shapes and kinds only, since their arrays may be traced.
+Named tuples cannot have a mixin among their bases, and get the same two methods from a decorator.
+"""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping

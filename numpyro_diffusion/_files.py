@@ -1,4 +1,11 @@
-"""Files that appear whole or not at all, and what killed runs leave beside them."""
+"""Files that appear whole or not at all, and what killed runs leave beside them.
+
+A file is written beside its place under a name of its own, brought to the disk, and renamed, which puts it in the old
+one's place at once: a run that is killed at any moment leaves the old file or the new one. What it leaves beside them,
+the next one to write there removes, but no younger than a minute, as another run may be writing it. Links are followed,
+so that the file behind them is replaced. Folders, devices and pipes are refused, since a rename would put a file where
+they were. Whether a file can be written is tried with some kilobytes, since a full disk still makes an empty one.
+"""
 
 import contextlib
 import glob

@@ -1,4 +1,12 @@
-"""Data from elsewhere as arrays of numbers that computing in float32 does not destroy."""
+"""Data from elsewhere as arrays of numbers that computing in float32 does not destroy.
+
+Numbers that have much in common lose what tells them apart: in a type of spacing ε|x| rounding adds an error whose
+standard deviation is ε|x|/√12, that of a uniform law. Data are refused where this exceeds both a hundredth of their own
+standard deviation and a thousandth of the scale that is given, observed numbers where rounding moves one by more than a
+tenth of its standard deviation. Elements of vectors are judged one by one, those of images and series together; numbers
+that are all equal pass. Squares have to be in range too. The messages say what helps: to subtract what is common, or
+double precision.
+"""
 
 from typing import Any
 

@@ -1,6 +1,9 @@
 """Values of a module tree in JSON and arrays, and back: what a file may name, and how it is believed.
 
-Nothing here unpickles, imports or calls what a file names: see `checkpoints`, which writes and reads the files.
+Nothing here unpickles, imports or calls what a file names: see `checkpoints`, which writes and reads the files. Types
+are described exactly or refused, as a subclass would come back as something less. Files outlive the code: a class that
+has moved is entered in `_MOVED`, and a field that one gains needs a default that changes nothing. In half precision
+matrices alone are rounded, since vectors and scalars are small, and too exact for it.
 """
 
 import dataclasses

@@ -1,4 +1,11 @@
-"""What a function of x is, read off its traced program: whether it is affine in x, or acts on single elements."""
+"""What a function of x is, read off its traced program: whether it is affine in x, or acts on single elements.
+
+Closed forms hang on the answers: a function is called affine or elementwise only where that is certain. A program is
+followed equation by equation, by what each value has of x: nothing, a slope, or steps; through loops until nothing
+changes. A function is affine where its tangent does not use x and it takes no steps of x. An operation that is not
+known is taken to use all that goes in, and to keep no element apart. Where JAX gains one that is constant between
+steps, it has to be named in `_STEPWISE`, since its tangent is 0 and shows nothing.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,11 @@
-"""From results to ArviZ, on its 0.x (`InferenceData`) and 1.x (`DataTree`) alike."""
+"""From results to ArviZ, on its 0.x (`InferenceData`) and 1.x (`DataTree`) alike.
+
+The groups are made here, as xarray data sets, and put into the container of the ArviZ that is installed. Arrays begin
+with (chain, draw). Islands of SMC stand for chains, with equally weighted draws: R-hat compares islands, while
+effective sizes take copies of a particle for different draws. Dimensions have the names that the user gives, else those
+of plates and ``event_dims``, which the model shows when it is run once at the first draw, else ArviZ's ``x_dim_0``. Log
+likelihoods are those of every observed site at every draw, in nats.
+"""
 
 import importlib.metadata
 import warnings

@@ -1,4 +1,11 @@
-"""Saved priors: files of the user's own, and the ones that come with the package."""
+"""Saved priors: files of the user's own, and the ones that come with the package.
+
+A file is a checkpoint of the prior's parts with its card, what was recorded of it in JSON (`checkpoints`). Nothing in
+it is executed. Its checksums say that it is as it was written and not that it makes sense, so that the parts are
+checked as if they were made anew (`_contents`), also where a model that is traced loads them. A packaged prior is found
+by its name unless a file of that name is there. Pipelines of the `diffusers` library are folders of their own form,
+read and written without it.
+"""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext

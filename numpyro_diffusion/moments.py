@@ -3,7 +3,8 @@
 For data with covariance C and Gaussian noise, the best linear estimate of x_0 from x_t has errors of covariance
 (C⁻¹ + SNR_t I)⁻¹, in units in which the noise law is N(0, 1). On average over x_t the covariance of x_0 given x_t is at
 most that, whatever the law of the data, and for Gaussian data it is that (the Wiener filter; Kailath, Sayed and Hassibi
-2000, §3.2).
+2000, §3.2). Of n draws of d elements C has its correlations shrunk by d/(n + d), so that fewer draws than elements do
+not make it singular.
 """
 
 from typing import Any
