@@ -41,12 +41,7 @@ RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 HEAVY = {"arviz", "arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "pandas", "sklearn", "xarray"}
 # Only leaves may import these, and only so that `import numpyro_diffusion` does not: test_import_is_cheap.
 LEAVES = {"cli", "convert", "datasets", "demo", "diagnostics", "plots"}
-# Parts that hold mathematics: their modules begin with a paragraph of theory and its references, unless they are short.
-THEORY = {
-    "denoisers", "diagnostics", "diffusions", "distributions", "factors", "incomplete", "infer", "last_steps", "laws",
-    "likelihoods", "moments", "networks", "placement", "process", "samplers", "schedules", "training", "transforms",
-    "twists",
-}  # fmt: skip
+# Longer modules begin with a summary and a paragraph: theory and its references, or what one must know to change them.
 SHORT = 40  # lines
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -138,8 +133,7 @@ def test_modules_are_documented_and_small(module):
     said = ast.get_docstring(TREES[module])
     assert said, f"{module} has no docstring"
     lines = MODULES[module].read_text(encoding="utf-8").splitlines()
-    theory = part_of(module) in THEORY and len(lines) > SHORT
-    assert not theory or "\n\n" in said, f"{module}: expected a summary and a paragraph of theory, got {said!r}"
+    assert len(lines) <= SHORT or "\n\n" in said, f"{module}: expected a summary and a paragraph, got {said!r}"
     assert len(lines) <= MAX_LINES, f"{module} has {len(lines)} lines, more than {MAX_LINES}"
     says_why = any(line.startswith(f"# Over {LINES} lines: ") for line in lines)
     assert says_why == (len(lines) > LINES), f"{module} has {len(lines)} lines; says why: {says_why}"
