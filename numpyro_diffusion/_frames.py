@@ -1,6 +1,7 @@
 """Tables with missing cells as arrays, classes as codes, and completed arrays as tables of the same kind.
 
-Neither pandas nor polars is imported: a frame brings its library with it.
+Neither pandas nor polars is imported: a frame brings its library with it. What is computed with is float64, with NaN
+where cells are missing; a completed table has the known cells as they were, and columns of the types that they had.
 """
 
 from abc import ABC, abstractmethod

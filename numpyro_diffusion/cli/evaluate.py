@@ -1,10 +1,10 @@
 """``numpyro-diffusion evaluate``: the K bound of data under a prior.
 
-K ≤ log p(x_0) is estimated for every example by `KBound`, with terms and noise at random: an *unbiased* estimate of a
-lower bound. K − L_null is what the prior knows beyond the law of pure noise, free of the data's units. Bits per
-dimension are −(K/d + log w)/log 2 for d elements dequantised by width w, a code length of data in steps of w. Data get
-noise of the width that the card of the prior names, unless told otherwise; numbers that float32 cannot tell apart are
-refused. Errors are standard errors over the examples.
+K ≤ log p(x_0) is estimated for every example by `KBound`, with noise and, of long chains, terms drawn at random: an
+*unbiased* estimate of a lower bound. K − L_null is what the prior knows beyond the law of pure noise, free of the
+data's units. Bits per dimension are −(K/d + log w)/log 2 for d elements dequantised by width w (1 where there is none),
+a code length of data in steps of w. Data get noise of the width that the card of the prior names, unless told
+otherwise; numbers that float32 cannot tell apart are refused. Errors are standard errors over the examples.
 """
 
 import argparse
