@@ -31,20 +31,19 @@ def checked(fn: Callable[..., Any]) -> Callable[..., Any]:
     said = {name: hint for name, hint in getattr(fn, "__annotations__", {}).items() if has_shape(hint)}
     if not said:
         return fn
-    signature = inspect.signature(fn)
+    names = list(inspect.signature(fn).parameters)  # in the package no annotated array comes after ``*args``
     result = said.pop("return", None)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            given = signature.bind(*args, **kwargs).arguments
-        except TypeError:
-            return fn(*args, **kwargs)  # whose own error says more
+        given = {**dict(zip(names, args, strict=False)), **kwargs}  # of wrong ones the function's own error says more
         with jaxtyping.jaxtyped("context"):
-            for name in said.keys() & given.keys():
-                check(f"{fn.__qualname__}: {name}", given[name], said[name])
+            for name, hint in said.items():
+                if name in given:
+                    check(fn, name, given[name], hint)
             out = fn(*args, **kwargs)
-            check(f"{fn.__qualname__}: the result", out, result)
+            if result is not None:
+                check(fn, "the result", out, result)
         return out
 
     return call
@@ -62,24 +61,33 @@ def is_of_real_numbers(value: Any) -> bool:
     return getattr(value.dtype, "kind", "") not in "cOSUmM"
 
 
-def check(where: str, value: Any, hint: Any) -> None:
+@functools.cache
+def parts_of(hint: Any) -> tuple[Any, ...] | None:
+    """Of a tuple's annotation."""
+    return typing.get_args(hint) if typing.get_origin(hint) is tuple else None
+
+
+@functools.cache
+def options_of(hint: Any, kind: type) -> tuple[Any, ...]:
+    """The shapes that an annotation allows, of arrays of this kind: either will do where the other is written."""
+    union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    options = typing.get_args(hint) if union else (hint,)
+    return tuple(option.dtype[kind, option.dim_str] for option in options if has_shape(option))
+
+
+def check(fn: Callable[..., Any], name: str, value: Any, hint: Any) -> None:
     """Raise unless an array, or each one of a tuple, is what the annotation says."""
-    if isinstance(value, tuple) and typing.get_origin(hint) is tuple:
-        parts = typing.get_args(hint)
+    if isinstance(value, jax.Array | np.ndarray):
+        options = options_of(hint, np.ndarray if isinstance(value, np.ndarray) else jax.Array)
+        if options and is_of_real_numbers(value) and not any(isinstance(value, option) for option in options):
+            wanted = " or ".join(dict.fromkeys(option.__name__ for option in options))
+            raise WrongShape(f"{fn.__qualname__}: {name}: expected {wanted}, got {value.dtype}{value.shape}")
+    elif isinstance(value, tuple) and (parts := parts_of(hint)) is not None:
         parts = parts[:1] * len(value) if parts[1:] == (...,) else parts
         if len(parts) != len(value):
-            raise WrongShape(f"{where}: expected {len(parts)} parts, got {len(value)}")
+            raise WrongShape(f"{fn.__qualname__}: {name}: expected {len(parts)} parts, got {len(value)}")
         for i, (part, own) in enumerate(zip(value, parts, strict=True)):
-            check(f"{where}[{i}]", part, own)
-    elif isinstance(value, jax.Array | np.ndarray) and is_of_real_numbers(value) and has_shape(hint):
-        union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-        options = typing.get_args(hint) if union else (hint,)
-        shaped = [option for option in options if has_shape(option)]
-        kind = np.ndarray if isinstance(value, np.ndarray) else jax.Array  # either will do where the other is written
-        if not any(isinstance(value, option.dtype[kind, option.dim_str]) for option in shaped):
-            raise WrongShape(
-                f"{where}: expected {' or '.join(option.__name__ for option in shaped)}, got {value.dtype}{value.shape}"
-            )
+            check(fn, f"{name}[{i}]", part, own)
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
