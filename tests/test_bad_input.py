@@ -385,6 +385,7 @@ def test_numbers_that_lose_nothing_are_taken(x64):
 
 
 def test_numbers_that_lose_nothing_in_single_precision_are_taken():
+    """Some of them equal but for rounding, or few that happen to be alike, and integers that are not known."""
     nd.factors.Gaussian([1000000.01, 0.0], [INF, 1e-3]), nd.factors.Gaussian([16777216, 3], 1e-3)
     nd.factors.LinearGaussian([1000000.01, 0.0], np.eye(2), 1e-3, mask=[False, True])
     nd.factors.Gaussian(jnp.array([1000000.01]), 1e-3)  # rounded before it came
@@ -392,6 +393,12 @@ def test_numbers_that_lose_nothing_in_single_precision_are_taken():
     denoisers.Gaussian(1e6, 0.1), denoisers.KernelDensity(1e3 + DATA, 0.01)
     jax.jit(lambda loc: nd.factors.Gaussian([loc, 1.0], 1e-3).log_r(jnp.zeros(2)))(1000000.01)
     jax.jit(lambda x: denoisers.KernelDensity(x, 0.1).locs)(1e6 + 0.01 * DATA)
+    denoisers.KernelDensity([[0.1, 1.0], [0.1, 2.0], [0.1 + 1e-16, 3.0]], 0.5)
+    process = nd.ReverseProcess(nd.GaussianDiffusion(schedules.log_snr(4)), denoisers.Gaussian(0.0, 1.0), 1)
+    nd.diagnostics.mutual_information(KEY, process, np.array([[2020.0], [2020.01]]), num_times=2)
+    nd.factors.Delta([2**31 - 1, 3], [False, True])
+    with pytest.raises(ValueError, match="values: expected whole numbers that float32 holds, got 2147483647"):
+        nd.factors.Delta([2**31 - 1, 3], [True, True])
 
 
 TYPE_ERRORS = {
@@ -683,13 +690,3 @@ def test_values_off_the_support_under_jit_have_no_probability():
     values = jnp.array([[0.0, 1.0], [0.5, 1.0], [NAN, 0.0]])
     finite = np.isfinite(jax.jit(STRICT_COINS.log_prob)(values))
     assert finite.tolist() == [True, False, False]
-
-
-def test_numbers_that_single_precision_holds_well_enough_are_taken():
-    """Equal ones whose deviation is rounding, few rows that happen to be alike, and integers that are not known."""
-    nd.denoisers.KernelDensity([[0.1, 1.0], [0.1, 2.0], [0.1 + 1e-16, 3.0]], 0.5)
-    process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(4)), nd.denoisers.Gaussian(0.0, 1.0), 1)
-    nd.diagnostics.mutual_information(KEY, process, np.array([[2020.0], [2020.01]]), num_times=2)
-    nd.factors.Delta([2**31 - 1, 3], [False, True])
-    with pytest.raises(ValueError, match="values: expected whole numbers that float32 holds, got 2147483647"):
-        nd.factors.Delta([2**31 - 1, 3], [True, True])

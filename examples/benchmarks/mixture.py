@@ -221,18 +221,18 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Markdown: one line for every cell and sampler."""
     lines = [
         "| d_x or kind | d_y or offset | problems | sampler | sliced W, floor | sliced W | ratio "
-        "| median ratio | log Z bias | log Z RMSE | warned of | median s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| median ratio | log Z bias | log Z RMSE | warned of | others: largest ratio | log Z error | median s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for cell, rows in results.items():
         floor = np.array([row["floor"] for row in rows])
         for name in (name for name in rows[0] if name != "floor"):
             values = np.array([row[name]["distance"] for row in rows])
             errors = np.array([row[name]["error"] for row in rows])
-            seconds, warned = (
-                np.median([row[name]["seconds"] for row in rows]),
-                sum(row[name]["warned"] for row in rows),
-            )
+            seconds = np.median([row[name]["seconds"] for row in rows])
+            warned = np.array([row[name]["warned"] for row in rows])
+            trusted = ~warned & np.isfinite(values)
+            largest = (values / floor).max(where=trusted, initial=0.0), np.abs(errors).max(where=trusted, initial=0.0)
             good = np.isfinite(values)
             spread = 1.96 * values[good].std(ddof=1) / np.sqrt(good.sum()) if good.sum() > 1 else np.nan
             failed = f" ({(~good).sum()} failed)" if not good.all() else ""
@@ -240,7 +240,8 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
                 f"| {cell.replace(',', ' | ')} | {len(rows)} | {name} | {floor.mean():.3f} | "
                 f"{values[good].mean():.3f} ± {spread:.3f}{failed} | {values[good].mean() / floor[good].mean():.2f} | "
                 f"{np.median(values[good] / floor[good]):.2f} | "
-                f"{errors.mean():.3f} | {np.sqrt((errors**2).mean()):.3f} | {warned} | {seconds:.1f} |"
+                f"{errors.mean():.3f} | {np.sqrt((errors**2).mean()):.3f} | {warned.sum()} | "
+                f"{largest[0]:.2f} | {largest[1]:.3f} | {seconds:.1f} |"
             )
     return "\n".join(lines)
 
