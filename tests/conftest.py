@@ -38,6 +38,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit what was set for 
 
 # Tests compile a lot and compute little, and an unoptimised program is ready in half the time.
 jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_traceback_in_locations_limit", 0)  # programs need not say which line of Python made which part
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # for tests that start a process of their own
 
 # Compiled programs are what the tests leave behind, and the collector goes through all of them again and again: a sixth

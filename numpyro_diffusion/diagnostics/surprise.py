@@ -22,7 +22,6 @@ from .._batching import batched_map
 from .._checks import check_count, check_key, check_real
 from .._compiled import compiled
 from .._display import shown_as_text
-from ..distributions import DiffusionPosterior
 from ..infer.extract import extract, over_batch
 from ..infer.sites import glance, only_site
 from ..samplers import Ancestral, TwistedSMC
@@ -245,7 +244,8 @@ class _ByChain(Messenger):
     def _drawn(self, law: Any) -> Any:
         if isinstance(law, dist.Independent):
             return self._drawn(law.base_dist).to_event(law.reinterpreted_batch_ndims)
-        if isinstance(law, DiffusionPosterior):
+        if law.factor.parts or not law.process.is_normalised:
             return law
-        own = law.sampler.num_steps if isinstance(law.sampler, Ancestral) else None
-        return law.with_(sampler=Ancestral(own if self.num_steps is None else self.num_steps))
+        prior = law.prior
+        own = prior.sampler.num_steps if isinstance(prior.sampler, Ancestral) else None
+        return prior.with_(sampler=Ancestral(own if self.num_steps is None else self.num_steps))

@@ -127,6 +127,16 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
         """The joint distribution of the whole chain, in the process's own coordinates."""
         return self._like(lambda parts: ReverseTrajectory(parts.process, validate_args=self._validate_args))
 
+    @property
+    def prior(self) -> "DiffusionPrior":
+        """Itself: so that priors and posteriors, which have a prior and a factor, are asked alike."""
+        return self
+
+    @property
+    def factor(self) -> AbstractFactor:
+        """r(x) = 1, the product of no factors: its `parts` are empty."""
+        return Product(())
+
     def sample_trajectory(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
         """Draws of the chain, x_0 first; shape (*sample_shape, *batch_shape, steps + 1, *event_shape)."""
         return self._draw(key, sample_shape, DiffusionPrior._trajectory_one)

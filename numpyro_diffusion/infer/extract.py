@@ -19,7 +19,7 @@ from numpyro.handlers import trace
 
 from .._checks import check_callable, check_site
 from .._structure import depends, is_affine, is_elementwise
-from ..distributions import DiffusionPosterior, DiffusionPrior
+from ..distributions import DiffusionPrior
 from ..factors import (
     AbstractFactor,
     Factor,
@@ -147,7 +147,7 @@ def extract(model: Callable[..., Any], site: str, args: tuple[Any, ...], kwargs:
     prior = as_one_state(found, site, independent)
     plates = _Plates(x.shape[:independent], found.plate_ndims)
     parts = [_part(run, name, prototype[name], x, plates, diffusion.num_values, site) for name in used]
-    if isinstance(found.law, DiffusionPosterior):
+    if found.law.factor.parts:
         parts = [found.law.map_batch(lambda module, _: module.factor, jnp.zeros(found.law.batch_shape)), *parts]
     rest = [_log_density(msg).sum() for name, msg in prototype.items() if msg["is_observed"] and name not in used]
     factor = parts[0] if len(parts) == 1 else Product(tuple(parts)) if parts else None

@@ -64,8 +64,7 @@ class Handed(Messenger):
             return
         msg[_LAW] = law = msg["fn"]
         one, event = _unwrapped(law)
-        prior = prior_of(one)
-        chain = chain_law(prior, self.handing.chains[name])
+        chain = chain_law(one.prior, self.handing.chains[name])
         if name in self.handing.noises:
             chain = dist.Normal(0.0, 1.0).expand(chain.batch_shape + chain.event_shape).to_event(len(chain.event_shape))
         elif name in self.handing.free:
@@ -78,22 +77,16 @@ class Handed(Messenger):
             return
         name, value = msg["name"], msg["value"]
         one, event = _unwrapped(msg.pop(_LAW))
-        prior = prior_of(one)
         if name in self.handing.noises:
             sampler = Ancestral(self.handing.chains[name])
             there = lambda module, noise: module.to_data(sampler.from_noise(noise, module.process))
-            x = prior.map_batch(there, value)
+            x = one.prior.map_batch(there, value)
         else:
             x = data_of(one, value)
         msg["value"] = x
-        if isinstance(one, DiffusionPosterior):
-            log_r = one.log_r(x)
+        if one.factor.parts:
+            log_r = one.as_posterior().log_r(x)
             numpyro.factor(f"{name}_factor", log_r.sum(tuple(range(log_r.ndim - event, log_r.ndim))))
-
-
-def prior_of(law: DiffusionPrior | DiffusionPosterior) -> DiffusionPrior:
-    """The prior, without a factor."""
-    return law.prior if isinstance(law, DiffusionPosterior) else law
 
 
 def chain_law(prior: DiffusionPrior, num_steps: int | None) -> ReverseTrajectory:
@@ -106,20 +99,16 @@ def data_of(law: DiffusionPrior | DiffusionPosterior, chain: Shaped[Array, "..."
 
     A transform that mixes elements gives known ones back with a little noise.
     """
-    prior = prior_of(law)
+    prior = law.prior
     x = chain[(slice(None),) * len(prior.batch_shape) + (0,)]
     if prior.transform is not None:
         x = prior.map_batch(lambda module, z: module.to_data(z), x)
-    if not isinstance(law, DiffusionPosterior):
-        return x
-    return law.map_batch(lambda parts, x: with_known(parts.factor, x), x)
+    return law.as_posterior().map_batch(lambda parts, x: with_known(parts.factor, x), x)
 
 
 def has_noise(law: DiffusionPrior | DiffusionPosterior) -> bool:
     """Whether the site's chain is a smooth function of noise, with nothing known about x that noise cannot meet."""
-    process = prior_of(law).process
-    known = isinstance(law, DiffusionPosterior) and law.factor.fixes_elements
-    return process.is_smooth and not known
+    return law.process.is_smooth and not law.factor.fixes_elements
 
 
 def prior_parents(

@@ -19,7 +19,7 @@ from numpyro.distributions.batch_util import promote_batch_shape
 from .._shapes import AnyTime, Example
 from ..denoisers import AbstractDenoiser
 from ..diffusions import AbstractDiffusion
-from ..distributions import DiffusionPosterior, DiffusionPrior
+from ..distributions import DiffusionPrior
 from ..laws import elements
 from ..process import ReverseProcess
 from .sites import Site
@@ -97,14 +97,15 @@ def as_one_state(site: Site, name: str, independent: int) -> DiffusionPrior:
     if not copies:
         return site.prior
     where = f"the elements of {name!r}, which other sites use together, to be"
-    if isinstance(law, DiffusionPosterior):
-        raise ValueError(f"site: expected {where} draws of a DiffusionPrior, got one times a factor")
-    if law.has_own_parameters:
+    if law.factor.parts or not law.process.is_normalised:
+        raise ValueError(f"site: expected {where} draws of a DiffusionPrior, got one times a factor, or a power of one")
+    prior = law.prior
+    if prior.has_own_parameters:
         raise ValueError(f"site: expected {where} draws of one prior, got parameters with a batch; use a site for each")
-    process = law.process
+    process = prior.process
     denoiser, event = Copies(process.denoiser, len(copies)), (*copies, *process.event_shape)
     whole = ReverseProcess(process.diffusion, denoiser, event, last_step=process.last_step)
-    return DiffusionPrior(whole, sampler=law.sampler, transform=law.transform).expand(law.batch_shape[:independent])
+    return DiffusionPrior(whole, sampler=prior.sampler, transform=prior.transform).expand(law.batch_shape[:independent])
 
 
 def plate_first(array: Array, independent: int, total: int, event: int) -> Array:

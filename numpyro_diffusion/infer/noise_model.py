@@ -169,7 +169,6 @@ def _reason(msg: dict[str, Any]) -> str | None:
         return "a latent site without a scale, which is no law to draw from, for TemperedSMC"
     prior = _law(msg["fn"])
     if prior is not None:
-        prior = prior.prior if isinstance(prior, DiffusionPosterior) else prior
         got = "grey levels" if prior.process.diffusion.is_gaussian else "bits or classes"
         got = got if prior.process.is_normalised else "a product or power of priors"
         return (

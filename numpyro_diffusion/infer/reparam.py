@@ -57,13 +57,13 @@ class DiffusionReparam(Reparam):
         law, expand_shape, _ = self._unwrap(fn)
         if not isinstance(law, DiffusionPrior | DiffusionPosterior):
             raise ValueError(f"{name}: expected a DiffusionPrior for DiffusionReparam, got {type(law).__name__}")
-        prior = law.prior if isinstance(law, DiffusionPosterior) else law
-        shape, extra = prior.noise_shape, fn.event_dim - law.event_dim  # batch dimensions that became part of the event
+        shape = law.prior.noise_shape
+        extra = fn.event_dim - law.event_dim  # batch dimensions that became part of the event
         noise = dist.Normal(0.0, 1.0).expand((*expand_shape, *shape)).to_event(len(shape) + extra)
-        x = prior.from_noise(numpyro.sample(f"{name}_noise", noise))
-        if isinstance(law, DiffusionPosterior):
-            if law.factor.fixes_elements:
-                raise ValueError(f"{name}: expected a factor without known coordinates for DiffusionReparam, got Delta")
-            log_r = law.log_r(x)
+        x = law.prior.from_noise(numpyro.sample(f"{name}_noise", noise))
+        if law.factor.fixes_elements:
+            raise ValueError(f"{name}: expected a factor without known coordinates for DiffusionReparam, got Delta")
+        if law.factor.parts:
+            log_r = law.as_posterior().log_r(x)
             numpyro.factor(f"{name}_factor", log_r.sum(tuple(range(log_r.ndim - extra, log_r.ndim))))
         return None, x

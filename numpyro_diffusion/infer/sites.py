@@ -41,7 +41,7 @@ class Site(NamedTuple):
     @property
     def prior(self) -> DiffusionPrior:
         """The prior, without the factor of a `DiffusionPosterior`."""
-        return self.law.prior if isinstance(self.law, DiffusionPosterior) else self.law
+        return self.law.prior
 
 
 def find_site(model: Callable[..., Any], site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Site:

@@ -43,6 +43,15 @@ def test_factors_multiply(prior):
     np.testing.assert_allclose(twice.log_r(x), 2 * FACTOR.log_r(x), rtol=1e-6)
 
 
+def test_priors_and_posteriors_are_asked_alike(prior):
+    assert prior.prior is prior
+    assert prior.factor.parts == (prior**2).factor.parts == ()
+    x, posterior = jnp.ones((3, 2)), prior * FACTOR
+    np.testing.assert_array_equal(prior.as_posterior().log_r(x), jnp.zeros(3))
+    assert posterior.factor.parts == (FACTOR,)
+    assert posterior.prior.process.event_shape == prior.process.event_shape
+
+
 @pytest.mark.slow
 def test_it_is_a_site(prior):
     """NUTS and an automatic guide find its posterior, given one more observation: precisions and their means add up."""
