@@ -1,7 +1,9 @@
 """`fit`, `sample`, `evaluate` and `info`: one prior, fitted on the command line, goes through all of them."""
 
+import argparse
 import json
 import re
+import types
 from pathlib import Path
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 import numpyro_diffusion as nd
 from numpyro_diffusion import cli
 from numpyro_diffusion.checkpoints import describe
+from numpyro_diffusion.cli import fit
 
 FIT = ["--max-steps", "20", "--batch-size", "32", "--seed", "3"]
 
@@ -65,6 +68,20 @@ def test_fit_says_what_it_does_and_goes_on_from_its_checkpoint(folder, capsys):
     assert card["dequantize"] == 0.25 and card["data"].startswith("data.npy: 120 examples")
     assert describe(again) == describe(folder / "prior.safetensors")  # with a hash of the weights
     assert (folder / "kept").exists()
+
+
+def test_the_command_in_the_card_is_the_one_that_was_given():
+    """But for the places of files: every option that says what is learned is there."""
+    parser = argparse.ArgumentParser()
+    fit.add_arguments(parser)
+    given = "--max-steps 7 --batch-size 5 --learning-rate 0.02 --family categorical --dequantize 0.5 --network mlp"
+    given += " --kind series --dtype float16 --context c.npy --context-dropout 0.25 --seed 3"
+    options = parser.parse_args(["DATA", "-o", "FILE", *given.split()])
+    plan = types.SimpleNamespace(max_steps=7, reasons=(), dequantize=0.5)
+    recorded = fit._card(options, np.zeros((2, 3)), plan)["command"]
+    assert parser.parse_args(recorded.split()[2:]) == options
+    unsaid = {"checkpoint", "quiet"}
+    assert all(value != parser.get_default(name) for name, value in vars(options).items() if name not in unsaid)
 
 
 def test_an_interrupted_fit_says_where_its_state_is(folder, capsys, monkeypatch):

@@ -11,7 +11,14 @@ import numpyro.distributions as dist
 import pytest
 from refusals import refused
 
-from numpyro_diffusion import BinomialDiffusion, CategoricalDiffusion, GaussianDiffusion, ReverseProcess, schedules
+from numpyro_diffusion import (
+    BinomialDiffusion,
+    CategoricalDiffusion,
+    GaussianDiffusion,
+    MixedDiffusion,
+    ReverseProcess,
+    schedules,
+)
 from numpyro_diffusion.denoisers import AbstractDenoiser, Enumerated, Gaussian, Network
 from numpyro_diffusion.process import DiscretisedStep, FixedStep, ForwardStep, LearnedStep, trainable
 
@@ -234,6 +241,11 @@ FOREIGN = {
         lambda schedule: CategoricalDiffusion(schedule, 3),
         lambda x: dist.Normal(x, 1.0),
         "class_logits: .* got one of Normal",
+    ),
+    "normal for mixed columns": (
+        lambda schedule: MixedDiffusion([GaussianDiffusion(schedule), CategoricalDiffusion(schedule, 3)], [[0], [1]]),
+        lambda x: dist.Normal(x, 1.0),
+        "expected a law of mixed columns, as ProductMixture has, got one of Independent",
     ),
 }
 

@@ -99,8 +99,10 @@ def run(options: argparse.Namespace) -> None:
 
 def _card(options: argparse.Namespace, data: np.ndarray, plan: Any) -> dict[str, Any]:
     used = {"--max-steps": plan.max_steps, "--batch-size": options.batch_size, "--learning-rate": options.learning_rate,
-            "--network": options.network, "--kind": options.kind, "--seed": options.seed,
-            "--context": options.context and Path(options.context).name}  # fmt: skip
+            "--family": options.family, "--dequantize": options.dequantize, "--network": options.network,
+            "--kind": options.kind, "--dtype": options.dtype, "--seed": options.seed,
+            "--context": options.context and Path(options.context).name,
+            "--context-dropout": options.context_dropout or None}  # fmt: skip
     settings = " ".join(f"{name} {value}" for name, value in used.items() if value is not None)
     return {
         "data": f"{Path(options.data).name}: {len(data)} examples of shape {data.shape[1:]}",

@@ -21,7 +21,7 @@ from numpyro.distributions import constraints
 
 from .._checks import check_count, check_real, is_concrete
 from .._shapes import AnyExample, AnyTime, Example
-from ..laws import ByColumns, Columns, Mixed, apart, together
+from ..laws import ByColumns, Columns, Mixed, UnknownLaw, apart, together
 from ..schedules import AbstractSchedule
 from .base import AbstractDiffusion
 
@@ -267,7 +267,7 @@ def listed(name: str, values: Any) -> list[Any]:
 def _laws(law: dist.Distribution) -> tuple[dist.Distribution, ...]:
     """The groups' laws of x_0."""
     if not isinstance(law, Mixed):
-        raise ValueError(f"denoiser: expected a law of mixed columns, as ProductMixture has, got {type(law).__name__}")
+        raise UnknownLaw(f"expected a law of mixed columns, as ProductMixture has, got one of {type(law).__name__}")
     return law.laws
 
 
