@@ -8,6 +8,7 @@ import pytest
 import numpyro_diffusion as nd
 from numpyro_diffusion._frames import read_classes, read_table
 from numpyro_diffusion.distributions.report import PriorReport, report_from_json
+from numpyro_diffusion.incomplete import row_draws
 
 KEY = jax.random.key(0)
 LISTED, SHARES = np.array([[0, 0, 1], [1, 0, 0], [2, 1, 1], [2, 1, 0]]), np.array([0.2, 0.3, 0.4, 0.1])
@@ -29,6 +30,12 @@ def prior():
     diffusion = nd.CategoricalDiffusion(nd.schedules.erasing(40), [3, 2, 2], "absorbing")
     exact = nd.DiffusionPrior(nd.ReverseProcess(diffusion, nd.denoisers.Enumerated(LISTED, SHARES), 3))
     return exact.with_report(PriorReport(None, (), 4, 0, 0, (), {}, columns=("colour", "answer", "old"), levels=LEVELS))
+
+
+@pytest.fixture
+def few_programs(monkeypatch):
+    """No row is run again with more particles, which would be two programs more."""
+    monkeypatch.setattr(row_draws, "MORE", ())
 
 
 def test_classes_are_read_as_codes():
@@ -76,7 +83,7 @@ def test_what_does_not_fit_is_refused_by_name(name):
 
 @NOISY
 @pytest.mark.slow
-def test_imputed_classes_have_their_law_and_their_levels():
+def test_imputed_classes_have_their_law_and_their_levels(few_programs):
     """Given the known cells, in any order of the columns; types, index and known cells as they were."""
     codes = np.array([[np.nan, 1, 1], [2, np.nan, 1], [np.nan, 0, np.nan], [0, 0, 1], [np.nan] * 3])
     frame = frame_of(codes).set_axis(list("vwxyz"))
@@ -96,7 +103,7 @@ def test_imputed_classes_have_their_law_and_their_levels():
 
 @NOISY
 @pytest.mark.slow
-def test_a_prior_of_a_frame_of_classes(tmp_path):
+def test_a_prior_of_a_frame_of_classes(tmp_path, few_programs):
     """K near the entropy, better than independent columns, levels kept in files, and rows completed."""
     rng = np.random.default_rng(1)
     codes = LISTED[rng.choice(4, 800, p=SHARES)].astype(float)
