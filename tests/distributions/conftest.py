@@ -342,6 +342,7 @@ REPEATED_INSIDE = REPEATED | {
     "trajectory-levels": "trajectory-mixture",
     "prior-mixed": "prior-mixture",
     "prior-transformed": "posterior-transformed",
+    "posterior-mixture": "posterior-transformed",
     "pool-power": "prior-mixture",
 }
 
