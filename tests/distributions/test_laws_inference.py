@@ -250,8 +250,8 @@ def _score_only_jvp(primals, tangents):
     return jnp.zeros_like(primals[0]), -primals[0] * tangents[0]
 
 
-def _one_posterior(prior, y=2.0):
-    mcmc = _nuts(_observed, 500, 2500, num_chains=4, chain_method="vectorized")
+def _one_posterior(prior, y=2.0, draws=2500):
+    mcmc = _nuts(_observed, 500, draws, num_chains=4, chain_method="vectorized")
     mcmc.run(KEY, prior, jnp.asarray(y))
     return np.asarray(mcmc.get_samples(group_by_chain=True)["x"])
 
@@ -286,7 +286,7 @@ def test_mixture_posterior_by_quadrature():
 
     bound, exact = moments(prior.log_prob(grid)), moments(mixture.data().log_prob(grid))
     np.testing.assert_allclose(bound, exact, atol=0.08)
-    draws = _one_posterior(prior, y)
+    draws = _one_posterior(prior, y, 700)
     error = draws.std() / np.sqrt(numpyro.diagnostics.effective_sample_size(draws))
     assert error < 0.1
     assert abs(draws.mean() - bound[0]) < 4 * error
