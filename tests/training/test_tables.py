@@ -128,7 +128,7 @@ def test_a_tables_prior_is_at_least_as_good_as_its_simple_models(kind, tmp_path)
     more = data[:, :1] ** 2 + 0.1 * more if kind == "crescent" else data[:, 1:2] + more
     data = np.concatenate([data, more], axis=1)
     x, train = data[:80], data[80:]
-    prior = fit_prior(KEY, train, max_steps=400, progress_bar=False, checkpoint=tmp_path / "run")
+    prior = fit_prior(KEY, train, max_steps=200, progress_bar=False, checkpoint=tmp_path / "run")
     own = np.asarray(prior.estimate(jnp.asarray(x, jnp.float32), key=jax.random.key(1)).value)
     gap = own - baselines.shrunk_gaussian(train).log_prob(x)
     if kind == "Gaussian":
