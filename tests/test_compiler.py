@@ -30,11 +30,10 @@ print(sums_are_right(), [warning.category.__name__ for warning in caught])
 DIGITS = """
 import numpyro_diffusion as nd
 from numpyro_diffusion.demo import *
-prior, keys = nd.load("digits"), jax.random.split(jax.random.key(0), 4)
+prior, keys = nd.load("digits"), jax.random.split(jax.random.key(0), 2)
 observed = observe(keys[1], jnp.asarray(digits().test_images[:3]))
 smc = SMC(model, num_particles=512, twist=Tempered(Laplace(), 0.5))
-for key in keys:
-    smc.run(key, short_chain(prior), observed.mask, observed.y, jnp.asarray(0.2))
+smc.run(keys[0], short_chain(prior), observed.mask, observed.y, jnp.asarray(0.2))
 print(smc.log_evidence)
 """
 
@@ -101,7 +100,7 @@ def test_the_pool_of_threads_is_made_large_enough(monkeypatch, cores, given, exp
 
 @pytest.mark.slow
 def test_decompositions_do_not_wait_for_ever():
-    """With two threads this never ended on two cores."""
+    """With two threads this never ended on two cores, not even the first run; with 64 particles it did."""
     env = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "NPROC", "OMP_NUM_THREADS")}
     command = [sys.executable, "-c", DIGITS]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=400)
