@@ -1,5 +1,6 @@
 """Categorical diffusion against enumeration: the process, the bound and posteriors of its own chain, in numpy."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -66,8 +67,10 @@ def chances(law: Any, states: np.ndarray) -> np.ndarray:
     return np.exp(each[..., 0].sum(-1))
 
 
-def kernels(process: ReverseProcess, states: np.ndarray) -> list[np.ndarray]:
+@functools.cache
+def kernels(noise: str) -> list[np.ndarray]:
     """p(x_s | x_t) over all states, from T down to the last step."""
+    process, states = process_of(noise), states_of(noise)
     inner = jax.jit(lambda t: jax.vmap(lambda x: process.inner_kernel(x, t, t - 1))(states))
     last = jax.jit(jax.vmap(process.last_kernel))(states)
     return [*(chances(inner(float(t)), states) for t in range(T, 1, -1)), chances(last, states)]
@@ -75,9 +78,9 @@ def kernels(process: ReverseProcess, states: np.ndarray) -> list[np.ndarray]:
 
 def prior_law(noise: str) -> np.ndarray:
     """p(x_0) of the chain itself over DATA."""
-    process, states = process_of(noise), states_of(noise)
+    states = states_of(noise)
     p = noise_law(noise)[states].prod(-1)
-    for kernel in kernels(process, states):
+    for kernel in kernels(noise):
         p = p @ kernel
     inside = (states < K).all(-1)
     np.testing.assert_allclose(p[inside].sum(), 1.0, rtol=1e-5)
@@ -173,7 +176,7 @@ def test_bound_by_enumeration(noise: str) -> None:
     found = jax.jit(jax.vmap(lambda key: KBound(32).estimate(key, process, x_0).terms))(
         jax.random.split(jax.random.key(0), 40)
     )
-    reverse, kl = kernels(process, states), []
+    reverse, kl = kernels(noise), []
     weight = lambda t: transition(t, 0, noise)[x_0][np.arange(2), states].prod(-1)
     for t in range(2, T + 1):
         seen = weight(t) > 0
