@@ -7,7 +7,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import constraints, transforms
-from scipy.stats import multivariate_normal
+from scipy.stats import lognorm, multivariate_normal, poisson
 
 import numpyro_diffusion as nd
 
@@ -109,8 +109,8 @@ def test_known_elements_through_correlations(correlated):
     particles = posterior.smc(jax.random.key(0), 2)
     np.testing.assert_array_equal(particles.x[..., mask], np.broadcast_to(values[mask], (2, 64, 2)).astype(np.float32))
     np.testing.assert_allclose(particles.log_evidence, log_evidence, atol=5e-3)
-    draws = np.asarray(posterior.sample(jax.random.key(1), (2000,)))[:, 1]
-    assert abs(draws.mean() - mean[0]) < 4 * np.sqrt(left[0, 0] / 2000)
+    draws = np.asarray(posterior.sample(jax.random.key(1), (1000,)))[:, 1]
+    assert abs(draws.mean() - mean[0]) < 4 * np.sqrt(left[0, 0] / 1000)
     assert abs(draws.std() / np.sqrt(left[0, 0]) - 1) < 0.07
 
 
@@ -152,8 +152,8 @@ def test_counts_of_a_positive_law(positive):
     """Poisson counts with log-normal rates, against quadrature."""
     y = jnp.array([3, 0])
     rate = np.exp(np.linspace(-8, 6, 4001))
-    law = dist.LogNormal(jnp.array([0.3, -0.2]), jnp.array([0.5, 0.8]))
-    density = np.exp(np.asarray(law.log_prob(rate[:, None]) + dist.Poisson(rate[:, None]).log_prob(y)))
+    law = lognorm([0.5, 0.8], scale=np.exp([0.3, -0.2]))
+    density = law.pdf(rate[:, None]) * poisson(rate[:, None]).pmf(np.asarray(y))
     evidence = np.trapezoid(density, rate, axis=0)
     mean = np.trapezoid(density * rate[:, None], rate, axis=0) / evidence
     smc = nd.infer.SMC(counts).run(jax.random.key(0), positive, y)
