@@ -128,7 +128,7 @@ def test_options_that_are_not_passed_on_are_refused_before_the_first_lap(name, s
 @pytest.mark.slow
 def test_draws_and_the_gaussian_start_against_closed_forms():
     """Evidence of each observation; then mean, covariance and noise near the truth, no worse than it on evidence."""
-    seen, begin = data(800), Start((2,), 0.0, 3.0)
+    seen, begin = data(400), Start((2,), 0.0, 3.0)
     observed = Observed(model, "x")
     shared = unknowns(model, "x", begin.prior, jax.tree.map(lambda leaf: leaf[0], seen))
     some = jax.tree.map(lambda leaf: leaf[:50], seen)
@@ -142,7 +142,7 @@ def test_draws_and_the_gaussian_start_against_closed_forms():
     assert np.abs((found.x.mean(1) - mean) / error).max() < 4.5
     lines = []
     now = gaussian_start(KEY, begin, observed, shared, seen, lines.append)
-    assert "laps of expectation maximisation on 800 observations" in lines[0]
+    assert "laps of expectation maximisation on 400 observations" in lines[0]
     np.testing.assert_allclose(now.params["scale"], NOISE, rtol=0.15)
     draws = np.asarray(now.prior.sample(KEY, (4000,)))
     np.testing.assert_allclose(draws.mean(0), MEAN, atol=0.2)
