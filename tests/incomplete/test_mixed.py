@@ -1,4 +1,4 @@
-"""Frames of mixed columns: kinds and levels, a learned prior beside the law of the data, and imputed cells."""
+"""Frames of mixed columns: kinds and levels, a learned prior beside the law of the data, and what it refuses."""
 
 import jax
 import numpy as np
@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion._frames import read_classes
-from numpyro_diffusion.incomplete import row_draws
+from numpyro_diffusion._frames import read_classes, read_table
 from numpyro_diffusion.training.mixed import check_columns
 from numpyro_diffusion.training.products import fit_products
 
+pytestmark = pytest.mark.usefixtures("small")
 KEY = jax.random.key(0)
 SHARES, LOCS, SCALE = np.array([0.5, 0.3, 0.2]), np.array([-1.5, 0.5, 3.0]), 0.5
 NAMES = ("red", "green", "blue")
@@ -85,9 +85,11 @@ def test_what_cannot_be_learned_from_is_refused_by_name(name):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:these imputations may be wrong")
-def test_a_learned_prior_and_imputed_cells(tmp_path, monkeypatch):
-    """K near that of the mixture it begins at, draws with the data's law, and classes as likely as their law says."""
+def test_a_learned_prior_and_what_it_refuses(tmp_path):
+    """K near that of the mixture it begins at, draws with the data's law, and the frame's levels kept in its file.
+
+    What it imputes has the form of what one of rows with gaps does (`test_mixed_gaps`).
+    """
     prior = nd.fit_prior(KEY, frame(500), max_steps=50, progress_bar=False)
     report = prior.report()
     assert report.baselines[0].name == "independent columns" and report.baselines[0].gain > 1.0
@@ -98,19 +100,9 @@ def test_a_learned_prior_and_imputed_cells(tmp_path, monkeypatch):
     data = read_classes(frame(20_000, 5)).values
     assert (abs(draws.mean(0) - data.mean(0)) < 0.15 * data.std(0) + 0.02).all()
     assert abs(np.corrcoef(draws.T) - np.corrcoef(data.T)).max() < 0.12
-    unseen = frame(80, 3).astype({"on": "boolean", "count": "Int64"})
-    truth = unseen["colour"].tolist()
-    unseen["colour"] = unseen["colour"].mask(pd.Series(True, unseen.index))
-    unseen.loc[:9, ["on", "count"]] = pd.NA
-    order = ["count", "on", "x", "colour"]
-    monkeypatch.setattr(row_draws, "MORE", (4,))  # unreliable rows are run again, but only once
-    done = nd.impute(jax.random.key(2), unseen[order], prior, 20, num_particles=32, progress_bar=False)
-    assert (done[0].dtypes == unseen[order].dtypes).all() and not done[0].isna().any().any()
-    log_share = np.log(SHARES) - 0.5 * ((unseen["x"].to_numpy()[:, None] - LOCS) / SCALE) ** 2
-    expected = np.exp(log_share - np.logaddexp.reduce(log_share, axis=1, keepdims=True))
-    found = np.stack([np.mean([table["colour"] == name for table in done], 0) for name in NAMES], 1)
-    assert abs(found - expected).mean() < 0.08 and abs(found.mean(0) - expected.mean(0)).max() < 0.06
-    assert np.mean([table["colour"].tolist()[i] == truth[i] for table in done for i in range(80)]) > 0.85
+    unseen = frame(80, 3).assign(colour=pd.Categorical([None] * 80, categories=NAMES))
+    read = read_table(unseen, dict(zip(report.columns, prior.report().levels, strict=True)))
+    assert read.levels == report.levels and np.isnan(read.values).sum(0).tolist() == [0, 80, 0, 0]
     with pytest.raises(ValueError, match="levels that the prior has seen in column 'count'"):
         nd.impute(KEY, unseen.assign(count=99), prior)
     with pytest.raises(ValueError, match=r"got classes in \['x'\]"):

@@ -15,7 +15,7 @@ from scipy.stats import multivariate_normal, norm
 import numpyro_diffusion as nd
 from numpyro_diffusion.likelihoods import AbstractLikelihood, Estimate
 from numpyro_diffusion.networks import ContextFeatures
-from numpyro_diffusion.training import _arguments, conditional, kinds
+from numpyro_diffusion.training import _arguments, conditional
 
 WEIGHT, OFFSET = np.array([[1.5, 0.0], [-0.5, 1.0], [0.3, 0.3]]), np.array([1.0, 0.0, -2.0])
 ROOT = np.array([[0.8, 0.0, 0.0], [0.4, 0.5, 0.0], [-0.3, 0.2, 0.6]])
@@ -50,14 +50,7 @@ def pairs(count, seed=0):
     return c @ WEIGHT.T + OFFSET + rng.normal(size=(count, 3)) @ ROOT.T, c
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_network():
-    small = lambda key, shape, *, num_steps, width, context, outputs=1: nd.networks.MLP(
-        key, shape, num_steps=num_steps, width=16, depth=1, outputs=outputs, context=context
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kinds, "MLP", small)
-        yield
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def test_the_regression_is_that_of_least_squares_where_there_is_enough_to_learn_from():

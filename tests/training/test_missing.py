@@ -7,6 +7,7 @@ import pytest
 import numpyro_diffusion as nd
 from numpyro_diffusion.training import DroppedRowsWarning, posterior_draws
 
+pytestmark = pytest.mark.usefixtures("small")
 KEY = jax.random.key(0)
 
 
