@@ -17,6 +17,7 @@ from numpyro_diffusion.training import (
     tables,
 )
 
+pytestmark = pytest.mark.usefixtures("small")
 KEY = jax.random.key(0)
 ROOT = np.array([[0.8, 0.0, 0.0], [0.5, 0.6, 0.0], [0.3, -0.4, 0.9]])
 
