@@ -136,8 +136,8 @@ def test_networks_go_on_unless_a_simple_model_is_better_beyond_errors(lead, goes
 
 
 @pytest.fixture(scope="module")
-def fitted():
-    """A prior with defaults but for the length of training, of near copies, and its rows."""
+def fitted(small):
+    """A prior with defaults but for the network and the length of its training, of near copies, and its rows."""
     x = near_copies(60, 5)
     return fit_prior(KEY, x, max_steps=50, progress_bar=False), x
 
@@ -175,7 +175,7 @@ def test_its_posterior_is_that_of_reweighted_draws(fitted):
 
     found = nd.infer.SMC(model, num_particles=512, num_islands=4).run(jax.random.key(1), jnp.float32(y))
     draws = np.asarray(found.get_samples()["x"], np.float64)
-    before = np.asarray(prior.sample(jax.random.key(2), (20_000,)), np.float64)
+    before = np.asarray(prior.sample(jax.random.key(2), (6_000,)), np.float64)
     weight = np.exp(-0.5 * ((before[:, 0] - y) / noise) ** 2) / (noise * np.sqrt(2 * np.pi))
     share = weight / weight.sum()
     mean, effective = share @ before, 1 / np.square(share).sum()
