@@ -175,7 +175,7 @@ def test_a_context_reaches_convolutions():
 @pytest.mark.slow
 def test_a_series_is_learned_better_than_its_gaussian_and_kept(tmp_path):
     """Above the Gaussian on held-out rows, the same from a file, and no program compiled again."""
-    options = {"schedule": schedules.log_snr(60), "max_steps": 400, "progress_bar": False}
+    options = {"schedule": schedules.log_snr(60), "max_steps": 200, "progress_bar": False}
     prior = fit_prior(KEY, _waves(400, 16), kind="series", **options)
     (gaussian, *_) = prior.report().baselines
     assert prior.report().trained == 360 and gaussian.gain > 2 * gaussian.gain_error, prior.report()
