@@ -116,7 +116,7 @@ def test_labels_left_out_now_and_then():
     x = np.where(labels == 0, -1.0, 1.5)[:, None] + np.where(labels == 0, 0.3, 0.6)[:, None] * rng.normal(
         size=(2000, 1)
     )
-    prior = nd.fit_prior(jax.random.key(0), x, context=labels, context_dropout=0.3, max_steps=3000, progress_bar=False)
+    prior = nd.fit_prior(jax.random.key(0), x, context=labels, context_dropout=0.3, max_steps=2000, progress_bar=False)
     draw = jax.jit(jax.vmap(lambda key, label: prior.given(label).sample(key)))
     draws = lambda label: np.asarray(draw(jax.random.split(jax.random.key(2), 4000), jnp.full(4000, label)))
     for label in (0, 1):
