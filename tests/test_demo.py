@@ -32,7 +32,7 @@ def exact(observation):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("optimised")  # fifty seconds of computing, or twenty
+@pytest.mark.usefixtures("optimised")  # most of it is computing
 def test_the_evidence_over_all_noise_scales():
     prior = gaussian_prior()
     truth = prior.sample(jax.random.key(0), (2,))
