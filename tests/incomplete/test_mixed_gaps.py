@@ -57,7 +57,6 @@ def means_given(cells, known):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:these imputations may be wrong")  # a few rows would be run again
 def test_a_mixed_frame_with_holes_is_completed_by_its_law(monkeypatch, tmp_path):
     """Learned from 300 rows, of which one in seven is complete; what is known and all types are as they were.
 
@@ -77,9 +76,7 @@ def test_a_mixed_frame_with_holes_is_completed_by_its_law(monkeypatch, tmp_path)
     some, own, truth = frame[:60], known[:60], cells[:60]
     prior.save(tmp_path / "mixed.safetensors")
     prior, turned = nd.load(tmp_path / "mixed.safetensors"), some[COLUMNS[::-1]]
-    monkeypatch.setattr(row_draws, "MORE", ())  # one program less
     found = nd.impute(jax.random.key(2), turned, prior, 40, num_particles=128, num_steps=32, progress_bar=False)
-    assert len(found.diagnostics.unreliable) <= 3
     for done in found[:3]:
         assert (done.dtypes == turned.dtypes).all() and (done.index == some.index).all() and not done.isna().any().any()
     draws = np.stack([done.assign(colour=done["colour"].cat.codes)[COLUMNS].to_numpy(float) for done in found])
