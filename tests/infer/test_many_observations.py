@@ -18,16 +18,21 @@ SIZE, COUNT, NOISE = 20, 18, 0.3
 OPERATOR = np.random.default_rng(0).normal(size=(COUNT, SIZE)) / np.sqrt(SIZE)
 
 
-def run(prior, y, key=0):
-    """`SMC` with its defaults and no warning, of linear observations."""
+def smc_of(prior):
+    """`SMC` with its defaults, of linear observations."""
 
-    def model():
+    def model(y):
         x = numpyro.sample("x", prior)
-        numpyro.sample("y", dist.Normal(jnp.asarray(OPERATOR, x.dtype) @ x, NOISE).to_event(1), obs=jnp.asarray(y))
+        numpyro.sample("y", dist.Normal(jnp.asarray(OPERATOR, x.dtype) @ x, NOISE).to_event(1), obs=y)
 
+    return nd.infer.SMC(model)
+
+
+def quiet(smc, y, key=0):
+    """A run that gives no warning, or the warning is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return nd.infer.SMC(model).run(jax.random.key(key))
+        return smc.run(jax.random.key(key), jnp.asarray(y, float))
 
 
 def prior_of(denoiser):
@@ -44,19 +49,20 @@ def test_of_a_normal_law_the_answer_is_exact():
     """No weight changes but at the last step, where the chain stops short of the data."""
     loc, scale = np.linspace(-1, 1, SIZE), np.linspace(0.4, 1.2, SIZE)
     y = OPERATOR @ (loc + scale * np.random.default_rng(1).normal(size=SIZE))
-    smc = run(prior_of(nd.denoisers.Gaussian(loc, scale)), y)
+    smc = quiet(smc_of(prior_of(nd.denoisers.Gaussian(loc, scale))), y)
     assert smc.plan.sampler.twist == nd.twists.Laplace() and smc.reliability.least_size > 500
     assert abs(smc.log_evidence - density(y, loc, scale)) < 0.02
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_of_a_mixture():
     rng = np.random.default_rng(2)
     locs, weights = rng.normal(size=(3, SIZE)), np.array([0.2, 0.5, 0.3])
-    prior, found = prior_of(nd.denoisers.GaussianMixture(locs, [0.4, 0.5, 0.6], weights)), []
+    smc, found = smc_of(prior_of(nd.denoisers.GaussianMixture(locs, [0.4, 0.5, 0.6], weights))), []
     for key in range(8):
         y = OPERATOR @ (locs[key % 3] + 0.5 * rng.normal(size=SIZE)) + NOISE * rng.normal(size=COUNT)
-        smc = run(prior, y, key)
+        quiet(smc, y, key)
         each = [density(y, loc, scale * np.ones(SIZE)) for loc, scale in zip(locs, [0.4, 0.5, 0.6], strict=True)]
         found.append((smc.log_evidence - logsumexp(each, b=weights), smc.log_evidence_error))
     assert smc.plan.sampler.twist == nd.twists.MixtureMatched()
@@ -81,9 +87,7 @@ def test_of_a_mixture_with_many_known_elements():
     for key in range(3):
         which = rng.integers(5)
         y = np.where(known, locs[which] + scales[which] * rng.normal(size=40), 0.0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            smc.run(jax.random.key(key), jnp.asarray(y, float))
+        quiet(smc, y, key)
         each = norm.logpdf(y[known], locs[:, known], scales[:, None]).sum(1) + np.log(0.2)
         assert abs(smc.log_evidence - logsumexp(each)) < 4 * smc.log_evidence_error + 0.1  # the chain's own law
         share = np.exp(each - logsumexp(each))
@@ -102,8 +106,8 @@ LIKELIHOODS = {
 
 @functools.cache
 def digits():
-    """The packaged prior with a chain of 20 steps, and draws of it, by the first test that asks for them."""
-    prior = nd.load("digits").with_(sampler=nd.samplers.Ancestral(20))
+    """The packaged prior with a chain of 10 steps, and draws of it, by the first test that asks for them."""
+    prior = nd.load("digits").with_(sampler=nd.samplers.Ancestral(10))
     return prior, np.asarray(prior.sample(jax.random.key(9), (40_000,)))
 
 
