@@ -145,10 +145,12 @@ def test_the_evidence_of_bits_is_unbiased():
     process, factor = nd.ReverseProcess(diffusion, denoiser, 2), Elementwise([1.5, -1.0], [-0.5, 1.0])
     states = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     p = np.prod(np.where(states == 1, 0.4, 0.6), 1)
-    for t in (3, 2, 1):
-        one = np.asarray(process.kernel(states, t, t - 1).mean, np.float64)[:, None]
+    each = jax.jit(jax.vmap(lambda x: (factor.log_r(x), [process.kernel(x, t, t - 1).mean for t in (3, 2, 1)])))
+    log_r, kernels = each(jnp.asarray(states))
+    for one in kernels:
+        one = np.asarray(one, np.float64)[:, None]
         p = p @ np.prod(np.where(states == 1, one, 1 - one), -1)
-    log_z = np.log(p @ np.exp([float(factor.log_r(jnp.asarray(x))) for x in states]))
+    log_z = np.log(p @ np.exp(np.asarray(log_r, np.float64)))
     sampler = TwistedSMC(4, twists.Constant(), antithetic=True)
     got = relative(runs(sampler, process, factor, keys(4, 4000)).log_evidence, log_z)
     assert got.std() > 0.05
@@ -218,7 +220,8 @@ def test_the_runner_passes_it_on():
         numpyro.sample("y", dist.Normal(x[0], 1.0), obs=y)
 
     for antithetic in (False, True):
-        smc = nd.infer.SMC(model, num_particles=6, num_islands=2, threshold=0.0, antithetic=antithetic)
+        own = {"twist": twists.MomentMatched(), "threshold": 0.0, "antithetic": antithetic}
+        smc = nd.infer.SMC(model, num_particles=6, num_islands=2, **own)
         ancestors = np.asarray(smc.run(jax.random.key(9), 0.3).particles.ancestors)
         assert (ancestors != np.arange(6)).any() == antithetic
         np.testing.assert_array_equal(np.sort(ancestors, axis=-1), np.broadcast_to(np.arange(6), ancestors.shape))
