@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.infer import MCMC, NUTS
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 
 import numpyro_diffusion as nd
 
@@ -22,20 +22,22 @@ def prior(denoiser, num_steps, shape=1, loc=0.0, scale=1.0, transform=None):
     return nd.DiffusionPrior(nd.ReverseProcess(diffusion, denoiser, shape), transform=transform)
 
 
-def summed(num_steps):
-    """Two laws of different shapes, in diffusions of different units."""
-    x_1 = numpyro.sample("x_1", prior(ONE, num_steps))
-    x_2 = numpyro.sample("x_2", prior(OTHER, num_steps, (1, 1), 0.3, 1.5))
+def laws(num_steps):
+    """Of different shapes, in diffusions of different units."""
+    return prior(ONE, num_steps), prior(OTHER, num_steps, (1, 1), 0.3, 1.5)
+
+
+def summed(one, other):
+    x_1, x_2 = numpyro.sample("x_1", one), numpyro.sample("x_2", other)
     numpyro.sample("y", dist.Normal(x_1 + x_2[0], 0.3).to_event(1), obs=jnp.array([Y]))
 
 
 def exact():
     """Log evidence, share of x_1 above 0 and the sites' means, by quadrature."""
     grid = np.linspace(-6, 6, 1201)
-    one, other = ONE.data().log_prob(grid[:, None]), OTHER.data().log_prob(grid[:, None, None])
-    joint = (
-        np.asarray(one)[:, None] + np.asarray(other) + np.asarray(dist.Normal(grid[:, None] + grid, 0.3).log_prob(Y))
-    )
+    one = np.log(norm.pdf(grid[:, None], [-2.0, 2.0], 0.3) @ [0.28, 0.72])
+    other = np.log(norm.pdf(grid[:, None], [-2.5, 1.5], [0.4, 0.3]) @ [0.5, 0.5])
+    joint = one[:, None] + other + norm.logpdf(Y, grid[:, None] + grid, 0.3)
     share = np.exp(joint - logsumexp(joint))
     log_z = logsumexp(joint) + 2 * np.log(grid[1] - grid[0])
     return log_z, share[grid > 0].sum(), share.sum(1) @ grid, share.sum(0) @ grid
@@ -45,7 +47,7 @@ def exact():
 def test_two_laws_summed_by_smc():
     log_z, share, *means = exact()
     assert abs(share - 0.7) < 0.02
-    smc = nd.infer.SMC(summed, num_islands=8).run(jax.random.key(0), 100)
+    smc = nd.infer.SMC(summed, num_islands=8).run(jax.random.key(0), *laws(100))
     assert smc.log_evidence_error < 0.02
     assert abs(smc.log_evidence - log_z) < 3 * smc.log_evidence_error + 1e-3
     x = smc.get_samples()
@@ -67,7 +69,7 @@ def test_a_second_run_compiles_nothing():
         total = numpyro.sample("x_1", one) + numpyro.sample("x_2", other)
         numpyro.sample("y", dist.Normal(total, 1.0).to_event(1), obs=y)
 
-    smc = nd.infer.SMC(model, num_particles=16, num_islands=2)
+    smc = nd.infer.SMC(model, num_particles=16, num_islands=2, twist=nd.twists.Flat())
     smc.run(jax.random.key(0), jnp.ones(1))
     assert any(seen)
     seen.clear()
@@ -80,7 +82,7 @@ def test_two_laws_summed_by_particle_gibbs():
     """The two explanations change places; R-hat of two such sites one at a time is above 3."""
     _, share, *_ = exact()
     mcmc = MCMC(nd.infer.ParticleGibbs(summed), num_warmup=20, num_samples=800, progress_bar=False)
-    mcmc.run(jax.random.key(1), 50)
+    mcmc.run(jax.random.key(1), *laws(50))
     positive = np.asarray(mcmc.get_samples()["x_1"] > 0, dtype=float)[:, 0]
     effective = float(numpyro.diagnostics.effective_sample_size(positive[None]))
     assert effective > 250
