@@ -3,6 +3,7 @@
 The truth is about the prior's own chain: its draws, reweighted by the likelihood.
 """
 
+import functools
 import warnings
 
 import jax
@@ -13,6 +14,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import transforms
 from numpyro.infer import MCMC
+from programs import programs_optimised
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import twists
@@ -26,6 +28,12 @@ LIKELIHOODS = {
     "student": lambda x: dist.StudentT(3.0, x[0] * x[1], 0.1).log_prob(1.0),
     "linear": lambda x: dist.Normal(x.sum(), 0.3).log_prob(1.0),
 }
+NUMBER = {name: jnp.asarray(i) for i, name in enumerate(LIKELIHOODS)}
+
+
+def chosen(x, which):
+    """The likelihood of that number: one program for all of them."""
+    return jax.lax.switch(which, list(LIKELIHOODS.values()), x)
 
 
 @pytest.fixture(scope="module")
@@ -36,72 +44,84 @@ def mixture():
 
 
 @pytest.fixture(scope="module")
-def million(mixture):
-    """Draws of the mixture, shape (1000000, 2)."""
-    return np.asarray(mixture.sample(jax.random.key(99), (1_000_000,)))
+def draws(mixture):
+    """Of the mixture's chain, shape (300000, 2)."""
+    with programs_optimised():
+        return np.asarray(mixture.sample(jax.random.key(99), (300_000,)))
 
 
-def reweighted(draws, log_r, of=lambda x: x):
-    """Log evidence, its standard error, means and standard deviations of a function, by draws of the prior."""
-    x, count = np.asarray(draws, np.float64), len(draws)
-    each = np.asarray(jax.vmap(log_r)(jnp.asarray(x, jnp.float32)), np.float64)
+@functools.partial(jax.jit, static_argnums=0)
+def each_of(log_r, x, args):
+    return jax.vmap(lambda x: log_r(x, *args))(x)
+
+
+def reweighted(draws, log_r, *args):
+    """Log evidence, its standard error, and the shares of the prior's draws."""
+    each = np.asarray(each_of(log_r, np.asarray(draws, np.float32), args), np.float64)
     weight = np.exp(each - each.max())
-    share = weight / weight.sum()
-    x = of(x)
+    error = weight.std() / weight.mean() / np.sqrt(len(weight))
+    return np.log(weight.mean()) + each.max(), error, weight / weight.sum()
+
+
+def moments(share, x):
     mean = share @ x
-    error = weight.std() / weight.mean() / np.sqrt(count)
-    return np.log(weight.mean()) + each.max(), error, mean, np.sqrt(share @ (x - mean) ** 2)
+    return mean, np.sqrt(share @ (x - mean) ** 2)
 
 
-def model_of(prior, log_r):
-    def model():
-        numpyro.factor("y", log_r(numpyro.sample("x", prior)))
+def smc_of(prior, log_r, **options):
+    def model(*args):
+        numpyro.factor("y", log_r(numpyro.sample("x", prior), *args))
 
-    return model
+    return nd.infer.SMC(model, **options)
 
 
-def assert_right(prior, draws, log_r, reach=np.inf):
+def assert_right(smc, draws, log_r, *args, reach=np.inf):
     """Nothing is warned of, and all is within three standard errors and what defaults are to reach.
 
     `reach`: moments are those of x cut off at so many standard deviations.
     """
-    value, error, mean, sd = reweighted(draws, log_r)
+    value, error, share = reweighted(draws, log_r, *args)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        smc = nd.infer.SMC(model_of(prior, log_r)).run(jax.random.key(1))
+        smc.run(jax.random.key(1), *args)
     gap = abs(smc.log_evidence - value)
     assert gap < 0.15 + 3 * error
     assert gap < 4 * np.hypot(smc.log_evidence_error, error) + 0.01
+    assert smc.plan.sampler.twist == twists.Tempered(twists.Laplace(), 0.5)
+    assert "twist Tempered(Laplace, power=0.5), chosen by rule" in str(smc.plan)
     # Of eight runs, as the noise of one run's standard deviation is as large as its bound where tails are heavy.
     found = [smc.get_samples()["x"]]
     for key in jax.random.split(jax.random.key(2), 7):
-        found.append(nd.infer.SMC(smc.model).run(key).get_samples()["x"])
+        found.append(smc.run(key, *args).get_samples()["x"])
+    mean, sd = moments(share, draws)
     inside = lambda x: np.clip(np.asarray(x, np.float64), mean - reach * sd, mean + reach * sd)
-    x, truth = inside(np.concatenate(found)), reweighted(draws, log_r, inside)
-    np.testing.assert_allclose((x.mean(0) - truth[2]) / truth[3], 0.0, atol=0.12)
-    np.testing.assert_allclose(x.std(0) / truth[3], 1.0, atol=0.12)
-    return smc
+    x, (mean, sd) = inside(np.concatenate(found)), moments(share, inside(draws))
+    np.testing.assert_allclose((x.mean(0) - mean) / sd, 0.0, atol=0.12)
+    np.testing.assert_allclose(x.std(0) / sd, 1.0, atol=0.12)
+
+
+@pytest.fixture(scope="module")
+def of_mixture(mixture):
+    return smc_of(mixture, chosen)
+
+
+@pytest.fixture(scope="module")
+def of_banana(banana):
+    return smc_of(banana, chosen)
 
 
 @pytest.mark.slow
-def test_the_default_is_right_for_two_moduli(mixture, million):
-    smc = assert_right(mixture, million[:100_000], LIKELIHOODS["modulus"])
-    assert smc.plan.sampler.twist == twists.Tempered(twists.Laplace(), 0.5)
-    assert "twist Tempered(Laplace, power=0.5), chosen by rule" in str(smc.plan)
+@pytest.mark.parametrize("name", ["linear", "modulus", "square"])  # the learned prior has them all
+def test_the_default_is_right_for_an_exact_prior(of_mixture, draws, name):
+    assert_right(of_mixture, draws[:100_000], chosen, NUMBER[name])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["linear", "square"])  # the learned prior has them all
-def test_the_default_is_right_for_an_exact_prior(mixture, million, name):
-    assert_right(mixture, million[:100_000], LIKELIHOODS[name])
-
-
-@pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", sorted(LIKELIHOODS))
-def test_the_default_is_right_for_a_learned_prior(banana, banana_draws, name):
+def test_the_default_is_right_for_a_learned_prior(of_banana, banana_draws, name):
     # Student's t leaves 0.04% of the mass in a far corner, of which an island has now and then ten times as much.
-    smc = assert_right(banana, banana_draws, LIKELIHOODS[name], 4.0 if name == "student" else np.inf)
-    assert "twist Tempered(Laplace, power=0.5), chosen by rule" in str(smc.plan)
+    assert_right(of_banana, banana_draws, chosen, NUMBER[name], reach=4.0 if name == "student" else np.inf)
 
 
 def in_coordinates(transform, prior, draws):
@@ -126,7 +146,8 @@ TRANSFORMS = {
 def test_the_default_is_right_for_a_learned_prior_in_other_coordinates(banana, banana_draws, name):
     """The truth is the transformed prior's own draws, reweighted by a likelihood that is not linear-Gaussian."""
     transform, log_r = TRANSFORMS[name]
-    assert_right(*in_coordinates(transform, banana, banana_draws), log_r)
+    prior, draws = in_coordinates(transform, banana, banana_draws)
+    assert_right(smc_of(prior, log_r), draws, log_r)
 
 
 @pytest.mark.slow
@@ -149,10 +170,10 @@ def test_known_elements_of_a_learned_prior(banana, banana_draws, transform):
 
 
 @pytest.mark.slow
-def test_particle_gibbs_mixes_between_the_modes_of_a_modulus(mixture, million):
+def test_particle_gibbs_mixes_between_the_modes_of_a_modulus(mixture, draws):
     log_r = LIKELIHOODS["modulus"]
-    _, _, mean, sd = reweighted(million[:100_000], log_r)
-    kernel = nd.infer.ParticleGibbs(model_of(mixture, log_r))
+    mean, sd = moments(reweighted(draws[:100_000], log_r)[2], draws[:100_000])
+    kernel = nd.infer.ParticleGibbs(smc_of(mixture, log_r).model)
     mcmc = MCMC(kernel, num_warmup=50, num_samples=1000, progress_bar=False)
     mcmc.run(jax.random.key(0))
     x = np.asarray(mcmc.get_samples()["x"], np.float64)
@@ -163,40 +184,45 @@ def test_particle_gibbs_mixes_between_the_modes_of_a_modulus(mixture, million):
 
 def test_what_a_bad_twist_does_is_said(mixture):
     """Of a twist that is asked for nothing is changed; the answer comes with its numbers."""
-    sharp = model_of(mixture, lambda x: dist.Normal(x, 0.01).log_prob(jnp.array([1.3, 0.7])).sum())
+    sharp = lambda x: dist.Normal(x, 0.01).log_prob(jnp.array([1.3, 0.7])).sum()
     with pytest.warns(nd.ReliabilityWarning, match="this posterior may be wrong: .*effective number of particles"):
-        smc = nd.infer.SMC(sharp, num_particles=32, twist=twists.Flat()).run(jax.random.key(0))
+        smc = smc_of(mixture, sharp, num_particles=32, twist=twists.Flat()).run(jax.random.key(0))
     assert smc.reliability.least_size < 5
     assert "as asked for" in str(smc.plan)
 
 
 @pytest.mark.slow
-def test_a_second_opinion_agrees(mixture):
+def test_a_second_opinion_agrees(mixture, of_mixture):
     """By draws of the prior where they suffice, and by tempering where they do not."""
-    smc = nd.infer.SMC(model_of(mixture, LIKELIHOODS["square"])).run(jax.random.key(0))
-    found = smc.cross_check(jax.random.key(1))
+    found = of_mixture.run(jax.random.key(0), NUMBER["square"]).cross_check(jax.random.key(1))
     assert found.method == "prior draws"
     assert found.agrees
-    narrow = model_of(mixture, lambda x: dist.Normal(x, 0.02).log_prob(jnp.array([1.3, 0.7])).sum())
-    smc = nd.infer.SMC(narrow).run(jax.random.key(0))
-    found = smc.cross_check(jax.random.key(1), num_draws=1000)
+
+    def narrow():
+        x = numpyro.sample("x", mixture)
+        numpyro.sample("y", dist.Normal(x, 0.02).to_event(1), obs=jnp.array([1.3, 0.7]))
+
+    found = nd.infer.SMC(narrow).run(jax.random.key(0)).cross_check(jax.random.key(1), num_draws=1000)
     assert found.method == "tempering"
     assert abs(found.difference) < 4 * found.difference_error
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", [nd.samplers.Ancestral(4), nd.samplers.DDIM(4)])
-def test_one_rule_says_how_many_steps_an_answer_is_about(mixture, sampler):
+def test_one_rule_says_how_many_steps_an_answer_is_about(sampler):
     """The prior's own sampler does, in SMC, in particle Gibbs and for a product."""
-    prior, log_r = mixture.with_(sampler=sampler), LIKELIHOODS["square"]
-    model = model_of(prior, log_r)
+    process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(16)), nd.denoisers.Gaussian(0.0, 1.0), 2)
+    product = nd.DiffusionPrior(process, sampler=sampler) * nd.factors.Gaussian(1.0, 0.5)
+
+    def model():
+        numpyro.sample("x", product)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         smc = nd.infer.SMC(model, num_particles=32).run(jax.random.key(0))
-        product = (prior * nd.factors.Factor(log_r)).smc(jax.random.key(0))
-    assert smc.particles.ancestors.shape[1] == product.ancestors.shape[1] == 4
-    kernel = nd.infer.ParticleGibbs(model)
-    state = kernel.init(jax.random.key(0), 0, None, (), {})
+        found = product.smc(jax.random.key(0))
+    assert smc.particles.ancestors.shape[1] == found.ancestors.shape[1] == 4
+    state = nd.infer.ParticleGibbs(model).init(jax.random.key(0), 0, None, (), {})
     assert state.path.shape == (5, 2)
 
 
@@ -221,14 +247,15 @@ def test_another_row_with_other_known_elements_compiles_nothing(mixture):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("noise", "twist"), [(0.5, None), (0.05, None), (0.05, twists.MomentMatched("exact"))])
-def test_a_linear_observation_of_an_exact_mixture(mixture, million, noise, twist):
+def test_a_linear_observation_of_an_exact_mixture(mixture, draws, noise, twist):
     """As a site of the model, which twists take in closed form; proposals must not be narrower than the target."""
 
     def model():
         x = numpyro.sample("x", mixture)
         numpyro.sample("y", dist.Normal(x.sum(), noise), obs=1.0)
 
-    value, error, mean, sd = reweighted(million, lambda x: dist.Normal(x.sum(), noise).log_prob(1.0))
+    value, error, share = reweighted(draws, lambda x: dist.Normal(x.sum(), noise).log_prob(1.0))
+    mean, sd = moments(share, draws)
     smc = nd.infer.SMC(model, num_islands=30, twist=twist).run(jax.random.key(3))
     assert isinstance(smc.plan.sampler.twist, twists.MixtureMatched if twist is None else twists.MomentMatched)
     assert abs(smc.log_evidence - value) < 4 * np.hypot(smc.log_evidence_error, error)
