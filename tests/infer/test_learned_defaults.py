@@ -47,7 +47,7 @@ def exponentials():
 def drawn(prior):
     """So many that their error is a small part of that of SMC."""
     with programs_optimised():
-        return np.asarray(prior.sample(jax.random.key(7), (200_000,)), np.float64)
+        return np.asarray(prior.sample(jax.random.key(7), (60_000,)), np.float64)
 
 
 def own_network():
