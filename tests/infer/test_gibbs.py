@@ -9,7 +9,7 @@ import pytest
 from numpyro.diagnostics import effective_sample_size
 from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffine
 from numpyro.handlers import reparam
-from numpyro.infer import MCMC, NUTS, DiscreteGibbs
+from numpyro.infer import HMC, MCMC, NUTS, DiscreteGibbs
 from numpyro.infer.util import log_density
 from scipy.stats import norm
 
@@ -84,7 +84,7 @@ def test_unknown_scales_in_a_plate_of_transformed_and_strided_priors():
             numpyro.sample("y", dist.Normal(x, NOISE).to_event(1), obs=ys[:, None])
 
     kernel = nd.infer.ParticleGibbs(plated, num_particles=4)
-    draws = run(nd.infer.Gibbs([(kernel, ["x"]), (NUTS(plated), None)], interweave="joint"), 1000)
+    draws = run(nd.infer.Gibbs([(kernel, ["x"]), (HMC(plated), None)], interweave="joint"), 1000)
     assert draws["x"].shape == (1, 1000, 2, 1) and draws["scale"].shape == (1, 1000, 2)
     shift, scale = np.meshgrid(np.linspace(-5, 5, 401), np.exp(np.linspace(-3, 3, 601)), indexing="ij")
     each = [
@@ -208,7 +208,7 @@ def test_an_amplitude_mixes():
         numpyro.sample("y", dist.Normal(a * x, 0.1).to_event(1), obs=y)
 
     kernel = nd.infer.ParticleGibbs(amplified, num_particles=8)
-    draws = run(nd.infer.Gibbs([(kernel, ["x"]), (NUTS(amplified), None)]), 1000)
+    draws = run(nd.infer.Gibbs([(kernel, ["x"]), (HMC(amplified), None)]), 1000)
     log_p = norm.logpdf(np.log(points), 0, 0.5) - np.log(points)
     log_p += norm.logpdf(y, 0, np.hypot(points, 0.1)[:, None]).sum(1)
     share = np.exp(log_p - log_p.max()) / np.exp(log_p - log_p.max()).sum()
@@ -277,7 +277,7 @@ def test_a_learned_prior_under_counts_with_an_unknown_context():
     network = nd.networks.MLP(jax.random.key(0), (2,), num_steps=12, width=32, context=features)
     denoiser = nd.denoisers.Network(network, "velocity", told=told)
     untrained = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(12, -8, 6)), denoiser, (2,))
-    key, options = jax.random.key(0), {"max_steps": 300, "batch_size": 128, "progress_bar": False}
+    key, options = jax.random.key(0), {"max_steps": 300, "batch_size": 128, "validation": 0.0, "progress_bar": False}
     prior = nd.DiffusionPrior(nd.fit(key, untrained, data, context=c, **options).process)
     log_r = lambda x: dist.Poisson(jnp.exp(x[0] + x[1])).log_prob(4)
 
@@ -291,7 +291,7 @@ def test_a_learned_prior_under_counts_with_an_unknown_context():
     weight = np.asarray(jax.nn.softmax(log_weight), np.float64)
     mean = weight @ np.asarray(drawn)
     sd = np.sqrt(weight @ (np.asarray(drawn) - mean) ** 2)
-    blocks = [(nd.infer.ParticleGibbs(model), ["x"]), (NUTS(model), ["c"])]
+    blocks = [(nd.infer.ParticleGibbs(model), ["x"]), (HMC(model, trajectory_length=1.0), ["c"])]
     mcmc = MCMC(nd.infer.Gibbs(blocks), num_warmup=200, num_samples=800, progress_bar=False)
     mcmc.run(jax.random.key(1))
     draws = np.asarray(mcmc.get_samples()["c"], np.float64)
@@ -315,7 +315,7 @@ def test_known_cells_keep_their_values_under_a_transform_that_mixes_them():
             x = numpyro.sample("x", jax.vmap(lambda x, known: prior * nd.factors.Delta(x, known))(cells, known))
             numpyro.sample("y", dist.Normal(slope * x.sum(-1), 0.5), obs=jnp.ones(2))
 
-    blocks = [(nd.infer.ParticleGibbs(model, num_particles=4), ["x"]), (NUTS(model), ["slope"])]
+    blocks = [(nd.infer.ParticleGibbs(model, num_particles=4), ["x"]), (HMC(model), ["slope"])]
     mcmc = MCMC(nd.infer.Gibbs(blocks), num_warmup=10, num_samples=10, progress_bar=False)
     mcmc.run(jax.random.key(0))
     found = mcmc.get_samples()
