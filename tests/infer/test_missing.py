@@ -7,7 +7,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.distributions.transforms import LowerCholeskyAffine
-from numpyro.infer import MCMC, NUTS, Gibbs
+from numpyro.infer import HMC, MCMC, Gibbs
 from scipy.special import logsumexp
 from scipy.stats import norm
 
@@ -49,10 +49,10 @@ def quadrature():
 
 @pytest.mark.slow
 def test_missing_covariates_beside_the_slope():
-    """Particle Gibbs for the rows, NUTS for the slope, against quadrature."""
+    """Particle Gibbs for the rows, HMC for the slope, against quadrature."""
     process = nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(8)), nd.denoisers.Gaussian(0.0, 1.0), 2)
     prior = nd.DiffusionPrior(process, transform=LowerCholeskyAffine(jnp.zeros(2), jnp.asarray(ROOT)))
-    kernel = Gibbs([(nd.infer.ParticleGibbs(model, "rows"), ["rows"]), (NUTS(model), ["slope"])])
+    kernel = Gibbs([(nd.infer.ParticleGibbs(model, "rows"), ["rows"]), (HMC(model), ["slope"])])
     mcmc = MCMC(kernel, num_warmup=200, num_samples=1500, progress_bar=False)
     mcmc.run(jax.random.key(0), prior, jnp.asarray(X), jnp.asarray(KNOWN), jnp.asarray(Y))
     draws = {name: np.asarray(value, np.float64) for name, value in mcmc.get_samples().items()}

@@ -8,7 +8,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.diagnostics import effective_sample_size
-from numpyro.infer import MCMC, NUTS, Gibbs
+from numpyro.infer import HMC, MCMC, NUTS, Gibbs
 from scipy.stats import halfnorm, norm
 
 import numpyro_diffusion as nd
@@ -119,7 +119,7 @@ def test_sequential_chains_and_parallel_keys_agree():
 
 @pytest.mark.slow
 def test_two_draws_of_one_prior_and_an_unknown_shift():
-    """A sum of a plate's elements, which are then one state, beside NUTS for another site."""
+    """A sum of a plate's elements, which are then one state, beside HMC for another site."""
     spread = 2 * SCALE**2 + NOISE**2
 
     def plated(y):
@@ -128,7 +128,7 @@ def test_two_draws_of_one_prior_and_an_unknown_shift():
             x = numpyro.sample("x", PRIOR)
         numpyro.sample("y", dist.Normal(x.sum(0) + shift, NOISE).to_event(1), obs=y)
 
-    kernel = Gibbs([(ParticleGibbs(plated, num_particles=8), ["x"]), (NUTS(plated), None)])
+    kernel = Gibbs([(ParticleGibbs(plated, num_particles=8), ["x"]), (HMC(plated), None)])
     mcmc = MCMC(kernel, num_warmup=60, num_samples=300, num_chains=2, chain_method=jax.vmap, progress_bar=False)
     mcmc.run(jax.random.key(5), Y)
     draws = {name: np.asarray(value, np.float64) for name, value in mcmc.get_samples(group_by_chain=True).items()}
