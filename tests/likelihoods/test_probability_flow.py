@@ -17,19 +17,16 @@ def process() -> nd.ReverseProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_probes", [0, 2])
-def test_adjoints_agree_with_finite_differences(num_probes: int, x64: None) -> None:
+@pytest.mark.parametrize(("num_probes", "adjoint"), [(2, "checkpoint"), (0, "backsolve"), (2, "backsolve")])
+def test_adjoints_agree_with_finite_differences(num_probes: int, adjoint: Any, x64: None) -> None:
     """The solver's own gradient is that of its value; the adjoint equation's is close to it."""
     pytest.importorskip("diffrax")
-    x, step, gradients = np.array([0.4, -0.3]), 1e-5, {}
-    for adjoint in ("checkpoint", "backsolve"):
-        flow = nd.ProbabilityFlow(16, num_probes, adjoint=adjoint)
-        value = jax.jit(jax.value_and_grad(lambda x, flow=flow: flow.estimate(jax.random.key(0), process(), x).value))
-        gradients[adjoint] = value(x)[1]
-        if adjoint == "checkpoint":
-            finite = [(value(x + e)[0] - value(x - e)[0]) / (2 * step) for e in step * np.eye(2)]
-    np.testing.assert_allclose(gradients["checkpoint"], finite, rtol=1e-6)
-    np.testing.assert_allclose(gradients["backsolve"], finite, rtol=1e-3)
+    flow = nd.ProbabilityFlow(16, num_probes, adjoint=adjoint)
+    both = jax.value_and_grad(lambda x: flow.estimate(jax.random.key(0), process(), x).value)
+    x, step = np.array([0.4, -0.3]), 1e-5 * np.eye(2)
+    value, gradient = jax.jit(jax.vmap(both))(np.concatenate([x[None], x + step, x - step]))
+    finite = (value[1:3] - value[3:]) / 2e-5
+    np.testing.assert_allclose(gradient[0], finite, rtol=1e-6 if adjoint == "checkpoint" else 1e-3)
 
 
 @pytest.mark.slow
