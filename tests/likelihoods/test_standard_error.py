@@ -59,6 +59,7 @@ def test_weights_of_zero_and_many_weights() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     "estimator",
     [nd.ImportanceWeighted(8, "twisted"), nd.ProbabilityFlow(num_probes=8)],

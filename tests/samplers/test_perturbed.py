@@ -59,6 +59,7 @@ def test_clamped_clean_values_underestimate_a_correlation():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_jumps_help_replacement():
     once, often = (draws(nd.samplers.Replacement(jumps), correlated(), KNOWN)[:, 1] for jumps in (1, 5))
     assert abs(once.mean() - 1.35) > 0.3
