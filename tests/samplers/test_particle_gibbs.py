@@ -1,5 +1,6 @@
 """Particle Gibbs leaves the chain's posterior as it is, with as few as two particles and a poor twist."""
 
+import functools
 import itertools
 
 import equinox as eqx
@@ -7,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import expit
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import twists
@@ -23,6 +23,7 @@ def gaussian_process():
     return nd.ReverseProcess(diffusion, nd.denoisers.Gaussian(LOC, SCALE), 1)
 
 
+@functools.cache
 def path_law():
     """Mean and covariance of (x_0 … x_T) given Y: the chain is a Gaussian vector, Y sees its first element."""
     process = gaussian_process()
@@ -130,12 +131,17 @@ def bits_process():
 
 def bits_truth(factor):
     """p(x_0) r(x_0)/Z over STATES, p by multiplying the chain's transition matrices."""
-    process, states = bits_process(), jnp.asarray(STATES)
-    p = np.exp(np.asarray(jax.vmap(process.terminal().log_prob)(states), np.float64))
-    for t in range(4, 0, -1):
-        one = expit(np.asarray(process.kernel(states, t).base_dist.logits, np.float64))
+    process = bits_process()
+
+    @jax.jit
+    def each(x):
+        return process.terminal().log_prob(x), factor.log_r(x), [process.kernel(x, t).mean for t in range(4, 0, -1)]
+
+    log_p, log_r, kernels = jax.tree.map(lambda each: np.asarray(each, np.float64), jax.vmap(each)(jnp.asarray(STATES)))
+    p = np.exp(log_p)
+    for one in kernels:
         p = p @ np.prod(np.where(STATES == 1, one[:, None], 1 - one[:, None]), axis=-1)
-    p = p * np.exp([float(factor.log_r(x)) for x in STATES])
+    p = p * np.exp(log_r)
     return p / p.sum()
 
 

@@ -304,13 +304,12 @@ def test_a_factor_of_zero_gives_no_nan():
 @pytest.mark.slow
 def test_weights_and_ancestors_are_what_they_say():
     process, factor = gaussian_process(4), LinearGaussian(Y, A, NOISE)
-    never, always = (
-        eqx.filter_jit(TwistedSMC(16, twists.Constant(), threshold=threshold, antithetic=False).run)(
+    never, always, ordered = (
+        eqx.filter_jit(TwistedSMC(16, twists.Constant(), threshold=threshold, antithetic=antithetic).run)(
             jax.random.key(10), process, factor
         )
-        for threshold in (0.0, 1.0)
+        for threshold, antithetic in ((0.0, False), (1.0, False), (0.0, True))
     )
-    ordered = TwistedSMC(16, twists.Constant(), threshold=0.0).run(jax.random.key(10), process, factor)
     for got in (never, always, ordered):
         assert got.x.shape == (16, 2) and got.ancestors.shape == (4, 16) and got.effective_size.shape == (5,)
         assert np.isclose(logsumexp(got.log_weight), 0, atol=1e-5)
