@@ -1,5 +1,6 @@
 """The K bound against closed forms, enumeration of all paths, and path averages, in numpy."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -456,6 +457,7 @@ ESTIMATORS = {
 FAR = LOC + SCALE * np.array([2.5, -2.0])
 
 
+@functools.cache
 def _estimates(name: str) -> Any:
     """400 estimates of one K, with keys of their own."""
     return _run_all(ESTIMATORS[name], _affine_process("beta", "learned"), np.tile(FAR, (400, 1)), 8)
