@@ -22,8 +22,8 @@ def _values(prior: Any, x: Any, seeds: int, likelihood: AbstractLikelihood | Non
 def _learned() -> tuple[nd.DiffusionPrior, np.ndarray]:
     """Of a correlated normal law, after a few steps."""
     factor = np.array([[1.0, 0.0], [0.9, 0.3]], np.float32)
-    data = np.random.default_rng(0).standard_normal((1000, 2)).astype(np.float32) @ factor.T
-    prior = nd.fit_prior(jax.random.key(0), data, schedule=nd.schedules.log_snr(25), max_steps=200, progress_bar=False)
+    data = np.random.default_rng(0).standard_normal((400, 2)).astype(np.float32) @ factor.T
+    prior = nd.fit_prior(jax.random.key(0), data, schedule=nd.schedules.log_snr(25), max_steps=100, progress_bar=False)
     return prior, data[:16]
 
 
