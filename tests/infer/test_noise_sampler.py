@@ -129,7 +129,7 @@ def test_the_crescents_are_those_of_quadrature():
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", nd.ReliabilityWarning)
-        smc = nd.infer.SMC(model, num_particles=512).run(jax.random.key(0))
+        smc = nd.infer.SMC(model).run(jax.random.key(0))
     assert isinstance(smc.plan.sampler, NoiseTempering) and "no twist, tempered" in str(smc.plan)
     assert abs(smc.log_evidence - truth) < 4 * smc.log_evidence_error and smc.log_evidence_error < 0.25
     theta = 2 * ndtr(np.asarray(smc.get_samples()["x"], dtype=np.float64)) - 1
