@@ -57,7 +57,8 @@ def test_the_mixtures_law_and_covariance(x64):
     apart = x[:, None] - MEANS
     square = np.einsum("nki,kij,nkj->nk", apart, np.linalg.inv(COVARIANCES), apart)
     log_density = -0.5 * (square + np.log(np.linalg.det(2 * np.pi * COVARIANCES))) + np.log(WEIGHTS)
-    np.testing.assert_allclose(_mixture().data().log_prob(x), np.logaddexp.reduce(log_density, axis=1), rtol=1e-9)
+    found = jax.jit(_mixture().data().log_prob)(x)
+    np.testing.assert_allclose(found, np.logaddexp.reduce(log_density, axis=1), rtol=1e-9)
     between = MEANS - WEIGHTS @ MEANS
     covariance = np.tensordot(WEIGHTS, COVARIANCES, 1) + (between * WEIGHTS[:, None]).T @ between
     found = _mixture().covariance(_diffusion(), (3,))
@@ -65,21 +66,28 @@ def test_the_mixtures_law_and_covariance(x64):
     # Without correlations it is the mixture that there was before.
     diagonal = FullGaussianMixture(MEANS, [np.diag([0.5, 1.0, 2.0]), np.eye(3)], WEIGHTS)
     other = GaussianMixture(MEANS, np.sqrt([[0.5, 1.0, 2.0], [1.0, 1.0, 1.0]]), WEIGHTS)
-    laws = [d.posterior(_diffusion(), jnp.asarray(x[0]), 2.0) for d in (diagonal, other)]
-    np.testing.assert_allclose(laws[0].mean, laws[1].mean, rtol=1e-9)
-    np.testing.assert_allclose(laws[0].variance, laws[1].variance, rtol=1e-9)
+
+    @jax.jit
+    def moments(x):
+        laws = [d.posterior(_diffusion(), x, 2.0) for d in (diagonal, other)]
+        return [jnp.stack([law.mean, law.variance]) for law in laws]
+
+    np.testing.assert_allclose(*moments(x[0]), rtol=1e-9)
 
 
 def test_outputs_of_zero_are_the_baseline(x64):
-    process = lambda denoiser: nd.ReverseProcess(_diffusion(), denoiser, 3)
-    zero = process(Residual(lambda x, t: (jnp.zeros(3), jnp.zeros(3)), _mixture()))
-    x, key = jnp.asarray(np.random.default_rng(2).normal(size=3)), jax.random.key(0)
-    for t in (1, 2, 5):
-        ours, exact = zero.kernel(x, t), process(_mixture()).kernel(x, t)
-        np.testing.assert_allclose(ours.mean, exact.mean, rtol=1e-12)
-        np.testing.assert_allclose(ours.variance, exact.variance, rtol=1e-12)
-    values = [nd.KBound(4).estimate(key, p, x).value for p in (zero, process(_mixture()))]
-    assert values[0] == pytest.approx(float(values[1]), rel=1e-9)
+    zero = Residual(lambda x, t: (jnp.zeros(3), jnp.zeros(3)), _mixture())
+    both = [nd.ReverseProcess(_diffusion(), denoiser, 3) for denoiser in (zero, _mixture())]
+
+    @jax.jit
+    def answers(x):
+        kernels = [[process.kernel(x, t) for t in (1, 2, 5)] for process in both]
+        laws = [jnp.stack([jnp.stack([law.mean, law.variance]) for law in own]) for own in kernels]
+        return laws, [nd.KBound(4).estimate(jax.random.key(0), process, x).value for process in both]
+
+    laws, values = answers(np.random.default_rng(2).normal(size=3))
+    np.testing.assert_allclose(*laws, rtol=1e-12)
+    np.testing.assert_allclose(*values, rtol=1e-9)
 
 
 def test_zero_about_the_noise_law_is_that_law_in_any_number_of_steps(x64):
@@ -88,7 +96,7 @@ def test_zero_about_the_noise_law_is_that_law_in_any_number_of_steps(x64):
     zero = Residual(lambda x, t: (jnp.zeros(3), jnp.zeros(3)), baseline)
     process = nd.ReverseProcess(_diffusion(), zero, 3)
     x = jnp.asarray([1.0, -2.0, 6.0])
-    found = nd.KBound(4, low_discrepancy=True).estimate(jax.random.key(0), process, x).value
+    found = jax.jit(lambda x: nd.KBound(4, low_discrepancy=True).estimate(jax.random.key(0), process, x).value)(x)
     exact = -0.5 * np.sum(((np.asarray(x) - LOC) / SCALE) ** 2) - 3 * np.log(SCALE * np.sqrt(2 * np.pi))
     assert float(found) == pytest.approx(exact, abs=0.01)
 
