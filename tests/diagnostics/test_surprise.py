@@ -11,6 +11,7 @@ from scipy.stats import chisquare, norm
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import diagnostics, samplers, twists
+from numpyro_diffusion.diagnostics.surprise import _ByChain
 
 LOC, SCALE, NOISE, Y = 0.5, 1.2, 0.7, np.array([2.0, -0.5])
 DIFFUSION = nd.GaussianDiffusion(nd.schedules.log_snr(6, -9.0, 6.0), 0.2, 1.5)
@@ -202,3 +203,10 @@ def test_a_density_that_is_no_number_is_an_error():
 
     with pytest.raises(ValueError, match="model: expected a positive density of data somewhere, got 0"):
         diagnostics.surprise(jax.random.key(0), broken, observed={"y": Y}, num_replicates=2, **FEW)
+
+
+def test_a_power_of_a_prior_is_not_drawn_by_its_chain_alone():
+    """The chain of a power needs weights, with no factor too: the law that is drawn stays the power's own."""
+    for law, own in ((PRIOR, samplers.Ancestral), (PRIOR**2, samplers.TwistedSMC)):
+        drawn = _ByChain(lambda: None, "x", 3)._drawn(law)
+        assert isinstance(drawn.sampler, own), law

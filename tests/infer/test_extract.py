@@ -568,6 +568,12 @@ def factors_together():
     observe("y", dist.Normal(x.sum(0), 1.0).to_event(1), Y3)
 
 
+def powers_together():
+    with numpyro.plate("n", 2):
+        x = numpyro.sample("x", REALS**2)
+    observe("y", dist.Normal(x.sum(0), 1.0).to_event(1), Y3)
+
+
 REFUSED = {
     nothing: r"site: nothing in the model depends on 'x'",
     observed: "site: expected a latent site outside of any scan, got 'x', which is observed",
@@ -582,6 +588,7 @@ REFUSED = {
     scaled_site: "site: expected 'x' without a scale",
     different_priors: "site: expected the elements of 'x', which other sites use together, .* parameters with a batch",
     factors_together: "site: expected the elements of 'x', which other sites use together, .* got one times a factor",
+    powers_together: "site: expected the elements of 'x', which other sites use together, .* or a power of one",
 }
 
 
