@@ -68,6 +68,15 @@ def x64() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def small() -> Iterator[None]:
+    """Small networks, where nothing hangs on the network that learns."""
+    from small_networks import small_networks  # which imports the package, after its checks of shapes
+
+    with small_networks():
+        yield
+
+
 def made_once(path: Path, make: Callable[[Path], None]) -> Path:
     """A file that one of the test processes writes, and that the others wait for."""
     begun = path.with_suffix(".begun")
