@@ -1,13 +1,15 @@
-"""Simulation-based calibration of six inferences, 200 data sets each unless told otherwise.
+"""Simulation-based calibration of eight inferences, 200 data sets each unless told otherwise.
 
 (a) the digits prior (its chain in 25 steps) and an unknown noise scale, half of the pixels hidden, by Gibbs;
 (b) a mixture prior seen through a linear operator, by SMC;
 (c) the same by NUTS on the prior's K bound, which is a bound: reported as it is;
 (d) a prior that depends on an unknown, and an unknown noise scale, by SMC of the whole model;
 (e) the same by `nd.infer.Gibbs`, with particle Gibbs for x and NUTS for the rest;
-(f) the same by one NUTS, with `DiffusionReparam`.
+(f) the same by one NUTS, with `DiffusionReparam`;
+(g) a logistic regression whose coefficients have a learned prior, by SMC;
+(h) a digit seen by counts of photons, the digits prior (its chain in 25 steps), by SMC.
 
-    python examples/benchmarks/calibration.py [--short] [--only a b c d e f] [--replicates 200] [--output figures]
+    python examples/benchmarks/calibration.py [--short] [--only a b c d e f g h] [--replicates 200] [--output figures]
 
 The chains of many data sets are one program: of ten in (a) and (c), of all in (e) and (f).
 """
@@ -143,7 +145,47 @@ def noise(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
     return with_context(inference, replicates, size, replicates), "(f) the same, `DiffusionReparam` and NUTS"
 
 
-CHECKS = {"a": digits, "b": smc, "c": nuts, "d": whole, "e": paths, "f": noise}
+def logistic(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
+    """Forty answers of yes or no, four coefficients, of which two lie on a ring and two depend on where."""
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(-np.pi, np.pi, 2000)
+    centre = np.stack([1.5 * np.cos(angle), 1.5 * np.sin(angle), np.sin(2 * angle), 0.5 * angle], 1)
+    coefficients = centre + 0.3 * rng.standard_normal(centre.shape)
+    prior = nd.fit_prior(jax.random.key(0), coefficients, max_steps=400, progress_bar=False)
+    design = jnp.asarray(rng.standard_normal((40, 4)))
+
+    def model() -> None:
+        x = numpyro.sample("x", prior)
+        numpyro.sample("y", dist.Bernoulli(logits=design @ x).to_event(1))
+
+    inference = lambda model: nd.infer.SMC(model, num_particles=size, num_islands=1)
+    calibration = nd.diagnostics.calibrate(
+        jax.random.key(4), model, inference, observed="y", num_replicates=replicates, num_draws=min(size // 10, 99)
+    )
+    return calibration, "(g) logistic regression, a learned prior, SMC"
+
+
+def photons(replicates: int, size: int) -> tuple[nd.diagnostics.Calibration, str]:
+    """Digits under some ten photons in the brightest pixels."""
+    prior = nd.load("digits").with_(sampler=nd.samplers.Ancestral(25))
+
+    def model() -> None:
+        x = numpyro.sample("x", prior)
+        numpyro.sample("y", dist.Poisson(0.5 + 10 * jnp.clip(x, 0)).to_event(2))
+
+    def quantities(values: Any) -> dict[str, Any]:
+        x = values["x"]
+        return {"mean": x.mean(), "left minus right": (x[:, :4] - x[:, 4:]).sum(), "centre": x[3:5, 3:5].sum()}
+
+    inference = lambda model: nd.infer.SMC(model, num_particles=size, num_islands=1)
+    calibration = nd.diagnostics.calibrate(
+        jax.random.key(5), model, inference, observed="y", num_replicates=replicates, num_draws=min(size // 10, 99),
+        quantities=quantities,
+    )  # fmt: skip
+    return calibration, "(h) a digit by counts, SMC"
+
+
+CHECKS = {"a": digits, "b": smc, "c": nuts, "d": whole, "e": paths, "f": noise, "g": logistic, "h": photons}
 
 
 def main() -> None:
