@@ -223,9 +223,10 @@ def condition(
         values, vectors = jnp.linalg.eigh(signal)
         signal = dot(vectors * jnp.clip(values, 0.0), vectors.T)
     lower = jnp.linalg.cholesky(factor.covariance(signal))
-    # One solve for both: two at once, over a batch, each wait for threads of one pool, and on few cores for ever.
-    white, directions = jnp.split(solve_triangular(lower, jnp.column_stack([residual, flat]), lower=True), [1], 1)
-    white = white[:, 0]
+    # One solve, and none with the residual: where the covariances of all particles are the same it is made once. Two
+    # solves at once, over a batch, each wait for threads of one pool, and on few cores for ever.
+    whiten = solve_triangular(lower, jnp.eye(size), lower=True)
+    white, directions = dot(whiten, residual), dot(whiten, flat)
     log_r = factor.log_density(dot(white, white), 2 * jnp.sum(jnp.log(jnp.diagonal(lower))))
     return log_r, dot(white, directions).reshape(rows.shape[1:]), directions.reshape(rows.shape)
 

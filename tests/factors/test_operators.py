@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from numpyro_diffusion.factors import LinearGaussian
+from numpyro_diffusion.factors.linear import condition
 from numpyro_diffusion.factors.operators import Correlated, Dense, Independent, Mapped, Masked
 
 EVENT, SIZE = (2, 3), 4
@@ -77,3 +78,16 @@ def test_a_hidden_element_adds_nothing():
     hidden = LinearGaussian(Y, MATRIX, np.sqrt(np.diagonal(COVARIANCE)), mask=rows)
     without = LinearGaussian(Y[rows], MATRIX[rows], np.sqrt(np.diagonal(COVARIANCE))[rows])
     np.testing.assert_allclose(hidden.log_r(jnp.asarray(X)), without.log_r(jnp.asarray(X)), rtol=1e-5)
+
+
+def test_what_all_particles_share_is_computed_once():
+    seen = LinearGaussian(jnp.asarray(Y), jnp.asarray(MATRIX), 0.5)
+    covariances = seen.rows(EVENT)  # of x of covariance 1, the same for all
+
+    def from_mean(mean):
+        return condition(seen, seen.residual(mean), covariances, seen.rows(EVENT), project=True)
+
+    # JAX refuses an output for all that would hang on a particle.
+    directions = jax.vmap(from_mean, out_axes=(0, 0, None))(jnp.ones((7, *EVENT)))[2].reshape(SIZE, -1)
+    inverse = np.linalg.inv(MATRIX @ MATRIX.T + 0.25 * np.eye(SIZE))
+    np.testing.assert_allclose(directions.T @ directions, MATRIX.T @ inverse @ MATRIX, rtol=1e-3, atol=1e-4)
