@@ -8,7 +8,7 @@ version is a checkout of it:
     git worktree add old c0da7a3
     python examples/benchmarks/cost.py --beside old [--runs 9] [--short]
 
-Each version runs in a process of its own, and both take turns, so that what else the machine does is shared by both.
+The other version runs in a process of its own, and both take turns, so that both share what else the machine does.
 """
 
 import argparse
@@ -98,36 +98,41 @@ PROBLEMS = {
 }
 
 
-def serve():
-    """Answer problem after problem, one for each line that comes in: seconds, log Z less the exact one, its error."""
-    engines = {}
-    for line in sys.stdin:
-        name, seed = json.loads(line)
-        begun = time.process_time()
-        if name not in engines:
+class Here:
+    """Answers of the version that this process has, whose models are made once."""
+
+    def __init__(self):
+        self.engines = {}
+
+    def ask(self, name, seed):
+        """Seconds of a call with data of a seed, log Z less the exact one, and the error that it claims."""
+        if name not in self.engines:
             model, draw, exact = PROBLEMS[name]()
-            engines[name] = nd.infer.SMC(model), draw, exact
-        smc, draw, exact = engines[name]
+            self.engines[name] = nd.infer.SMC(model), draw, exact
+        smc, draw, exact = self.engines[name]
         y = jax.block_until_ready(draw(jax.random.key(seed)))
         true = float(exact(y))
         begun = time.process_time()
         jax.block_until_ready(smc.run(jax.random.key(seed), y).get_samples())
         seconds = time.process_time() - begun
-        print(json.dumps([seconds, float(smc.log_evidence) - true, float(smc.log_evidence_error)]), flush=True)
+        return seconds, float(smc.log_evidence) - true, float(smc.log_evidence_error)
 
 
-def start(folder):
-    """A process with the version that lies in a folder."""
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    command = [sys.executable, __file__, "--serve"]
-    return subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+class Elsewhere:
+    """Answers of the version that lies in a folder, from a process of its own."""
 
+    def __init__(self, folder):
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        command = [sys.executable, __file__, "--serve"]
+        self.process = subprocess.Popen(
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
 
-def ask(process, name, seed):
-    """One answer of a process."""
-    process.stdin.write(json.dumps([name, seed]) + "\n")
-    process.stdin.flush()
-    return json.loads(process.stdout.readline())
+    def ask(self, name, seed):
+        """What `Here.ask` says there."""
+        self.process.stdin.write(json.dumps([name, seed]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
 
 
 def main():
@@ -139,10 +144,11 @@ def main():
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve()
+        here = Here()
+        for line in sys.stdin:
+            print(json.dumps(here.ask(*json.loads(line))), flush=True)
         return
-    here = Path(nd.__file__).parents[1]
-    versions = [start(folder) for folder in ([options.beside.resolve()] if options.beside else []) + [here]]
+    versions = [Elsewhere(options.beside.resolve()), Here()] if options.beside else [Here()]
     who = (["then: "] if options.beside else []) + ["now: "]
     columns = [f"{prefix}{what}" for prefix in who for what in ("first", "later", "log Z − exact, rms", "its error")]
     print(f"| problem | {' | '.join(columns)} | ratio of later ones |")
@@ -150,8 +156,8 @@ def main():
     for name in ["bits, d = 8, T = 20"] if options.short else PROBLEMS:
         answers = [[] for _ in versions]
         for seed in range(3 if options.short else 1 + options.runs):
-            for process, found in zip(versions, answers, strict=True):
-                found.append(ask(process, name, seed))
+            for version, found in zip(versions, answers, strict=True):
+                found.append(version.ask(name, seed))
         cells, later = [], []
         for found in answers:
             seconds, gaps, errors = (np.array(column) for column in zip(*found, strict=True))
@@ -160,9 +166,6 @@ def main():
             cells.append(f"{np.sqrt(np.mean(errors**2)):.3f}")
         ratio = f"{later[1] / later[0]:.2f}" if options.beside else ""
         print(f"| {name} | {' | '.join(cells)} | {ratio} |", flush=True)
-    for process in versions:
-        process.stdin.close()
-        process.wait()
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def main():
     """Print a table of medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="interpreters started for each")
-    parser.add_argument("--short", action="store_true", help="one run of one case")
+    parser.add_argument("--short", action="store_true", help="one run of one case, by the package's own settings")
     parser.add_argument("--case", choices=list(CASES), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
@@ -88,10 +88,11 @@ def main():
     print(f"jax {jax.__version__}; asked of the compiler: {options() or 'nothing'}")
     print(f"{'CPU s':26}{'first call':>12}{'second':>9}{'first, XLA by itself':>22}{'second':>9}")
     for case in list(CASES)[: 1 if args.short else None]:
-        runs = [
-            in_fresh_process(case, flags) for _ in range(1 if args.short else args.runs) for flags in ("", by_itself)
-        ]
-        ours, its = ([statistics.median(call) for call in zip(*runs[k::2], strict=True)] for k in (0, 1))
+        settings = [""] if args.short else ["", by_itself] * args.runs
+        runs = [in_fresh_process(case, flags) for flags in settings]
+        ours, its = (
+            [statistics.median(call) for call in zip(*runs[k::2], strict=True)] or [np.nan] * 2 for k in (0, 1)
+        )
         print(f"{case:26}{ours[0]:12.1f}{ours[1]:9.1f}{its[0]:22.1f}{its[1]:9.1f}")
 
 
