@@ -16,7 +16,7 @@ import numpy as np
 
 # Which of its pictures stands for a page, counted from 0.
 CHOSEN = {
-    "ten_minutes": 1, "missing_hours": 1, "table_with_holes": 1, "nowcasting": 3, "spatial_field": 2,
+    "ten_minutes": 1, "missing_hours": 1, "table_with_holes": 1, "nowcasting": 2, "spatial_field": 2,
     "deblurring": 1, "tomography": 0, "galaxies": 2, "which_prior": 1, "is_it_right": 3, "own_network": 0,
     "diffusers_model": 1,
 }  # fmt: skip
