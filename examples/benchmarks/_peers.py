@@ -95,8 +95,11 @@ class Image(torch.nn.Module):
 
 def mixture(means: Any, deviations: Any, weights: Any) -> Denoise:
     """D of a mixture whose components have the same standard deviations; exponents in double precision."""
-    locs, variance = torch.as_tensor(means, dtype=torch.float64), torch.as_tensor(deviations, dtype=torch.float64) ** 2
-    log_weights, locs_32, variance_32 = torch.as_tensor(weights).double().log(), locs.float(), variance.float()
+    locs, variance = (
+        torch.as_tensor(means, dtype=torch.float64),
+        torch.as_tensor(deviations, dtype=torch.float64) ** 2,
+    )
+    log_weights, locs_32, variance_32 = (torch.as_tensor(weights).double().log(), locs.float(), variance.float())
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         total = variance + sigma.double() ** 2
@@ -161,7 +164,7 @@ def azula_dps(task: Task, count: int, steps: int, zeta: float, own: bool) -> Ten
 
 def azula_pgdm(task: Task, count: int, steps: int, eta: float, own: bool) -> Tensor:
     """Takes the observation to be without noise."""
-    denoiser, inverse = Exact(task.denoise, task.schedule if own else VPSchedule()), torch.linalg.pinv(task.operator)
+    denoiser, inverse = (Exact(task.denoise, task.schedule if own else VPSchedule()), torch.linalg.pinv(task.operator))
     forward, back = lambda x: x @ task.operator.T, lambda y: y @ inverse.T
     sampler = PGDMSampler(denoiser, task.y, forward, back, eta=eta, steps=steps, silent=True)
     return sampler(start(sampler, task, count))
@@ -169,7 +172,7 @@ def azula_pgdm(task: Task, count: int, steps: int, eta: float, own: bool) -> Ten
 
 def azula_tmpd(task: Task, count: int, steps: int, eta: float, own: bool) -> Tensor:
     """With DDIM steps, as in the package's tutorial."""
-    denoiser, y = Exact(task.denoise, task.schedule if own else VPSchedule()), task.y.expand(count, -1)
+    denoiser, y = (Exact(task.denoise, task.schedule if own else VPSchedule()), task.y.expand(count, -1))
     guided = TMPDenoiser(denoiser, y, lambda x: x @ task.operator.T, task.scale**2)
     sampler = DDIMSampler(guided, eta=eta, steps=steps, silent=True)
     return sampler(start(sampler, task, count))
@@ -177,7 +180,7 @@ def azula_tmpd(task: Task, count: int, steps: int, eta: float, own: bool) -> Ten
 
 def azula_mmps(task: Task, count: int, steps: int, eta: float, iterations: int, own: bool) -> Tensor:
     """With DDIM steps, as in the package's tutorial; more iterations than observations have nothing to solve."""
-    denoiser, y = Exact(task.denoise, task.schedule if own else VPSchedule()), task.y.expand(count, -1)
+    denoiser, y = (Exact(task.denoise, task.schedule if own else VPSchedule()), task.y.expand(count, -1))
     noise = IsotropicCovariance(torch.tensor(task.scale**2))
     iterations = min(iterations, y.shape[1])
     guided = MMPSDenoiser(denoiser, y, lambda x: x @ task.operator.T, noise, iterations=iterations)
@@ -186,7 +189,7 @@ def azula_mmps(task: Task, count: int, steps: int, eta: float, iterations: int, 
 
 
 def azula_tds(task: Task, count: int, steps: int, inflated: bool, own: bool) -> Tensor:
-    """The draws are the particles of one run. `inflated`: the variance of the package's tutorial, σ_y² + σ_t² diag A Aᵀ."""
+    """The draws are the particles of one run; `inflated`: with the tutorial's variance, σ_y² + σ_t² diag A Aᵀ."""
 
     def twist(x: Tensor, sigma: Tensor) -> Tensor:
         if task.log_likelihood is not None:
@@ -230,7 +233,7 @@ def deepinv_dps(task: Task, count: int, steps: int, weight: float, guidance: str
 def deepinv_diffpir(task: Task, count: int, steps: int, lambda_: float, zeta: float) -> Tensor:
     """With the package's own schedule, whose last state has a noise of 0.005 of the range of the data."""
     physics, y = measured(task)
-    fidelity, sigma = deepinv.optim.data_fidelity.L2(), task.scale / (task.bounds[1] - task.bounds[0])
+    fidelity, sigma = (deepinv.optim.data_fidelity.L2(), task.scale / (task.bounds[1] - task.bounds[0]))
     model = deepinv.sampling.DiffPIR(Image(task), fidelity, sigma, max_iter=steps, zeta=zeta, lambda_=lambda_)
     return shown(task, model(y.expand(count, -1, -1, -1), physics))
 
@@ -260,5 +263,5 @@ PEERS = {
         [*every(weight=[1.0, 10.0, 100.0, 300.0], guidance=["norm"]), {"weight": 1.0, "guidance": "annealed"}],
         general=True,
     ),
-    "deepinv DiffPIR": Peer(deepinv_diffpir, every(lambda_=[3.0, 7.0, 25.0], zeta=[0.1, 1.0])),
+    "deepinv DiffPIR": Peer(deepinv_diffpir, every(lambda_=[7.0, 25.0], zeta=[0.1, 1.0])),
 }
