@@ -115,15 +115,37 @@ def check_denoiser(cell: str) -> None:
         assert apart < 1e-4 * max(1.0, float(np.abs(ours).max())), f"cell {cell}, step {t}: apart by {apart}"
 
 
-def by_smc(model: Any, prior: nd.DiffusionPrior, args: tuple[Any, ...]) -> dict[str, Any]:
-    """Runs of `nd.infer.SMC` with four islands and so many particles in all; the last of three is timed."""
+@cache
+def sampler(model: Any, prior: nd.DiffusionPrior, count: int) -> Any:
+    """`TwistedSMC` of so many particles as one compiled function of a key and the model's other arguments."""
 
-    def run(settings: dict[str, Any]) -> Found:
-        found = answer(model, prior, args, jax.random.key(0), settings, runs=3)
+    @jax.jit
+    def run(key: Any, args: tuple[Any, ...]) -> Any:
+        factor = nd.infer.extract_factor(model, "x", prior, *args)
+        particles = nd.samplers.TwistedSMC(count).run(key, prior.process, factor)
+        picked = nd.samplers.systematic(jax.random.fold_in(key, 1), particles.log_weight)
+        return particles.x[picked].reshape(count, -1), particles.log_evidence
+
+    return run
+
+
+def by_smc(model: Any, prior: nd.DiffusionPrior, args: tuple[Any, ...]) -> dict[str, Any]:
+    """Runs of `TwistedSMC`, and of `nd.infer.SMC` with four islands; the last of two is timed."""
+
+    def whole() -> Found:
+        found = answer(model, prior, args, jax.random.key(0), {"num_particles": DRAWS // 4}, runs=2)
         return found.x, found.log_evidence, found.seconds
 
-    counts = {ours_with(64): 16, ours_with(256): 64, AS_MANY: DRAWS // 4}
-    return {name: partial(run, {"num_particles": count}) for name, count in counts.items()}
+    def alone(count: int) -> Found:
+        run = sampler(model, prior, count)
+        for _ in range(2):
+            start = time.process_time()
+            x, log_evidence = jax.block_until_ready(run(jax.random.key(0), args))
+            seconds = time.process_time() - start
+        return np.asarray(x, dtype=float), float(log_evidence), seconds
+
+    counts = {ours_with(64): 64, ours_with(256): 256, AS_MANY: DRAWS}
+    return {name: partial(alone, count) for name, count in counts.items()} | {"ours, `nd.infer.SMC`, 4 islands": whole}
 
 
 def peak(y: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -136,9 +158,15 @@ def peak(y: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x, np.linalg.cholesky(2 * np.linalg.inv(curvature))
 
 
+@cache
+def normal() -> nd.DiffusionPrior:
+    """N(0, I) in six dimensions."""
+    return prior_of(nd.denoisers.Gaussian(0.0, 1.0), STEPS, 6)
+
+
 def logistic(seed: int) -> Case:
     """Forty answers; the reference is a million draws of a normal law about the mode, reweighted."""
-    prior = prior_of(nd.denoisers.Gaussian(0.0, 1.0), STEPS, 6)
+    prior = normal()
     args = logistic_rows("", "normal, d = 6", 40, 4.0, seed).args
     rng = np.random.default_rng(seed)
     mode, root = peak(np.asarray(args[0], dtype=float), np.asarray(args[1], dtype=float))
@@ -173,12 +201,17 @@ def hidden_half(prior: nd.DiffusionPrior, y: Any, seen: Any) -> None:
 
 
 @cache
-def digits_prior() -> tuple[nd.DiffusionPrior, Any]:
-    """The packaged prior, and its network for the peers, compiled once."""
+def digits_prior() -> nd.DiffusionPrior:
+    """The packaged prior."""
+    return nd.load("digits")
+
+
+@cache
+def digits_network() -> Any:
+    """Its network for the peers, compiled once."""
     import _peers
 
-    prior = nd.load("digits")
-    return prior, _peers.network(prior)
+    return _peers.network(digits_prior())
 
 
 def by_gibbs(prior: nd.DiffusionPrior, args: tuple[Any, ...], number: int) -> np.ndarray:
@@ -197,7 +230,7 @@ def by_gibbs(prior: nd.DiffusionPrior, args: tuple[Any, ...], number: int) -> np
 
 def digit(number: int, tuning: bool = False) -> Case:
     """A held-out digit; settings are chosen by the distance from our own draws, where nobody is compared."""
-    prior, denoise = digits_prior()
+    prior = digits_prior()
     data, rng = nd.datasets.digits(), np.random.default_rng(number)
     x, seen = (np.asarray(data.test_images[number], dtype=float), rng.permutation(64).reshape(8, 8) < 32)
     y = np.where(seen, x + NOISE * rng.standard_normal((8, 8)), 0.0)
@@ -216,7 +249,7 @@ def digit(number: int, tuning: bool = False) -> Case:
         scale, where = float(prior.process.diffusion.scale), np.flatnonzero(seen)
         images = np.asarray(data.train_images).reshape(-1, 64)
         return _peers.Task(
-            denoise, tensor(images.mean(0)), tensor(images.var(0)), _peers.LogSNR(table, scale), (0.0, 1.0),
+            digits_network(), tensor(images.mean(0)), tensor(images.var(0)), _peers.LogSNR(table, scale), (0.0, 1.0),
             tensor(y.ravel()[where]), tensor(np.eye(64)[where]), NOISE,
         )  # fmt: skip
 
