@@ -42,7 +42,7 @@ from _peer_problems import (
 import numpyro_diffusion as nd
 
 MORE_STEPS, MORE = 400, ("azula TDS",)  # run with more steps, too
-FEWER = {80: 3, 800: 2}  # problems of so many dimensions
+FEWER = {80: 2, 800: 2}  # problems of so many dimensions
 LARGE, LARGE_DRAWS = 800, 500  # dimensions from which on there are fewer draws
 TUNING, TUNING_DRAWS = ((100, 101), 500)  # seeds of the problems on which settings are chosen
 DENOISER_ALONE, LAPLACE = (
