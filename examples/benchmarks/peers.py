@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="one small cell, ours alone with 64 particles")
     parser.add_argument("--only", nargs="*", choices=["cells", "logistic", "digits"], help="kinds; all unless given")
     parser.add_argument("--cells", nargs="*", default=mixture.CELLS, help="such as 8,1 80,4; all nine unless given")
-    parser.add_argument("--problems", type=int, default=5, help="of each cell, fewer of many dimensions; of answers as many")
+    parser.add_argument("--problems", type=int, default=5, help="of each small cell, and of answers")
     parser.add_argument("--digits", type=int, default=1, help="how many")
     options = parser.parse_args()
     missing = [name for name in PACKAGES if find_spec(name) is None]
