@@ -82,21 +82,21 @@ def row(case: Case, found: Found) -> dict[str, float]:
 
 
 def from_torch(peer: Any, case: Case, count: int, steps: int, setting: dict[str, Any]) -> Found:
-    """A peer's draws; the time is that of its own call."""
+    """A peer's draws; not numbers where it fails, as TDS does when its weights are none."""
     import torch
 
     torch.manual_seed(0)
     task, start = case.task(), time.process_time()
-    draws = peer.run(task, count, steps, **setting).detach().numpy()
+    try:
+        draws = peer.run(task, count, steps, **setting).detach().numpy()
+    except RuntimeError:
+        draws = np.full((count, len(task.mean)), np.nan)
     return draws.astype(float), float("nan"), time.process_time() - start
 
 
 def score(peer: Any, cases: list[Case], setting: dict[str, Any]) -> float:
-    """Mean ratio to the floor, infinite where a draw is; TDS raises where its weights are no numbers."""
-    try:
-        found = [distance(case, from_torch(peer, case, TUNING_DRAWS, STEPS, setting)[0]) / case.floor for case in cases]
-    except RuntimeError:
-        return float("inf")
+    """Mean ratio to the floor, infinite where a draw is."""
+    found = [distance(case, from_torch(peer, case, TUNING_DRAWS, STEPS, setting)[0]) / case.floor for case in cases]
     return float(np.nan_to_num(np.mean(found), nan=np.inf))
 
 
