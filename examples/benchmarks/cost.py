@@ -140,7 +140,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beside", type=Path, help="a checkout of the other version; this one alone unless given")
     parser.add_argument("--runs", type=int, default=9, help="later calls of each problem")
-    parser.add_argument("--short", action="store_true", help="two runs of one problem")
+    parser.add_argument("--short", action="store_true", help="a first and two later calls of one problem")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:

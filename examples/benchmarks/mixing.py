@@ -66,6 +66,8 @@ def main() -> None:
     for problem in chosen(["count of 40"] if options.short else options.only, False):
         line, found[problem.name] = run(problem, cache.prior(problem.source), options.particles, options.short)
         print(line, flush=True)
+        if not options.short:
+            jax.clear_caches()  # each problem has programs of its own, of which one process can hold so many
     few = [name for name, size in found.items() if size < ENOUGH]
     print(f"\n{len(found)} problems; fewer than {ENOUGH} effective draws: {', '.join(few) or 'none'}")
 

@@ -45,10 +45,8 @@ MORE_STEPS, MORE = 400, ("azula TDS",)  # run with more steps, too
 FEWER = {80: 2, 800: 1}  # problems of so many dimensions
 LARGE, LARGE_DRAWS = 800, 500  # dimensions from which on there are fewer draws
 TUNING, TUNING_DRAWS = ((100, 101), 500)  # seeds of the problems on which settings are chosen
-DENOISER_ALONE, LAPLACE = (
-    "the same, the twist `Tempered(Laplace(), 0.5)`",
-    nd.twists.Tempered(nd.twists.Laplace(), 0.5),
-)
+DENOISER_ALONE = "the same, the twist `Tempered(Laplace(), 0.5)`"
+LAPLACE = nd.twists.Tempered(nd.twists.Laplace(), 0.5)
 PACKAGES = ("torch", "azula", "deepinv")
 
 
@@ -118,7 +116,7 @@ def of_peers(cases: list[Case], others: list[Case], count: int) -> Iterator[tupl
 
 def shown(name: str, rows: list[dict[str, float]], setting: str = "") -> list[dict[str, float]]:
     """Print a row as soon as it is there; returns it."""
-    far, seconds, error = (mean(rows, "distance") / mean(rows, "floor"), mean(rows, "seconds"), spread(rows))
+    far, seconds, error = mean(rows, "distance") / mean(rows, "floor"), mean(rows, "seconds"), spread(rows)
     print(
         f"  {name}: {far:.2f} times the floor, {seconds:.2g} s, log Z RMSE {error}{setting and '; '}{setting}",
         flush=True,
@@ -136,8 +134,8 @@ def cells(names: list[str], problems: int, peers: bool, short: bool) -> None:
     """One table of all cells."""
     columns: dict[str, dict[str, list[dict[str, float]]]] = {}
     for cell in names:
-        ends, size = (mixture.ends_of(mixture.problem(0, cell).means), int(cell.split(",")[0]))
-        count, some = (LARGE_DRAWS if size >= LARGE else DRAWS, min(problems, FEWER.get(size, problems)))
+        ends, size = mixture.ends_of(mixture.problem(0, cell).means), int(cell.split(",")[0])
+        count, some = LARGE_DRAWS if size >= LARGE else DRAWS, min(problems, FEWER.get(size, problems))
         run = lambda twist, count, ends=ends, cell=cell: compiled(twist, ends, count, cell, short)
         runs = {ours_with(64): run(None, 64)}
         if not short:
@@ -147,8 +145,8 @@ def cells(names: list[str], problems: int, peers: bool, short: bool) -> None:
             check_denoiser(cell)
         print(f"cell {cell}: {some} problems, {count} draws", flush=True)
         tuning = (TUNING[:1] if size >= LARGE else TUNING) if peers else ()
-        others = [in_cell(cell, seed, TUNING_DRAWS, {}) for seed in tuning]
-        columns[cell] = compared(cases, others, count, peers)
+        apart = [in_cell(cell, seed, TUNING_DRAWS, {}) for seed in tuning]
+        columns[cell] = compared(cases, apart, count, peers)
     lines = []
     for name in next(iter(columns.values())):
         found = [column[name] for column in columns.values()]
