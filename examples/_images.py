@@ -14,10 +14,12 @@ from tqdm.auto import tqdm
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import checkpoints, denoisers, networks, plots, schedules
+from numpyro_diffusion.training import fit_separable
 
 STEADY = 0.7  # share of the minutes at a constant learning rate
 ROUND = 500  # steps between two looks at the clock
 # Side of a patch, channels of the U-Net's levels.
+FITTED = 3e7  # numbers of the images that a simple model is fitted to
 PATCHED = {"patched": (2, (32, 64)), "patched-4": (4, (64,)), "patched-24": (2, (24, 48))}
 
 
@@ -46,6 +48,7 @@ def add_training(parser, *, minutes=None, steps=None, batch):
         parser.add_argument("--minutes", type=float, default=minutes, help="of training, at this machine's speed")
         parser.add_argument("--steps", type=int, help="steps at the constant rate, in place of minutes")
     parser.add_argument("--network", choices=(*networks.UNET_SIZES, *PATCHED, "mlp-16", "mlp-512"), default="tiny")
+    parser.add_argument("--baseline", type=int, default=0, help="components of a mixture that the network is about")
     parser.add_argument("--objective", choices=("bound", "simple"), default="bound")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
@@ -55,23 +58,36 @@ def add_training(parser, *, minutes=None, steps=None, batch):
     parser.add_argument("--short", action="store_true", help="a small run that shows that the script works")
 
 
-def network(key, name, shape, num_steps):
+def network(key, name, shape, num_steps, outputs=1):
     """A U-Net by the name of its size, one on patches of 2 × 2 or 4 × 4 pixels, or an MLP by its width."""
     if name in PATCHED:
         patch, channels = PATCHED[name]
         small = (shape[0] // patch, shape[1] // patch, patch**2 * (*shape, 1)[2])
-        settings = {"channels": channels, "depth": 1, "attention": (), "num_groups": 8}
+        settings = {"channels": channels, "depth": 1, "attention": (), "num_groups": 8, "outputs": outputs}
         return networks.Patched(networks.UNet(key, small, **settings), shape)
     if not name.startswith("mlp"):
-        return networks.UNet(key, shape, **networks.UNET_SIZES[name])
+        return networks.UNet(key, shape, outputs=outputs, **networks.UNET_SIZES[name])
     width = int(name.removeprefix("mlp-"))
-    return networks.MLP(key, shape, num_steps=num_steps, width=width, depth=3 if width > 16 else 1)
+    depth = 3 if width > 16 else 1
+    return networks.MLP(key, shape, num_steps=num_steps, width=width, depth=depth, outputs=outputs)
 
 
-def untrained(key, name, shape, num_steps, loc, scale):
-    """A process for grey levels 0 … 255: log-SNR in equal steps, its ends from the width of a level."""
+def simple_model(data, options):
+    """A mixture of Gaussians along cosines of grey levels with noise of one level, or None for no components."""
+    if not options.baseline:
+        return None
+    x, start = data[:: max(1, int(np.ceil(data.size / FITTED)))], time.perf_counter()
+    flat = (x + np.random.default_rng(options.seed).uniform(-0.5, 0.5, x.shape)).reshape(len(x), -1)
+    law = fit_separable(flat, x.shape[1:], options.baseline, "cosines", options.seed)
+    print(f"{time.perf_counter() - start:.0f} s for a {law.said}, of {len(x)} images", flush=True)
+    return law
+
+
+def untrained(key, name, shape, num_steps, loc, scale, law=None):
+    """A process for grey levels 0 … 255: log-SNR in equal steps, its ends from the width of a level; about a law."""
     schedule = schedules.log_snr(num_steps, detail=1 / np.sqrt(12) / scale)
-    denoiser = denoisers.Network(network(key, name, shape, num_steps), "velocity")
+    fn = network(key, name, shape, num_steps, outputs=1 if law is None else 2)
+    denoiser = denoisers.Network(fn, "velocity") if law is None else denoisers.Residual(fn, law.denoiser())
     return nd.ReverseProcess(nd.GaussianDiffusion(schedule, loc, scale), denoiser, shape)
 
 

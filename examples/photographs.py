@@ -3,16 +3,16 @@
 python examples/photographs.py [--work photographs] [--steps 2000] [--cifar FOLDER] [--short]
 
 Patches of 32 x 32 pixels of five photographs to learn from, with their mirror images, and of two others held out
-(`datasets.photographs`; or CIFAR-10, for those who have its binary files). Training goes on after an
-interrupt.
+(`datasets.photographs`; or CIFAR-10, for those who have its binary files). The network learns what a mixture of
+--baseline Gaussians along cosines leaves. Training goes on after an interrupt.
 
 Noise of the data's own standard deviation (SNR = 1, as in Sohl-Dickstein et al. 2015, Figure 3) leaves a picture that
 is, but for its units, the state of the chain where its log-SNR is 0. So the posterior needs no search: the chain is
 taken up there, and its draws are right but for the network and the steps' size. The script checks this on a Gaussian,
 where the answer is known, and a few patches also by particles and a Gaussian factor. Beside it, on the same patches:
 the Wiener filter (one Gaussian with a full covariance), a Gaussian mixture of whole patches (full covariances in the
-leading principal components, diagonal ones in the rest), and one of 8 x 8 pieces, all with the exact posterior of their
-law.
+leading principal components, diagonal ones in the rest), one of 8 x 8 pieces, and the mixture that the network is
+about, all with the exact posterior of their law.
 """
 
 import time
@@ -131,7 +131,7 @@ def compare(truth, noisy, noise, single, whole, mixture):
     return means[0], averaged
 
 
-def denoise(key, process, truth, gaussian_models, options):
+def denoise(key, process, truth, gaussian_models, law, options):
     """The table of denoised patches, and a picture of some."""
     noise, keys = float(process.diffusion.scale), jax.random.split(key, 4)
     noisy = truth + np.float32(noise) * np.asarray(jax.random.normal(keys[0], truth.shape))
@@ -147,6 +147,10 @@ def denoise(key, process, truth, gaussian_models, options):
           f"{'':34s}{'PSNR, dB':>16s}{'gain, dB':>16s}{'in 90%, %':>16s}", flush=True)  # fmt: skip
     row("diffusion, one call, and draws", truth, noisy, mean, (truth > ordered[:, 1]) & (truth < ordered[:, -2]))
     row(f"diffusion, mean of {DRAWS} draws", truth, noisy, draws.mean(1))
+    if law is not None:
+        about = nd.ReverseProcess(process.diffusion, law.denoiser(), process.event_shape)
+        row("mixture along cosines, one call", truth, noisy,
+            _images.batches(lambda index: predict(about, x_t[index]), len(truth), size, "mixture"))  # fmt: skip
     means = compare(truth, noisy, noise, *gaussian_models)
     shown = np.linspace(0, len(truth) - 1, min(8, len(truth))).astype(int)
     panels = np.stack([truth, noisy, *means, mean, draws[:, 0], draws[:, 1]])[:, shown]
@@ -172,7 +176,7 @@ def particles(key, process, noisy, draws, options):
               f"number at the end {1 / np.sum(weight**2):.1f}", flush=True)  # fmt: skip
 
 
-def lengths(key, process, test, gaussian_models, options):
+def lengths(key, process, test, gaussian_models, law, options):
     """Code lengths of the held-out patches, and the picture of rate against distortion."""
     size = np.prod(test.shape[1:])
     bits = lambda nats, d: -nats / (d * np.log(2))
@@ -181,7 +185,9 @@ def lengths(key, process, test, gaussian_models, options):
     say("diffusion, K", bits(k, size))
     single, whole, mixture = gaussian_models
     data = test + np.random.default_rng(options.seed).uniform(-0.5, 0.5, test.shape)
-    for name, model in (("Gaussian, full covariance", single), ("mixture of whole patches", whole)):
+    models = {"Gaussian, full covariance": single, "mixture of whole patches": whole}
+    models |= {} if law is None else {"mixture along cosines": law}
+    for name, model in models.items():
         say(name, bits(model.log_prob(data.reshape(len(test), -1)), size))
     pieces = bits(mixture.log_prob(cut(data, PIECE)[0]), PIECE**2 * 3)
     say(f"mixture of {PIECE} x {PIECE} pieces", pieces.reshape(len(test), -1).mean(1))
@@ -199,15 +205,17 @@ def run(options):
     if options.short:
         train, test = train[::100], test[::400]
     keys = jax.random.split(jax.random.key(options.seed), 5)
-    process = _images.untrained(keys[0], options.network, train.shape[1:], options.chain, train.mean(), train.std())
+    law = _images.simple_model(train, options)
+    units = train.mean(), train.std()
+    process = _images.untrained(keys[0], options.network, train.shape[1:], options.chain, *units, law)
     check(keys[1], process, options.checked)
     print(f"{len(train)} training patches, {len(test)} held out, T = {options.chain}", flush=True)
     models = gaussians(train, options)
     process, seconds = _images.train_steps(keys[2], process, train, options.work, options, dequantize=1.0)
     print(f"{seconds / 60:.1f} minutes of training", flush=True)
     nd.DiffusionPrior(process).save(options.work / "photographs.safetensors", dtype="float16")
-    denoise(keys[3], process, test[:: max(1, len(test) // options.patches)][: options.patches], models, options)
-    lengths(keys[4], process, test, models, options)
+    denoise(keys[3], process, test[:: max(1, len(test) // options.patches)][: options.patches], models, law, options)
+    lengths(keys[4], process, test, models, law, options)
     if not options.short:
         draws = np.asarray(jax.jit(lambda key: nd.DiffusionPrior(process).sample(key, (36,)))(keys[0]))
         axes = plots.samples(np.clip(draws / 255, 0, 1))
@@ -231,10 +239,10 @@ def main():
     parser.add_argument("--coded", type=int, default=32, help="patches for rate against distortion")
     parser.add_argument("--checked", type=int, default=4000, help="draws of the Gaussian")
     _images.add_training(parser, steps=2000, batch=16)
-    parser.set_defaults(network="patched-24")
+    parser.set_defaults(network="patched-24", baseline=64)
     _images.start(
         run, parser, steps=20, chain=10, network="mlp-16", batch=8, patches=4, strided=5, coded=4, particles=4,
-        by_particles=0, components=2, leading=8, pieces=400, fitted=100, stride=16, terms=4, checked=500,
+        by_particles=0, components=2, leading=8, pieces=400, fitted=100, stride=16, terms=4, checked=500, baseline=2,
     )  # fmt: skip
 
 

@@ -3,9 +3,10 @@
 python examples/textures.py [--work textures] [--steps 4000] [--save PATH] [--short]
 
 Grey patches of 32 x 32 pixels from the three pictures of `datasets.textures`: overlapping ones of the upper three
-quarters to learn from, the others held out. Grey levels 0 ... 255, with uniform noise of one level added. Training goes
-on after an interrupt. Prints K of the held-out patches in bits per dimension beside the density of three Gaussians with
-full covariances, one for each texture, with equal weights.
+quarters to learn from, the others held out. Grey levels 0 ... 255, with uniform noise of one level added. A U-Net
+learns what a mixture of --baseline Gaussians along cosines leaves. Training goes on after an interrupt. Prints K of the
+held-out patches in bits per dimension beside the density of three Gaussians with full covariances, one for each
+texture, with equal weights, and of the mixture.
 """
 
 from pathlib import Path
@@ -77,7 +78,8 @@ def run(options):
         test = test[:, :4]
     keys = jax.random.split(jax.random.key(options.seed), 4)
     data = train.reshape(-1, *SHAPE)
-    process = _images.untrained(keys[0], options.network, SHAPE, options.chain, data.mean(), data.std())
+    law = _images.simple_model(data, options)
+    process = _images.untrained(keys[0], options.network, SHAPE, options.chain, data.mean(), data.std(), law)
     weights = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(process.denoiser, eqx.is_inexact_array)))
     print(f"{len(data)} training patches, {weights} weights, T = {options.chain}", flush=True)
     process, seconds = _images.train_steps(keys[1], process, data, options.work, options, dequantize=1.0)
@@ -91,8 +93,8 @@ def run(options):
         "grey levels 0 to 255, uniform noise of one level added",
         "licence": "data CC0, as scikit-image's documentation says of all three; weights Apache-2.0",
         "command": f"python examples/textures.py --steps {options.steps} --stride {options.stride} --network "
-        f"{options.network} --objective {options.objective} --batch {options.batch} --rate {options.rate} "
-        f"--chain {options.chain} --seed {options.seed} --save PATH",
+        f"{options.network} --baseline {options.baseline} --objective {options.objective} --batch {options.batch} "
+        f"--rate {options.rate} --chain {options.chain} --seed {options.seed} --save PATH",
         "dequantize": 1.0,
         "schedule": f"log-SNR in {options.chain} equal steps",
     } | measure(keys[2], prior, test, options)
@@ -106,6 +108,9 @@ def run(options):
             keys[2], prior.process, train[:, :: train.shape[1] // 64][:, :64].reshape(-1, *SHAPE), options.terms, 1.0
         )[0].reshape(3, -1))  # fmt: skip
         report("a Gaussian for each texture", gaussians(train[:, ::2], test, options.seed))
+        if law is not None:
+            noisy = test + np.random.default_rng(options.seed).uniform(-0.5, 0.5, test.shape)
+            report(law.said, law.log_prob(noisy.reshape(-1, np.prod(SHAPE))).reshape(3, -1))
         picture(keys[3], prior, test, options.work / "textures.png")
 
 
@@ -115,8 +120,8 @@ def main():
     parser.add_argument("--save", type=Path, help="write the prior here too")
     parser.add_argument("--stride", type=int, default=3, help="pixels between two training patches")
     _images.add_training(parser, steps=4000, batch=16)
-    parser.set_defaults(network="patched-24")
-    _images.start(run, parser, steps=30, chain=10, network="mlp-16")
+    parser.set_defaults(network="patched-24", baseline=64)
+    _images.start(run, parser, steps=30, chain=10, network="mlp-16", baseline=3)
 
 
 if __name__ == "__main__":

@@ -66,8 +66,10 @@ class CheckpointError(ValueError):
 
 def pack(value: object, name: str, tensors: Tensors, dtype: FloatName) -> Json:
     """Describe a value of the tree in JSON, and add its arrays to `tensors`."""
-    inner = lambda item, key: pack(item, f"{name}.{key}" if name else str(key), tensors, dtype)
     kind = type(value)  # exactly: a subclass would come back as something less
+    # A module may say that its arrays are too exact to be rounded, which holds for all that is in it.
+    dtype = None if getattr(kind, "keeps_precision", False) else dtype
+    inner = lambda item, key: pack(item, f"{name}.{key}" if name else str(key), tensors, dtype)
     if value is None or kind in (bool, int, float, str):
         return value
     if kind in (tuple, list):

@@ -13,3 +13,4 @@ from .kernels import KernelDensity as KernelDensity
 from .network import Network as Network
 from .products import ProductMixture as ProductMixture
 from .residual import Residual as Residual
+from .separable import SeparableMixture as SeparableMixture

@@ -13,3 +13,6 @@ from .plan import plan_prior as plan_prior
 from .results import CheckpointNotWritten as CheckpointNotWritten
 from .results import FitResult as FitResult
 from .results import TrainingDiverged as TrainingDiverged
+from .separable import Separable as Separable
+from .separable import chosen_separable as chosen_separable
+from .separable import fit_separable as fit_separable

@@ -28,6 +28,7 @@ from .conditional import Pairs, Regressed, conditional_plan, described, with_res
 from .holding_out import held_out_rows
 from .holes import Gaps, find_gaps, find_gaps_of_table
 from .kinds import KINDS, Kind, kind_beside
+from .large import about_best
 from .loop import fit
 from .missing import Laps, learn_with_gaps
 from .mixed import plan_mixed, refused
@@ -250,15 +251,16 @@ def _learned(
         return DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
     if plan.has_baseline:
         rate = warmed_up(float(rate)) if rate > 0 else rate
-        options |= {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99 if len(train) <= 4_000 else 0.998}
-    patience = _patience(plan, len(train)) if len(held_out) else None
-    options |= {"likelihood": KINDS[plan.kind].validation(plan.process, len(held_out)), "patience": patience}
+        options |= {"weight_decay": WEIGHT_DECAY, "ema": 0.99 if len(train) <= 4_000 else 0.998}
+    options |= {"learning_rate": rate, "likelihood": KINDS[plan.kind].validation(plan.process, len(held_out)),
+                "patience": _patience(plan, len(train)) if len(held_out) else None}  # fmt: skip
     if plan.is_table:
         keys = settings.plan_key, settings.run_key
         return learn_table(keys, plan, train, held_out, finish, options, checkpoint, pilot, copies)
-    options |= {"learning_rate": rate, "checkpoint": checkpoint}
-    result = fit(settings.run_key, plan.process, train, max_steps=plan.max_steps, validation=held_out, **options)
-    models = simple_models(plan, train, held_out) if models is None else models
+    plan, own = about_best(settings.plan_key, plan, train, held_out) if plan.is_large else (plan, {})
+    options |= {"max_steps": plan.max_steps, "checkpoint": checkpoint}
+    result = fit(settings.run_key, plan.process, train, validation=held_out, **options)
+    models = own | simple_models(plan, train, held_out) if models is None else models
     report = report_of(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
     return finish.check(assembled(result.process, None, train, plan.dequantize).with_report(report))
 

@@ -104,11 +104,12 @@ def cosines(event_shape: tuple[int, ...]) -> np.ndarray:
     """The orthogonal matrix, shape (d, d), of the cosine transform of flat examples along their first two axes."""
     found = np.ones((1, 1))
     for axis, size in enumerate(event_shape):
-        found = np.kron(found, np.eye(size) if axis == 2 else _cosines_along(size))
+        found = np.kron(found, np.eye(size) if axis == 2 else cosines_along(size))
     return found
 
 
-def _cosines_along(size: int) -> np.ndarray:
+def cosines_along(size: int) -> np.ndarray:
+    """The orthogonal matrix of the cosine transform of so many elements, its rows from slow to fast."""
     places = np.arange(size)
     basis = np.sqrt(2 / size) * np.cos(np.pi * np.outer(places, places + 0.5) / size)
     basis[0] /= np.sqrt(2)
