@@ -120,14 +120,16 @@ def bands(
         if series is not None and np.shape(series) != values.shape[1:]:
             raise ValueError(f"{name}: expected shape {values.shape[1:]} as draws has, got {np.shape(series)}")
     ax = axes_or_new(ax, (6.0, 3.2))
-    for level in sorted(levels, reverse=True):
+    for inner, level in enumerate(sorted(levels, reverse=True)):
         low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], axis=0)
-        ax.fill_between(places, low, high, color=BLUE, alpha=0.25, linewidth=0, label=f"{level:.0%} of the draws")
+        shade = min(0.25 + 0.2 * inner, 0.9)
+        ax.fill_between(places, low, high, color=BLUE, alpha=shade, linewidth=0, label=f"{level:.0%} of the draws")
     ax.plot(places, np.median(values, axis=0), color=BLUE, linewidth=1.2, label="median")
     if truth is not None:
         ax.plot(places, shown("truth", truth), color="0.2", linestyle="--", linewidth=1, label="truth")
     if observed is not None:
         ax.plot(places, shown("observed", observed, float), "o", color=ORANGE, markersize=3, label="observed")
+    ax.set(xlabel="place in the series", ylabel="value" if site is None else site)
     ax.legend(frameon=False, fontsize=8)
     return plain(ax)
 
