@@ -40,6 +40,12 @@ def corner(
         names: of the elements; numbers unless given.
         truth: shape (d,), drawn as lines.
 
+    Example:
+        >>> data, posterior = jax.random.normal(jax.random.key(0), (2, 100, 3))
+        >>> axes = nd.plots.corner({"data": data, "posterior": 0.3 * posterior}, names=["a", "b", "c"])
+        >>> axes.shape
+        (3, 3)
+
     Returns:
         The Axes, shape (d, d).
 
@@ -107,6 +113,12 @@ def bands(
         truth: shape (length,), drawn as a dashed line.
         site: which one of a run or container; the only one of series unless given.
 
+    Example:
+        >>> draws = jax.random.normal(jax.random.key(0), (100, 24)).cumsum(1)
+        >>> ax = nd.plots.bands(draws, truth=draws[0])
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['90% of the draws', '50% of the draws', 'median', 'truth']
+
     Raises:
         ValueError: another shape, a level outside (0, 1), a site that is not there.
     """
@@ -150,6 +162,13 @@ def predictive(
         ax: where to draw.
         statistic: of one data set. Histograms are of the statistic then, with the share of data sets below that of the
             data; unless given, bands hold the distribution functions of 90% of the data sets, value by value.
+
+    Example:
+        >>> observed = jax.random.normal(jax.random.key(0), (30,))
+        >>> wide, narrow = jax.random.normal(jax.random.key(1), (2, 50, 30))
+        >>> ax = nd.plots.predictive({"prior": 3 * wide, "posterior": narrow}, observed)
+        >>> ax.get_ylabel()
+        'share of values below'
 
     Raises:
         ValueError: no data sets, or of another shape.

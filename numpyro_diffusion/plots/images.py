@@ -99,6 +99,13 @@ def posterior(
         site: which one of a run or container; the only one of images unless given.
         units: what the values are, such as ``"grey level"``, for the bars of the colours.
 
+    Example:
+        >>> draws = jax.random.uniform(jax.random.key(0), (50, 8, 8))
+        >>> seen = draws[0].at[4:].set(jnp.nan)  # the lower half is hidden
+        >>> axes = nd.plots.posterior(draws[0], seen, draws, num_draws=1, units="grey level")
+        >>> [panel.get_title() for panel in axes]
+        ['truth', 'observation', 'posterior mean', 'posterior sd', 'draw 1']
+
     Returns:
         The Axes, shape (panels,).
 
