@@ -16,10 +16,10 @@ import numpyro_diffusion as nd
 from numpyro_diffusion import cli
 from numpyro_diffusion.checkpoints import describe
 from numpyro_diffusion.cli import fit
+from numpyro_diffusion.cli._options import ADD, NETWORKS
+from numpyro_diffusion.cli._options import KINDS as NAMED_KINDS
 from numpyro_diffusion.networks import UNET_SIZES
 from numpyro_diffusion.training.kinds import KINDS
-from numpyro_diffusion_cli.arguments import ADD, NETWORKS
-from numpyro_diffusion_cli.arguments import KINDS as NAMED_KINDS
 
 FIT = ["--max-steps", "20", "--batch-size", "32", "--seed", "3"]
 
@@ -199,16 +199,17 @@ def test_every_command_has_help(command, capsys):
     assert cli.COMMANDS[command] in " ".join(said.split()) and "options:" in said
 
 
-@pytest.mark.parametrize("command", [[], ["fit"]])
-def test_help_loads_nothing_that_takes_a_while(command):
-    line = ["numpyro-diffusion", *command, "--help"]
+@pytest.mark.parametrize("line", [["--help"], *([command, "--help"] for command in cli.COMMANDS), ["fit", "--kind"]])
+def test_help_and_complaints_load_nothing_that_takes_a_while(line):
     program = (
-        f"import atexit, sys; atexit.register(lambda: print(*sys.modules)); sys.argv = {line!r};"
-        "import numpyro_diffusion_cli; numpyro_diffusion_cli.main()"
+        "import atexit, sys; from numpyro_diffusion.cli import main;"
+        f"atexit.register(lambda: print(*sys.modules)); main({line!r})"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "usage: numpyro-diffusion" in run.stdout
-    assert not {"jax", "numpy", "numpyro", "numpyro_diffusion"} & set(run.stdout.split())
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    wrong = line[-1] != "--help"
+    assert run.returncode == 2 * wrong and "usage: numpyro-diffusion" in (run.stderr if wrong else run.stdout)
+    loaded = run.stdout.splitlines()[-1].split()
+    assert "numpyro_diffusion.cli" in loaded and not {"jax", "jaxlib", "numpy", "numpyro"} & set(loaded)
 
 
 def test_names_that_the_command_line_has_once_more():
@@ -217,10 +218,10 @@ def test_names_that_the_command_line_has_once_more():
 
 
 def test_a_command_loads_only_what_it_needs():
-    """The commands' package imports none of them; those that only read a prior import neither training nor pictures."""
+    """The entry point imports no command; those that only read a prior import neither training nor pictures."""
     source = {path.stem: path.read_text(encoding="utf-8") for path in Path(cli.__file__).parent.glob("*.py")}
     imports = {name: re.findall(r"^from (\.\S*) import (.+)$", text, re.MULTILINE) for name, text in source.items()}
-    assert not imports["__init__"]
+    assert imports["__init__"] == [("..", "__version__"), ("._options", "ADD")] and not imports["_options"]
     used = {module for name in ("info", "evaluate") for module, _ in imports[name]}
     below = {".._checks", ".._compiled", ".._numbers", "..hub", "..likelihoods", "._arguments", "._context", "._tables"}
     assert used <= below

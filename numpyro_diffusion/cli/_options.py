@@ -2,8 +2,8 @@
 
 The parsers raise argparse's own error, which names the option and ends with status 2. Counts are below 2**31 and seeds
 below 2**32, which is what JAX takes; long texts are cut before they are made numbers, since Python refuses those of
-thousands of digits with an error of its own. Names of networks and kinds stand here once more, as the package that has
-them takes a while to load; a test holds the two alike.
+thousands of digits with an error of its own. Names of networks and kinds stand here once more, as the modules that have
+them take a while to load; a test holds the two alike.
 """
 
 import argparse
