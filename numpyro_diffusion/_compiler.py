@@ -7,6 +7,8 @@ right.
 
 A batched decomposition of matrices waits for threads of a pool that has as many as the machine has cores. Several at
 once take all threads of a small pool and then wait for one another's for ever.
+
+JAX is imported where it is used, since importing the package makes both settings, and does not load it.
 """
 
 import functools
@@ -15,9 +17,6 @@ import importlib.util
 import os
 import re
 import warnings
-
-import jax
-import jax.numpy as jnp
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 # XLA ends the process when it is given a flag that it does not know, so only versions that are known to know it get it.
@@ -48,6 +47,9 @@ def keep_enough_threads() -> None:
 
 def sums_are_right() -> bool:
     """Whether a sum in which the fault would show is right, on JAX's default device."""
+    import jax
+    import jax.numpy as jnp
+
     with jax.ensure_compile_time_eval():
         gap = jax.jit(lambda s: jnp.sum(jnp.log(2.0 * s), -1) - jnp.sum(jnp.log(s), -1))(jnp.ones(_SHAPE))
         return bool(jnp.all(jnp.abs(gap - 2 * jnp.log(2.0)) < 0.1))

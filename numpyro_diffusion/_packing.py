@@ -7,6 +7,7 @@ matrices alone are rounded, since vectors and scalars are small, and too exact f
 """
 
 import dataclasses
+import importlib
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias
 
@@ -165,6 +166,9 @@ def _unpack_array(node: dict[str, Json], name: str, tensors: Tensors) -> jax.Arr
 
 def _known_classes() -> dict[str, type[eqx.Module]]:
     """Collect the classes a file may name by walking what is defined, never by importing what is named."""
+    # Above all others that have some, so that files are read alike whatever a program has used before: the package
+    # loads nothing by itself.
+    importlib.import_module(f"{FORMAT_NAME}.infer")
     found, queue = {}, [eqx.Module]
     while queue:
         queue += (cls := queue.pop(0)).__subclasses__()

@@ -39,8 +39,11 @@ LAYERS = [
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 HEAVY = {"arviz", "arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "pandas", "sklearn", "xarray"}
-# Only leaves may import these, and only so that `import numpyro_diffusion` does not: test_import_is_cheap.
+# Only leaves may import these, and only so that a model does not: test_what_a_model_needs_is_cheap.
 LEAVES = {"cli", "convert", "datasets", "demo", "diagnostics", "plots"}
+# What these parts need takes a while to load.
+LATE = {"convert", "diagnostics", "incomplete", "plots", "training"}
+NEEDED = ", ".join(name for name, part in numpyro_diffusion._ON_USE.items() if part not in LATE)
 # Longer modules begin with a summary and a paragraph: theory and its references, or what one must know to change them.
 SHORT = 40  # lines
 
@@ -139,19 +142,68 @@ def test_modules_are_documented_and_small(module):
     assert says_why == (len(lines) > LINES), f"{module} has {len(lines)} lines; says why: {says_why}"
 
 
+def said(program):
+    """What a process prints: outside the tests, so that what pytest and its plugins have loaded does not count."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent, check=True).stdout
+
+
 def test_import_is_cheap():
     """What is loaded is counted, not timed, so that a busy machine cannot fail this."""
+    loaded = said(f"import sys, {PACKAGE}; print(*sys.modules)").split()
+    ours = {name for name in loaded if name.split(".")[0] == PACKAGE}
+    assert ours == {PACKAGE, f"{PACKAGE}._compiler"}
+    assert not {"jax", "jaxlib", "numpy", "numpyro"} & set(loaded)
+
+
+def test_what_a_model_needs_is_cheap():
+    """Every name but those of the parts that need Optax, ArviZ or Matplotlib."""
     program = (
         "import sys, numpyro, numpyro.distributions, numpyro.infer; before = set(sys.modules);"
-        f"import {PACKAGE}; print(*sorted(set(sys.modules) - before))"
+        f"from {PACKAGE} import {NEEDED}; print(*sorted(set(sys.modules) - before))"
     )
-    # Outside the tests, so that what pytest and its plugins have loaded does not count.
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT.parent, check=True)
-    added = run.stdout.split()
-    heavy = sorted(HEAVY & {name.split(".")[0] for name in added})
-    assert not heavy, f"import {PACKAGE} loads {heavy}"
+    added = said(program).split()
+    heavy = sorted((HEAVY | {"optax"}) & {name.split(".")[0] for name in added})
+    assert not heavy, f"a model loads {heavy}"
     foreign = [name for name in added if name.split(".")[0] != PACKAGE]
-    assert len(foreign) <= 600, f"import {PACKAGE} loads {len(foreign)} modules beyond NumPyro's own"
+    assert len(foreign) <= 600, f"a model loads {len(foreign)} modules beyond NumPyro's own"
+
+
+def test_type_checkers_see_the_names_that_are_loaded_on_use():
+    block = next(node for node in TREES[PACKAGE].body if isinstance(node, ast.If))
+    seen = {alias.asname: node.module or alias.name for node in block.body for alias in node.names}
+    assert ast.unparse(block.test) == "_typing.TYPE_CHECKING" and seen == numpyro_diffusion._ON_USE
+    hidden = {name for name, module in seen.items() if name != module and f"{PACKAGE}.{name}" in MODULES}
+    assert not hidden, f"modules of these names would take their place: {hidden}"
+
+
+def test_public_names_are_found_before_they_are_used():
+    """By `dir`, by a star, and by name, which is then kept; and no others."""
+    program = (
+        f"import {PACKAGE} as nd; names = nd.__all__; assert {{*names}} <= {{*dir(nd)}}; dir(nd);"
+        "assert 'fit_prior' not in vars(nd); nd.fit_prior; assert {'fit_prior', 'training'} <= {*vars(nd)};"
+        f"assert not hasattr(nd, 'fit_posterior'); from {PACKAGE} import *; assert {{*names}} <= {{*globals()}};"
+        "assert {*names} <= {*vars(nd)}; print(len(names))"
+    )
+    assert int(said(program)) == len({*numpyro_diffusion.__all__}) > 60
+
+
+def test_names_may_be_used_first_while_a_program_is_traced():
+    """Nothing is computed by an import: it would become a part of the program, and be lost with it."""
+    program = (
+        f"import jax, {PACKAGE} as nd; load = lambda: [getattr(nd, name) for name in nd.__all__] and 0.0;"
+        f"print(len(jax.make_jaxpr(load)().eqns)); import sys;"
+        f"print([(name, key) for name, module in [*sys.modules.items()] if name.startswith('{PACKAGE}')"
+        " for key, value in vars(module).items() if isinstance(value, jax.core.Tracer)])"
+    )
+    assert said(program).split() == ["0", "[]"]
+
+
+def test_files_are_read_alike_whatever_was_used_before():
+    """The classes that a file may name are those of the package, not those that a program happens to have loaded."""
+    known = "print(*sorted(_packing._known_classes()))"
+    first = said(f"from {PACKAGE} import _packing; {known}").split()
+    assert len(first) > 150 and first == said(f"from {PACKAGE} import {NEEDED}, _packing; {known}").split()
 
 
 def test_namespaces_hold_nothing_of_others():

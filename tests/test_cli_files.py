@@ -3,6 +3,8 @@
 import argparse
 import json
 import re
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -14,6 +16,10 @@ import numpyro_diffusion as nd
 from numpyro_diffusion import cli
 from numpyro_diffusion.checkpoints import describe
 from numpyro_diffusion.cli import fit
+from numpyro_diffusion.cli._options import ADD, NETWORKS
+from numpyro_diffusion.cli._options import KINDS as NAMED_KINDS
+from numpyro_diffusion.networks import UNET_SIZES
+from numpyro_diffusion.training.kinds import KINDS
 
 FIT = ["--max-steps", "20", "--batch-size", "32", "--seed", "3"]
 
@@ -73,7 +79,7 @@ def test_fit_says_what_it_does_and_goes_on_from_its_checkpoint(folder, capsys):
 def test_the_command_in_the_card_is_the_one_that_was_given():
     """But for the places of files: every option that says what is learned is there."""
     parser = argparse.ArgumentParser()
-    fit.add_arguments(parser)
+    ADD["fit"](parser)
     given = "--max-steps 7 --batch-size 5 --learning-rate 0.02 --family categorical --dequantize 0.5 --network mlp"
     given += " --kind series --dtype float16 --context c.npy --context-dropout 0.25 --seed 3"
     options = parser.parse_args(["DATA", "-o", "FILE", *given.split()])
@@ -193,11 +199,29 @@ def test_every_command_has_help(command, capsys):
     assert cli.COMMANDS[command] in " ".join(said.split()) and "options:" in said
 
 
+@pytest.mark.parametrize("line", [["--help"], *([command, "--help"] for command in cli.COMMANDS), ["fit", "--kind"]])
+def test_help_and_complaints_load_nothing_that_takes_a_while(line):
+    program = (
+        "import atexit, sys; from numpyro_diffusion.cli import main;"
+        f"atexit.register(lambda: print(*sys.modules)); main({line!r})"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    wrong = line[-1] != "--help"
+    assert run.returncode == 2 * wrong and "usage: numpyro-diffusion" in (run.stderr if wrong else run.stdout)
+    loaded = run.stdout.splitlines()[-1].split()
+    assert "numpyro_diffusion.cli" in loaded and not {"jax", "jaxlib", "numpy", "numpyro"} & set(loaded)
+
+
+def test_names_that_the_command_line_has_once_more():
+    assert NETWORKS == ("mlp", *(f"unet-{size}" for size in UNET_SIZES))
+    assert set(NAMED_KINDS) == set(KINDS)
+
+
 def test_a_command_loads_only_what_it_needs():
     """The entry point imports no command; those that only read a prior import neither training nor pictures."""
     source = {path.stem: path.read_text(encoding="utf-8") for path in Path(cli.__file__).parent.glob("*.py")}
     imports = {name: re.findall(r"^from (\.\S*) import (.+)$", text, re.MULTILINE) for name, text in source.items()}
-    assert imports["__init__"] == [("..", "__version__")]
+    assert imports["__init__"] == [("..", "__version__"), ("._options", "ADD")] and not imports["_options"]
     used = {module for name in ("info", "evaluate") for module, _ in imports[name]}
     below = {".._checks", ".._compiled", ".._numbers", "..hub", "..likelihoods", "._arguments", "._context", "._tables"}
     assert used <= below

@@ -80,6 +80,7 @@ def test_smc_runs(smc, tmp_path):
 def test_effective_sizes_are_drawn(smc):
     ax = nd.plots.effective_size(smc)
     assert len(ax.lines) == 4  # three islands and the number of particles
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["an island", "all particles"]
     plt.close(ax.figure)
 
 

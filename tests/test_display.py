@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 import pytest
 
 import numpyro_diffusion as nd
+from numpyro_diffusion.training.laps import History
 
 PRIOR = nd.DiffusionPrior(
     nd.ReverseProcess(nd.GaussianDiffusion(nd.schedules.log_snr(6)), nd.denoisers.Gaussian(0.0, 1.0), 2)
@@ -37,6 +38,15 @@ def tempered():
         return run.run(jax.random.key(0), jnp.zeros(2))
 
 
+def gibbs():
+    return nd.infer.Gibbs([(nd.infer.ParticleGibbs(model), ["x"]), (numpyro.infer.NUTS(model), None)])
+
+
+def observed():
+    history = History([-2.0, -1.5], [0.3, 0.2])
+    return nd.incomplete.ObservationsFit(PRIOR, {"scale": np.array(2.0)}, history)
+
+
 SHOWN = {
     "prior": (lambda: PRIOR, ["event_shape=(2,)", "num_steps=6", "denoiser=Gaussian", "sampler=Ancestral"]),
     "batch": (lambda: PRIOR.expand((3,)), ["batch_shape=(3,)"]),
@@ -58,6 +68,23 @@ SHOWN = {
     "calibration": (
         lambda: nd.diagnostics.Calibration({"x": np.arange(40) % 10}, 9),
         ["quantities=x", "replicates=40"],
+    ),
+    "information": (
+        lambda: nd.diagnostics.MutualInformation(*np.linspace(1.0, 4.0, 8).reshape(4, 2), 1.234, 0.1),
+        ["levels=2", "entropy=1.23 ± 0.10 nats"],
+    ),
+    "particle Gibbs": (
+        lambda: nd.infer.ParticleGibbs(model, "x", num_particles=4),
+        ["ParticleGibbs(model=model", "site=x", "num_particles=4", "twist=by rule"],
+    ),
+    "Gibbs": (gibbs, ["model=model", "ParticleGibbs of ('x',)", "NUTS of all others", "interweave=auto"]),
+    "imputations": (
+        lambda: nd.impute(jax.random.key(0), np.array([[1.0, np.nan], [0.5, 2.0]]), PRIOR, progress_bar=False),
+        ["imputations", "imputed: 1 cells in 1 rows", "median"],
+    ),
+    "observations": (
+        observed,
+        ["prior=DiffusionPrior(", "scale=2.", "laps=1 kept of 1", "log_evidence=-1.500 ± 0.200 nats"],
     ),
     "plan": (
         lambda: nd.plan_prior(jax.random.key(0), np.random.default_rng(0).normal(size=(40, 2))),

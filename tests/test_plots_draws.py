@@ -93,6 +93,48 @@ def test_bands_are_quantiles():
     assert labels == ["80% of the draws", "median", "truth", "observed"]
 
 
+def test_axes_of_bands_are_named():
+    ax = plots.bands(RNG.normal(size=(20, 4)))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("place in the series", "value")
+    assert plots.bands(run((4,)), site="x").get_ylabel() == "x"
+
+
+def bars(axes):
+    """The bars of colours beside the panels, by label."""
+    return [ax.get_ylabel() for ax in axes[0].figure.axes if ax not in list(axes)]
+
+
+def test_colours_have_bars_with_units():
+    draws, truth = RNG.normal(size=(9, 3, 5)), RNG.normal(size=(3, 5))
+    assert bars(plots.posterior(truth, truth, draws)) == ["", ""]
+    named = plots.posterior(truth, truth, draws, ranks=True, num_draws=0, units="counts")
+    assert bars(named) == ["counts", "counts", ""]  # of the mean, of the standard deviation, of ranks
+    given = plt.subplots(1, 6)[1]
+    assert bars(plots.posterior(truth, truth, draws, given, num_draws=2)) == [""]  # rows may share one
+    given = plt.subplots(1, 6)[1]
+    assert bars(plots.posterior(truth, truth, draws, given, num_draws=2, units="counts")) == ["counts", "counts"]
+    assert bars([plots.samples(draws)]) == []
+    assert bars([plots.samples(draws, units="counts")]) == ["counts"]
+    assert bars([plots.samples(RNG.uniform(size=(2, 3, 5, 3)), units="counts")]) == []
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_lines_and_bands_are_named_in_a_legend():
+    calibration = nd.diagnostics.Calibration({"x": np.arange(40) % 10, "y": np.arange(40) % 10}, 9)
+    for show in ("histogram", "ecdf"):
+        first, second = plots.ranks(calibration, show=show)
+        assert legend(first) == ["99% of uniform ranks", "uniform"] and second.get_legend() is None
+        assert first.get_ylabel()
+    (top,) = {panel.get_ylim()[1] for panel in plots.ranks(calibration)}
+    assert top > 4  # replicates in each bin
+    found = nd.diagnostics.MutualInformation(*np.ones((4, 3)), 0.0, 0.1)
+    assert plots.mutual_information(found).get_legend() is None
+    assert legend(plots.mutual_information(found, label="digits")) == ["digits"]
+
+
 def test_predictive_shows_distribution_functions_or_a_statistic():
     observed = RNG.normal(size=30)
     sets = {"prior": RNG.normal(0.0, 3.0, (80, 30)), "posterior": RNG.normal(size=(80, 30))}

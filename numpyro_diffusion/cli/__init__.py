@@ -1,11 +1,11 @@
 """The command line: ``numpyro-diffusion`` or ``python -m numpyro_diffusion``.
 
-A command is a module of its name with `add_arguments`, `run` and `BAD_INPUT_STATUS`, imported only where it is asked
-for, as what some of them need takes a while to load. What a command raises becomes one line on the standard error, and
-a status: that of bad input for ``ValueError`` and ``OSError`` (2; 1 of the demonstration, whose options are all that a
-user gives it), 1 for a missing package, training that diverged or too little memory, 130 for an interrupt. An error of
-another class is a fault of the package, and keeps its traceback. Messages quote files, so that signs a terminal would
-obey are written out.
+What a user may write is in `_options`, which loads no JAX, so that ``--help`` and a mistyped option are answered at
+once. A command is a module of its name with `run` and `BAD_INPUT_STATUS`, imported only where it is asked for. What it
+raises becomes one line on the standard error, and a status: that of bad input for ``ValueError`` and ``OSError`` (2; 1
+of the demonstration, whose options are all that a user gives it), 1 for a missing package, training that diverged or
+too little memory, 130 for an interrupt. An error of another class is a fault of the package, and keeps its traceback.
+Messages quote files, so that signs a terminal would obey are written out.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
+from ._options import ADD
 
 COMMANDS = {
     "fit": "learn a prior from an array of examples",
@@ -28,16 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 for bad input, 1 for what else failed, 130 for an interrupt."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(prog="numpyro-diffusion", description="Learned diffusion priors for NumPyro.")
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=__version__, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     parsers = {name: commands.add_parser(name, help=about, description=about) for name, about in COMMANDS.items()}
-    # Only the module of the command that is used is loaded: the demo needs ArviZ, and training needs Optax.
-    name = next((word for word in arguments if word in COMMANDS), None)
-    module = None if name is None else importlib.import_module(f".{name}", __name__)
-    if name is not None and module is not None:
-        module.add_arguments(parsers[name])
+    for name, each in parsers.items():
+        ADD[name](each)
     options = parser.parse_args(arguments)
-    assert module is not None  # the parser has refused a line without a command
+    # Only the module of the command that is used is loaded: the demo needs ArviZ, and training needs Optax.
+    module = importlib.import_module(f".{options.command}", __name__)
     try:
         module.run(options)
     except (ImportError, FloatingPointError) as error:  # the latter: training that diverged

@@ -6,19 +6,11 @@ that was asked for. Arrays keep their type, since one of whole numbers holds lab
 word on their values.
 """
 
-import argparse
 from typing import Any
 
 import numpy as np
 
 from ._tables import read_examples
-
-_WHAT = "an .npy file, or a table in text; an array of whole numbers holds labels"
-
-
-def add_context(parser: argparse.ArgumentParser, of: str) -> None:
-    """``--context``."""
-    parser.add_argument("--context", help=f"contexts {of}, for a prior of p(x | c): {_WHAT}")
 
 
 def read_context(path: str) -> np.ndarray:

@@ -22,33 +22,11 @@ from .._compiled import compiled
 from .._numbers import check_resolution
 from ..hub import card, load
 from ..likelihoods import KBound
-from ._arguments import add_seed, count, width
-from ._context import add_context, contexts_for
+from ._context import contexts_for
 from ._tables import read_examples, recorded_columns
 
 BAD_INPUT_STATUS = 2
 _BATCH = 256
-_EPILOG = """
-K is a lower bound on log p(data), a mean over the examples with its standard error. Bits per dimension are minus K
-for each element, as a code of data in steps of the dequantisation (of 1 where there is none): the smaller the better.
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the bound."""
-    parser.epilog = _EPILOG
-    parser.add_argument("prior", help="a prior file, or the name of a packaged prior")
-    parser.add_argument(
-        "data", help="examples: an .npy file (or .npz of one array), shape (n, *event), or a table in text"
-    )
-    parser.add_argument("--samples", type=count, default=2, help="noise draws for each example, even (default: 2)")
-    parser.add_argument("--terms", type=count, help="terms of K for each draw, chosen at random (default: at most 100)")
-    parser.add_argument("--limit", type=count, help="only so many of the examples, the first")
-    parser.add_argument("--dequantize", type=width, help="width of uniform noise to add to the data "
-                        "(default: as the prior's card says, or none)")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    add_context(parser, "of the examples")
-    add_seed(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -17,44 +17,11 @@ import numpy as np
 
 from ..networks import UNET_SIZES, UNet
 from ..training import BelowBaselineWarning, fit_prior, plan_prior
-from ..training.kinds import KINDS
-from ._arguments import add_seed, count, positive, share, width, writable
-from ._context import add_context, read_context
+from ._arguments import writable
+from ._context import read_context
 from ._tables import read_examples
 
 BAD_INPUT_STATUS = 2
-_EPILOG = """
-The data are one array, shape (n, *event): n examples of any shape. Family, scaling, schedule, network and training
-length are chosen from them and said; a tenth is held out, and training stops when K on it no longer rises. An
-interrupted run goes on from its checkpoint when the same command is given again.
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of training."""
-    parser.epilog = _EPILOG
-    parser.add_argument("data", help="examples: an .npy file (or .npz of one array), shape (n, *event), or a table "
-                        "of numbers in text, .csv or .tsv, with or without a line of names")  # fmt: skip
-    parser.add_argument("-o", "--output", required=True, help="file for the prior, such as prior.safetensors")
-    parser.add_argument(
-        "--max-steps", type=count, help="optimiser steps at most (default: by the data's number and size)"
-    )
-    parser.add_argument("--batch-size", type=count, help="examples a step (default: 256; small tables: 128)")
-    parser.add_argument("--learning-rate", type=positive, default=1e-3, help="its peak (default: 0.001)")
-    families = ("gaussian", "binomial", "categorical")
-    parser.add_argument("--family", choices=families, help="binomial: bits; categorical: codes (default: by the data)")
-    parser.add_argument("--dequantize", type=width, help="width of uniform noise to add (default: the data's spacing)")
-    networks = ("mlp", *(f"unet-{size}" for size in UNET_SIZES))
-    parser.add_argument("--network", choices=networks, help="a U-Net suits images (default: by --kind)")
-    parser.add_argument("--kind", choices=tuple(KINDS), help="series: 1-d convolutions; image: a small U-Net; "
-                        "vector: an MLP (default: by the shape)")  # fmt: skip
-    parser.add_argument("--dtype", choices=("float16", "float32"), default="float32", help="weights in the file")
-    parser.add_argument("--checkpoint", help="file to resume from and save to (default: OUTPUT.checkpoint, "
-                        "which is removed at the end)")  # fmt: skip
-    add_context(parser, "of the examples")
-    parser.add_argument("--context-dropout", type=share, default=0.0, help="share of contexts left out in training, so "
-                        "that p(x) is learned too (default: 0)")  # fmt: skip
-    add_seed(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -19,12 +19,6 @@ from ..hub import card, load, packaged
 BAD_INPUT_STATUS = 2
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the description."""
-    parser.add_argument("prior", nargs="?", help="a prior file, or the name of a packaged prior (default: list these)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-
-
 def run(options: argparse.Namespace) -> None:
     """Print the description and the card."""
     if options.prior is None:

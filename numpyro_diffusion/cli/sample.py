@@ -20,24 +20,11 @@ from .. import plots
 from ..distributions import DiffusionPrior
 from ..hub import card, load
 from ..samplers import Ancestral
-from ._arguments import add_seed, count, writable
-from ._context import add_context, contexts_for
+from ._arguments import writable
+from ._context import contexts_for
 from ._tables import recorded_columns, write_table
 
 BAD_INPUT_STATUS = 2
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of sampling."""
-    parser.add_argument("prior", help="a prior file, or the name of a packaged prior")
-    parser.add_argument("-n", "--number", type=count, default=16, help="how many draws (default: 16)")
-    parser.add_argument("-o", "--output", required=True, help=".npy file for the draws, shape (number, *event), or "
-                        ".csv for the draws of a prior of tables")  # fmt: skip
-    parser.add_argument("--image", help="file for a picture of the draws, if they are images (.png, .pdf, .svg)")
-    parser.add_argument("--steps", type=count, help="steps of a shorter chain (default: as the prior has it)")
-    parser.add_argument("--batch", type=count, default=256, help="draws at a time; they are the same (default: 256)")
-    add_context(parser, "of the draws, one for each or one for all")
-    add_seed(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from .._batching import batched_map
 from .._checks import check_count, check_event, check_key
 from .._compiled import compiled
+from .._display import shown_by_facts
 from .._numbers import check_told_apart
 from ..diffusions import require_gaussian
 from ..likelihoods import terminal_kl
@@ -25,6 +26,7 @@ from ..process import ReverseProcess
 from ..samplers import Ancestral
 
 
+@shown_by_facts
 class MutualInformation(NamedTuple):
     """What is left of x_0 in x_t, and the entropy of x_0, in nats.
 
@@ -43,6 +45,14 @@ class MutualInformation(NamedTuple):
     standard_error: np.ndarray
     entropy: float
     entropy_error: float
+
+    def _facts(self) -> dict[str, object]:
+        information = f"{self.information[0]:.2f} to {self.information[-1]:.2f} nats"
+        return {
+            "levels": len(self.t),
+            "information": information,
+            "entropy": f"{self.entropy:.2f} ± {self.entropy_error:.2f} nats",
+        }
 
 
 def mutual_information(

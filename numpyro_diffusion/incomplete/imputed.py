@@ -78,6 +78,7 @@ _EMPTY = np.zeros(0)
 NOTHING = ImputationDiagnostics(np.zeros(0, int), 0, _EMPTY, _EMPTY, _EMPTY, _EMPTY, 0, 0, 0)
 
 
+@shown_as_text
 class Imputations(Sequence[Any]):
     """Completed tables of the kind that was given, and what speaks for and against them.
 
@@ -111,4 +112,7 @@ class Imputations(Sequence[Any]):
 
     def print_summary(self) -> None:
         """Print the diagnostics."""
-        print(f"{len(self)} imputations\n{self.diagnostics}")
+        print(self)
+
+    def __str__(self) -> str:
+        return f"{len(self)} imputations\n{self.diagnostics}"

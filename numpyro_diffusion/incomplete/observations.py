@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from .._checks import check_callable, check_count, check_key, check_scalar, check_site, check_sizes
+from .._display import shown_by_facts
 from ..checkpoints import digest
 from ..distributions import DiffusionPrior
 from ..distributions.report import PriorReport, Score
@@ -41,6 +42,7 @@ MOST_HELD_OUT = 512
 RUNS = 4  # independent runs of SMC that score a lap
 
 
+@shown_by_facts
 class ObservationsFit(NamedTuple):
     """What `fit_prior_from_observations` returns.
 
@@ -53,6 +55,14 @@ class ObservationsFit(NamedTuple):
     prior: DiffusionPrior
     params: dict[str, np.ndarray]
     history: History
+
+    def _facts(self) -> dict[str, object]:
+        kept, laps = self.history.best, len(self.history.score) - 1
+        evidence = f"{self.history.score[kept]:.3f} ± {self.history.error[kept]:.3f} nats, held out"
+        params = {
+            name: np.array2string(np.asarray(value), precision=4, threshold=8) for name, value in self.params.items()
+        }
+        return {"prior": self.prior, **params, "laps": f"{kept} kept of {laps}", "log_evidence": evidence}
 
 
 def fit_prior_from_observations(

@@ -22,6 +22,7 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned, prototype_trace,
 from numpyro.infer.mcmc import MCMCKernel
 
 from .._checks import check_choice
+from .._display import Described, model_name
 from ..samplers import chain_of_noise, noise_of_chain
 from .handed import Handed, Handing, has_noise, prior_parents, tied_by_data
 from .particle_gibbs import ParticleGibbs
@@ -54,7 +55,7 @@ class _Twin(NamedTuple):
     owned: tuple[str, ...]  # diffusion sites whose noise it moves too
 
 
-class Gibbs(numpyro.infer.Gibbs):
+class Gibbs(Described, numpyro.infer.Gibbs):
     """`numpyro.infer.Gibbs` for blocks of which some are `ParticleGibbs`: *exact* where a prior depends on other sites.
 
     The other blocks are given the chain x_0 … x_T of a diffusion site, whose density given everything else is a closed
@@ -102,6 +103,13 @@ class Gibbs(numpyro.infer.Gibbs):
         self._twins: tuple[_Twin, ...] = ()
         self._noisy: tuple[str, ...] = ()
         self._particle_blocks: dict[str, int] = {}
+
+    def _facts(self) -> dict[str, object]:
+        blocks = [
+            (type(kernel).__name__, sites) for kernel, sites in zip(self._plain_kernels, self._specs, strict=True)
+        ]
+        said = [f"{name} of {'all others' if sites is None else sites}" for name, sites in blocks]
+        return {"model": model_name(self.model), "blocks": "; ".join(said), "interweave": self.interweave}
 
     @property
     def model(self) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ from numpyro.util import is_prng_key
 from .. import samplers
 from .._checks import check_callable, check_site
 from .._compiled import compiled
+from .._display import Described, model_name
 from ..samplers.base import following
 from ..twists import AbstractTwist
 from .extract import Latent, extract, over_batch
@@ -51,7 +52,7 @@ class ParticleGibbsState(NamedTuple):
     moments: Any = None
 
 
-class ParticleGibbs(MCMCKernel):
+class ParticleGibbs(Described, MCMCKernel):
     """Draws a diffusion site given everything else in the model; *exactly* invariant for 2 particles or more.
 
     An `MCMCKernel`: alone in `numpyro.infer.MCMC` where the site is the model's only latent one, and as a block of
@@ -111,6 +112,16 @@ class ParticleGibbs(MCMCKernel):
             "chunk": chunk,
         }  # fmt: skip
         self.sampler = sampler_of(samplers.ParticleGibbs, sampler, shorthand, 16)
+
+    def _facts(self) -> dict[str, object]:
+        twist = "by rule" if self.sampler.twist is None else self.sampler.twist
+        site = "found when it is run" if self.site is None else self.site
+        return {
+            "model": model_name(self.model),
+            "site": site,
+            "num_particles": self.sampler.num_particles,
+            "twist": twist,
+        }
 
     @property
     def model(self) -> Callable[..., Any]:

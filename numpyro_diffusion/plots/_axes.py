@@ -44,6 +44,16 @@ def draw_image(ax: Axes, image: np.ndarray, low: float, high: float | None, cmap
     return ax.imshow(image, vmin=low, vmax=high, cmap=colors, interpolation="nearest")
 
 
+def colour_bar(drawn: Any, ax: Axes, label: str | None = None) -> Any:
+    """A bar of the colours of what was drawn, inside of the place of `ax`."""
+    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.05, pad=0.03)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
+    if label is not None:
+        bar.set_label(label, fontsize=8)
+    return bar
+
+
 def plain(ax: Axes) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -40,6 +40,12 @@ def corner(
         names: of the elements; numbers unless given.
         truth: shape (d,), drawn as lines.
 
+    Example:
+        >>> data, posterior = jax.random.normal(jax.random.key(0), (2, 100, 3))
+        >>> axes = nd.plots.corner({"data": data, "posterior": 0.3 * posterior}, names=["a", "b", "c"])
+        >>> axes.shape
+        (3, 3)
+
     Returns:
         The Axes, shape (d, d).
 
@@ -107,6 +113,12 @@ def bands(
         truth: shape (length,), drawn as a dashed line.
         site: which one of a run or container; the only one of series unless given.
 
+    Example:
+        >>> draws = jax.random.normal(jax.random.key(0), (100, 24)).cumsum(1)
+        >>> ax = nd.plots.bands(draws, truth=draws[0])
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['90% of the draws', '50% of the draws', 'median', 'truth']
+
     Raises:
         ValueError: another shape, a level outside (0, 1), a site that is not there.
     """
@@ -120,14 +132,16 @@ def bands(
         if series is not None and np.shape(series) != values.shape[1:]:
             raise ValueError(f"{name}: expected shape {values.shape[1:]} as draws has, got {np.shape(series)}")
     ax = axes_or_new(ax, (6.0, 3.2))
-    for level in sorted(levels, reverse=True):
+    for inner, level in enumerate(sorted(levels, reverse=True)):
         low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], axis=0)
-        ax.fill_between(places, low, high, color=BLUE, alpha=0.25, linewidth=0, label=f"{level:.0%} of the draws")
+        shade = min(0.25 + 0.2 * inner, 0.9)
+        ax.fill_between(places, low, high, color=BLUE, alpha=shade, linewidth=0, label=f"{level:.0%} of the draws")
     ax.plot(places, np.median(values, axis=0), color=BLUE, linewidth=1.2, label="median")
     if truth is not None:
         ax.plot(places, shown("truth", truth), color="0.2", linestyle="--", linewidth=1, label="truth")
     if observed is not None:
         ax.plot(places, shown("observed", observed, float), "o", color=ORANGE, markersize=3, label="observed")
+    ax.set(xlabel="place in the series", ylabel="value" if site is None else site)
     ax.legend(frameon=False, fontsize=8)
     return plain(ax)
 
@@ -148,6 +162,13 @@ def predictive(
         ax: where to draw.
         statistic: of one data set. Histograms are of the statistic then, with the share of data sets below that of the
             data; unless given, bands hold the distribution functions of 90% of the data sets, value by value.
+
+    Example:
+        >>> observed = jax.random.normal(jax.random.key(0), (30,))
+        >>> wide, narrow = jax.random.normal(jax.random.key(1), (2, 50, 30))
+        >>> ax = nd.plots.predictive({"prior": 3 * wide, "posterior": narrow}, observed)
+        >>> ax.get_ylabel()
+        'share of values below'
 
     Raises:
         ValueError: no data sets, or of another shape.

@@ -15,8 +15,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import check_count
-from ._axes import Axes, axes_array, axes_or_new, draw_image
+from ._axes import Axes, axes_array, axes_or_new, colour_bar, draw_image
 from ._draws import pooled, shown
+
+RANK = "rank of the truth"
 
 
 def samples(
@@ -26,6 +28,7 @@ def samples(
     columns: int | None = None,
     limits: tuple[float, float] | None = None,
     cmap: str = "gray",
+    units: str | None = None,
 ) -> Axes:
     """Images side by side in one grid, all on one colour scale.
 
@@ -35,6 +38,7 @@ def samples(
         columns: images in a row; as many as make the grid about square unless given.
         limits: values drawn as the two ends of the colour map; the least and the greatest unless given.
         cmap: a colour map, for images of one channel.
+        units: what the values are, such as ``"grey level"``, for a bar of the colours; no bar unless given.
 
     Raises:
         ValueError: an array of another shape.
@@ -53,7 +57,9 @@ def samples(
     low, high = (np.nanmin(array), np.nanmax(array)) if limits is None else limits
     if array.ndim == 4:
         grid = np.nan_to_num(np.clip(grid, 0, 1), nan=1.0)
-    draw_image(ax, grid, low, high, cmap, hidden="white")
+    drawn = draw_image(ax, grid, low, high, cmap, hidden="white")
+    if units is not None and array.ndim == 3:
+        colour_bar(drawn, ax, units)
     return ax
 
 
@@ -70,10 +76,12 @@ def posterior(
     limits: tuple[float, float] | None = None,
     cmap: str = "gray",
     site: str | None = None,
+    units: str | None = None,
 ) -> np.ndarray:
     """One row: truth, observation, posterior mean and standard deviation, quantiles, ranks, some posterior draws.
 
-    All but the standard deviation and the ranks share one colour scale. What was not observed is shown in a colour of
+    All but the standard deviation and the ranks share one colour scale. Its bar stands beside the last of them, unless
+    Axes are given, whose rows may share one. What was not observed is shown in a colour of
     its own. A rank is the share of draws below the truth: over all elements, uniform on [0, 1] where the posterior is
     right, so that patches at either end show where it is not.
 
@@ -89,6 +97,14 @@ def posterior(
         limits: values drawn as the two ends of the colour map; those of the truth (or the draws) unless given.
         cmap: a colour map.
         site: which one of a run or container; the only one of images unless given.
+        units: what the values are, such as ``"grey level"``, for the bars of the colours.
+
+    Example:
+        >>> draws = jax.random.uniform(jax.random.key(0), (50, 8, 8))
+        >>> seen = draws[0].at[4:].set(jnp.nan)  # the lower half is hidden
+        >>> axes = nd.plots.posterior(draws[0], seen, draws, num_draws=1, units="grey level")
+        >>> [panel.get_title() for panel in axes]
+        ['truth', 'observation', 'posterior mean', 'posterior sd', 'draw 1']
 
     Returns:
         The Axes, shape (panels,).
@@ -117,15 +133,14 @@ def posterior(
     panels += [("posterior sd", sampled.std(0, ddof=1), (0.0, None, "viridis"))]
     panels += [(f"{level:.0%} quantile", np.quantile(sampled, level, axis=0), scale) for level in quantiles]
     if ranks:
-        panels += [("rank of the truth", _ranks(np.asarray(truth, float), sampled), (0.0, 1.0, "RdBu_r"))]
+        panels += [(RANK, _ranks(np.asarray(truth, float), sampled), (0.0, 1.0, "RdBu_r"))]
     panels += [(f"draw {i + 1}", sampled[index], scale) for i, index in enumerate(picked)]
     axes = axes_array(ax, (1, len(panels)), (1.5 * len(panels) + 0.4, 1.9)).reshape(-1)
-    for panel, (title, image, colours) in zip(axes, panels, strict=True):
+    last = max(place for place, (_, _, colours) in enumerate(panels) if colours is scale)
+    for place, (panel, (title, image, colours)) in enumerate(zip(axes, panels, strict=True)):
         drawn = draw_image(panel, image, *colours)
-        if colours is not scale:
-            bar = panel.figure.colorbar(drawn, ax=panel, fraction=0.05, pad=0.03)
-            bar.ax.tick_params(labelsize=7)
-            bar.outline.set_visible(False)
+        if colours is not scale or (place == last and (ax is None or units is not None)):
+            colour_bar(drawn, panel, None if title == RANK else units)
         panel.set_title(title, fontsize=9)
     return axes
 

@@ -18,8 +18,10 @@ from .._checks import check_choice
 from ..diagnostics import Calibration, MutualInformation
 from ..infer import SMC, TemperedSMC
 from ..samplers import Particles
-from ._axes import BLUE, ORANGE, Axes, axes_array, axes_or_new, draw_image, plain
+from ._axes import BLUE, ORANGE, Axes, axes_array, axes_or_new, colour_bar, draw_image, plain
 from ._draws import draws_of
+
+BAND = "99% of uniform ranks"
 
 
 def effective_size(result: SMC | Particles, ax: Axes | None = None) -> Axes:
@@ -33,10 +35,11 @@ def effective_size(result: SMC | Particles, ax: Axes | None = None) -> Axes:
     sizes = np.asarray(particles.effective_size)
     count = particles.log_weight.shape[-1]
     ax = axes_or_new(ax, (6.0, 3.2))
-    for line in sizes.reshape(-1, sizes.shape[-1]):
-        ax.plot(line, color=BLUE, alpha=0.6, linewidth=1)
-    ax.axhline(count, color="0.6", linewidth=0.8, linestyle=":")
+    for number, line in enumerate(sizes.reshape(-1, sizes.shape[-1])):
+        ax.plot(line, color=BLUE, alpha=0.6, linewidth=1, label=None if number else "an island")
+    ax.axhline(count, color="0.6", linewidth=0.8, linestyle=":", label="all particles")
     ax.set(xlabel="step, from noise to data", ylabel="effective particles", ylim=(0, 1.05 * count))
+    ax.legend(frameon=False, fontsize=8)
     return plain(ax)
 
 
@@ -86,8 +89,7 @@ def maps(draws: Any, ax: Any = None, *, site: str | None = None) -> np.ndarray:
     greatest = max(1.1, float(np.nanmax(apart, initial=1.0)))
     found = (("R-hat", apart, (1.0, greatest, "magma")), ("effective draws", effective, (0.0, None, "viridis")))
     for panel, (title, image, colours) in zip(axes, found, strict=True):
-        bar = panel.figure.colorbar(draw_image(panel, image, *colours), ax=panel, fraction=0.05, pad=0.03)
-        bar.outline.set_visible(False)
+        colour_bar(draw_image(panel, image, *colours), panel)
         panel.set_title(title, fontsize=9)
     return axes
 
@@ -98,7 +100,7 @@ def mutual_information(result: MutualInformation, ax: Axes | None = None, *, lab
     Args:
         result: what `nd.diagnostics.mutual_information` returned.
         ax: where to draw.
-        label: of the line, for a legend.
+        label: of the line, in a legend; no legend unless given.
     """
     ax = axes_or_new(ax, (5.0, 3.4))
     information, error = result.information, 2 * result.standard_error
@@ -107,6 +109,8 @@ def mutual_information(result: MutualInformation, ax: Axes | None = None, *, lab
         result.log_snr, information - error, information + error, color=line.get_color(), alpha=0.25, linewidth=0
     )
     ax.set(xlabel="log-SNR, from noise to data", ylabel="I(x_0; x_t), nats")
+    if label is not None:
+        ax.legend(frameon=False)
     return plain(ax)
 
 
@@ -146,10 +150,13 @@ def ranks(
         share = np.diff(edges) / (calibration.num_draws + 1)
         low, high = binom.ppf([[0.005], [0.995]], len(values), share)
         panel.bar((edges[1:] + edges[:-1]) / 2, counts, 0.92 * np.diff(edges), color=BLUE)
-        panel.stairs(high, edges, baseline=low, fill=True, color="0.6", alpha=0.4, zorder=2)
-        panel.stairs(share * len(values), edges, baseline=None, color=ORANGE, linewidth=1, zorder=3)
-        panel.set(title=name, xlabel="rank of the truth", ylim=(0, None))
+        panel.stairs(high, edges, baseline=low, fill=True, color="0.6", alpha=0.4, zorder=2, label=BAND)
+        panel.stairs(share * len(values), edges, baseline=None, color=ORANGE, linewidth=1, zorder=3, label="uniform")
+        panel.set(title=name, xlabel="rank of the truth", ylim=(0, 1.25 * max(counts.max(), high.max())))
         plain(panel)
+    if show == "histogram":
+        axes[0].set_ylabel("replicates")
+    axes[0].legend(frameon=False, fontsize=7, loc="upper center", ncols=2)
     return axes
 
 
@@ -160,7 +167,8 @@ def _differences(panel: Axes, name: str, ranks: np.ndarray, num_draws: int) -> N
         found = np.searchsorted(np.sort(element), np.arange(num_draws + 1), side="right") / len(element)
         panel.plot(expected, found - expected, color=BLUE, alpha=0.6, linewidth=1)
     low, high = binom.ppf([[0.005], [0.995]], len(ranks), expected) / len(ranks) - expected
-    panel.fill_between(expected, low, high, color="0.6", alpha=0.4, linewidth=0)
-    panel.axhline(0.0, color=ORANGE, linewidth=1)
+    panel.fill_between(expected, low, high, color="0.6", alpha=0.4, linewidth=0, label=BAND)
+    panel.axhline(0.0, color=ORANGE, linewidth=1, label="uniform")
     panel.set(title=name, xlabel="rank of the truth, as a share", ylabel="share below, less the uniform", xlim=(0, 1))
+    panel.margins(y=0.15)
     plain(panel)
