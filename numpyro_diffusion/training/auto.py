@@ -28,14 +28,13 @@ from .conditional import Pairs, Regressed, conditional_plan, described, with_res
 from .holding_out import held_out_rows
 from .holes import Gaps, find_gaps, find_gaps_of_table
 from .kinds import KINDS, Kind, kind_beside
-from .large import about_best
 from .loop import fit
 from .missing import Laps, learn_with_gaps
 from .mixed import plan_mixed, refused
 from .of_table import UNCHECKED, Finish, learn_table
 from .optimizers import WEIGHT_DECAY, warmed_up
 from .plan import Family, PriorPlan, plan_prior
-from .reporting import report_of, simple_models
+from .reporting import beside_simple_models, report_of
 from .starts import AbstractStart, GaussianStart, ProductStart
 
 PILOT = 1_000  # steps by which coordinates and baseline are chosen
@@ -257,10 +256,10 @@ def _learned(
     if plan.is_table:
         keys = settings.plan_key, settings.run_key
         return learn_table(keys, plan, train, held_out, finish, options, checkpoint, pilot, copies)
-    plan, own = about_best(settings.plan_key, plan, train, held_out) if plan.is_large else (plan, {})
+    if models is None:
+        plan, models = beside_simple_models(settings.plan_key, plan, train, held_out)
     options |= {"max_steps": plan.max_steps, "checkpoint": checkpoint}
     result = fit(settings.run_key, plan.process, train, validation=held_out, **options)
-    models = own | simple_models(plan, train, held_out) if models is None else models
     report = report_of(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
     return finish.check(assembled(result.process, None, train, plan.dequantize).with_report(report))
 

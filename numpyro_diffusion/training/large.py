@@ -6,7 +6,7 @@ as good as that simple model before anything is learned, but for what the chain'
 elements know nothing of the correlations of x_0 given x_t, and lose in inverse proportion to their number.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jax import Array
@@ -21,9 +21,6 @@ from .kinds import KINDS, Kind, Sizes, hidden_width
 from .noise import given_or_not
 from .scaling import spacing
 from .separable import COMPONENTS, Separable, chosen_separable
-
-if TYPE_CHECKING:
-    from .plan import PriorPlan
 
 MORE_TIMES = (200, 400)  # T: the first that loses less than LEAST_LOSS nats an element
 LEAST_LOSS = 0.01
@@ -71,18 +68,18 @@ def large_process(
 
 
 def about_best(
-    key: Array, plan: "PriorPlan", train: np.ndarray, held_out: np.ndarray
-) -> tuple["PriorPlan", dict[str, Separable]]:
-    """The plan about the simple model that is best on held-out examples, and that model by its name.
+    key: Array, process: ReverseProcess, train: np.ndarray, held_out: np.ndarray, width: float, is_placed: bool
+) -> tuple[ReverseProcess, Separable, list[str]]:
+    """The process about the simple model that is best on held-out examples, that model, and what was chosen.
 
-    Unless a schedule was given, steps are placed where the model's kernels lose most, as many as lose little.
+    Steps may be placed where the model's kernels lose most, as many as lose little.
     """
-    shape, width = plan.process.event_shape, plan.dequantize
+    shape = process.event_shape
     law = chosen_separable(_noisy(train, width), _noisy(held_out, width), shape)
-    denoiser: Any = plan.process.denoiser
-    diffusion: Any = plan.process.diffusion
+    denoiser: Any = process.denoiser
+    diffusion: Any = process.diffusion
     said = [f"baseline chosen: {law.said}"]
-    if plan.schedule is None:
+    if is_placed:
         diffusion = GaussianDiffusion(_schedule_of(law, float(diffusion.scale)), diffusion.loc, diffusion.scale)
         about = ReverseProcess(diffusion, law.denoiser(), shape)
         x = _noisy(train[:LOOKED_AT], width).reshape(-1, *shape).astype(np.float32)
@@ -92,8 +89,7 @@ def about_best(
         diffusion = GaussianDiffusion(found.schedule(MORE_TIMES[which]), diffusion.loc, diffusion.scale)
         where = f"placed where the baseline's kernels lose most, {losses[which]:.2g} nats"
         said.append(f"steps: {MORE_TIMES[which]}, {where}")
-    process = ReverseProcess(diffusion, Residual(denoiser.fn, law.denoiser()), shape)
-    return plan._replace(process=process, reasons=(*plan.reasons, *said)), {law.said: law}
+    return ReverseProcess(diffusion, Residual(denoiser.fn, law.denoiser()), shape), law, said
 
 
 def _schedule_of(law: Separable, scale: float) -> AbstractSchedule:

@@ -6,6 +6,7 @@ that is behind may still be as good.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from ..distributions.report import Curve, PriorReport, Score
 from ._arguments import default_validation
 from .baselines import LARGEST, Independent, Mixture, independent, shrunk_gaussian
 from .conditional import Told
+from .large import about_best
 from .loop import held_out_values
 from .plan import PriorPlan
 from .results import FitResult
@@ -34,6 +36,17 @@ def simple_models(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> d
     if count is not None:
         return {"independent elements": independent(flat, count)}
     return {"Gaussian": shrunk_gaussian(flat, plan.dequantize**2 / 12)}
+
+
+def beside_simple_models(
+    key: Array, plan: PriorPlan, train: np.ndarray, held_out: np.ndarray
+) -> tuple[PriorPlan, dict[str, Any]]:
+    """The plan, of large events about the best of their simple models, and the models of the report."""
+    models: dict[str, Any] = dict(simple_models(plan, train, held_out))
+    if not plan.is_large:
+        return plan, models
+    process, law, said = about_best(key, plan.process, train, held_out, plan.dequantize, plan.schedule is None)
+    return plan._replace(process=process, reasons=(*plan.reasons, *said)), {law.said: law} | models
 
 
 def report_of(
