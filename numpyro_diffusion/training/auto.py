@@ -34,7 +34,7 @@ from .mixed import plan_mixed, refused
 from .of_table import UNCHECKED, Finish, learn_table
 from .optimizers import WEIGHT_DECAY, warmed_up
 from .plan import Family, PriorPlan, plan_prior
-from .reporting import beside_simple_models, report_of
+from .reporting import report_of, simple_models
 from .starts import AbstractStart, GaussianStart, ProductStart
 
 PILOT = 1_000  # steps by which coordinates and baseline are chosen
@@ -250,16 +250,15 @@ def _learned(
         return DiffusionPrior(plan.process, transform=plan.transform).with_report(report)
     if plan.has_baseline:
         rate = warmed_up(float(rate)) if rate > 0 else rate
-        options |= {"weight_decay": WEIGHT_DECAY, "ema": 0.99 if len(train) <= 4_000 else 0.998}
-    options |= {"learning_rate": rate, "likelihood": KINDS[plan.kind].validation(plan.process, len(held_out)),
-                "patience": _patience(plan, len(train)) if len(held_out) else None}  # fmt: skip
+        options |= {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99 if len(train) <= 4_000 else 0.998}
+    patience = _patience(plan, len(train)) if len(held_out) else None
+    options |= {"likelihood": KINDS[plan.kind].validation(plan.process, len(held_out)), "patience": patience}
     if plan.is_table:
         keys = settings.plan_key, settings.run_key
         return learn_table(keys, plan, train, held_out, finish, options, checkpoint, pilot, copies)
-    if models is None:
-        plan, models = beside_simple_models(settings.plan_key, plan, train, held_out)
-    options |= {"max_steps": plan.max_steps, "checkpoint": checkpoint}
-    result = fit(settings.run_key, plan.process, train, validation=held_out, **options)
+    options |= {"learning_rate": rate, "checkpoint": checkpoint}
+    result = fit(settings.run_key, plan.process, train, max_steps=plan.max_steps, validation=held_out, **options)
+    models = simple_models(plan, train, held_out) if models is None else models
     report = report_of(plan, result, None, {"": result}, plan.reasons, models, train, held_out)
     return finish.check(assembled(result.process, None, train, plan.dequantize).with_report(report))
 

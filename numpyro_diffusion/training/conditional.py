@@ -158,9 +158,7 @@ def conditional_plan(
         varied = KINDS[plan.kind].is_whitened and len(event) == 1 and not told.optional
         model = _with_variances(model, pairs) if varied else model
         return _of_regression(key, plan, pairs, told, model), model
-    if plan.is_large:  # a mixture that knows no context is none of p(x | c)
-        lines = tuple(line for line in plan.reasons if not line.startswith("baseline"))
-        plan = plan._replace(reasons=lines, is_large=False)
+    denoiser: Any = plan.process.denoiser
     if network is None:
         shape = plan.process.diffusion.network_shape(event)
         sizes = Sizes(plan.process.num_steps, hidden_width(shape), context=features)
@@ -169,7 +167,7 @@ def conditional_plan(
         fn, named = network, f"network: {type(network).__name__} (given)"
         lines = tuple(named if line.startswith("network: ") else line for line in plan.reasons)
         plan = plan._replace(reasons=lines)
-    process = ReverseProcess(plan.process.diffusion, Network(fn, "velocity" if real else "logits", told=told), event)
+    process = ReverseProcess(plan.process.diffusion, Network(fn, denoiser.predicts, told=told), event)
     return plan._replace(process=process), model
 
 

@@ -26,7 +26,6 @@ from .bounds import Bounds, checked_bounds, proposed_bounds
 from .coordinates import same_elements
 from .holding_out import independent_rows
 from .kinds import KINDS, Kind, Sizes, chosen_kind, hidden_width
-from .large import large_process, suits_a_mixture
 from .noise import for_bits, for_classes, for_reals, given_or_not
 from .scaling import spacing
 from .tables import FEWEST, MANY, candidates, table, table_width, whitened_gaussian
@@ -51,7 +50,6 @@ class PriorPlan(NamedTuple):
         bounds_given: whether they were, or held-out examples are to decide.
         schedule: the one that was given; None where steps are placed.
         kind: of events, by which the network is chosen.
-        is_large: whether the baseline is for events that are too large for covariances.
     """
 
     process: ReverseProcess
@@ -63,12 +61,11 @@ class PriorPlan(NamedTuple):
     bounds_given: bool = False
     schedule: AbstractSchedule | None = None
     kind: Kind = "vector"
-    is_large: bool = False
 
     @property
     def is_table(self) -> bool:
         """Whether `fit_prior` tries several coordinates and baselines."""
-        return self.process.diffusion.is_gaussian and self.has_baseline and not self.is_large
+        return self.process.diffusion.is_gaussian and self.has_baseline
 
     @property
     def has_baseline(self) -> bool:
@@ -98,9 +95,7 @@ def plan_prior(
     Examples of up to 256 real values are a table: unless a loc, scale, learned schedule or network is given, the
     network learns what an exact Gaussian or Gaussian mixture leaves, for vectors in whitened or in elementwise
     coordinates, as held-out examples decide. A kernel density is tried too, without a network, for vectors of up to
-    20,000 numbers in all. With fewer than 20 vectors a Gaussian is all that is fitted. Of larger events, such as
-    pictures, the network learns what a mixture of Gaussians leaves whose coefficients along turned axes do not
-    correlate (`denoisers.SeparableMixture`).
+    20,000 numbers in all. With fewer than 20 vectors a Gaussian is all that is fitted.
 
     Args:
         key: JAX random key, for the network's first weights.
@@ -163,11 +158,6 @@ def plan_prior(
     if bounds is not None and not checked_bounds(bounds, array, 0.0).is_free.all():
         said = "gaussian family, up to 256 elements, and no loc, scale, learned schedule or network of one's own"
         raise ValueError(f"bounds: expected None but for tables ({said}), got {bounds!r:.80}")
-    if family == "gaussian" and size > LARGEST_WHOLE and not overridden and suits_a_mixture(array):
-        process, width = large_process(key, array, kind, schedule, dequantize, reasons)
-        steps = KINDS[kind].most_steps(len(array)) if count is None else count
-        reasons.append(f"training: at most {steps} steps{given_or_not(max_steps)}, the best on validation are kept")
-        return PriorPlan(process, steps, width, tuple(reasons), schedule=schedule, kind=kind, is_large=True)
     steps = KINDS[kind].longest(size) if count is None else count
     diffusion: AbstractDiffusion
     if family == "gaussian":

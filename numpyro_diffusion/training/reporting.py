@@ -15,38 +15,39 @@ from jax import Array
 from numpyro.distributions.transforms import Transform
 
 from ..distributions.report import Curve, PriorReport, Score
+from ..moments import LARGEST_WHOLE
 from ._arguments import default_validation
 from .baselines import LARGEST, Independent, Mixture, independent, shrunk_gaussian
 from .conditional import Told
-from .large import about_best
 from .loop import held_out_values
 from .plan import PriorPlan
 from .results import FitResult
 from .run import dequantized
+from .separable import Separable, chosen_separable
+from .tables import FEWEST
 
 REPEATS = 4  # of the report's K
 
 
-def simple_models(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> dict[str, Mixture | Independent]:
-    """The Gaussian of real values, where it is not too large; independent elements of bits and classes."""
+def simple_models(plan: PriorPlan, train: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
+    """Of real values a Gaussian, and for large events a mixture along turned axes; of others independent elements."""
     size, count = int(np.prod(train.shape[1:])), plan.process.diffusion.num_values
-    if size > LARGEST or not len(held_out):
+    if not len(held_out):
         return {}
-    flat = train.reshape(len(train), -1)
+    flat, found = train.reshape(len(train), -1), dict[str, Any]()
     if count is not None:
-        return {"independent elements": independent(flat, count)}
-    return {"Gaussian": shrunk_gaussian(flat, plan.dequantize**2 / 12)}
+        return {"independent elements": independent(flat, count)} if size <= LARGEST else {}
+    if size <= LARGEST:
+        found["Gaussian"] = shrunk_gaussian(flat, plan.dequantize**2 / 12)
+    if size > LARGEST_WHOLE and len(train) >= FEWEST:
+        noisy, noisy_out = (_noisy(x, plan.dequantize) for x in (flat, held_out.reshape(len(held_out), -1)))
+        law = chosen_separable(noisy, noisy_out, train.shape[1:])
+        found[law.said] = law
+    return found
 
 
-def beside_simple_models(
-    key: Array, plan: PriorPlan, train: np.ndarray, held_out: np.ndarray
-) -> tuple[PriorPlan, dict[str, Any]]:
-    """The plan, of large events about the best of their simple models, and the models of the report."""
-    models: dict[str, Any] = dict(simple_models(plan, train, held_out))
-    if not plan.is_large:
-        return plan, models
-    process, law, said = about_best(key, plan.process, train, held_out, plan.dequantize, plan.schedule is None)
-    return plan._replace(process=process, reasons=(*plan.reasons, *said)), {law.said: law} | models
+def _noisy(x: np.ndarray, width: float) -> np.ndarray:
+    return x + width * (np.random.default_rng(0).random(x.shape) - 0.5)
 
 
 def report_of(
@@ -55,7 +56,7 @@ def report_of(
     transform: Transform | None,
     results: dict[str, FitResult],
     reasons: tuple[str, ...],
-    models: Mapping[str, Mixture | Independent | Told],
+    models: Mapping[str, Mixture | Independent | Separable | Told],
     train: np.ndarray,
     held_out: np.ndarray,
     context: Array | None = None,

@@ -162,7 +162,7 @@ def test_every_choice_can_be_overridden():
     default = plan_prior(KEY, data)
     assert "given" not in str(default) and default.max_steps == 1_000
     assert isinstance(default.process.denoiser, nd.denoisers.Residual)
-    large = plan_prior(KEY, _normal(20, 17, 17), loc=0.0)  # which leaves no simple model
+    large = plan_prior(KEY, _normal(20, 17, 17))
     assert large.max_steps == 20_000 and large.process.denoiser.predicts == "velocity"
 
 
