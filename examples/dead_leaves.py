@@ -4,11 +4,11 @@ python examples/dead_leaves.py [--work dead_leaves] [--steps 4000] [--short]
 
 Images of 32 x 32 pixels from `datasets.dead_leaves` (radii by the power law r^-3, disks beyond the frame), grey levels
 in 256 steps with uniform noise of one step added: within a disk all pixels are equal, so that without it there would be
-no density. Trains a small U-Net about a mixture of --baseline Gaussians along cosines, goes on after an interrupt, and
-prints K - L_null on held-out images beside log p - L_null of a Gaussian with a full covariance, of a mixture of such
-Gaussians (scikit-learn's), of one of more components whose covariances are full in the leading principal components and
-diagonal in the rest, and of the mixture that the network is about. Sohl-Dickstein et al. 2015 print 3.536 for K -
-L_null on other dead leaves, of unknown parameters: no figure to compare to.
+no density. Trains a small U-Net, with --baseline 64 about a mixture of so many Gaussians along cosines, goes on after an
+interrupt, and prints K - L_null on held-out images beside log p - L_null of a Gaussian with a full covariance, of a
+mixture of such Gaussians (scikit-learn's), of one of more components whose covariances are full in the leading
+principal components and diagonal in the rest, and of the mixture that the network is about. Sohl-Dickstein et al. 2015
+print 3.536 for K - L_null on other dead leaves, of unknown parameters: no figure to compare to.
 """
 
 import time
@@ -96,7 +96,7 @@ def main():
     parser.add_argument("--principal", type=int, default=16, help="components of the one in principal components")
     parser.add_argument("--leading", type=int, default=64, help="of these with full covariances")
     _images.add_training(parser, steps=4000, batch=16)
-    parser.set_defaults(network="patched-24", baseline=64)
+    parser.set_defaults(network="patched-24")
     _images.start(run, parser, steps=100, chain=10, network="mlp-16", components=2, principal=2, leading=8, baseline=2)
 
 

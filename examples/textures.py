@@ -3,10 +3,10 @@
 python examples/textures.py [--work textures] [--steps 4000] [--save PATH] [--short]
 
 Grey patches of 32 x 32 pixels from the three pictures of `datasets.textures`: overlapping ones of the upper three
-quarters to learn from, the others held out. Grey levels 0 ... 255, with uniform noise of one level added. A U-Net
-learns what a mixture of --baseline Gaussians along cosines leaves. Training goes on after an interrupt. Prints K of the
-held-out patches in bits per dimension beside the density of three Gaussians with full covariances, one for each
-texture, with equal weights, and of the mixture.
+quarters to learn from, the others held out. Grey levels 0 ... 255, with uniform noise of one level added. With
+--baseline 64 the U-Net learns what a mixture of so many Gaussians along cosines leaves. Training goes on after an
+interrupt. Prints K of the held-out patches in bits per dimension beside the density of three Gaussians with full
+covariances, one for each texture, with equal weights, and of the mixture.
 """
 
 from pathlib import Path
@@ -120,7 +120,7 @@ def main():
     parser.add_argument("--save", type=Path, help="write the prior here too")
     parser.add_argument("--stride", type=int, default=3, help="pixels between two training patches")
     _images.add_training(parser, steps=4000, batch=16)
-    parser.set_defaults(network="patched-24", baseline=64)
+    parser.set_defaults(network="patched-24")
     _images.start(run, parser, steps=30, chain=10, network="mlp-16", baseline=3)
 
 
