@@ -4,9 +4,9 @@ python examples/dead_leaves.py [--work dead_leaves] [--steps 4000] [--short]
 
 Images of 32 x 32 pixels from `datasets.dead_leaves` (radii by the power law r^-3, disks beyond the frame), grey levels
 in 256 steps with uniform noise of one step added: within a disk all pixels are equal, so that without it there would be
-no density. Trains a small U-Net, with --baseline 64 about a mixture of so many Gaussians along cosines, goes on after an
-interrupt, and prints K - L_null on held-out images beside log p - L_null of a Gaussian with a full covariance, of a
-mixture of such Gaussians (scikit-learn's), of one of more components whose covariances are full in the leading
+no density. Trains a small U-Net, with --baseline 64 about a mixture of so many Gaussians along cosines, goes on after
+an interrupt, and prints K - L_null on held-out images beside log p - L_null of a Gaussian with a full covariance, of
+a mixture of such Gaussians (scikit-learn's), of one of more components whose covariances are full in the leading
 principal components and diagonal in the rest, and of the mixture that the network is about. Sohl-Dickstein et al. 2015
 print 3.536 for K - L_null on other dead leaves, of unknown parameters: no figure to compare to.
 """
