@@ -18,8 +18,8 @@ from numpyro_diffusion.training import fit_separable
 
 STEADY = 0.7  # share of the minutes at a constant learning rate
 ROUND = 500  # steps between two looks at the clock
-# Side of a patch, channels of the U-Net's levels.
 FITTED = 3e7  # numbers of the images that a simple model is fitted to
+# Side of a patch, channels of the U-Net's levels.
 PATCHED = {"patched": (2, (32, 64)), "patched-4": (4, (64,)), "patched-24": (2, (24, 48))}
 
 

@@ -18,7 +18,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
 from .._checks import check_finite, is_concrete
-from .._products import dot
+from .._products import dot, tensordot
 from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion
 from ..laws import normal
@@ -29,10 +29,17 @@ from .full import of_one_scale
 Bases = tuple[Float[Array, "_ _"], ...]
 
 
-def turned(x: Any, bases: Any) -> Any:
-    """Coefficients of arrays of shape (*batch, *event) along the columns of one matrix for each axis of an event."""
+def turned(x: Any, bases: Any, product: Any = dot, moved: Any = jnp.moveaxis) -> Any:
+    """Coefficients of arrays of shape (*batch, *event) along the columns of one matrix for each axis of an event.
+
+    Args:
+        x: shape (*batch, *event).
+        bases: of shape (n, n) for an axis of n elements.
+        product: of matrices; NumPy's, with its `moveaxis`, for arrays on the host.
+        moved: moves an axis.
+    """
     for axis, basis in enumerate(bases, start=-len(bases)):
-        x = jnp.moveaxis(dot(jnp.moveaxis(x, axis, -1), basis), -1, axis)
+        x = moved(product(moved(x, axis, -1), basis), -1, axis)
     return x
 
 
@@ -84,10 +91,11 @@ class SeparableMixture(AbstractDenoiser):
         self.bases = tuple(jnp.asarray(basis, float) for basis in bases)
         _check_bases(self.bases, shape[1:])
         self.variances = jnp.asarray(variances, float)
-        # In double precision where that is possible: a sum over an axis may be many standard deviations long.
-        own = np if is_concrete(locs) else jnp
-        kind = np.float64 if own is np else float
-        self.coefficients = jnp.asarray(_turned_by(own, own.asarray(locs, dtype=kind), bases, kind), float)
+        if is_concrete(locs):  # in double precision, as a sum over an axis may be many standard deviations long
+            exact = [np.asarray(array, np.float64) for array in (locs, *bases)]
+            self.coefficients = jnp.asarray(turned(exact[0], exact[1:], np.matmul, np.moveaxis), float)
+        else:
+            self.coefficients = turned(jnp.asarray(locs, float), self.bases)
         self.weights = jnp.asarray(np.full(shape[0], 1 / shape[0]) if weights is None else weights, float)
         if self.weights.shape != shape[:1]:
             raise ValueError(f"weights: expected shape {shape[:1]}, got {self.weights.shape}")
@@ -104,7 +112,7 @@ class SeparableMixture(AbstractDenoiser):
         apart = turned(diffusion.standardize(x_t), self.bases) - root * locs
         log_share = jnp.log(self.weights) - 0.5 * jnp.sum(jnp.square(apart) / marginal + jnp.log(marginal), event)
         share = jax.nn.softmax(log_share)
-        mix = lambda each: jnp.tensordot(share, each, 1)
+        mix = lambda each: tensordot(share, each, 1)
         means = locs + root * own / marginal * apart
         mean, backwards = mix(means), tuple(basis.T for basis in self.bases)
         within = turned(mix(own * noise / marginal), tuple(jnp.square(basis) for basis in backwards))
@@ -152,12 +160,6 @@ class _Back(Transform[Any]):
     def tree_flatten(self) -> Any:
         """The matrices, and their name."""
         return (self.bases,), (("bases",), {})
-
-
-def _turned_by(own: Any, x: Any, bases: Any, kind: Any) -> Any:
-    for axis, basis in enumerate(bases, start=-len(bases)):
-        x = own.moveaxis(own.moveaxis(x, axis, -1) @ own.asarray(basis, dtype=kind), -1, axis)
-    return x
 
 
 def _check_bases(bases: Bases, event_shape: tuple[int, ...]) -> None:

@@ -7,11 +7,14 @@ component is a mean and a variance for each of them. Many such components are a 
 Zoran and Weiss (2011) found for patches. Held-out examples choose the basis and the number of components.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
+from .._checks import check_choice, check_count, check_finite
 from ..denoisers import SeparableMixture
+from ..denoisers.separable import turned
 from .baselines import Mixture, fit_mixture
 from .covariances import cosines_along
 
@@ -70,27 +73,38 @@ class Separable(NamedTuple):
 def coefficients(x: np.ndarray, bases: tuple[np.ndarray, ...]) -> np.ndarray:
     """Flat examples along the columns of one matrix for each axis, shape (n, d)."""
     z = x.reshape(len(x), *(len(basis) for basis in bases))
-    for axis, basis in enumerate(bases, start=1):
-        z = np.moveaxis(np.moveaxis(z, axis, -1) @ basis, -1, axis)
-    return z.reshape(len(x), -1)
+    return turned(z, bases, np.matmul, np.moveaxis).reshape(len(x), -1)
 
 
 def fit_separable(
     x: np.ndarray, event_shape: tuple[int, ...], count: int, basis: str = "principal axes", seed: int = 0
 ) -> Separable:
-    """A mixture by EM, of flat examples with the noise that fills the gaps between steps, shape (n, d).
+    """A mixture of Gaussians without correlations along turned axes, by EM (Dempster, Laird and Rubin 1977).
 
     It begins with a mixture of the leading coefficients. A component's variances are drawn to a multiple of those that
     all have within them on average, as if by `COMMON` examples more (Friedman 1989), and `LEAST` of the mean variance
     is added to each.
 
     Args:
-        x: shape (n, d), n ≥ 2.
-        event_shape: of one example.
+        x: flat examples, shape (n, d), n ≥ 2, with uniform noise as wide as their steps, if they come in steps.
+        event_shape: of one example, of d elements in all.
         count: k; no more than there are examples.
-        basis: ``"cosines"`` or ``"principal axes"``.
+        basis: ``"cosines"``, along the first two axes, or ``"principal axes"``, along each.
         seed: of where it begins.
+
+    Returns:
+        The `Separable` law of flat examples, in float64; ``law.denoiser()`` is exact for it, on events.
+
+    Raises:
+        ValueError: an unknown basis, examples of another size or that are not finite, fewer of them than components.
     """
+    check_choice("basis", basis, tuple(BASES))
+    x = np.asarray(x, np.float64)
+    if x.ndim != 2 or x.shape[1] != math.prod(event_shape):
+        raise ValueError(f"x: expected shape (n, {math.prod(event_shape)}), flat events {event_shape}, got {x.shape}")
+    check_finite("x", x)
+    if check_count("count", count) > len(x) or len(x) < 2:
+        raise ValueError(f"count: expected at most as many as the {len(x)} examples, of at least 2, got {count}")
     bases = BASES[basis](x, event_shape)
     centre = x.mean(0)
     z = coefficients((x - centre).astype(np.float32), bases)
@@ -114,14 +128,15 @@ def chosen_separable(train: np.ndarray, held_out: np.ndarray, event_shape: tuple
 
     Args:
         train: flat examples with the noise that fills the gaps between steps, shape (n, d).
-        held_out: others, shape (m, d); if there are none, one Gaussian.
-        event_shape: of one example.
+        held_out: others, shape (m, d), m ≥ 1.
+        event_shape: of one example, of d elements in all.
+
+    Raises:
+        ValueError: see `fit_separable`.
     """
     fewer = max(1, int(np.ceil(train.size / MOST_NUMBERS)))
     x = train[::fewer]
     counts = [count for count in COMPONENTS if count == 1 or 20 * count <= len(x)]
-    if not len(held_out):
-        return fit_separable(x, event_shape, 1)
     value = lambda law: law.log_prob(held_out).mean()
     best = max((fit_separable(x, event_shape, 1, basis) for basis in BASES), key=value)
     for count in counts[1:]:

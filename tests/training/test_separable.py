@@ -69,6 +69,22 @@ def test_the_chain_about_it_loses_little_to_its_steps():
     assert -3 * error < gap.mean() < 8 + 3 * error
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"basis": "waves"}, "basis: expected one of 'cosines', 'principal axes', got 'waves'"),
+        ({"event_shape": (3, 5)}, r"x: expected shape \(n, 15\), flat events \(3, 5\), got \(8, 12\)"),
+        ({"count": 9}, "count: expected at most as many as the 8 examples, of at least 2, got 9"),
+        ({"count": 0}, "count: expected"),
+        ({"x": np.full((8, 12), np.nan)}, "x: expected finite numbers"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(change, message):
+    given = {"x": np.random.default_rng(0).normal(size=(8, 12)), "event_shape": (3, 4), "count": 1}
+    with pytest.raises(ValueError, match=message):
+        fit_separable(**given | change)
+
+
 @pytest.mark.parametrize(("basis", "count"), [("cosines", 2), ("principal axes", 3)])
 def test_a_vector_of_numbers_has_one_axis(basis, count):
     """Copies of nothing: its chain's denoiser has the mixture's own density."""
