@@ -15,6 +15,7 @@ With --coverage only the intervals of SMC and of the Gaussian are compared, of a
 """
 
 import argparse
+import sys
 import time
 import warnings
 from typing import Any, NamedTuple
@@ -112,6 +113,15 @@ def run(name: str, count: int, short: bool) -> str:
         more.run(jax.random.key(2), *given)
     gap = log_evidences(smc) - log_evidences(more)
     poor = (np.asarray(smc.particles.effective_size).min((0, -1)) < 5).sum()
+    evidence = (
+        f"{np.abs(gap).max():.3f}",
+        f"{np.sqrt(np.mean(gap**2)):.3f}",
+        f"{evidence_errors(smc):.3f}",
+        f"{evidence_errors(more):.3f}",
+        poor,
+    )
+    # Particle Gibbs takes most of the time: whoever stops it has these.
+    print(f"{name}, log Z: {evidence}, CPU s {seconds:.0f}", file=sys.stderr, flush=True)
     mcmc = MCMC(
         nd.infer.ParticleGibbs(model),
         num_warmup=5 if short else 50,
@@ -124,8 +134,7 @@ def run(name: str, count: int, short: bool) -> str:
         for draws in (smc.get_samples()["x"], mcmc.get_samples()["x"], by_gaussian(train, truth, known, rng))
     ]
     cells = (
-        name, len(truth), f"{np.abs(gap).max():.3f}", f"{np.sqrt(np.mean(gap**2)):.3f}",
-        f"{evidence_errors(smc):.3f}", f"{evidence_errors(more):.3f}", poor,
+        name, len(truth), *evidence,
         *(f"{score.rmse:.3f}" for score in found), *(f"{score.held:.1%}" for score in found), f"{seconds:.0f}",
     )  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"
