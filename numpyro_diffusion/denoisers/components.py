@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._products import einsum
+from .._products import dot, einsum
 from .._shapes import AnyTime, Example
 
 
@@ -37,6 +37,13 @@ class Components(NamedTuple):
         flat = lambda x: jnp.broadcast_to(x, event_shape).reshape(-1)
         loc, scale = flat(diffusion.loc), flat(diffusion.scale)
         return self._replace(locs=(self.locs - loc) / scale, variances=self.variances / scale**2)
+
+    def covariance(self) -> Float[Array, "d d"]:
+        """Of all together: within components and between them."""
+        roots = self.turned_roots(jax.vmap(jnp.diag)(jnp.sqrt(self.variances)))
+        within = einsum("k,kij,klj->il", self.weights, roots, roots)
+        apart = self.locs - dot(self.weights, self.locs)
+        return within + dot((apart * self.weights[:, None]).T, apart)
 
     def left(self, diffusion: Any, t: AnyTime) -> Float[Array, "k d"]:
         """Variances of x_0 given x_t in the bases, the same for all x_t; of a standardised mixture, as the rest."""
@@ -70,3 +77,7 @@ class Components(NamedTuple):
     def variances_of(self, left: Float[Array, "k d"]) -> Float[Array, "k d"]:
         """Variances of the elements, of those in the bases."""
         return left if self.bases is None else einsum("kij,kj->ki", jnp.square(self.bases), left)
+
+    def turned_roots(self, roots: Float[Array, "k d e"]) -> Float[Array, "k d e"]:
+        """Roots of covariances in the bases as those of the elements."""
+        return roots if self.bases is None else einsum("kij,kje->kie", self.bases, roots)

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import check_finite, is_concrete
 from .._numbers import check_rounding
-from .._products import dot, einsum
+from .._products import dot
 from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion, GaussianDiffusion, require_gaussian
 from ..laws import normal
@@ -83,9 +83,7 @@ class FullGaussianMixture(AbstractDenoiser):
     def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:
         """That of the data: within components and between them."""
         del event_shape
-        within = einsum("k,kij,kj,klj->il", self.weights, self.bases, self.variances, self.bases)
-        apart = self.locs - dot(self.weights, self.locs)
-        return (within + dot((apart * self.weights[:, None]).T, apart)) / of_one_scale(diffusion).scale ** 2
+        return self.components.covariance() / of_one_scale(diffusion).scale ** 2
 
     @property
     def components(self) -> Components:

@@ -7,6 +7,7 @@ coefficient. Mean and variance of every element are exact for the mixture; the b
 matrix for each axis, so that no matrix of all elements is ever made.
 """
 
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -22,7 +23,9 @@ from .._products import dot, tensordot
 from .._shapes import AnyTime, Example
 from ..diffusions import AbstractDiffusion
 from ..laws import normal
+from ..moments import LARGEST_WHOLE
 from .base import AbstractDenoiser
+from .components import Components
 from .exact import check_weights
 from .full import of_one_scale
 
@@ -119,6 +122,24 @@ class SeparableMixture(AbstractDenoiser):
         between = mix(jnp.square(turned(means - mean, backwards)))
         mean = diffusion.unstandardize(turned(mean, backwards))
         return normal(mean, (within + between) * diffusion.scale**2)
+
+    @property
+    def components(self) -> Components | None:
+        """The mixture, of examples of so few elements that a matrix of all of them is no burden; else None."""
+        size = self.variances[0].size
+        if size > LARGEST_WHOLE:
+            return None
+        whole = functools.reduce(jnp.kron, self.bases)
+        flat = lambda each: each.reshape(-1, size)
+        locs = turned(self.coefficients, tuple(basis.T for basis in self.bases))
+        bases = jnp.broadcast_to(whole, (len(self.weights), size, size))
+        return Components(flat(locs), flat(self.variances), bases, self.weights)
+
+    def covariance(self, diffusion: AbstractDiffusion, event_shape: tuple[int, ...]) -> Float[Array, "d d"] | None:
+        """That of the data, of few elements."""
+        del event_shape
+        parts = self.components
+        return None if parts is None else parts.covariance() / of_one_scale(diffusion).scale ** 2
 
     @property
     def is_exact(self) -> bool:

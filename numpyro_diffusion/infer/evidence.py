@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 # The 97.5% points of Student's t with 1 and 2 degrees of freedom, which has no variance, over that of the normal law.
 TOO_FEW = {1: 12.7062 / 1.95996, 2: 4.30265 / 1.95996}
@@ -20,7 +21,7 @@ LARGE = 40.0
 FREEDOM, FACTOR, MOST = 3, 0.5, 2.0
 
 
-def weight_variance(effective_size: ArrayLike, num_particles: int, threshold: float) -> float:
+def weight_variance(effective_size: ArrayLike, num_particles: int, threshold: float) -> Float[np.ndarray, "..."]:
     r"""Variance of the log evidence of one run of SMC by its weights, in nats², as if particles were independent.
 
     The sum of (N / ESS − 1) / N over the steps at which particles were resampled, and the end: of the mean of N
@@ -28,13 +29,16 @@ def weight_variance(effective_size: ArrayLike, num_particles: int, threshold: fl
     systematic resampling make the variance smaller, a twist that is wrong in places makes it larger.
 
     Args:
-        effective_size: before each step and at the end, shape (…, K + 1), averaged over what is in front.
+        effective_size: before each step and at the end, shape (…, K + 1).
         num_particles: N.
         threshold: of resampling, as a fraction of N.
+
+    Returns:
+        Shape (…).
     """
     sizes = np.asarray(effective_size, dtype=np.float64)
     counts = np.concatenate([sizes[..., :-1] < threshold * num_particles, np.ones((*sizes.shape[:-1], 1))], -1)
-    return float(np.mean(np.sum(counts * (num_particles / sizes - 1), -1)) / num_particles)
+    return np.sum(counts * (num_particles / sizes - 1), -1) / num_particles
 
 
 def evidence_error(log_evidences: ArrayLike, expected: float | None = None) -> float:

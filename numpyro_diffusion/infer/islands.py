@@ -50,23 +50,32 @@ class IslandsRun(NamedTuple):
     @property
     def log_evidence_error(self) -> float:
         """Standard error of the log of the islands' mean evidence, in nats; NaN from one island."""
+        expected = self._weight_variances
+        return evidence_error(self.log_evidences, None if expected is None else float(expected.sum()))
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of an island's log evidence by its weights, in nats, the largest of the batch."""
+        expected = self._weight_variances
+        return 0.0 if expected is None else float(np.sqrt(expected.max()))
+
+    @property
+    def _weight_variances(self) -> np.ndarray | None:
+        """Of each element of the batch, in nats²; None for several laws, whose weights are not one run's."""
         sampler, sizes = self.plan.sampler, self.particles.effective_size
         if self.particles.log_weight.shape[-1] != sampler.num_particles:
-            return evidence_error(self.log_evidences)  # those of several laws, whose weights are not one run's
-        batch = sizes[0, ..., 0].size
-        return evidence_error(
-            self.log_evidences, batch * weight_variance(sizes, sampler.num_particles, sampler.threshold)
-        )
+            return None
+        return weight_variance(sizes, sampler.num_particles, sampler.threshold).mean(0)
 
     @property
     def is_good(self) -> bool:
         """Whether it needs no other try."""
-        return is_good(self.reliability)
+        return is_good(self.reliability, self.noise)
 
     @property
     def badness(self) -> float:
         """To compare poor runs by."""
-        return badness(self.reliability)
+        return badness(self.reliability, self.noise)
 
     @property
     def more(self) -> Plan | None:

@@ -31,8 +31,9 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
       power 0.5, where 16 elements are observed at most, where some are known, or where x has 128 elements at most;
       else, and where the prior's covariance is not known in full, `MomentMatched`, since the Jacobian is the covariance
       that it is taken for: ``"exact"`` for up to 16 observed elements and ``"iterative"`` for more.
-    - A normal law and anything else: `Laplace`. Any other exact denoiser and anything else: `Laplace`, `Tempered` to
-      the power 0.5.
+    - A normal law and anything else: `Laplace`. A mixture of up to four Gaussians, or a learned denoiser about one, and
+      anything else: `MixtureMatched`, tempered to the power 0.5. Any other exact denoiser and anything else: `Laplace`,
+      `Tempered` to the power 0.5.
     - A learned denoiser about a mixture of several Gaussians, as `fit_prior` makes them of tables, and Gaussian
       observations or known elements: `MixtureMatched`, tempered to the power 0.5, within the same limits.
     - A denoiser of or about one Gaussian or a mixture, in coordinates that a transform makes elements of x from one by
@@ -45,5 +46,6 @@ def default_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
     """
     twist = fitting_twist(process, factor, num_particles)
     is_exact = isinstance(twist, MixtureMatched) and process.denoiser.is_exact
+    is_exact = is_exact and factor.observation_size(process.event_shape) is not None
     power = None if process.denoiser.is_gaussian or is_exact else POWERS.get(type(twist))
     return twist if power is None else Tempered(twist, power)

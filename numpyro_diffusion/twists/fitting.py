@@ -27,6 +27,8 @@ LARGEST_TEMPERED = 128
 
 # Of a kernel density or as many components it would cost many times what the denoiser does.
 MOST_COMPONENTS = 64
+# So many are integrated over one by one where r is not Gaussian; with more, `Laplace` is far cheaper, and tried first.
+MOST_INTEGRATED = 4
 # Numbers that `MixtureMatched` computes for each particle and for all of them, in a step, for all components; and
 # `Linearized` for each particle, which then takes some three times as long as `Laplace` does for 30 elements.
 LARGEST_OWN, LARGEST_SHARED, LARGEST_LINEARIZED = 1_000_000, 100_000_000, 500_000
@@ -50,6 +52,8 @@ def fitting_twist(process: ReverseProcess, factor: AbstractFactor, num_particles
         return MixtureMatched()
     if size is None and _may_be_linearized(process, factor):
         return Linearized()
+    if size is None and (exact or _has_several(process)) and _may_be_integrated(process):
+        return MixtureMatched()
     if exact and size is not None:
         seen_by_few = size <= LARGEST_EXACT
         fits = not seen_by_few if process.denoiser.is_gaussian else seen_by_few or known or elements <= LARGEST_TEMPERED
@@ -75,6 +79,12 @@ def has_few_components(process: ReverseProcess, size: int) -> bool:
     count, turned = len(parts.weights), 0 if parts.bases is None else elements
     own, shared = size * (size + elements) + elements * turned, size * (size + elements + turned) * max(size, turned)
     return count <= MOST_COMPONENTS and count * own <= LARGEST_OWN and count * shared <= LARGEST_SHARED
+
+
+def _may_be_integrated(process: ReverseProcess) -> bool:
+    """Whether there are components, and few enough for a search of the mode in each."""
+    parts = process.denoiser.components
+    return parts is not None and len(parts.weights) <= MOST_INTEGRATED and has_few_components(process, 0)
 
 
 def _may_be_linearized(process: ReverseProcess, factor: AbstractFactor) -> bool:

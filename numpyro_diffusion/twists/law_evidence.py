@@ -32,7 +32,8 @@ def law_log_evidence(process: ReverseProcess, factor: AbstractFactor) -> Float[A
     if not has_few_components(process, size):
         return None
     diffusion: Any = process.diffusion
-    linear, rows, parts, scale = MixtureMatched().prepare(process, factor)
+    linear, rows, _, parts, scale, _ = MixtureMatched().prepare(process, factor)
+    assert linear is not None and rows is not None
     means = diffusion.loc + (parts.locs * scale).reshape(-1, *process.event_shape)
 
     def of_one(mean: Array, rows: Array, variance: Array) -> Array:

@@ -6,6 +6,8 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
 import numpyro_diffusion as nd
@@ -124,6 +126,49 @@ def test_a_posterior_is_that_of_the_mixture():
     got = weight @ draws
     error = np.sqrt(weight @ np.square(draws - got) * np.square(weight).sum())
     np.testing.assert_array_less(np.abs(got - mean), 4.5 * error)
+
+
+def test_its_components_are_those_of_full_covariances(x64):
+    """And the covariance of the data; none where a matrix of all elements would be a burden."""
+    own, dense = separable().components, full().components
+    np.testing.assert_allclose(own.locs, dense.locs, atol=1e-9)
+    one = jax.vmap(lambda k, parts: parts._replace(weights=jnp.eye(COUNT)[k]).covariance(), (0, None))
+    np.testing.assert_allclose(one(jnp.arange(COUNT), own), one(jnp.arange(COUNT), dense), atol=1e-9)
+    of_data = [each.covariance(diffusion(), SHAPE) for each in (separable(), full())]
+    np.testing.assert_allclose(*of_data, atol=1e-9)
+    large = SeparableMixture(np.zeros((1, 17, 16)), np.ones((1, 17, 16)), (np.eye(17), np.eye(16)))
+    assert large.components is None and large.covariance(diffusion(), (17, 16)) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["separable", "full"])
+def test_a_radius_by_the_defaults(kind):
+    """Of eight elements far out, where the components differ in reach: against the chain's own draws, reweighted.
+
+    A twist that takes x_0 given x_t for one normal law had a log evidence that was .3 nats low, with errors of .08, and
+    said nothing: its islands agreed.
+    """
+    denoiser, shape = (separable(), SHAPE) if kind == "separable" else (full(), (COUNT * 8,))
+    schedule = nd.schedules.log_snr(64, scale=2.0, detail=0.3)
+    prior = nd.DiffusionPrior(nd.ReverseProcess(nd.GaussianDiffusion(schedule, 2.5, 1.5), denoiser, shape))
+    log_r = lambda x: dist.Normal(jnp.linalg.norm(x.reshape(-1)[:8]), 0.3).log_prob(12.0)
+
+    def weighted(key):
+        x = prior.sample(key, (1000,))
+        weight = jnp.exp(jax.vmap(log_r)(x))
+        return weight.sum(), jnp.square(weight).sum(), weight @ x.reshape(1000, -1), weight @ x.reshape(1000, -1) ** 2
+
+    total, square, mean, second = (
+        np.asarray(each, np.float64).sum(0)
+        for each in jax.jit(lambda keys: jax.lax.map(weighted, keys))(jax.random.split(jax.random.key(3), 200))
+    )
+    truth, error = np.log(total / 200_000), np.sqrt(square / total**2 - 1 / 200_000)
+    mean, deviation = mean / total, np.sqrt(second / total - (mean / total) ** 2)
+    smc = nd.infer.SMC(lambda: numpyro.factor("y", log_r(numpyro.sample("x", prior)))).run(jax.random.key(0))
+    off = abs(smc.log_evidence - truth)
+    assert off < 0.15 and off < 4 * np.hypot(smc.log_evidence_error, error)
+    draws = np.asarray(smc.get_samples()["x"]).reshape(-1, 24)
+    assert np.abs((draws.mean(0) - mean) / deviation).max() < 0.15
 
 
 @pytest.mark.parametrize(

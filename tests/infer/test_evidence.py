@@ -82,8 +82,8 @@ def test_the_variance_of_weights():
     size = weight.sum(1) ** 2 / (weight**2).sum(1)
     each = np.log(weight.mean(1))
     found = weight_variance(size[:, None], 64, 0.5)
-    np.testing.assert_allclose(found, each.var(), rtol=0.05)
+    np.testing.assert_allclose(found.mean(), each.var(), rtol=0.05)
     # 20 of 64 are resampled, 40 of 64 are not, and count only at the end.
     expected = (64 / 20 - 1 + 64 / 50 - 1) / 64
-    np.testing.assert_allclose(weight_variance([[40.0, 20.0, 40.0, 50.0]], 64, 0.5), expected)
-    assert weight_variance([[64.0, 64.0]], 64, 0.5) == 0
+    np.testing.assert_allclose(weight_variance([40.0, 20.0, 40.0, 50.0], 64, 0.5), expected)
+    assert weight_variance([64.0, 64.0], 64, 0.5) == 0

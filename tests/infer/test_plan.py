@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from numpyro_diffusion.infer.evidence import evidence_error
-from numpyro_diffusion.infer.plan import best_run, contradicted, most_credible
+from numpyro_diffusion.infer.plan import badness, best_run, contradicted, is_good, most_credible
+from numpyro_diffusion.samplers import Reliability
 
 
 class Try(NamedTuple):
@@ -81,3 +82,10 @@ def test_where_no_twist_will_do_there_is_none_at_last():
     assert "tempered" not in run({**every, "low+": grown._replace(is_good=True)})[1]
     assert "tempered" not in run(every, may_try=False)[1]
     assert run({**every, "low": LOW._replace(last="tempered")}, may_grow=False)[0] == "tempered"
+
+
+def test_a_run_with_noisy_weights_is_not_good():
+    """Though its islands agree: a twist that is wrong at every level has a heavy tail that few of them meet."""
+    fine = Reliability(least_size=80.0, final_size=300.0, khat=0.2, gap=0.1, deviation=0.05)
+    assert is_good(fine, 0.1) and not is_good(fine, 0.2)
+    assert badness(fine, 0.1) == badness(fine, 0.0) < badness(fine, 0.2)

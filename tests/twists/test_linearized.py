@@ -107,8 +107,9 @@ def test_what_it_does_not_fit_is_refused_by_name():
 def test_the_default_elsewhere():
     """Elements that are mixed after they were bent, factors of another kind, too many components."""
     own, laplace = process(), twists.Tempered(twists.Laplace(), 0.5)
-    assert twists.default_twist(own, pull_back(SUM, MIXED, (2,))[0]) == laplace
-    assert twists.default_twist(own, pull_back(SUM * Factor(jnp.sum), POSITIVE, (2,))[0]) == laplace
+    matched = twists.Tempered(twists.MixtureMatched(), 0.5)
+    assert twists.default_twist(own, pull_back(SUM, MIXED, (2,))[0]) == matched
+    assert twists.default_twist(own, pull_back(SUM * Factor(jnp.sum), POSITIVE, (2,))[0]) == matched
     many = nd.denoisers.GaussianMixture(np.zeros((65, 2)), np.ones((65, 2)), np.full(65, 1 / 65))
     assert twists.default_twist(nd.ReverseProcess(own.diffusion, many, 2), pull_back(SUM, POSITIVE, (2,))[0]) == laplace
 

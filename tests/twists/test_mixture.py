@@ -106,8 +106,8 @@ def test_what_it_does_not_fit_is_refused_by_name():
         ValueError, match="twist: MixtureMatched needs a prior about a mixture of Gaussians, got Gaussian"
     ):
         twists.MixtureMatched().check(plain, FACTORS["linear"][0])
-    with pytest.raises(ValueError, match="twist: MixtureMatched is for Gaussian observations, got Factor"):
-        twists.MixtureMatched().check(own, FACTORS["linear"][0] * Factor(jnp.sum))
+    with pytest.raises(ValueError, match="num_newton: expected a whole number of at least 1, got 0"):
+        twists.MixtureMatched(num_newton=0)
 
 
 def test_the_default_of_a_network_about_components():
@@ -126,7 +126,40 @@ def test_the_default_of_a_network_about_components():
     assert twists.default_twist(about(1), factor) == laplace
     assert twists.default_twist(about(2), factor) == twists.default_twist(about(2), many) == matched
     assert twists.default_twist(about(2), many, 2) == twists.Tempered(twists.PseudoInverse(), 1.0)
-    assert twists.default_twist(about(2), factor * Factor(jnp.sum)) == laplace
+    assert twists.default_twist(about(2), factor * Factor(jnp.sum)) == matched
+    assert twists.default_twist(about(1), Factor(jnp.sum)) == laplace
+
+
+def test_the_default_of_many_components_and_what_is_not_gaussian():
+    """A search of the mode in each would take far longer than one for all."""
+    own, _ = process("full")
+    many = nd.denoisers.FullGaussianMixture(np.zeros((5, 3)), np.tile(np.eye(3), (5, 1, 1)))
+    laplace = twists.Tempered(twists.Laplace(), 0.5)
+    assert twists.default_twist(own, Factor(jnp.sum)) == twists.Tempered(twists.MixtureMatched(), 0.5)
+    assert twists.default_twist(nd.ReverseProcess(own.diffusion, many, SIZE), Factor(jnp.sum)) == laplace
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("kind", ["full", "diagonal", "each"])
+def test_what_is_not_gaussian_is_integrated_over_each_component(kind, beside):
+    """E[r | x_t] and E[x_0 | x_t, r] against 400,000 draws of x_0 given x_t, with an observation beside it or not."""
+    own, covariances = process(kind)
+    bent, linear = Factor(lambda x: -jnp.abs(jnp.sum(x**2) - 4.0)), FACTORS["two"][0]
+    factor = linear * bent if beside else bent
+    twist = twists.MixtureMatched(8192)
+    shared, x_t, t, s = twist.prepare(own, factor), np.array([-0.8, 0.4, 0.1]), 6, 5
+    step = jax.jit(lambda x: twist.step(own, factor, shared, x, float(t), float(s)))(x_t)
+    log_share, means, left = given(own, covariances, x_t, t)
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(400_000, np.exp(log_share) / np.exp(log_share).sum())
+    x = np.concatenate([rng.multivariate_normal(m, v, n) for m, v, n in zip(means, left, counts, strict=True)])
+    log_r = np.asarray(jax.vmap(factor.log_r)(x))
+    weight = np.exp(log_r - log_r.max())
+    assert abs(float(step.log_psi) - np.log(weight.mean()) - log_r.max()) < 0.05
+    shift = weight @ x / weight.sum() - np.exp(log_share) @ means
+    from_data = float(own.diffusion.bridge_coefficients(float(t), float(s))[0])
+    moved = (np.asarray(step.proposal.mean) - np.asarray(step.kernel.mean)) / from_data
+    np.testing.assert_allclose(moved, shift, atol=0.05)
 
 
 PARTLY = Delta(np.array([0.4, 0.0, 0.0]), np.array([True, False, False]))
