@@ -85,7 +85,8 @@ class MixtureMatched(AbstractTwist):
 
     Args:
         num_draws: of each of two laws, for what is not Gaussian, of examples of up to 32 elements.
-        num_newton: Newton steps that look for the mode of it, at most.
+        num_newton: Newton steps that look for the mode of it, at most. Where too few make an end of the search, ψ_t is
+            poor in a way that hardly shows (`tests/denoisers/test_separable.py` has a case that needs more than six).
 
     Raises:
         ValueError: a prior without components; counts below 1.
@@ -94,7 +95,7 @@ class MixtureMatched(AbstractTwist):
     num_draws: int = eqx.field(static=True)
     num_newton: int = eqx.field(static=True)
 
-    def __init__(self, num_draws: int = 16, *, num_newton: int = 6) -> None:
+    def __init__(self, num_draws: int = 8, *, num_newton: int = 12) -> None:
         self.num_draws = check_count("num_draws", num_draws)
         self.num_newton = check_count("num_newton", num_newton)
 
