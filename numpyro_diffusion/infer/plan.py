@@ -10,7 +10,7 @@ bars do not count that runs were chosen.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,16 @@ import numpy as np
 from scipy.special import logsumexp
 
 from .._display import shown_as_text
-from ..factors import Product, simplify
+from ..factors import AbstractFactor, Product, simplify
+from ..process import ReverseProcess
 from ..samplers import TwistedSMC
 from ..samplers.reliability import Reliability
 from ..twists import AbstractTwist, Flat, Laplace, MixtureMatched, Tempered, default_twist
 from ..twists.fitting import has_few_components
 from .extract import Latent
 from .noise_sampler import CHUNK, IslandSampler, NoiseTempering, can_temper
+
+Answer = TypeVar("Answer")
 
 # A run is taken as it is from this many effective particles on, up to this standard deviation of islands, in nats, and
 # this distance between the mean of x in an island and in the others, in posterior standard deviations.
@@ -191,14 +194,17 @@ def _ruled(found: Latent, num_particles: int) -> AbstractTwist:
 
 def _has_components(found: Latent) -> bool:
     """Whether `MixtureMatched` may be tried."""
-    return _asked(
-        found, lambda process, factor: has_few_components(process, factor.observation_size(process.event_shape) or 0)
-    )
+
+    def ask(process: ReverseProcess, factor: AbstractFactor) -> bool:
+        size = factor.observation_size(process.event_shape) or 0
+        return process.diffusion.is_gaussian and has_few_components(process, size)
+
+    return _asked(found, ask)
 
 
-def _asked(found: Latent, question: Callable[[Any, Any], Any]) -> Any:
+def _asked(found: Latent, question: Callable[[ReverseProcess, AbstractFactor], Answer]) -> Answer:
     """What a question about the process and the factor answers for one element of the site's batch."""
-    answers: list[Any] = []
+    answers: list[Answer] = []
 
     def ask(module: Any, factor: Any) -> Any:
         process = module.process
