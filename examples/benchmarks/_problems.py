@@ -88,6 +88,17 @@ def mixture_of_curves(size: int) -> nd.DiffusionPrior:
     return prior_of(nd.denoisers.GaussianMixture(locs, np.full(8, 0.3), np.full(8, 1 / 8)), 50, size)
 
 
+def unequal(count: int) -> nd.DiffusionPrior:
+    """Normal laws about 3 in 24 dimensions whose standard deviations along common axes differ up to tenfold."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(24, 24)))[0]
+    locs, variances = rng.normal(3.0, 1.0, (count, 24)), np.exp(rng.normal(size=(count, 24)))
+    covariances = np.einsum("ij,kj,lj->kil", axes, variances, axes)
+    denoiser = nd.denoisers.FullGaussianMixture(locs, covariances, rng.dirichlet(np.full(count, 5.0)))
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(64, scale=2.0, detail=0.3), 2.5, 1.5)
+    return nd.DiffusionPrior(nd.ReverseProcess(diffusion, denoiser, 24))
+
+
 def swiss_roll() -> nd.DiffusionPrior:
     """The README's prior."""
     points = nd.datasets.swiss_roll(jax.random.key(0), 2_000, noise=0.5)
@@ -132,6 +143,8 @@ SOURCES = {
     "mixture, d = 2": Source(mixture_2d, 500_000),
     "mixture, d = 16": Source(partial(mixture_of_curves, 16), 200_000),
     "mixture, d = 64": Source(partial(mixture_of_curves, 64), 100_000),
+    "three unequal, d = 24": Source(partial(unequal, 3), 400_000),
+    "six unequal, d = 24": Source(partial(unequal, 6), 400_000),
     "swiss roll": Source(swiss_roll, 150_000, learned=True),
     "banana": Source(banana, 150_000, learned=True),
     "correlated": Source(correlated, 600_000, learned=True),
@@ -191,7 +204,7 @@ def two_known() -> Problem:
 
 
 def pairs() -> list[Problem]:
-    """Every kind of likelihood, each with an exact and a learned prior."""
+    """Every kind of likelihood, each with an exact and a learned prior; a radius once more with two hard exact ones."""
     normals = [f"normal, d = {size}" for size in (0, 1, 2, 3, 4)]
     mixture, four = "mixture, d = 2", (normals[4], "correlated")
     some = np.random.default_rng(1).standard_normal((12, 4))
@@ -213,6 +226,7 @@ def pairs() -> list[Problem]:
         *pair("modulus", *small, [0.7, 0.5], sixteen[1:3], 0.2),
         *pair("logistic", *large, [1, 1, 0, 0, 1, 0], 3 * np.eye(64)[5::11]),
         *pair("exponential", *large, [1.5, 0.5], sixty_four[1:3], 0.3),
+        *pair("radius", "three unequal, d = 24", "six unequal, d = 24", [12.0], np.eye(24)[:8], 0.3),
     ]
 
 
