@@ -133,21 +133,23 @@ def largest_term(
 ) -> Approximation:
     """max_x N(x; centre, V) r(x) up to a constant, by Newton steps whose systems conjugate gradients solve.
 
-    V preconditions them, so that its inverse is never needed: each direction p is kept with V⁻¹ p.
+    V preconditions them, so that its inverse is never needed: each direction p is kept with V⁻¹ p. A step shorter than
+    a tenth of a standard deviation is the last.
     """
     gradient = jax.grad(log_r)
 
-    def newton(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
-        x, pull = state  # pull is V⁻¹ (x − centre)
+    def newton(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        x, pull, left, _ = state  # pull is V⁻¹ (x − centre)
         slope = gradient(x) - pull
         curve = lambda p, q: q - jax.jvp(gradient, (x,), (p,))[1]
         p, q = _solve(curve, jnp.where(jnp.isfinite(slope), slope, 0.0), covariance)
         goal = lambda size: log_r(x + size * p) - 0.5 * vdot(x + size * p - centre, pull + size * q)
         sizes = jnp.asarray(_SIZES)
         size = sizes[jnp.argmax(_number(jax.vmap(goal)(sizes)))]
-        return (x + size * p, pull + size * q), None
+        return x + size * p, pull + size * q, left - 1, size * jnp.sqrt(jnp.maximum(vdot(p, q), 0.0))
 
-    (x, pull), _ = jax.lax.scan(newton, (centre, jnp.zeros_like(centre)), None, length=num_newton)
+    start = centre, jnp.zeros_like(centre), jnp.asarray(num_newton), jnp.asarray(jnp.inf, centre.dtype)
+    x, pull, *_ = jax.lax.while_loop(lambda state: (state[2] > 0) & (state[3] > _CLOSE), newton, start)
     log_psi = _number(log_r(x) - 0.5 * vdot(x - centre, pull))
     return Approximation(jnp.maximum(log_psi, _LEAST), x, None)
 

@@ -52,7 +52,7 @@ class Laplace(AbstractTwist):
     num_draws: int = eqx.field(static=True)
     num_newton: int = eqx.field(static=True)
 
-    def __init__(self, num_draws: int = 16, *, num_newton: int = 6) -> None:
+    def __init__(self, num_draws: int = 16, *, num_newton: int = 12) -> None:
         self.num_draws = check_count("num_draws", num_draws)
         self.num_newton = check_count("num_newton", num_newton)
 
