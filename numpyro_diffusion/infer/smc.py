@@ -48,11 +48,10 @@ class SMC(Described):
     values; moves are made for some ten numbers. `reliability` is then that of the moves and of the estimates.
 
     What is not given is chosen, and said by `plan`: the twist by rule (`nd.twists.default_twist`); where that run has
-    few effective particles on the way, noisy weights or islands apart, other twists are tried, the best of them is
-    kept, and if need be run again with four times as many particles. Where that is no better and the prior's chain is
-    cheap, as with an exact denoiser, no twist leads the particles at last: they are tempered as by `TemperedSMC`. What
-    then still speaks against the answer is a warning with its numbers (`reliability`). `cross_check` compares with what
-    needs no twist.
+    few effective particles, noisy weights or islands apart, other twists are tried, the best of them is kept, and if
+    need be run again with four times as many particles. Where that is no better and the prior's chain is cheap, as with
+    an exact denoiser, no twist leads the particles at last: they are tempered as by `TemperedSMC`. What then still
+    speaks against the answer is a warning with its numbers (`reliability`). `cross_check` needs no twist.
 
     The site's law may be a mixture of priors, ``dist.MixtureGeneral(dist.Categorical(probs), [prior_a, prior_b])``:
     each is run with as many particles, and counts by its evidence; `labels` has the labels' probabilities.
