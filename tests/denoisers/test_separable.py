@@ -157,7 +157,7 @@ def test_a_radius_by_the_defaults():
         weight, flat = jnp.exp(jax.vmap(log_r)(x)), x.reshape(1000, -1)
         return weight.sum(), jnp.square(weight).sum(), weight @ flat, weight @ flat**2
 
-    count = 100_000
+    count = 50_000
     keys = jax.random.split(jax.random.key(3), count // 1000)
     smc = nd.infer.SMC(lambda: numpyro.factor("y", log_r(numpyro.sample("x", prior))))
     with programs_optimised():
