@@ -90,6 +90,15 @@ def test_users_have_three_times_the_words_of_history():
     assert count(users) >= 3 * count(history)
 
 
+def test_tables_have_a_rule_for_every_column():
+    """Else they are printed as they are written."""
+    for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        for header, rule in zip(lines, lines[1:], strict=False):
+            if set(rule) <= set("|-: ") and rule.startswith("|--"):
+                assert header.count("|") == rule.count("|"), f"{page.name}: {header}"
+
+
 def test_prose_is_plain():
     pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
     findings = _check_prose().findings

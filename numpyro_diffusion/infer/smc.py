@@ -195,7 +195,7 @@ class SMC(Described):
 
     @property
     def plan(self) -> Plan:
-        """What was run, and why: twist, particles, islands, steps."""
+        """What was run, and why, with its twist, particles, islands and steps."""
         if self._plan is None:
             raise ValueError("SMC: expected a finished run; call run(key, …) first")
         return self._plan
@@ -207,7 +207,7 @@ class SMC(Described):
 
     @property
     def reliability(self) -> Reliability | WholeReliability:
-        """What speaks against the answer: effective sizes and gaps; with other unknowns of the moves and estimates."""
+        """What speaks against the answer, as effective sizes and gaps; with other unknowns of moves and estimates."""
         return self._done().reliability
 
     @property
@@ -221,12 +221,12 @@ class SMC(Described):
 
     @property
     def temperatures(self) -> list[np.ndarray]:
-        """With other unknowns: the powers of the estimated likelihood in every island, growing to 1."""
+        """With other unknowns, the powers of the estimated likelihood in every island, growing to 1."""
         return by_island(self._of("temperatures", Whole, "with other unknowns than x").island.records, "temperatures")
 
     @property
     def acceptance_rates(self) -> list[np.ndarray]:
-        """With other unknowns: mean acceptance probability of the moves at each of the temperatures, by island."""
+        """With other unknowns, mean acceptance probability of the moves at each of the temperatures, by island."""
         return by_island(self._of("acceptance_rates", Whole, "with other unknowns than x").island.records, "acceptance")
 
     @property
@@ -246,7 +246,7 @@ class SMC(Described):
 
     @property
     def labels(self) -> Labels:
-        """Posterior probabilities of the labels of a site with a mixture of priors: *consistent as particles grow*."""
+        """Posterior probabilities of the labels of a site with a mixture of priors, *consistent as particles grow*."""
         run = self._done()
         if self._mixture is None:
             raise ValueError("site: expected one with a mixture of priors (MixtureGeneral), got one of one prior")

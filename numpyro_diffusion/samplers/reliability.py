@@ -89,7 +89,7 @@ class Reliability(NamedTuple):
         if not self.least_size >= self.least_allowed:
             said.append(f"the least effective number of particles on the way is {self.least_size:.1f}")
         if not self.khat <= LARGEST_KHAT:
-            said.append(f"the weights have a heavy tail, Pareto k̂ = {self.khat:.2f} (above {LARGEST_KHAT})")
+            said.append(f"the weights have a heavy tail, Pareto k̂ = {self.khat:.3f} (above {LARGEST_KHAT})")
         if not self.gap <= LARGEST_GAP:
             said.append(f"the islands' log evidences differ by up to {self.gap:.2f} nats")
         if not self.mean_gap <= max(LARGEST_MEAN_GAP, self.noise_of_means):
