@@ -49,7 +49,7 @@ class AbstractLastStep(eqx.Module):
 
     @property
     def rounds(self) -> bool:
-        """Whether its kernel is of another kind than the other steps' are: of whole numbers in place of real ones."""
+        """Whether its kernel is of another kind than the other steps' are, of whole numbers in place of real ones."""
         return self.num_values is not None
 
     @property

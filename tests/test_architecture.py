@@ -1,6 +1,7 @@
 """The shape of the package: imports go downwards only, modules are small and documented, importing is cheap."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -215,3 +216,12 @@ def test_namespaces_hold_nothing_of_others():
             if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0):
                 names = [alias.asname or alias.name for alias in node.names]
                 assert all(name.startswith("_") for name in names), f"{module} shows {names}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_properties_are_said_without_a_colon_in_front(module):
+    """What stands before a colon in the first line of a property's docstring is a type to those who build the site."""
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.FunctionDef) and any("property" in ast.unparse(each) for each in node.decorator_list):
+            first = (ast.get_docstring(node) or "").split("\n")[0]
+            assert not re.search("(?<![:`]):(?![:`])", first), f"{module}.{node.name}: {first}"

@@ -53,12 +53,12 @@ class AbstractDiffusion(eqx.Module):
 
     @property
     def value_type(self) -> type:
-        """What models take an element of the data for: a number between whose values factors may be continued."""
+        """What models take an element of the data for, a number between whose values factors may be continued."""
         return float
 
     @property
     def is_gaussian(self) -> bool:
-        """Whether q is a `GaussianDiffusion`: real numbers, steps in log-SNR, draws that are smooth in x_0 and in q."""
+        """Whether q is a `GaussianDiffusion`, of real numbers, steps in log-SNR and draws smooth in x_0 and in q."""
         return False
 
     @abstractmethod

@@ -85,7 +85,7 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
 
     @property
     def noise(self) -> Float[Array, "... states"]:
-        """π, constant: each value's probability under the noise law, shape ``(*event, num_states)`` or broadcastable.
+        """π, constant, each value's probability under the noise law, shape ``(*event, num_states)`` or broadcastable.
 
         `num_states` is k, and one more with absorbing noise, for masked elements.
         """
@@ -114,7 +114,7 @@ class CategoricalDiffusion(AbstractDiscreteDiffusion):
 
     @property
     def value_type(self) -> type:
-        """A whole number: nothing lies between classes."""
+        """A whole number, as nothing lies between classes."""
         return int
 
     def description(self) -> dict[str, Array | str]:

@@ -114,7 +114,7 @@ class MixedDiffusion(AbstractDiffusion):
 
     @property
     def heads(self) -> Mapping[str, int]:
-        """None: what one output means differs between the columns."""
+        """None, as what one output means differs between the columns."""
         return {}
 
     def network_input(self, x_t: Shaped[ArrayLike, "*lead d"]) -> Float[Array, "*lead numbers"]:

@@ -108,7 +108,7 @@ class ModuleDistribution(Described, dist.Distribution):
 
     @property
     def has_rsample(self) -> bool:
-        """Whether `sample` is differentiable: for real values, not for bits."""
+        """Whether `sample` is differentiable, as it is for real values and not for bits."""
         return not self.is_discrete
 
     @property

@@ -110,7 +110,7 @@ class DiffusionPosterior(ModuleDistribution):
 
     @property
     def has_rsample(self) -> bool:
-        """False: draws jump where particles are resampled, so that a gradient through them is not that of their law."""
+        """False, as draws jump where particles are resampled, and a gradient through them is not that of their law."""
         return False
 
     def with_(

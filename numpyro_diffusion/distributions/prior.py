@@ -129,12 +129,12 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
 
     @property
     def prior(self) -> "DiffusionPrior":
-        """Itself: so that priors and posteriors, which have a prior and a factor, are asked alike."""
+        """Itself, so that priors and posteriors, which have a prior and a factor, are asked alike."""
         return self
 
     @property
     def factor(self) -> AbstractFactor:
-        """r(x) = 1, the product of no factors: its `parts` are empty."""
+        """r(x) = 1, the product of no factors, whose `parts` are empty."""
         return Product(())
 
     def sample_trajectory(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
@@ -143,7 +143,7 @@ class DiffusionPrior(Conditioned, Reported, ModuleDistribution):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """Shape of the standard-normal noise that makes one draw: (n, *event_shape), steps + 1 for `Ancestral`."""
+        """Shape of the standard-normal noise that makes one draw, (n, *event_shape), n = steps + 1 for `Ancestral`."""
         batch = self.batch_shape
         # Asked of one element of the batch, as a schedule of many has its steps on another axis.
         noise = lambda module, _: jnp.zeros(module.sampler.noise_shape(module.process))

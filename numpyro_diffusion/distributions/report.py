@@ -102,7 +102,7 @@ class PriorReport(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """One line: whether there was more to learn than the simple models say."""
+        """One line that says whether there was more to learn than the simple models say."""
         if self.prior is None:
             return "not compared: too few examples to hold any out"
         if not self.baselines:

@@ -105,7 +105,7 @@ class ByColumns(constraints.Constraint):
 
     @property
     def is_discrete(self) -> bool:
-        """Whether some of the elements take a few values only: the vector as a whole has no slope then."""
+        """Whether some of the elements take a few values only, so that the vector as a whole has no slope."""
         return any(support.is_discrete for support in self.supports)
 
     @property

@@ -66,7 +66,7 @@ class KTerms(NamedTuple):
 
     @property
     def gain(self) -> Float[Array, "*batch"]:
-        """K − L_null in nats: what has been learned beyond noise; free of the data's units."""
+        """K − L_null in nats, what has been learned beyond noise; free of the data's units."""
         return self.value - self.null
 
     @property

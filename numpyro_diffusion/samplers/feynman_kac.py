@@ -90,7 +90,7 @@ class TwistedChain(eqx.Module):
 
     @property
     def inner(self) -> tuple[Int[np.ndarray, " steps"], Int[np.ndarray, " steps"]]:
-        """The steps t → s to s ≥ 1: their t and their s."""
+        """The steps t → s to s ≥ 1, as their t and their s."""
         times = np.array(self.times, dtype=int)
         return times[:-1], times[1:]
 

@@ -83,7 +83,7 @@ class Bounded(Transform[Any]):
 
     @property
     def sign(self) -> int:
-        """1: all elements increase."""
+        """1, as all elements increase."""
         return 1
 
     def __call__(self, x: Any) -> Any:
