@@ -89,7 +89,7 @@ def mixture_of_curves(size: int) -> nd.DiffusionPrior:
 
 
 def unequal(count: int) -> nd.DiffusionPrior:
-    """Normal laws about 3 in 24 dimensions whose standard deviations along common axes differ up to tenfold."""
+    """Normal laws about 3 in 24 dimensions whose standard deviations along common axes differ severalfold."""
     rng = np.random.default_rng(0)
     axes = np.linalg.qr(rng.normal(size=(24, 24)))[0]
     locs, variances = rng.normal(3.0, 1.0, (count, 24)), np.exp(rng.normal(size=(count, 24)))

@@ -52,7 +52,7 @@ class Context(eqx.Module):
 
     @property
     def unknown(self) -> Real[Array, "*context"]:
-        """Nothing known, all NaN, or labels −1."""
+        """Nothing known, as all NaN or labels −1."""
         return jnp.full(self.shape, jnp.nan, float) if self.num_labels is None else jnp.full(self.shape, -1, int)
 
     @property

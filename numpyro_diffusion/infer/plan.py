@@ -71,7 +71,7 @@ class Plan(NamedTuple):
 
     @property
     def size(self) -> int:
-        """What grows where more is asked for, draws of the other unknowns, particles where there are none."""
+        """Draws of the other unknowns, or particles where there are none; what grows where more is asked for."""
         return self.sampler.num_particles if self.num_draws is None else self.num_draws
 
     def with_size(self, size: int) -> "Plan":

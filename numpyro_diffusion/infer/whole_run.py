@@ -139,7 +139,7 @@ class WholeRun(NamedTuple):
 
     @property
     def badness(self) -> float:
-        """To compare poor runs by, the islands' gap in nats, and how far noise and correlation are above what is good.
+        """The islands' gap in nats, and how far noise and correlation are above what is good, to compare poor runs by.
 
         Where it is not a number, as of an island without any evidence, it is infinite.
         """

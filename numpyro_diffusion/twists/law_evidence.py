@@ -32,7 +32,8 @@ def law_log_evidence(process: ReverseProcess, factor: AbstractFactor) -> Float[A
     if not has_few_components(process, size):
         return None
     diffusion: Any = process.diffusion
-    linear, rows, _, parts, scale, _ = MixtureMatched().prepare(process, factor)
+    shared = MixtureMatched().prepare(process, factor)
+    linear, rows, parts, scale = shared.linear, shared.rows, shared.parts, shared.scale
     assert linear is not None and rows is not None
     means = diffusion.loc + (parts.locs * scale).reshape(-1, *process.event_shape)
 

@@ -147,8 +147,8 @@ class MixtureMatched(AbstractTwist):
 
     def _integrated(self, shared: Shared, roots: Array, centres: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
         """Of the rest of r over each component: log of the integral in nats, and the mean."""
-        log_r: Any = shared.rest
-        log_r = log_r.log_r
+        assert shared.rest is not None
+        log_r = shared.rest.log_r
 
         def of_one(centre: Array, root: Array) -> tuple[Array, Array]:
             law = Covariance(root, shape)

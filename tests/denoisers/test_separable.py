@@ -145,8 +145,8 @@ def test_its_components_are_those_of_full_covariances(x64):
 def test_a_radius_by_the_defaults():
     """Of eight elements far out, where the components differ in reach: against the chain's own draws, reweighted.
 
-    A twist that takes x_0 given x_t for one normal law had a log evidence that was .3 nats low, with errors of .08, and
-    said nothing: its islands agreed.
+    A twist that takes x_0 given x_t for one normal law is too low by several of its standard errors here, and its
+    islands agree.
     """
     schedule = nd.schedules.log_snr(16, scale=2.0, detail=0.3)
     prior = nd.DiffusionPrior(nd.ReverseProcess(nd.GaussianDiffusion(schedule, 2.5, 1.5), separable(), SHAPE))

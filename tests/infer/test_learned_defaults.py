@@ -92,6 +92,53 @@ def test_counts_and_a_modulus_against_reweighted_draws(learn):
     np.testing.assert_allclose(draws.std(0) / sd, 1.0, atol=0.1)
 
 
+@functools.cache
+def about_three():
+    """By `fit`, about three Gaussians in three dimensions, of which the data are bent; and draws of its own chain."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(3, size=1500)
+    centres = np.array([[-2.0, 0.0, 1.0], [2.0, 1.0, -1.0], [0.0, 3.0, 0.0]])
+    data = centres[label] + np.array([0.3, 0.6, 1.0])[label][:, None] * rng.normal(size=(1500, 3))
+    data[:, 2] += 0.3 * data[:, 0] ** 2
+    parts = [data[label == k] for k in range(3)]
+    mixture = nd.denoisers.FullGaussianMixture([x.mean(0) for x in parts], [np.cov(x.T) for x in parts])
+    network = nd.networks.MLP(jax.random.key(0), (3,), num_steps=20, width=32, outputs=2)
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(20, -8, 6), 0.0, 2.0)
+    process = nd.ReverseProcess(diffusion, nd.denoisers.Residual(network, mixture), 3)
+    options = {"max_steps": 300, "batch_size": 128, "validation": 0.0, "progress_bar": False}
+    prior = nd.DiffusionPrior(nd.fit(jax.random.key(1), process, data, **options).process)
+    return prior, drawn(prior)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_is_not_gaussian_about_three_components(beside):
+    """A count and a modulus, with a linear observation beside them or not, against reweighted draws."""
+    prior, x = about_three()
+    linear = lambda x: dist.Normal(x[0] + x[1], 0.5).log_prob(1.0) if beside else 0.0
+    bent = lambda x: dist.Poisson(jnp.exp(x[0])).log_prob(3) + dist.Normal(jnp.abs(x[2]), 0.2).log_prob(0.8)
+
+    def model():
+        x = numpyro.sample("x", prior)
+        numpyro.factor("bent", bent(x))
+        if beside:
+            numpyro.sample("y", dist.Normal(x[0] + x[1], 0.5), obs=1.0)
+
+    log_weight = np.asarray(jax.jit(jax.vmap(lambda x: bent(x) + linear(x)))(jnp.asarray(x, float)), np.float64)
+    weight = np.exp(log_weight - log_weight.max())
+    value = log_weight.max() + np.log(weight.mean())
+    error = weight.std() / weight.mean() / np.sqrt(len(weight))
+    weight /= weight.sum()
+    mean = weight @ x
+    sd = np.sqrt(weight @ (x - mean) ** 2)
+    smc = nd.infer.SMC(model).run(jax.random.key(0))
+    assert smc.plan.sampler.twist == nd.twists.Tempered(nd.twists.MixtureMatched(), 0.5)
+    assert abs(smc.log_evidence - value) < 4 * np.hypot(smc.log_evidence_error, error)
+    draws = np.asarray(smc.get_samples()["x"], np.float64)
+    np.testing.assert_allclose((draws.mean(0) - mean) / sd, 0.0, atol=0.15)
+    np.testing.assert_allclose(draws.std(0) / sd, 1.0, atol=0.15)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["MixtureMatched", "Linearized"])
 def test_a_twist_of_the_components_that_a_network_is_about(chosen):
