@@ -73,7 +73,7 @@ def evidence_errors(smc: Any) -> float:
 
 def scores(draws: np.ndarray, truth: np.ndarray, known: np.ndarray) -> Scores:
     """From draws of shape (n, rows, columns)."""
-    low, high = np.quantile(draws, (0.05, 0.95), axis=0)
+    low, high = np.quantile(draws, (0.05, 0.95), axis=0, method="weibull")
     inside = ((low <= truth) & (truth <= high))[~known]
     return Scores(float(np.sqrt(np.mean((draws.mean(0) - truth)[~known] ** 2))), float(inside.mean()))
 

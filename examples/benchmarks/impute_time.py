@@ -64,7 +64,7 @@ def main() -> None:
         print(f"| {name} | {clock:.0f} | {processor:.0f} |")
     print(f"| both | {learned[0] + imputed[0]:.0f} | {learned[1] + imputed[1]:.0f} |\n")
     draws = np.stack([np.asarray(each) for each in done])
-    low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+    low, high = np.quantile(draws, [0.05, 0.95], axis=0, method="weibull")
     error = (draws.mean(0) - whole) / whole.std(0)
     column_mean = (np.nanmean(holes, 0) - whole) / whole.std(0)
     print(f"root mean square error {np.sqrt(np.mean(error[hidden] ** 2)):.3f}, of the columns' means", end=" ")

@@ -216,7 +216,7 @@ def _of_mixed(settings: _Settings, table: AbstractTable, network: Any, max_steps
 
 def _of_gaps(settings: _Settings, gaps: Gaps, start: AbstractStart, max_steps: int | None) -> DiffusionPrior:
     """A prior of rows with missing cells."""
-    laps = Laps.of(settings.batch_size, settings.learning_rate, max_steps)
+    laps = Laps.of(len(gaps.rows.x), settings.batch_size, settings.learning_rate, max_steps)
     learn = functools.partial(_learned, settings, None, pilot=FIRST_PILOT, models={}, copies=True)
     tell = print if settings.progress_bar else lambda line: None
     return learn_with_gaps(settings.run_key, gaps, start, learn, laps, checkpoint=settings.checkpoint, tell=tell)

@@ -31,7 +31,9 @@ from .posterior_draws import Current, Draws, Effort, effort_for, read_cells, sco
 from .starts import AbstractStart, Begun
 
 FIRST_LAP = 2_000  # steps, before missing cells are drawn again
-LAPS = 3
+LAPS, FEW_LAPS, MANY = 8, 3, 2_000  # at most, for up to so many rows and for more
+# The first lap learns from what the simple model says of missing cells, and seldom more than that model knows.
+PATIENCE = 2
 LAP_STEPS = 700  # of training in each lap after the first
 RUNS = 4  # independent runs of SMC that score a lap
 FEW = 900  # rows up to which every row is completed more than once
@@ -50,15 +52,16 @@ class Laps(NamedTuple):
 
     first_steps: int
     options: dict[str, Any]
-    most: int = LAPS
+    most: int
 
     @classmethod
-    def of(cls, batch_size: int | None, learning_rate: float, max_steps: int | None) -> "Laps":
-        """As the arguments of `fit_prior` want it."""
+    def of(cls, count: int, batch_size: int | None, learning_rate: float, max_steps: int | None) -> "Laps":
+        """As the arguments of `fit_prior` want it, for so many rows."""
         rate: Any = warmed_up(float(learning_rate)) if learning_rate > 0 else learning_rate
         options = {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "ema": 0.99, "patience": 10}
         options |= {"batch_size": 128 if batch_size is None else batch_size}
-        return cls(FIRST_LAP if max_steps is None else max_steps, options)
+        most = LAPS if count <= MANY else FEW_LAPS
+        return cls(FIRST_LAP if max_steps is None else max_steps, options, most)
 
 
 def learn_with_gaps(
@@ -104,7 +107,7 @@ def learn_with_gaps(
     say = lambda now: tell(f"lap {now.laps}: held-out log evidence {now.history.score[-1]:.3f} nats")
     found = climb(
         key, Climb(first, first, values[best], History([], []).then(values[best])), run.step, run.score,
-        num_laps=laps.most, patience=1, opening=opening, checkpoint=checkpoint, settings=settings, tell=say,
+        num_laps=laps.most, patience=PATIENCE, opening=opening, checkpoint=checkpoint, settings=settings, tell=say,
     )  # fmt: skip
     return _reported(found, begun.plan, gaps, values, len(begun.train.x))
 

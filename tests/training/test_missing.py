@@ -65,7 +65,9 @@ def test_a_prior_of_incomplete_rows(tmp_path, monkeypatch):
     assert not report.is_worse
     assert report.baselines[0].name == "Gaussian"
     assert report.baselines[0].gain > 4 * report.baselines[0].gain_error
-    assert report.prior.value == max(report.laps["score"])
+    scores = report.laps["score"]
+    assert report.prior.value == max(scores)
+    assert len(scores) == 1 + 8 or max(scores[-2:]) < max(scores[:-2]) + 0.01  # two laps in turn were hardly better
     assert f"missing: {np.isnan(data).sum()} of 450 cells" in str(report)
     assert "laps: " in str(report)
     x, _ = curve(300, 2)
