@@ -80,7 +80,7 @@ class AbstractLastStep(eqx.Module):
 
 
 class ForwardStep(AbstractLastStep):
-    """The fixed kernel of [2015] App. B, eq. 44: q(x_1 | x_0) π(x_0) / π(x_1), for data N(√α_1 x_1, β_1)."""
+    """The fixed kernel q(x_1 | x_0) π(x_0) / π(x_1), for data N(√α_1 x_1, β_1). Source: [2015] App. B, eq. 44."""
 
     def kernel(self, diffusion: AbstractDiffusion, denoiser: AbstractDenoiser, x_1: Example) -> dist.Distribution:
         """p(x_0 | x_1) for one unbatched example."""
@@ -163,11 +163,12 @@ class FixedStep(AbstractLastStep):
 
 
 class DiscretisedStep(AbstractLastStep):
-    """A Gaussian last step rounded to whole numbers 0 … num_levels − 1: grey levels ([DDPM 2020] eq. 13).
+    """A Gaussian last step rounded to whole numbers 0 … num_levels − 1: grey levels.
 
     p(x_0 | x_1) is a probability mass, element by element, and so is the law of x_0: K bounds a log probability, −K is
     the length of a code. Data are in levels; `loc` and `scale` of the diffusion bring them to the network's units, as
-    127.5 and 127.5 do for 256 levels and images in [−1, 1]. No Jacobian of theirs is counted.
+    127.5 and 127.5 do for 256 levels and images in [−1, 1]. No Jacobian of theirs is counted. Source: [DDPM 2020] eq.
+    13.
 
     Args:
         num_levels: how many levels there are, at least 2.

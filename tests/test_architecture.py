@@ -225,3 +225,31 @@ def test_properties_are_said_without_a_colon_in_front(module):
         if isinstance(node, ast.FunctionDef) and any("property" in ast.unparse(each) for each in node.decorator_list):
             first = (ast.get_docstring(node) or "").split("\n")[0]
             assert not re.search("(?<![:`]):(?![:`])", first), f"{module}.{node.name}: {first}"
+
+
+# Of citations. A list of names shows the first sentence of a docstring alone, and takes the stop of these for its end.
+ABBREVIATION = re.compile(r"\b(?:[Ee]qs?|App|Algs?|Figs?|Secs?|Tab|Thm|Prop|Ch|Nos?|Vol|pp?|cf|resp|etc)\.$")
+# What Sphinx's autosummary takes for the first sentence.
+FIRST_SENTENCE = re.compile(r"(?s:.*?)(?<!et al)(?<!e\.g)(?<!i\.e)(?<!vs)\.(?=\s|$)")
+
+
+def is_cut(docstring):
+    """Does the first sentence end where an abbreviation does?"""
+    first = FIRST_SENTENCE.match(docstring.split("\n\n")[0])
+    return first is not None and ABBREVIATION.search(first[0]) is not None
+
+
+def test_first_sentences_are_whole():
+    cut = []
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                if is_cut(ast.get_docstring(node) or ""):
+                    cut.append(f"{module}.{node.name}")
+    assert not cut
+
+
+@pytest.mark.parametrize("said", ["A bound ([2015] eq. 9).", "As in App. B.", "Coding (see\nAlg. 3), and more."])
+def test_first_sentences_that_are_cut_are_found(said):
+    assert is_cut(said) and is_cut(f"Of Ho et al. 2020, {said}")
+    assert not is_cut(f"Whole. {said}")

@@ -66,11 +66,11 @@ def progressive_coding(
     num_samples: int = 1,
     chunk: int | None = None,
 ) -> ProgressiveCode:
-    """How many bits it takes to send x_T … x_t, and how well x_0 is known then ([DDPM 2020] Alg. 3-4, Table 4).
+    """How many bits it takes to send x_T … x_t, and how well x_0 is known then.
 
-    Rates are the KL terms of K, in closed form given x_t, from one network call for each t; x_t is drawn from its
-    marginal, so that means over examples are estimated without bias. Any family: of bits, the distortion is that of
-    their probabilities.
+    Source: [DDPM 2020] Alg. 3-4, Table 4. Rates are the KL terms of K, in closed form given x_t, from one network call
+    for each t; x_t is drawn from its marginal, so that means over examples are estimated without bias. Any family: of
+    bits, the distortion is that of their probabilities.
 
     Args:
         key: JAX random key.
@@ -98,7 +98,9 @@ def progressive_coding(
 def progressive_generation(
     key: Array, prior: DiffusionPrior | ReverseProcess, sample_shape: tuple[int, ...] = (), num_steps: int | None = None
 ) -> Array:
-    """The prediction x̂_0(x_t) along draws of the reverse chain: coarse features first ([DDPM 2020] Fig. 6).
+    """The prediction x̂_0(x_t) along draws of the reverse chain: coarse features first.
+
+    Source: [DDPM 2020] Fig. 6.
 
     Args:
         key: JAX random key.

@@ -109,7 +109,7 @@ class AbstractDiffusion(eqx.Module):
         t: AnyTime,
         s: AnyTime | None = None,
     ) -> dist.Distribution:
-        """The kernel x_t → x_s of the head ``"mean"`` ([2015] eqs. 64-65); the forward kernel for outputs of 0."""
+        """The kernel x_t → x_s of the head ``"mean"``; for outputs of 0, the forward one. Source: [2015] eqs. 64-65."""
         del output, x_t, t, s
         raise ValueError(f"predicts: {type(self).__name__} has no head 'mean', got 'mean'")
 
@@ -201,11 +201,12 @@ class AbstractDiffusion(eqx.Module):
     def reverse_entropy_bounds(
         self, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Lower and upper bounds on H_q(X^s | X^t) in nats, shape () each ([2015] §2.6, eq. 24, App. A).
+        """Lower and upper bounds on H_q(X^s | X^t) in nats, shape () each.
 
         Averaged over the data's x_0 they bound the entropy of one step of the true reverse chain. The lower one
         always holds; the upper one needs H_q(X^t) ≥ H_q(X^s), which holds when the data have the noise law's second
         moment (Gaussian), mean activity (bits) or frequencies (classes), and for equally likely bits or classes always.
+        Source: [2015] §2.6, eq. 24, App. A.
         """
         s = jnp.asarray(t) - 1 if s is None else s
         upper = self.step_entropy(x_0, t, s)

@@ -99,7 +99,7 @@ class GaussianDiffusion(AbstractDiffusion):
         t: AnyTime,
         s: AnyTime | None = None,
     ) -> dist.Distribution:
-        """Σ = σ(o^Σ + σ⁻¹(β_t)) and μ = (z − o^μ)√(1−Σ) + o^μ, standardised ([2015] eqs. 64-65)."""
+        """Σ = σ(o^Σ + σ⁻¹(β_t)) and μ = (z − o^μ)√(1−Σ) + o^μ, standardised. Source: [2015] eqs. 64-65."""
         beta, z = self.schedule.beta(t, s), self.standardize(x_t)
         shift, log_odds = output
         variance = jax.nn.sigmoid(log_odds + jnp.log(beta) - jnp.log1p(-beta))
@@ -160,7 +160,7 @@ class GaussianDiffusion(AbstractDiffusion):
         return self._normal(jnp.sqrt(alpha_bar) * self.standardize(x_0), noise_variance)
 
     def bridge(self, x_t: AnyExample, x_0: AnyExample, t: AnyTime, s: AnyTime | None = None) -> dist.Distribution:
-        """q(x_s | x_t, x_0), exact ([DDPM 2020] eqs. 6-7); event shape that of `x_t`."""
+        """q(x_s | x_t, x_0), exact; event shape that of `x_t`. Source: [DDPM 2020] eqs. 6-7."""
         from_data, from_noise, variance = self.bridge_coefficients(t, s)
         return self._normal(from_data * self.standardize(x_0) + from_noise * self.standardize(x_t), variance)
 

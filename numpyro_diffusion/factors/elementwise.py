@@ -38,7 +38,7 @@ class _OfValues(AbstractFactor):
         return True
 
     def multiply(self, law: dist.Distribution) -> tuple[Float[Array, ""], dist.Distribution] | None:
-        """Exact: c̃ ∝ cd for each value ([2015] Table App. 1, its misprint corrected)."""
+        """Exact: c̃ ∝ cd for each value. Source: [2015] Table App. 1, its misprint corrected."""
         return weighted(law, self.log_weight) if weighted.knows(law) else None
 
     def check_count(self, support: Constraint, count: int, *said: Array) -> None:

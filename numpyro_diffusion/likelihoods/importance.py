@@ -41,7 +41,7 @@ class ImportanceTerms(NamedTuple):
 
 
 class ImportanceWeighted(AbstractLikelihood):
-    r"""log of the average over trajectories of p(x_0 … x_T) / q(x_1 … x_T): the chain's own p(x_0) ([2015] eq. 9).
+    r"""log of the average over trajectories of p(x_0 … x_T) / q(x_1 … x_T): the chain's own p(x_0).
 
     exp(value) is *unbiased* for p(x_0), at any number of trajectories, so that it serves pseudo-marginal methods. The
     value itself is on average too low, by half the relative variance of that average: a bound, which tightens in
@@ -49,7 +49,7 @@ class ImportanceWeighted(AbstractLikelihood):
     has no gradient.
 
     No trajectory is resampled, so the value is smooth in x_0 for one key. The standard error, that of the logarithm, is
-    *approximate* (`log_mean_error`).
+    *approximate* (`log_mean_error`). Source: [2015] eq. 9.
 
     Args:
         num_trajectories: N; from 4 on there is a standard error.

@@ -103,7 +103,7 @@ class AbstractIntegral(AbstractLikelihood):
 
 
 class ContinuousBound(AbstractIntegral):
-    r"""The *lower bound* on log p(x_0) at every x_0, of the chain with infinitely many steps (VDM 2021, eqs. 11-15).
+    r"""The *lower bound* on log p(x_0) at every x_0, of the chain with infinitely many steps.
 
     .. math:: &\mathbb{E}\log p(x_0|x_1) \\
               &- \tfrac12\int_{\lambda_T}^{\lambda_1}
@@ -112,7 +112,7 @@ class ContinuousBound(AbstractIntegral):
 
     An equality where the denoiser is exact, but for the chain's two ends. Only the log-SNR at t = 1 and at T matters,
     not the schedule between them. Networks are called at fractional t. For `GaussianDiffusion`; of its reverse
-    variances only that of the last step counts, since in the limit there is no choice.
+    variances only that of the last step counts, since in the limit there is no choice. Source: VDM 2021, eqs. 11-15.
 
     The estimate is unbiased: each replicate is an average over randomised low-discrepancy points in (λ, ε), with the
     noise law's own integral, which is known, as a control variate.

@@ -28,8 +28,9 @@ from .base import AbstractLikelihood, Estimate, StandardError, standard_error
 
 
 class KTerms(NamedTuple):
-    """The parts of K for one example, all in nats; numbered as in [2015] App. B.
+    """The parts of K for one example, all in nats.
 
+    Equations are numbered as in [2015] App. B.
     ``value = reconstruction - kl - kl_terminal`` always. With the 2015 last step this equals
     ``entropy_terminal - entropy_first - entropy_prior - kl + correction`` (eq. 14 and what it leaves out).
 
@@ -76,16 +77,16 @@ class KTerms(NamedTuple):
 
 
 class KBound(AbstractLikelihood):
-    r"""K ≤ log p(x_0) for every x_0: a *bound*, estimated without bias from draws of q ([2015] eqs. 13-14, App. B).
+    r"""K ≤ log p(x_0) for every x_0: a *bound*, estimated without bias from draws of q.
 
     .. math:: K = &\ \mathbb{E}_q\log p(x_0|x_1) \\
               &- \sum_{t=2}^{T} \mathbb{E}_q\,\mathrm{KL}\big(q(x_{t-1}|x_t,x_0)\,\|\,p(x_{t-1}|x_t)\big) \\
               &- \mathrm{KL}\big(q(x_T|x_0)\,\|\,\pi\big)
 
     The KL terms are closed forms given x_t, for both families; x_t is drawn from its marginal, with noise of its own
-    for every t. For the 2015 last step this is eq. 38 of the paper, of which eq. 14 is the special case of data with
-    the second moment of noise. Most of the noise of another last step is ½ ‖ε‖², whose mean is known: for real values
-    it is taken out by a control variate, free of bias.
+    for every t. Source: [2015] eqs. 13-14, App. B; for the 2015 last step this is eq. 38 there, of which eq. 14 is the
+    special case of data with the second moment of noise. Most of the noise of another last step is ½ ‖ε‖², whose mean
+    is known: for real values it is taken out by a control variate, free of bias.
 
     The standard error adds up the variances of the terms, each from its own few draws; `degrees_of_freedom` says how
     well it is known.

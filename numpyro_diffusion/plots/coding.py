@@ -7,7 +7,9 @@ from ._axes import BLUE, Axes, axes_or_new, plain
 
 
 def rate_distortion(code: ProgressiveCode, ax: Axes | None = None, *, label: str | None = None) -> Axes:
-    """Distortion against rate, means over the examples: what is known of x_0 for so many bits ([DDPM 2020] Fig. 5).
+    """Distortion against rate, means over the examples: what is known of x_0 for so many bits.
+
+    Source: [DDPM 2020] Fig. 5.
 
     Args:
         code: what `nd.diagnostics.progressive_coding` returned.

@@ -17,12 +17,13 @@ from .smooth import AbstractSmoothSampler, Level, Move, Noise, Predict, State, m
 
 
 class DDIM(AbstractSmoothSampler):
-    """x_s = √ᾱ_s x̂_0 + √(1−ᾱ_s−σ²) ε̂ + σ ε with σ² = η² β̃_{t|s} (Song et al. 2021, eqs. 12 and 16).
+    """x_s = √ᾱ_s x̂_0 + √(1−ᾱ_s−σ²) ε̂ + σ ε with σ² = η² β̃_{t|s}.
 
     *Approximate* for the data and for the model: every η has the forward marginals if x̂_0 is known, so one network
-    serves them all, and few steps. η = 1 is the ancestral chain of variance β̃, η = 0 `SDE`'s exponential step at λ = 0;
-    in the limit of many steps η is λ. The steps are whole ones, as `Ancestral` takes them, and the process's own
-    last step leads from x_1 to the data. With η = 0 a draw is a smooth function of two noises.
+    serves them all, and few steps. η = 1 is the ancestral chain of variance β̃, η = 0 `SDE`'s exponential step at λ =
+    0; in the limit of many steps η is λ. The steps are whole ones, as `Ancestral` takes them, and the process's own
+    last step leads from x_1 to the data. With η = 0 a draw is a smooth function of two noises. Source: Song et al.
+    2021, eqs. 12 and 16.
 
     Args:
         num_steps: how many steps, spread evenly over 1 … T; T unless given.

@@ -33,13 +33,13 @@ def interpolate(
     sampler: AbstractSampler | None = None,
     mix: Mix = "linear",
 ) -> Float[Array, " n *event"]:
-    """Draws of x_0 from mixtures of two diffused examples, x̄_t = (1 − w) x_t + w x_t' ([DDPM 2020] §4.3, Fig. 8).
+    """Draws of x_0 from mixtures of two diffused examples, x̄_t = (1 − w) x_t + w x_t'.
 
-    The paper's formula prints x_0 where it means x_t. All weights share the noise of x_t, of x_t' and of the reverse
-    chain, so that the draws change smoothly with w. A small `t` mixes details only, a large one invents new examples
-    between the two. *Approximate*: a mixture does not have the law of x_t, least of all in the middle, where the noise
-    of the linear one is too weak by √½; the spherical one keeps it, and mixes signals with weights that add up to more
-    than 1 where the two are not alike.
+    Source: [DDPM 2020] §4.3, Fig. 8. The paper's formula prints x_0 where it means x_t. All weights share the noise of
+    x_t, of x_t' and of the reverse chain, so that the draws change smoothly with w. A small `t` mixes details only, a
+    large one invents new examples between the two. *Approximate*: a mixture does not have the law of x_t, least of all
+    in the middle, where the noise of the linear one is too weak by √½; the spherical one keeps it, and mixes signals
+    with weights that add up to more than 1 where the two are not alike.
 
     Args:
         key: JAX random key.

@@ -30,12 +30,13 @@ Choice = Literal["constant", "annealed"]
 
 
 class Perturbed(AbstractPosteriorSampler):
-    r"""p̃(x_s | x_t) ∝ p(x_s | x_t) r(x_s), step by step ([2015] §2.5, eq. 22, Table App. 1). *Approximate*.
+    r"""p̃(x_s | x_t) ∝ p(x_s | x_t) r(x_s), step by step. *Approximate*.
 
     r is multiplied in closed form where it can be, otherwise the kernel is perturbed by ∇ log r at its mean. The
     normalisers that the paper's eq. 21 has and its eq. 22 leaves out add up: with constant r on data N(0, 1) and an
     observation of noise 1 the chain ends with variance 1/3, that of p·r², not the posterior's 1/2; inpainting with
-    clamped clean values underestimates correlations. `TwistedSMC` and `ParticleGibbs` are right.
+    clamped clean values underestimates correlations. `TwistedSMC` and `ParticleGibbs` are right. Source: [2015] §2.5,
+    eq. 22, Table App. 1.
 
     Args:
         choice: ``"constant"``: r(x_t) = r(x_0) (eq. 23). ``"annealed"``: its power (T − t)/T.

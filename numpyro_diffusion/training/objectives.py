@@ -62,10 +62,10 @@ def bound_loss(
     context: Shaped[Array, " batch ..."] | None = None,
     part: Part = WHOLE,
 ) -> Float[Array, ""]:
-    """−K averaged over a batch, estimated without bias from one KL term per example ([2015] eq. 14).
+    """−K averaged over a batch, estimated without bias from one KL term per example.
 
     The examples' times are a stratified sample of 2 … T. The last step, unless it is the fixed forward kernel, is
-    estimated on an eighth of the batch, chosen at random.
+    estimated on an eighth of the batch, chosen at random. Source: [2015] eq. 14.
 
     Args:
         key: JAX random key.
@@ -128,11 +128,12 @@ def hybrid_loss(
     context: Shaped[Array, " batch ..."] | None = None,
     part: Part = WHOLE,
 ) -> Float[Array, ""]:
-    """The unweighted loss for the mean, and a thousandth of −K for a learned variance (Nichol & Dhariwal 2021, eq. 16).
+    """The unweighted loss for the mean, and a thousandth of −K for a learned variance.
 
     L_simple + 0.001 L_vlb, where L_vlb is −K in nats, estimated as by `bound_loss`, and sees the kernels' variances
     alone: their means, and the last step's, count as constants in it. One network call serves both terms; the last step
     is estimated on an eighth of the batch. For Gaussian networks with ``variance="learned"``.
+    Source: Nichol & Dhariwal 2021, eq. 16.
 
     Args:
         key: JAX random key.

@@ -21,9 +21,10 @@ from .base import AbstractTwist, TwistedStep
 
 
 class Constant(AbstractTwist):
-    """ψ_t(x_t) = r(x_t): constant r ([2015] §2.5, eq. 23), multiplied as in `nd.samplers.Perturbed`.
+    """ψ_t(x_t) = r(x_t): constant r, multiplied as in `nd.samplers.Perturbed`.
 
     Cheap, no gradient through the denoiser; far from E[r(x_0) | x_t] at high noise, so that weights vary much.
+    Source: [2015] §2.5, eq. 23.
     """
 
     def step(
@@ -53,9 +54,10 @@ class Annealed(AbstractTwist):
 def multiplied(
     factor: AbstractFactor, kernel: dist.Distribution, power: Float[Array, ""] | None = None
 ) -> dist.Distribution:
-    """The kernel times r^power ([2015] Table App. 1): in closed form for r itself where there is one.
+    """The kernel times r^power: in closed form for r itself where there is one.
 
-    Otherwise it is perturbed by ∇ log r at its mean, which needs r to be smooth on the scale of the kernel.
+    Otherwise it is perturbed by ∇ log r at its mean, which needs r to be smooth on the scale of the kernel. Source:
+    [2015] Table App. 1.
 
     Raises:
         ValueError: no closed form, and a law without a rule for a slope, as that of classes.
