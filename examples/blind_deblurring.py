@@ -67,7 +67,7 @@ def picture(path: Path, truth: Array, widths: Array, y: Array, drawn: dict[str, 
     grid = np.linspace(0.3, 2.6, 200)
     for i, row in enumerate(figure.subplots(3, 8, width_ratios=[1] * 7 + [1.6])):
         x = np.asarray(drawn["x"][i]).reshape(-1, 8, 8)
-        panels = nd.plots.posterior(truth[i], y[i], x, row[:7], num_draws=3, limits=(0.0, 1.0))
+        panels = nd.plots.posterior(truth[i], y[i], x, row[:7], num_draws=3, limits=(0.0, 1.0), units="grey level")
         panels[1].set_title("blurred", fontsize=9)
         for axis in panels if i else ():
             axis.set_title("")
@@ -76,7 +76,9 @@ def picture(path: Path, truth: Array, widths: Array, y: Array, drawn: dict[str, 
         )
         row[7].plot(grid, np.exp(WIDTH.log_prob(grid)), color="C0", label="prior")
         row[7].axvline(float(widths[i]), color="C3", label="truth")
-        row[7].set(yticks=[], xlim=(grid[0], grid[-1]), xlabel="width of the blur, pixels" if i == 2 else "")
+        row[7].set(
+            yticks=[], xlim=(grid[0], grid[-1]), ylabel="density", xlabel="width of the blur, pixels" if i == 2 else ""
+        )
         if i == 0:
             row[7].legend(fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -94,11 +94,11 @@ def picture(key, prior, path):
 
     chains = np.asarray(prior.sample_trajectory(key, (3,)))
     figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), sharey=True, layout="constrained")
-    for ax, chain in zip(axes, chains, strict=True):
+    for number, (ax, chain) in enumerate(zip(axes, chains, strict=True), 1):
         ax.imshow(chain, aspect="auto", cmap="Greys", interpolation="nearest",
                   extent=(0.5, LENGTH + 0.5, len(chain) - 0.5, -0.5))  # fmt: skip
         ax.invert_yaxis()
-        ax.set(xlabel="bin", xticks=[1, 5, 10, 15, 20])
+        ax.set(title=f"chain {number}", xlabel="bin; black: a beat", xticks=[1, 5, 10, 15, 20])
     axes[0].set_ylabel("step t: noise above, data below")
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -96,7 +96,7 @@ def picture(path, truths, fills, hidden):
 
     figure, axes = plt.subplots(len(truths), 9, figsize=(11, 1.25 * len(truths)), layout="constrained")
     for row, truth, draws in zip(axes, truths, fills, strict=True):
-        nd.plots.posterior(truth, truth, draws, row, known=~hidden, num_draws=5)
+        nd.plots.posterior(truth, truth, draws, row, known=~hidden, num_draws=5, units="grey level")
     for panel in axes[1:].flat:
         panel.set_title("")
     figure.savefig(path, dpi=130)

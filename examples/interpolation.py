@@ -63,7 +63,7 @@ def main() -> None:
         for index, label in enumerate(["digits", *(f"t = {t}" for t in levels), "flow"]):
             ax.text(-0.6, 9 * index + 3.5, label, ha="right", va="center", fontsize=8)
         ax.figure.colorbar(ax.images[0], ax=ax, fraction=0.03, pad=0.02, label="grey level")
-        ax.figure.savefig(options.output / "interpolation.png", dpi=100)
+        ax.figure.savefig(options.output / "interpolation.png", dpi=100, bbox_inches="tight")
     assert error < 0.05, "the flow should be inverted"
 
 

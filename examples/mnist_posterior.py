@@ -99,19 +99,27 @@ def report(x, sigma, truth, mask, levels):
 
 def picture(path, truth, y, mask, draws, count=8):
     """Columns: truth, what is seen, posterior mean, sd, and four draws."""
-    figure = Figure(figsize=(8, count), layout="constrained")
+    figure = Figure(figsize=(8, count + 0.7), layout="constrained")
     titles = ("truth", "seen", "mean", "sd", *("draw",) * 4)
     some = draws[np.linspace(0, len(draws) - 1, 4).astype(int)]
-    for row, axes in enumerate(figure.subplots(count, len(titles))):
+    grid = figure.subplots(count, len(titles))
+    for row, axes in enumerate(grid):
         seen = np.where(mask, y[row], np.nan)
         shown = (truth[row], seen, draws[:, row].mean(0), draws[:, row].std(0), *some[:, row])
         for title, axis, image in zip(titles, axes, shown, strict=True):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=0.5 if title == "sd" else 1)
+            drawn = axis.imshow(
+                image, cmap="viridis" if title == "sd" else "gray", vmin=0, vmax=0.5 if title == "sd" else 1
+            )
             axis.set_facecolor("tab:blue")
             axis.set_xticks([])
             axis.set_yticks([])
             if row == 0:
                 axis.set_title(title, fontsize=9)
+            if row == 0 and title in ("sd", "mean"):
+                below = grid[:, 3] if title == "sd" else grid[:, :3]
+                figure.colorbar(
+                    drawn, ax=below, location="bottom", aspect=10 if title == "sd" else 30, label="grey level"
+                )
     figure.savefig(path, dpi=100)
 
 

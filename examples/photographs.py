@@ -195,7 +195,7 @@ def lengths(key, process, test, gaussian_models, law, options):
     code = nd.diagnostics.progressive_coding(key, process, some, chunk=128)
     print(code.table(), flush=True)
     axes = plots.rate_distortion(code)
-    axes.set_ylabel("RMSE (levels of 0 … 255)")
+    axes.set(xlabel="rate, bits per dimension", ylabel="root mean square error, grey levels of 0 … 255")
     axes.figure.savefig(options.work / "rate_distortion.png", dpi=130, bbox_inches="tight")
 
 

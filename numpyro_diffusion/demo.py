@@ -223,7 +223,7 @@ def _picture(path: Path, observation: Observation, draws: np.ndarray) -> None:
     figure = Figure(figsize=(11, 1.5 * count + 0.3), layout="constrained")
     for i, row in enumerate(figure.subplots(count, 8, squeeze=False)):
         truth, mask, y = (np.asarray(part[i]) for part in observation)
-        plots.posterior(truth, y, draws[:, i], row, known=mask, num_draws=4, limits=(0.0, 1.0))
+        plots.posterior(truth, y, draws[:, i], row, known=mask, num_draws=4, limits=(0.0, 1.0), units="grey level")
         for axis in row if i else ():
             axis.set_title("")
     figure.savefig(path, dpi=150)

@@ -21,6 +21,15 @@ CHOSEN = {
     "diffusers_model": 1,
 }  # fmt: skip
 WIDTH, HEIGHT, DPI = 4.0, 2.0, 80
+STRIP = 4.0  # what is wider than so many times its height is cut in two, one half below the other
+
+
+def stacked(picture: np.ndarray) -> np.ndarray:
+    """A row of panels as two rows of them; other pictures as they are."""
+    half = picture.shape[1] // 2
+    if picture.shape[1] < STRIP * picture.shape[0]:
+        return picture
+    return np.concatenate([picture[:, :half], picture[:, -half:]])
 
 
 def main(site: Path) -> None:
@@ -28,7 +37,7 @@ def main(site: Path) -> None:
     for page, number in CHOSEN.items():
         html = (site / "tutorials" / f"{page}.html").read_text(encoding="utf-8")
         pictures = re.findall(r'src="\.\./(_images/[0-9a-f]+\.png)"', html)
-        picture = matplotlib.image.imread(site / pictures[number])
+        picture = stacked(matplotlib.image.imread(site / pictures[number]))
         figure = plt.figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="none")
         axes = figure.add_axes((0, 0, 1, 1))
         axes.imshow(np.clip(picture, 0, 1), interpolation="antialiased")

@@ -137,6 +137,7 @@ def table(name: str, results: dict[Any, Any], budgets: tuple[int, ...]) -> str:
 def picture(all_results: dict[str, dict[Any, Any]], budgets: tuple[int, ...], path: Path) -> None:
     """One row for each problem, one panel for each noise level, DDIM (η = 0) and the ancestral chain in all."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     shape = len(all_results), len(NOISES)
     figure, axes = plt.subplots(*shape, figsize=(11, 2.9 * shape[0]), sharey="row", squeeze=False, layout="constrained")
@@ -155,9 +156,11 @@ def picture(all_results: dict[str, dict[Any, Any]], budgets: tuple[int, ...], pa
             ax.axhline(floor, color="0.6", linewidth=6, alpha=0.35, label="floor")
             ax.set(xscale="log", yscale="log", title=f"{name}, λ = {noise:g}", xlabel="network calls per draw")
             ax.set(ylim=(0.7 * floor, 60 * floor), xticks=budgets, xticklabels=budgets)
+            ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.yaxis.set_major_formatter("{x:g}")
             ax.minorticks_off()
             ax.spines[["top", "right"]].set_visible(False)
-        row[0].set_ylabel("sliced Wasserstein")
+        row[0].set_ylabel("sliced Wasserstein distance")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     path.mkdir(parents=True, exist_ok=True)

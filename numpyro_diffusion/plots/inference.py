@@ -108,7 +108,7 @@ def mutual_information(result: MutualInformation, ax: Axes | None = None, *, lab
     ax.fill_between(
         result.log_snr, information - error, information + error, color=line.get_color(), alpha=0.25, linewidth=0
     )
-    ax.set(xlabel="log-SNR, from noise to data", ylabel="I(x_0; x_t), nats")
+    ax.set(xlabel="log-SNR, from noise to data", ylabel="$I(x_0; x_t)$, nats")
     if label is not None:
         ax.legend(frameon=False)
     return plain(ax)
@@ -149,8 +149,8 @@ def ranks(
         counts = np.histogram(flat, edges)[0] / flat.shape[1]
         share = np.diff(edges) / (calibration.num_draws + 1)
         low, high = binom.ppf([[0.005], [0.995]], len(values), share)
-        panel.bar((edges[1:] + edges[:-1]) / 2, counts, 0.92 * np.diff(edges), color=BLUE)
-        panel.stairs(high, edges, baseline=low, fill=True, color="0.6", alpha=0.4, zorder=2, label=BAND)
+        panel.stairs(high, edges, baseline=low, fill=True, color="0.85", zorder=1, label=BAND)
+        panel.bar((edges[1:] + edges[:-1]) / 2, counts, 0.6 * np.diff(edges), color=BLUE, zorder=2)
         panel.stairs(share * len(values), edges, baseline=None, color=ORANGE, linewidth=1, zorder=3, label="uniform")
         panel.set(title=name, xlabel="rank of the truth", ylim=(0, 1.25 * max(counts.max(), high.max())))
         plain(panel)
