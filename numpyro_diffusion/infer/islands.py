@@ -87,8 +87,9 @@ class IslandsRun(NamedTuple):
         """The diagnostics in words."""
         found, count = self.reliability, self.plan.sampler.num_particles
         return (
-            f"effective particles of {count} an island: at least {found.least_size:.0f} on the way, "
-            f"{found.final_size:.0f} at the end; Pareto k̂ {found.khat:.2f}; means within {found.mean_gap:.2f} sd"
+            f"effective particles of {count}: at least {found.least_size:.0f} on the way, "
+            f"{found.final_size:.0f} at the end; noise of weights {self.noise:.2f} nats; "
+            f"Pareto k̂ {found.khat:.2f}; means within {found.mean_gap:.2f} sd"
         )
 
     def alternatives(self, found: Latent) -> list[Plan]:
