@@ -15,6 +15,7 @@ import numpyro_diffusion as nd
 from numpyro_diffusion import twists
 from numpyro_diffusion.checkpoints import CheckpointError
 from numpyro_diffusion.infer import doubling
+from numpyro_diffusion.infer.evidence import weight_variance
 
 LOC, SCALE, NOISE = 0.5, 1.2, 0.7
 Y = np.array([2.0, -0.5])
@@ -99,7 +100,9 @@ def test_the_summary_names_the_site_and_the_evidence(smc, capsys):
     smc.print_summary()
     printed = capsys.readouterr().out
     assert "x[0]" in printed and f"log evidence {smc.log_evidence:.3f} ±" in printed
-    assert "of 128 an island" in printed
+    assert "particles of 128: " in printed
+    variances = weight_variance(smc.particles.effective_size, 128, smc.plan.sampler.threshold)
+    assert f"noise of weights {np.sqrt(variances.mean()):.2f} nats" in printed
 
 
 def test_draws_go_into_predictive(smc):
