@@ -112,6 +112,18 @@ def test_prose_that_is_not_plain_is_found(text):
     assert not check.findings(f"Plain.\n\n```python\n{text}\n```\n\nAnd plain again.")
 
 
+def test_the_bibtex_entry_says_what_the_citation_file_says():
+    entry = re.search(r"```bibtex\n(.*?)```", (ROOT / "docs/citing.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    said = {
+        name: re.search(rf"^(?:  - )?{name}: \"?(.*?)\"?$", cited, re.MULTILINE)[1]
+        for name in ("title", "name", "version")
+    }
+    assert said["version"] == nd.__version__
+    for name, value in said.items():
+        assert re.search(rf"^  \w+ *= {{+{re.escape(value)}}}+,$", entry, re.MULTILINE), f"{name}: expected {value!r}"
+
+
 MODULES = """training schedules denoisers networks likelihoods factors twists samplers datasets infer diagnostics
     plots incomplete transforms"""
 
