@@ -15,6 +15,7 @@ import pytest
 from numpyro.distributions import transforms
 from numpyro.infer import MCMC
 from programs import programs_optimised
+from scipy.stats import norm, poisson
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import twists
@@ -245,6 +246,33 @@ def test_another_row_with_other_known_elements_compiles_nothing(mixture):
     smc.run(jax.random.key(1), jnp.array([9.0, 0.3]), jnp.array([False, True]))
     assert not any(seen)
     np.testing.assert_array_equal(smc.get_samples()["x"][:, 1], np.float32(0.3))
+
+
+@pytest.mark.slow
+def test_a_known_element_of_an_exact_mixture_beside_a_count():
+    """Against quadrature over the other element, of the mixture's own law, which a chain of 60 steps has nearly."""
+    locs, scales, shares = np.array([[-1.5, 0.0], [1.0, 1.0], [0.0, 2.0]]), [0.5, 0.4, 0.7], [0.3, 0.5, 0.2]
+    diffusion = nd.GaussianDiffusion(nd.schedules.log_snr(60))
+    denoiser = nd.denoisers.GaussianMixture(locs, scales, shares)
+    prior = nd.DiffusionPrior(nd.ReverseProcess(diffusion, denoiser, 2))
+
+    def model(y):
+        x = numpyro.sample("x", prior * nd.factors.Delta([0.4, 9.0], [True, False]))
+        numpyro.sample("y", dist.Poisson(jnp.exp(x.sum())), obs=y)
+
+    other = np.linspace(-4.0, 6.0, 4_001)
+    of_each = norm.pdf(0.4, locs[:, 0], scales) * norm.pdf(other[:, None], locs[:, 1], scales)
+    density = of_each @ shares * poisson.pmf(5, np.exp(0.4 + other))
+    evidence = np.trapezoid(density, other)
+    share = density / density.sum()
+    mean = share @ other
+    sd = np.sqrt(share @ (other - mean) ** 2)
+    smc = nd.infer.SMC(model, num_islands=16).run(jax.random.key(3), 5.0)
+    assert smc.plan.sampler.twist == twists.Tempered(twists.MixtureMatched(), 0.5) and not smc.reliability.complaints
+    assert abs(smc.log_evidence - np.log(evidence)) < 4 * smc.log_evidence_error + 0.03
+    x = np.asarray(smc.get_samples()["x"], np.float64)
+    np.testing.assert_array_equal(x[:, 0], np.float32(0.4))
+    np.testing.assert_allclose([(x[:, 1].mean() - mean) / sd, x[:, 1].std() / sd], [0.0, 1.0], atol=0.05)
 
 
 @pytest.mark.slow
